@@ -1,0 +1,24 @@
+"""Autoregressive distributions for PyTorch and Pyro.
+
+p(x | c) = prod_i p(x_i | earlier x, c), over any ordering and any partition of the variables,
+each conditional of any form, as one object of the `torch.distributions` API.
+"""
+
+from ardist import families, networks
+from ardist.distribution import AutoregressiveDistribution
+from ardist.factorization import Factorization
+from ardist.networks.base import LogLikelihood
+from ardist.ordering import Ordering
+from ardist.partition import Partition
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AutoregressiveDistribution",
+    "Factorization",
+    "LogLikelihood",
+    "Ordering",
+    "Partition",
+    "families",
+    "networks",
+]

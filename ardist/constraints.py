@@ -1,0 +1,120 @@
+"""The support of an event whose blocks have different supports."""
+
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import biject_to, constraints, transform_to
+from torch.distributions.transforms import Transform
+
+from ardist.layout import Layout
+
+
+class BlockConstraint(constraints.Constraint):
+    """Each block of an event inside a support of its own.
+
+    `biject_to` and `transform_to` map a vector of unconstrained reals to the event. That vector
+    can be longer or shorter than the event: under `biject_to` a simplex of 3 has 2 free
+    coordinates. As with `constraints.cat`, one discrete block makes the whole discrete.
+    """
+
+    def __init__(self, layout: Layout, elements: Tensor, event_shape: Size) -> None:
+        self.layout = layout
+        self.elements = elements  # flat positions in the event, block after block
+        self.event_shape = event_shape
+        super().__init__()
+
+    @property
+    def is_discrete(self) -> bool:  # type: ignore[override]
+        return any(family.support.is_discrete for family in self.layout.distinct)
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        return len(self.event_shape)
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each event is inside: (...) bool."""
+        return self.blocks_inside(value).all(-1)
+
+    def blocks_inside(self, value: Tensor) -> Tensor:
+        """Whether each block of each event is inside: (..., num_blocks) bool."""
+        rows = self.rows(value)
+        return self.layout.inside(
+            rows if self.layout.flat else rows.unflatten(-1, self.layout.value_shape)
+        )
+
+    def rows(self, value: Tensor) -> Tensor:
+        """The events' elements, block after block: (..., number of elements)."""
+        flat = value.reshape(*value.shape[: value.dim() - self.event_dim], -1)
+        return flat.index_select(-1, self.elements.to(value.device))
+
+    def __repr__(self) -> str:
+        return f"BlockConstraint({', '.join(repr(f.support) for f in self.layout.distinct)})"
+
+
+class BlockTransform(Transform):
+    """Unconstrained reals to an event, each block by its own transform."""
+
+    domain = constraints.real_vector
+
+    def __init__(self, constraint: BlockConstraint, registry: Any) -> None:
+        super().__init__()
+        self.constraint = constraint
+        families = constraint.layout.families
+        self.parts: list[Transform] = [registry(family.support) for family in families]
+        self.shapes = [family.event_shape for family in families]
+        self.free_shapes = [
+            Size(part.inverse_shape(shape))
+            for part, shape in zip(self.parts, self.shapes, strict=True)
+        ]
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.constraint
+
+    @property
+    def bijective(self) -> bool:  # type: ignore[override]
+        return all(part.bijective for part in self.parts)
+
+    def forward_shape(self, shape: Size) -> Size:
+        return Size(shape[:-1]) + self.constraint.event_shape
+
+    def inverse_shape(self, shape: Size) -> Size:
+        free = sum(free.numel() for free in self.free_shapes)
+        return Size((*shape[: len(shape) - self.constraint.event_dim], free))
+
+    def _call(self, x: Tensor) -> Tensor:
+        pieces = zip(self.parts, _cut(x, self.free_shapes), strict=True)
+        flat = torch.cat([part(piece).reshape(*x.shape[:-1], -1) for part, piece in pieces], -1)
+        order = self.constraint.elements.argsort().to(x.device)
+        return flat.index_select(-1, order).reshape(self.forward_shape(x.shape))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        rows = self.constraint.rows(y)
+        pieces = zip(self.parts, _cut(rows, self.shapes), strict=True)
+        return torch.cat([part.inv(p).reshape(*rows.shape[:-1], -1) for part, p in pieces], -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        result = x.new_zeros(x.shape[:-1])
+        blocks = _cut(self.constraint.rows(y), self.shapes)
+        for part, free, block in zip(self.parts, _cut(x, self.free_shapes), blocks, strict=True):
+            term = part.log_abs_det_jacobian(free, block)
+            result = result + term.reshape(*x.shape[:-1], -1).sum(-1)
+        return result
+
+
+def _cut(rows: Tensor, shapes: list[Size]) -> list[Tensor]:
+    """(..., total) as a tensor (..., *shape) for each shape."""
+    pieces = rows.split([shape.numel() for shape in shapes], -1)
+    lead = rows.shape[:-1]
+    return [piece.reshape(*lead, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+@biject_to.register(BlockConstraint)
+def _biject_to_blocks(constraint: BlockConstraint) -> BlockTransform:
+    return BlockTransform(constraint, biject_to)
+
+
+@transform_to.register(BlockConstraint)
+def _transform_to_blocks(constraint: BlockConstraint) -> BlockTransform:
+    return BlockTransform(constraint, transform_to)

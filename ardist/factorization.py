@@ -1,0 +1,395 @@
+"""How a joint distribution is written as a product: the only source of truth about it."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from ardist.constraints import BlockConstraint
+from ardist.families import Family
+from ardist.layout import Layout
+from ardist.ordering import Ordering
+from ardist.partition import Cut, Partition
+from ardist.shapes import as_size
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class Factorization:
+    """How an event is cut into blocks, in which order, and the form of each conditional.
+
+    A frozen value, compared by what it means: two that cut and order an event alike are equal,
+    however they were written down.
+
+    Args:
+        event_shape: shape of one event.
+        families: one for all blocks, or one for each in raster order of the grid.
+        partition: how the event is cut into blocks; `Partition.scalars()` by default.
+        ordering: in which order the blocks are drawn; `Ordering.raster()` by default.
+
+    Raises:
+        ValueError: where the parts do not fit each other.
+
+    >>> import ardist as ad
+    >>> fac = ad.Factorization((2, 3), ad.families.Normal(), ordering=ad.Ordering.reverse())
+    >>> fac.ranks
+    tensor([[5, 4, 3],
+            [2, 1, 0]])
+    >>> fac.dependencies.sum(-1)  # on how many blocks each depends
+    tensor([5, 4, 3, 2, 1, 0])
+    """
+
+    event_shape: Size
+    families: tuple[Family, ...]  # of each block, or a single one for all
+    partition: Partition
+    ordering: Ordering
+    names: tuple[str, ...] | None
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        families: Family | Sequence[Family],
+        *,
+        partition: Partition | None = None,
+        ordering: Ordering | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        values = {
+            "event_shape": as_size(event_shape, "event_shape"),
+            "partition": partition or Partition.scalars(),
+            "ordering": ordering or Ordering.raster(),
+            "names": None if names is None else tuple(names),
+        }
+        self.__dict__.update(values)
+        self.__dict__["families"] = self._check_families(families)
+        self._check_ordering()
+
+    @staticmethod
+    def columns(
+        columns: Mapping[str, Family] | None = None,
+        *,
+        ordering: Ordering | None = None,
+        **families: Family,
+    ) -> "Factorization":
+        """A row of named columns, each with a family of its own, given by keyword or in a dict.
+
+        >>> import ardist as ad
+        >>> fac = ad.Factorization.columns(sex=ad.families.Bernoulli(), age=ad.families.Gamma())
+        >>> fac.names, fac.event_shape
+        (('sex', 'age'), torch.Size([2]))
+        """
+        named = {**(columns or {}), **families}
+        if not named:
+            raise ValueError("families: expected at least one column, got none")
+        for name, family in named.items():
+            if not isinstance(family, Family):
+                raise ValueError(f"{name}: expected a family for this column, got {family!r}")
+        shapes: list[int | tuple[int, ...]] = [
+            tuple(family.event_shape) or 1 for family in named.values()
+        ]
+        scalar = all(shape == 1 for shape in shapes)
+        return Factorization(
+            sum(math.prod(family.event_shape) for family in named.values()),
+            tuple(named.values()),
+            partition=Partition.scalars() if scalar else Partition.split(shapes),
+            ordering=ordering,
+            names=tuple(named),
+        )
+
+    # What follows from the four choices.
+
+    @cached_property
+    def _cut(self) -> Cut:
+        return self.partition.cut(self.event_shape)
+
+    @property
+    def grid_shape(self) -> Size:
+        """Shape of the grid of blocks."""
+        return self._cut.grid_shape
+
+    @cached_property
+    def num_blocks(self) -> int:
+        """How many blocks an event has."""
+        return math.prod(self.grid_shape)
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """When each block is drawn, from 0; ties are drawn together: (*grid_shape) int64."""
+        return self.ordering.ranks(self.grid_shape)
+
+    @cached_property
+    def num_steps(self) -> int:
+        """How many steps a draw takes: the number of distinct ranks."""
+        return int(self.ranks.max()) + 1
+
+    @cached_property
+    def dependencies(self) -> Tensor:
+        """(num_blocks, num_blocks) bool: whether the block of the row may depend on the other."""
+        return self.ordering.dependencies(self.grid_shape)
+
+    @cached_property
+    def steps(self) -> list[list[int]]:
+        """The blocks of each step, by their raster index."""
+        order = torch.argsort(self.ranks.flatten(), stable=True).tolist()
+        ranks = self.ranks.flatten().tolist()
+        return [list(tied) for _, tied in itertools.groupby(order, key=ranks.__getitem__)]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """All conditionals, in raster order of the grid."""
+        uniform = len(self.families) == 1
+        return Layout(self.families * self.num_blocks if uniform else self.families, not uniform)
+
+    @cached_property
+    def step_layouts(self) -> list[Layout]:
+        """The conditionals of each step; steps of equally many alike blocks share one."""
+        if not self.is_uniform:
+            return [self.layout.select(blocks) for blocks in self.steps]
+        shared = {count: self.layout.select(range(count)) for count in set(map(len, self.steps))}
+        return [shared[len(blocks)] for blocks in self.steps]
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all blocks have one family, and so one shape."""
+        return len(self.families) == 1
+
+    @property
+    def is_total(self) -> bool:
+        """Whether blocks are drawn one by one, each depending on all that were drawn before."""
+        return self.num_steps == self.num_blocks and self.ordering.name != "from_graph"
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws of every block have gradients to the parameters."""
+        return self.layout.has_rsample
+
+    @cached_property
+    def support(self) -> constraints.Constraint:
+        """Where events lie."""
+        first = self.families[0].support
+        while isinstance(first, constraints.independent):
+            first = first.base_constraint
+        if self.is_uniform and first.event_dim == 0:
+            return constraints.independent(first, len(self.event_shape))
+        if self.is_uniform and self._in_order:
+            blocks = len(self.event_shape) - len(self.families[0].event_shape)
+            return constraints.independent(self.families[0].support, blocks)
+        return self._block_constraint
+
+    @cached_property
+    def _block_constraint(self) -> BlockConstraint:
+        return BlockConstraint(self.layout, self._cut.elements, self.event_shape)
+
+    @cached_property
+    def num_states(self) -> int | None:
+        """How many events there are, or None where blocks are not discrete and finite."""
+        counts: dict[Family, int] = {}
+        for family in self.layout.distinct:
+            states = family.enumerate_support()
+            if states is None:
+                return None
+            counts[family] = len(states)
+        return math.prod(counts[family] for family in self.layout.families)
+
+    def enumerate_support(self) -> Tensor:
+        """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""
+        if self.num_states is None:
+            raise ValueError(f"families: expected finite discrete ones, got {self}")
+        layout = self.layout
+        states = [family.enumerate_support() for family in layout.families]
+        choices = torch.cartesian_prod(*(torch.arange(len(values)) for values in states))
+        choices = choices.reshape(self.num_states, len(states))
+        flat = [
+            values[choice].reshape(self.num_states, -1)
+            for values, choice in zip(states, choices.unbind(-1), strict=True)
+        ]
+        dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
+        rows = torch.cat([part.to(dtype) for part in flat], -1)
+        return self.merge(rows.reshape(-1, *layout.value_shape))
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether each block of the events is inside its support: (*lead, num_blocks) bool."""
+        return self._block_constraint.blocks_inside(x)
+
+    # Events and blocks.
+
+    @cached_property
+    def _in_order(self) -> bool:
+        elements = self._cut.elements
+        return torch.equal(elements, torch.arange(len(elements)))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Events (*lead, *event_shape) as blocks in raster order of the grid.
+
+        Blocks are (*lead, num_blocks, *block_shape) where all have one family; otherwise they
+        are flat, (*lead, total), block after block.
+        """
+        lead = x.shape[: x.dim() - len(self.event_shape)]
+        if x.shape[len(lead) :] != self.event_shape:
+            raise ValueError(
+                f"x: expected (*lead, {_inside(self.event_shape)}), got {tuple(x.shape)}"
+            )
+        flat = x.reshape(*lead, len(self._cut.elements))
+        if not self._in_order:
+            flat = flat.index_select(-1, self._cut.elements.to(x.device))
+        return flat.reshape(*lead, *self.layout.value_shape)
+
+    def merge(self, blocks: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        shape = self.layout.value_shape
+        lead = blocks.shape[: blocks.dim() - len(shape)]
+        if blocks.shape[len(lead) :] != shape:
+            raise ValueError(
+                f"blocks: expected (*lead, {_inside(shape)}), got {tuple(blocks.shape)}"
+            )
+        flat = blocks.reshape(*lead, len(self._cut.elements))
+        if not self._in_order:
+            flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
+        return flat.reshape(*lead, *self.event_shape)
+
+    def pack(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """Named columns, each (*lead, *column_shape), as events."""
+        names = self._named()
+        if set(columns) != set(names):
+            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(columns)}")
+        given = [columns[name] for name in names]
+        if not self.layout.is_index:
+            floats = [column.dtype for column in given if column.is_floating_point()]
+            dtype = floats[0] if floats else torch.get_default_dtype()
+            given = [column.to(dtype) for column in given]
+        parts = []
+        for column, family in zip(given, self.layout.families, strict=True):
+            lead = column.shape[: column.dim() - len(family.event_shape)]
+            parts.append(column.reshape(*lead, -1) if family.event_shape else column[..., None])
+        return torch.cat(parts, -1)
+
+    def unpack(self, x: Tensor) -> dict[str, Tensor]:
+        """The inverse of `pack`; columns of indices come back as int64."""
+        names = self._named()
+        pieces = x.split(self.layout.sizes["value"], -1)
+        return {
+            name: (piece.long() if family.is_index else piece).reshape(
+                *x.shape[:-1], *family.event_shape
+            )
+            for name, piece, family in zip(names, pieces, self.layout.families, strict=True)
+        }
+
+    def _named(self) -> tuple[str, ...]:
+        if self.names is None:
+            raise ValueError(
+                "columns: this factorization has no names; Factorization.columns gives them"
+            )
+        return self.names
+
+    # Variations.
+
+    def with_ordering(self, ordering: Ordering) -> "Factorization":
+        """The same blocks and families in another order."""
+        other: Factorization = object.__new__(Factorization)
+        kept = ("_cut", "num_blocks", "layout", "support", "_block_constraint", "_in_order")
+        derived = {name: self.__dict__[name] for name in kept if name in self.__dict__}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        other.__dict__.update({**fields, **derived, "ordering": ordering})
+        other._check_ordering()
+        return other
+
+    def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
+        """The same blocks in the same order with conditionals of another form."""
+        return Factorization(
+            self.event_shape,
+            families,
+            partition=self.partition,
+            ordering=self.ordering,
+            names=self.names,
+        )
+
+    # Values and checks.
+
+    def _check_families(self, families: Family | Sequence[Family]) -> tuple[Family, ...]:
+        given = (families,) if isinstance(families, Family) else tuple(families)
+        for family in given:
+            if not isinstance(family, Family):
+                raise ValueError(
+                    f"families: expected members of ardist.families, got {family!r}; a family "
+                    f"is Normal(), and dist.Normal(0., 1.) is a value of it"
+                )
+        if not isinstance(families, Family) and len(given) != self.num_blocks:
+            raise ValueError(
+                f"families: expected one for all or one for each of the {self.num_blocks} "
+                f"blocks, got {len(given)}"
+            )
+        shapes = self._cut.block_shapes
+        if len(shapes) == 1 or len(given) == 1:
+            pairs = itertools.product(shapes, given)
+        else:
+            pairs = zip(shapes, given, strict=True)
+        for shape, family in dict.fromkeys(pairs):
+            if family.event_shape != shape:
+                raise ValueError(
+                    f"families: {family} is a distribution of shape "
+                    f"{tuple(family.event_shape)}, but its block has shape {tuple(shape)}"
+                    + (f"; Independent({family}, {tuple(shape)}) fits" if shape else "")
+                )
+        return given[:1] if all(family == given[0] for family in given) else given
+
+    def _check_ordering(self) -> None:
+        if not isinstance(self.ordering, Ordering):
+            raise ValueError(f"ordering: expected an Ordering, got {self.ordering!r}")
+        self.ranks  # noqa: B018  a misfit raises
+
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        # The graph matters beyond the ranks, which follow from it.
+        order = self.dependencies if self.ordering.name == "from_graph" else self.ranks
+        elements = None if self._in_order else tuple(self._cut.elements.tolist())
+        return (
+            *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),
+            *(self.families, self.names, tuple(order.flatten().tolist())),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Factorization) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __reduce__(self) -> tuple[Callable[..., "Factorization"], tuple[Any, ...]]:
+        families = self.families[0] if self.is_uniform else self.families
+        return _rebuild, (self.event_shape, families, self.partition, self.ordering, self.names)
+
+    def __repr__(self) -> str:
+        if self.names is not None:
+            inside = ", ".join(
+                f"{name}={family}"
+                for name, family in zip(self.names, self.layout.families, strict=True)
+            )
+            start = f"Factorization.columns({inside}"
+        else:
+            families = self.families[0] if self.is_uniform else list(self.families)
+            start = f"Factorization({tuple(self.event_shape)}, {families}"
+            if self.partition != Partition.scalars():
+                start += f", partition={self.partition}"
+        if self.ordering != Ordering.raster():
+            start += f", ordering={self.ordering}"
+        return start + ")"
+
+
+def _rebuild(
+    event_shape: Size,
+    families: Family | Sequence[Family],
+    partition: Partition,
+    ordering: Ordering,
+    names: tuple[str, ...] | None,
+) -> Factorization:
+    return Factorization(
+        event_shape, families, partition=partition, ordering=ordering, names=names
+    )
+
+
+def _inside(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,152 @@
+"""The contract of a family: from unconstrained reals to one block's conditional."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, fields, is_dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+_MOST_STATES = 2**16  # of one block that is enumerated
+
+
+class Family(ABC):
+    """The form of one block's conditional: turns unconstrained reals into a distribution.
+
+    A family is a frozen value, compared by value: `Normal()` has no loc, `dist.Normal(0., 1.)`
+    is a value of it. In every method `params` is `(..., num_params)` and a value is
+    `(..., *event_shape)`; leading dimensions broadcast.
+
+    To write one, set the attributes below and define `__call__`. Override `log_prob`, `sample`
+    and `features` where something faster or safer is known, and `push` and `_fill` where a draw
+    is a function of the parameters and of noise that does not depend on them: such families are
+    sampled with all noise drawn ahead.
+    """
+
+    event_shape: torch.Size = torch.Size()
+    """Shape of the block."""
+    num_params: int
+    """How many unconstrained reals parameterize one conditional."""
+    support: constraints.Constraint
+    """Where values lie; the same for all parameters."""
+    has_rsample: bool = False
+    """Whether draws have gradients to the parameters."""
+    has_push: bool = False
+    """Whether `noise` and `push` exist."""
+    noise_shape: torch.Size = torch.Size()
+    """Shape of the noise of one value."""
+    has_cdf_gradient: bool = False
+    """Whether `cdf` exists and has gradients to the parameters and the value."""
+    is_index: bool = False
+    """Whether values are int64 indices."""
+
+    def __repr__(self) -> str:
+        """The constructor's call, without what is left at its default."""
+        given = fields(self) if is_dataclass(self) else ()
+        values = [(field, getattr(self, field.name)) for field in given]
+        parts = [
+            repr(value) if field.default is MISSING else f"{field.name}={value!r}"
+            for field, value in values
+            if value != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    @property
+    def num_features(self) -> int:
+        """How many numbers a network reads of a drawn block."""
+        return math.prod(self.event_shape)
+
+    @abstractmethod
+    def __call__(self, params: Tensor) -> Distribution:
+        """The distribution of batch_shape `(...)` and the block's event_shape."""
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        """Log probability or log density of `value`, in nats: (...)."""
+        result: Tensor = self(params).log_prob(value)
+        return result
+
+    def sample(self, params: Tensor) -> Tensor:
+        """A draw without gradients: (..., *event_shape)."""
+        with torch.no_grad():
+            if self.has_push:
+                return self.push(params, self._noise_for(params))
+            return self(params).sample()
+
+    def rsample(self, params: Tensor) -> Tensor:
+        """A draw with gradients to `params`, where `has_rsample`: (..., *event_shape)."""
+        return self(params).rsample()
+
+    def features(self, value: Tensor) -> Tensor:
+        """What a network reads of a drawn block: (..., num_features) floats.
+
+        By default the flattened value through asinh, the identity near zero and logarithmic far
+        out, so that one extreme draw does not blow up what follows it.
+        """
+        return flatten_event(value, self.event_shape).asinh()
+
+    def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`F.linear(features(value), weight, bias)`, by a gather where features are one-hot."""
+        return F.linear(self.features(value).to(weight.dtype), weight, bias)
+
+    def noise(
+        self,
+        shape: torch.Size,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
+        """Draws that `push` turns into values, where `has_push`: (*shape, *noise_shape)."""
+        return self._fill(torch.empty(*shape, *self.noise_shape, dtype=dtype, device=device))
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The value that this noise gives under these parameters, where `has_push`."""
+        raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
+
+    def _fill(self, out: Tensor) -> Tensor:
+        """Noise of `push`, drawn into an empty tensor or made from it."""
+        raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
+
+    def _noise_for(self, params: Tensor) -> Tensor:
+        return self.noise(params.shape[:-1], dtype=params.dtype, device=params.device)
+
+    def enumerate_support(self) -> Tensor | None:
+        """All values of a block, (num_states, *event_shape), or None where there is no end."""
+        return _states(self.support, self.event_shape)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        """Probability of a value of at most `value`, where torch has it: (...)."""
+        result: Tensor = self(params).cdf(value)
+        return result
+
+
+def flatten_event(value: Tensor, event_shape: torch.Size) -> Tensor:
+    """`(..., *event_shape)` as `(..., number of elements)`, in floating point."""
+    lead = value.shape[: value.dim() - len(event_shape)]
+    flat = value.reshape(*lead, math.prod(event_shape))
+    return flat if flat.is_floating_point() else flat.to(torch.get_default_dtype())
+
+
+def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor | None:
+    if isinstance(support, constraints.independent) and support.base_constraint.event_dim == 0:
+        single = _states(support.base_constraint, torch.Size())
+        count = math.prod(event_shape)
+        if single is None or len(single) ** count > _MOST_STATES:
+            return None
+        return torch.cartesian_prod(*[single] * count).reshape(-1, *event_shape)
+    if support is constraints.boolean:
+        return torch.tensor([0.0, 1.0])
+    if support is constraints.one_hot:
+        return torch.eye(event_shape[-1])
+    if isinstance(support, constraints.integer_interval):
+        return torch.arange(int(support.lower_bound), int(support.upper_bound) + 1)
+    return None
+
+
+def choose(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The index that a uniform in [0, 1) chooses, by the inverse of the CDF: (...) int64."""
+    cumulative = logits.softmax(-1).cumsum(-1)
+    # The total, which rounding leaves near one, is never reached; zero probability never chosen.
+    threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]
+    return (cumulative[..., :-1] <= threshold).sum(-1)

@@ -1,0 +1,289 @@
+"""Families made of other families."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions import Independent as TorchIndependent
+
+from ardist.families.base import Family, choose
+from ardist.families.links import Positive
+from ardist.shapes import as_positive, as_size
+
+
+@dataclass(frozen=True, repr=False)
+class Mixture(Family):
+    """`num_components` of one family, mixed. Parameters: the logits, then each component's.
+
+    A continuous mixture has `rsample` where its component has a CDF with gradients to its
+    parameters (Normal, Laplace, Logistic, LogNormal, Exponential), by implicit differentiation
+    of the mixture's CDF (Figurnov et al. 2018).
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.Mixture(ad.families.Normal(), 8)
+    >>> family.num_params, family.log_prob(torch.zeros(24), torch.tensor(0.0))
+    (24, tensor(-0.9189))
+    """
+
+    family: Family
+    num_components: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, Family):
+            raise ValueError(f"family: expected a family, got {self.family!r}")
+        as_positive(self.num_components, "num_components")
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        return self.family.event_shape
+
+    @property
+    def num_params(self) -> int:  # type: ignore[override]
+        return self.num_components * (1 + self.family.num_params)
+
+    @property
+    def num_features(self) -> int:
+        return self.family.num_features
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return self.family.support
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.family.has_cdf_gradient and not self.event_shape
+
+    @property
+    def has_cdf_gradient(self) -> bool:  # type: ignore[override]
+        return self.family.has_cdf_gradient
+
+    @property
+    def has_push(self) -> bool:  # type: ignore[override]
+        return self.family.has_push
+
+    @property
+    def is_index(self) -> bool:  # type: ignore[override]
+        return self.family.is_index
+
+    def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        logits = params[..., : self.num_components]
+        return logits, params[..., self.num_components :].unflatten(-1, (self.num_components, -1))
+
+    def _for_each(self, value: Tensor) -> Tensor:
+        return value.unsqueeze(-1 - len(self.event_shape))
+
+    def __call__(self, params: Tensor) -> Distribution:
+        logits, each = self._split(params)
+        return dist.MixtureSameFamily(
+            dist.Categorical(logits=logits, validate_args=False),
+            self.family(each),
+            validate_args=False,
+        )
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        logits, each = self._split(params)
+        joint = logits + self.family.log_prob(each, self._for_each(value))
+        return joint.logsumexp(-1) - logits.logsumexp(-1)
+
+    def _component(self, params: Tensor, uniform: Tensor) -> Tensor:
+        """The parameters of the component that these uniforms choose."""
+        logits, each = self._split(params)
+        index = choose(logits, uniform)
+        index = index[..., None, None].expand(*index.shape, 1, each.shape[-1])
+        return each.gather(-2, index).squeeze(-2)
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
+            return self.family.sample(self._component(params, uniform))
+
+    def rsample(self, params: Tensor) -> Tensor:
+        value = self.sample(params)
+        # dx = -dF / p(x): a term that is zero, and whose gradient is that of the draw
+        density = self.log_prob(params, value).detach().exp()
+        cdf = self.cdf(params, value)
+        return value - (cdf - cdf.detach()) / density
+
+    @property
+    def noise_shape(self) -> torch.Size:  # type: ignore[override]
+        return torch.Size((1 + math.prod(self.family.noise_shape),))
+
+    def _fill(self, out: Tensor) -> Tensor:
+        out[..., 0].uniform_()
+        inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
+        out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
+        return out
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
+        return self.family.push(self._component(params, noise[..., 0]), inner)
+
+    def features(self, value: Tensor) -> Tensor:
+        return self.family.features(value)
+
+    def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.family.project(value, weight, bias)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        logits, each = self._split(params)
+        return (logits.softmax(-1) * self.family.cdf(each, self._for_each(value))).sum(-1)
+
+
+@dataclass(frozen=True, repr=False)
+class DiscretizedLogisticMixture(Family):
+    """A mixture of logistics rounded to the integers 0, ..., `bins` - 1 (Salimans et al. 2017).
+
+    The mass of the outermost bins reaches to infinity. For each component a logit, a location
+    and a scale, the latter two in units where the bins span [-1, 1].
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.DiscretizedLogisticMixture(5, bins=256)
+    >>> family.log_prob(torch.randn(15), torch.arange(256)).exp().sum().round(decimals=4)
+    tensor(1.)
+    """
+
+    num_components: int
+    bins: int
+    has_push: ClassVar[bool] = True
+    is_index: ClassVar[bool] = True
+    noise_shape: ClassVar[torch.Size] = torch.Size((2,))
+
+    def __post_init__(self) -> None:
+        as_positive(self.num_components, "num_components")
+        if not (isinstance(self.bins, int) and self.bins >= 2):
+            raise ValueError(f"bins: expected an integer of at least 2, got {self.bins}")
+
+    @property
+    def num_params(self) -> int:  # type: ignore[override]
+        return 3 * self.num_components
+
+    @property
+    def num_features(self) -> int:
+        return 1
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.integer_interval(0, self.bins - 1)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        values = torch.arange(self.bins, device=params.device)
+        return dist.Categorical(
+            logits=self.log_prob(params.unsqueeze(-2), values), validate_args=False
+        )
+
+    def _centre(self, value: Tensor) -> Tensor:
+        return value * (2 / (self.bins - 1)) - 1
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
+        inverse = 1 / self._scale(raw)
+        middle = (self._centre(value).unsqueeze(-1) - loc) * inverse
+        half = inverse / (self.bins - 1)
+        # log(sigmoid(a) - sigmoid(b)) = logsigmoid(a) + logsigmoid(-b) + log(1 - exp(b - a)),
+        # in which no term cancels; an end bin keeps the factor of its inner edge alone.
+        first, last = (value == 0).unsqueeze(-1), (value == self.bins - 1).unsqueeze(-1)
+        upper = F.logsigmoid(middle + half).masked_fill(last, 0.0)
+        lower = F.logsigmoid(half - middle).masked_fill(first, 0.0)
+        width = torch.log(-torch.expm1(-2 * half)).masked_fill(first | last, 0.0)
+        return (logits + upper + lower + width).logsumexp(-1) - logits.logsumexp(-1)
+
+    def _scale(self, raw: Tensor) -> Tensor:
+        # A scale of a hundredth of a bin is certainty already.
+        return Positive(0.01 / self.bins)(raw - 2.0)
+
+    def _fill(self, out: Tensor) -> Tensor:
+        out.uniform_().clamp_(min=torch.finfo(out.dtype).tiny)
+        out[..., 1].logit_()
+        return out
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
+        chosen = choose(logits, noise[..., 0]).unsqueeze(-1)
+        loc, raw = loc.gather(-1, chosen).squeeze(-1), raw.gather(-1, chosen).squeeze(-1)
+        value = torch.addcmul(loc, self._scale(raw), noise[..., 1])
+        return ((value + 1) * ((self.bins - 1) / 2)).round().clamp(0, self.bins - 1).long()
+
+    def features(self, value: Tensor) -> Tensor:
+        return self._centre(value).unsqueeze(-1)
+
+
+@dataclass(frozen=True, repr=False)
+class Independent(Family):
+    """A block of `shape` whose elements are independent conditionals of one family.
+
+    >>> import ardist as ad
+    >>> ad.families.Independent(ad.families.Bernoulli(), (88,)).num_params
+    88
+    """
+
+    family: Family
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, Family):
+            raise ValueError(f"family: expected a family, got {self.family!r}")
+        object.__setattr__(self, "shape", tuple(as_size(self.shape, "shape")))
+
+    @property
+    def event_shape(self) -> torch.Size:  # type: ignore[override]
+        return torch.Size(self.shape) + self.family.event_shape
+
+    @property
+    def num_params(self) -> int:  # type: ignore[override]
+        return math.prod(self.shape) * self.family.num_params
+
+    @property
+    def num_features(self) -> int:
+        return math.prod(self.shape) * self.family.num_features
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.independent(self.family.support, len(self.shape))
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.family.has_rsample
+
+    @property
+    def has_push(self) -> bool:  # type: ignore[override]
+        return self.family.has_push
+
+    @property
+    def is_index(self) -> bool:  # type: ignore[override]
+        return self.family.is_index
+
+    @property
+    def noise_shape(self) -> torch.Size:  # type: ignore[override]
+        return torch.Size(self.shape) + self.family.noise_shape
+
+    def _each(self, params: Tensor) -> Tensor:
+        return params.reshape(*params.shape[:-1], *self.shape, self.family.num_params)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        inner = self.family(self._each(params))
+        return TorchIndependent(inner, len(self.shape), validate_args=False)
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        each = self.family.log_prob(self._each(params), value)
+        return each.sum(tuple(range(-len(self.shape), 0))) if self.shape else each
+
+    def sample(self, params: Tensor) -> Tensor:
+        return self.family.sample(self._each(params))
+
+    def rsample(self, params: Tensor) -> Tensor:
+        return self.family.rsample(self._each(params))
+
+    def _fill(self, out: Tensor) -> Tensor:
+        lead = out.shape[: out.dim() - len(self.family.noise_shape)]
+        return self.family.noise(lead, dtype=out.dtype, device=out.device)
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self.family.push(self._each(params), noise)
+
+    def features(self, value: Tensor) -> Tensor:
+        return self.family.features(value).flatten(-1 - len(self.shape))

@@ -1,0 +1,38 @@
+"""Links: maps from unconstrained reals to a distribution's parameters, safe in float32."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Link = Callable[[Tensor], Tensor]
+
+_ONE = math.log(math.e - 1)  # softplus of this is 1
+
+
+def identity(raw: Tensor) -> Tensor:
+    """The link of a parameter that may be any real number."""
+    return raw
+
+
+@dataclass(frozen=True)
+class Positive:
+    """`minimum + softplus`, about 1 at zero. It grows linearly, where exp would overflow."""
+
+    minimum: float = 1e-6
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return self.minimum + F.softplus(raw + _ONE)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Smoothly within (-limit, limit), and nearly the identity well inside."""
+
+    limit: float
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        return self.limit * torch.tanh(raw / self.limit)

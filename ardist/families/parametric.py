@@ -1,0 +1,168 @@
+"""A family from any distribution class of torch or Pyro."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributions as torch_dist
+from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints, transform_to
+
+from ardist.families.base import Family
+from ardist.families.links import Link
+from ardist.shapes import as_size
+
+# Classes whose cdf is there and differentiable in parameters and value.
+_CDF_GRADIENT = (torch_dist.Normal, torch_dist.Laplace, torch_dist.LogNormal, torch_dist.Exponential, torch_dist.Gumbel, torch_dist.Cauchy)
+# Parameters that say the same: a fixed one is kept, else the first that the class has.
+_ALTERNATIVES = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
+
+
+class Parametric(Family):
+    """The family of a distribution class: its parameters are the network's reals through links.
+
+    Each parameter's link is `transform_to` of its constraint in `arg_constraints`; of several
+    that say the same, `logits` and `scale_tril` are taken.
+
+    Args:
+        cls: a distribution class of torch or Pyro.
+        event_shape: shape of its events.
+        links: by parameter, a map from unconstrained reals to the parameter, in place of
+            `transform_to`. It keeps the shape.
+        fixed: by parameter, a constant.
+        shapes: by parameter, its shape for one event, where the event's shape does not give it.
+
+    Raises:
+        ValueError: where a name is no parameter, a shape cannot be known, or the support moves
+            with the parameters (as the Uniform's does: nothing outside it could be scored).
+
+    >>> import torch, ardist as ad
+    >>> import pyro.distributions as dist
+    >>> family = ad.families.Parametric(dist.Dirichlet, event_shape=(3,))
+    >>> family.num_params, family(torch.zeros(5, 3)).event_shape
+    (3, torch.Size([3]))
+    """
+
+    def __init__(
+        self,
+        cls: type[Distribution],
+        event_shape: Sequence[int] = (),
+        links: Mapping[str, Link] | None = None,
+        fixed: Mapping[str, Any] | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.cls = cls
+        self.event_shape = as_size(event_shape, "event_shape")
+        self.links = dict(links or {})
+        self.fixed = dict(fixed or {})
+        self.shapes = {name: as_size(shape, "shapes") for name, shape in (shapes or {}).items()}
+        constraint_of = _free_parameters(cls, self.fixed)
+        for name in (*self.links, *self.shapes):
+            if name not in constraint_of:
+                raise ValueError(
+                    f"{name}: expected a free parameter of {cls.__name__}, one of "
+                    f"{sorted(constraint_of)}"
+                )
+        self._sizes: list[int] = []
+        self._makers: list[tuple[str, torch.Size, Link]] = []
+        for name, constraint in constraint_of.items():
+            shape = self._shape_of(name, constraint)
+            if name in self.links:
+                link: Link = self.links[name]
+            else:
+                transform = transform_to(constraint)
+                link, shape = transform, torch.Size(transform.inverse_shape(shape))
+            self._makers.append((name, shape, link))
+            self._sizes.append(math.prod(shape))
+        self.num_params = sum(self._sizes)
+        if self.num_params == 0:
+            raise ValueError(f"fixed: expected a free parameter of {cls.__name__}, got none")
+        generator = torch.Generator().manual_seed(0)
+        ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in range(2))
+        if ours.event_shape != self.event_shape:
+            raise ValueError(
+                f"event_shape: {cls.__name__} has events of shape {tuple(ours.event_shape)}, "
+                f"got {tuple(self.event_shape)}"
+            )
+        self.support = ours.support
+        if _describe(ours.support) != _describe(other.support):
+            raise ValueError(
+                f"cls: expected a distribution whose support is the same for all parameters, "
+                f"got {cls.__name__}; give the parameters that move it by fixed="
+            )
+        self.has_rsample = bool(ours.has_rsample)
+        self.has_cdf_gradient = issubclass(cls, _CDF_GRADIENT) and not self.event_shape
+
+    def _shape_of(self, name: str, constraint: Any) -> torch.Size:
+        if name in self.shapes:
+            return self.shapes[name]
+        dims = constraint.event_dim
+        if dims == 2 and len(self.event_shape) == 1:  # a matrix that acts on a vector event
+            return self.event_shape * 2
+        if dims > len(self.event_shape):
+            raise ValueError(
+                f"shapes: the shape of {self.cls.__name__}'s {name} does not follow from "
+                f"event_shape {tuple(self.event_shape)}; give it by shapes={{{name!r}: ...}}"
+            )
+        return self.event_shape
+
+    def __call__(self, params: Tensor) -> Distribution:
+        arguments = dict(self.fixed)
+        for (name, shape, link), raw in zip(
+            self._makers, params.split(self._sizes, -1), strict=True
+        ):
+            arguments[name] = link(raw.reshape(*params.shape[:-1], *shape))
+        distribution = self.cls(**arguments, validate_args=False)
+        spare = len(distribution.batch_shape) - (params.dim() - 1)
+        return Independent(distribution, spare, validate_args=False) if spare else distribution
+
+    def _key(self) -> tuple[Any, ...]:
+        fixed = ((k, id(v) if isinstance(v, Tensor) else v) for k, v in sorted(self.fixed.items()))
+        return (
+            self.cls,
+            self.event_shape,
+            tuple(sorted(self.links.items(), key=lambda item: item[0])),
+            tuple(fixed),
+            tuple(sorted(self.shapes.items())),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parametric) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        shape = f", event_shape={tuple(self.event_shape)}" if self.event_shape else ""
+        return f"Parametric({self.cls.__name__}{shape})"
+
+
+def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Constraints of the constructor's parameters that the network has to give."""
+    arguments = set(inspect.signature(cls.__init__).parameters)
+    declared = getattr(cls, "arg_constraints", None)
+    if not isinstance(declared, dict):
+        raise ValueError(f"cls: expected a class with arg_constraints, got {cls}")
+    unknown = set(fixed) - arguments
+    if unknown:
+        raise ValueError(f"fixed: {cls.__name__} takes no {sorted(unknown)}")
+    names = [name for name in declared if name in arguments]
+    for group in _ALTERNATIVES:
+        offered = [name for name in group if name in names]
+        kept = [name for name in offered if name in fixed] or offered[:1]
+        names = [name for name in names if name not in offered or name in kept]
+    return {name: declared[name] for name in names if name not in fixed}
+
+
+def _describe(value: Any) -> Any:
+    """A constraint as plain values, so that two can be compared."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, constraints.Constraint):
+        state = sorted(vars(value).items())
+        return (type(value).__name__, [(name, _describe(part)) for name, part in state])
+    if isinstance(value, (list, tuple)):
+        return [_describe(part) for part in value]
+    return value

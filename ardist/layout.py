@@ -1,0 +1,182 @@
+"""Blocks side by side in one tensor, and all their conditionals at once."""
+
+from collections.abc import Sequence
+from itertools import accumulate, chain
+from math import prod
+
+import torch
+from torch import Size, Tensor
+
+from ardist.families import Family
+
+
+class Layout:
+    """A sequence of blocks in one tensor, whose conditionals are evaluated together.
+
+    Where all blocks have one family, values are `(..., num_blocks, *block_shape)` and parameters
+    `(..., num_blocks, num_params)`. A flat layout serves blocks of different families: both are
+    `(..., total)`, block after block, and nothing is padded to the widest. Work is done once for
+    each distinct family, not once for each block.
+
+    Args:
+        families: of each block.
+        flat: whether the layout is flat; if not, all families are the same.
+    """
+
+    def __init__(self, families: Sequence[Family], flat: bool) -> None:
+        self.families = tuple(families)
+        self.flat = flat
+        self.distinct = list(dict.fromkeys(self.families)) if flat else [self.families[0]]
+        self.sizes = {
+            "block": [1] * len(self.families),
+            "value": [prod(family.event_shape) for family in self.families],
+            "param": [family.num_params for family in self.families],
+            "feature": [family.num_features for family in self.families],
+        }
+        self._members = [
+            [block for block, family in enumerate(self.families) if family == member]
+            for member in (self.distinct if flat else ())
+        ]
+        self._indices: dict[tuple[object, ...], Tensor] = {}
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.families)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether all values are indices."""
+        return all(family.is_index for family in self.distinct)
+
+    @property
+    def has_rsample(self) -> bool:
+        return all(family.has_rsample for family in self.distinct)
+
+    @property
+    def has_push(self) -> bool:
+        return all(family.has_push for family in self.distinct)
+
+    @property
+    def value_shape(self) -> Size:
+        """Shape of the values in one row."""
+        if self.flat:
+            return Size((sum(self.sizes["value"]),))
+        return Size((self.num_blocks, *self.families[0].event_shape))
+
+    @property
+    def param_shape(self) -> Size:
+        """Shape of the parameters in one row."""
+        if self.flat:
+            return Size((sum(self.sizes["param"]),))
+        return Size((self.num_blocks, self.families[0].num_params))
+
+    def dtype(self, params: torch.dtype) -> torch.dtype:
+        """Of values: int64 where all are indices, else that of the parameters."""
+        return torch.int64 if self.is_index else params
+
+    def select(self, blocks: Sequence[int]) -> "Layout":
+        """The layout of some of the blocks."""
+        return Layout([self.families[block] for block in blocks], self.flat)
+
+    def columns(self, kind: str, blocks: Sequence[int]) -> list[int]:
+        """Flat positions of some blocks' entries; `kind` is a key of `sizes`."""
+        starts = [0, *accumulate(self.sizes[kind])]
+        return [at for block in blocks for at in range(starts[block], starts[block + 1])]
+
+    def take(self, kind: str, rows: Tensor, blocks: Sequence[int]) -> Tensor:
+        """Some blocks' values or parameters, (N, ...) of this layout, in the order given."""
+        wanted = self.columns(kind, blocks) if self.flat else blocks
+        return rows.index_select(1, torch.tensor(wanted, device=rows.device))
+
+    def put(self, rows: Tensor, blocks: Sequence[int], values: Tensor) -> Tensor:
+        """A copy of the values (N, ...) with those of some blocks replaced."""
+        wanted = self.columns("value", blocks) if self.flat else blocks
+        return rows.index_copy(1, torch.tensor(wanted, device=rows.device), values)
+
+    def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
+        """Of each block, in nats: (..., num_blocks)."""
+        parts = zip(
+            self.distinct, self._split("param", params), self._split("value", values), strict=True
+        )
+        return self._join("block", [family.log_prob(p, v) for family, p, v in parts])
+
+    def distributions(self, params: Tensor) -> list[torch.distributions.Distribution]:
+        """Of each distinct family, one distribution of batch_shape (..., its blocks)."""
+        parts = zip(self.distinct, self._split("param", params), strict=True)
+        return [family(p) for family, p in parts]
+
+    def inside(self, values: Tensor) -> Tensor:
+        """Whether each block is inside its support: (..., num_blocks) bool."""
+        parts = zip(self.distinct, self._split("value", values), strict=True)
+        return self._join("block", [family.support.check(value) for family, value in parts])
+
+    def features(self, values: Tensor) -> Tensor:
+        """What networks read of the blocks, block after block: (..., total features)."""
+        parts = zip(self.distinct, self._split("value", values), strict=True)
+        features = [family.features(value) for family, value in parts]
+        return self._join("feature", [feature.flatten(-2) for feature in features])
+
+    def sample(self, params: Tensor) -> Tensor:
+        """A draw of each block, without gradients."""
+        parts = zip(self.distinct, self._split("param", params), strict=True)
+        return self._draws([family.sample(p) for family, p in parts], params)
+
+    def rsample(self, params: Tensor) -> Tensor:
+        """A draw of each block, with gradients to the parameters."""
+        parts = zip(self.distinct, self._split("param", params), strict=True)
+        return self._draws([family.rsample(p) for family, p in parts], params)
+
+    def noise(self, rows: int, like: Tensor) -> list[Tensor]:
+        """For each distinct family what `push` turns into draws, where all have it."""
+        counts = [len(members) for members in self._members] or [self.num_blocks]
+        return [
+            family.noise(Size((rows, count)), dtype=like.dtype, device=like.device)
+            for family, count in zip(self.distinct, counts, strict=True)
+        ]
+
+    def push(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """The draws that this noise gives."""
+        parts = zip(self.distinct, self._split("param", params), noise, strict=True)
+        return self._draws([family.push(p, given) for family, p, given in parts], params)
+
+    def _draws(self, draws: list[Tensor], params: Tensor) -> Tensor:
+        if not self.flat:
+            return draws[0]
+        dims = [len(family.event_shape) for family in self.distinct]
+        flat = [draw.flatten(-1 - dim) for draw, dim in zip(draws, dims, strict=True)]
+        dtype = self.dtype(params.dtype)
+        return self._join("value", [draw.to(dtype) for draw in flat])
+
+    def _split(self, kind: str, rows: Tensor) -> list[Tensor]:
+        """For each distinct family the entries of its blocks: (..., its blocks, *shape)."""
+        if not self.flat:
+            return [rows]
+        parts = []
+        for number, (family, members) in enumerate(zip(self.distinct, self._members, strict=True)):
+            shape = family.event_shape if kind == "value" else (family.num_params,)
+            if len(self.distinct) > 1:
+                part = rows.index_select(-1, self._index(rows.device, kind, number))
+            else:
+                part = rows
+            parts.append(part.unflatten(-1, (len(members), *shape)))
+        return parts
+
+    def _join(self, kind: str, parts: list[Tensor]) -> Tensor:
+        """The inverse of `_split` for parts whose last dimension is flat."""
+        if len(parts) == 1:
+            return parts[0]
+        together = torch.cat(parts, -1)
+        return together.index_select(-1, self._index(together.device, kind, None))
+
+    def _index(self, device: torch.device, kind: str, number: int | None) -> Tensor:
+        """Columns of one distinct family, or the inverse of all of them in turn."""
+        key = (device, kind, number)
+        if key not in self._indices:
+            if number is not None:
+                wanted = self.columns(kind, self._members[number])
+            else:
+                order = self.columns(kind, list(chain(*self._members)))
+                wanted = sorted(range(len(order)), key=order.__getitem__)
+            self._indices[key] = torch.tensor(wanted, device=device)
+        return self._indices[key]
+

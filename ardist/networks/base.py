@@ -1,0 +1,176 @@
+"""The contract of conditional networks."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ardist.distribution import AutoregressiveDistribution
+from ardist.factorization import Factorization
+from ardist.sampling import Decoder, WholePasses
+from ardist.shapes import as_size
+
+
+class ConditionalNetwork(nn.Module):
+    """Maps the past, and a context, to the parameters of every conditional.
+
+    To write one, define `forward`; whatever dependencies the factorization does not allow it
+    must not have (`ardist.testing.check_autoregressive` tells). `decoder` makes sampling cost
+    one step a step instead of a whole pass; by default it makes whole passes.
+
+    Args:
+        factorization: the only source of truth about blocks, order and families.
+        context_shape: shape of one context, `()` for none.
+        context_kind: what the context is: `"vector"` (C,), `"blocks"` (*grid_shape, C).
+
+    Raises:
+        ValueError: where the network cannot follow the factorization or take such a context.
+    """
+
+    context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        *,
+        context_shape: Sequence[int] = (),
+        context_kind: str = "vector",
+    ) -> None:
+        super().__init__()
+        if not isinstance(factorization, Factorization):
+            raise ValueError(f"factorization: expected a Factorization, got {factorization!r}")
+        self.factorization = factorization
+        self.context_shape = as_size(context_shape, "context_shape")
+        self.context_kind = context_kind
+        if context_kind not in self.context_kinds:
+            raise ValueError(
+                f"context_kind: {type(self).__name__} takes {list(self.context_kinds)}, "
+                f"got {context_kind!r}"
+            )
+        grid = factorization.grid_shape if context_kind == "blocks" else ()
+        if self.context_shape and (
+            len(self.context_shape) != len(grid) + 1 or self.context_shape[:-1] != tuple(grid)
+        ):
+            expected = ", ".join([*map(str, grid), "C"])
+            raise ValueError(
+                f"context_shape: expected ({expected}{',' if not grid else ''}) for a context of "
+                f"kind {context_kind!r}, got {tuple(self.context_shape)}"
+            )
+
+    def forward(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        """The parameters of every conditional, given all blocks: teacher forcing.
+
+        Args:
+            blocks: (M * N, num_blocks, *block_shape) in raster order of the grid, whatever the
+                ordering; flat, (M * N, total), where families differ.
+            context: (N, *context_shape); row i goes with the blocks' rows i, N + i, ...
+            ranks: (num_blocks,) or (M * N, num_blocks) int64, only where they differ from the
+                factorization's own.
+
+        Returns:
+            (M * N, num_blocks, num_params), or flat like the blocks.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def decoder(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        *,
+        factorization: Factorization | None = None,
+    ) -> Decoder:
+        """The incremental twin of `forward`, for `batch_size` rows and a context as there.
+
+        Args:
+            factorization: in place of the network's own, where that differs in length or order.
+        """
+        return WholePasses(
+            self,
+            factorization or self.factorization,
+            batch_size,
+            context,
+            ranks,
+            like=reference(self),
+        )
+
+    def accepts(self, factorization: Factorization) -> str | None:
+        """None where this network can serve that factorization, else the reason why not."""
+        if factorization == self.factorization:
+            return None
+        return f"{type(self).__name__} was built for {self.factorization}"
+
+    def condition(
+        self, context: Tensor | None = None, *, params: Mapping[str, Tensor] | None = None
+    ) -> AutoregressiveDistribution:
+        """The distribution given a context: see `AutoregressiveDistribution`."""
+        return AutoregressiveDistribution(self, context, params=params)
+
+    def extra_repr(self) -> str:
+        context = f"\ncontext_shape={tuple(self.context_shape)}" if self.context_shape else ""
+        return f"{self.factorization}{context}"
+
+    # Weights mean nothing under another order or width: the state says what it was made for.
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What a state has to agree in, by name."""
+        factorization = self.factorization
+        dependencies = bytes(factorization.dependencies.flatten().to(torch.uint8).tolist())
+        return {
+            "grid_shape": list(factorization.grid_shape),
+            "families": [str(family) for family in factorization.families],
+            "dependencies": hashlib.sha256(dependencies).hexdigest()[:16],
+        }
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(json.dumps(self._fingerprint()).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        given = json.loads(bytes(state.tolist()).decode())
+        own = self._fingerprint()
+        different = [name for name in own if own[name] != given.get(name)]
+        if different:
+            raise ValueError(
+                "state_dict: made for another factorization; "
+                + "; ".join(f"{n} is {given.get(n)}, here {own[n]}" for n in different)
+            )
+
+
+class LogLikelihood(nn.Module):
+    """The log_prob of a network's distribution as a module's `forward`.
+
+    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
+    >>> ad.LogLikelihood(net)(torch.zeros(5, 3)).shape
+    torch.Size([5])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """log_prob of events x (*lead, *event_shape), in nats: (*lead)."""
+        return AutoregressiveDistribution(self.network, context).log_prob(x)
+
+
+def reference(network: nn.Module) -> Tensor:
+    """A tensor of the dtype and device in which the network computes."""
+    return next(network.parameters(), torch.empty(0))
+
+
+def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
+    """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
+    if len(hidden) == len(encoding):
+        return hidden + encoding
+    return (hidden.unflatten(0, (-1, len(encoding))) + encoding).flatten(0, 1)
+
+

@@ -1,0 +1,18 @@
+"""Checks of shapes that users give."""
+
+from collections.abc import Iterable
+
+import torch
+
+
+def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
+    """`shape` as a `torch.Size` of positive integers, or a `ValueError` that calls it `name`."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        raise ValueError(f"{name}: expected positive integers, got {sizes}")
+    return torch.Size(sizes)
+
+
+def as_positive(value: int, name: str) -> int:
+    """`value` if it is a positive integer, else a `ValueError` that calls it `name`."""
+    return as_size(value if isinstance(value, int) else (value,), name)[0]
