@@ -226,7 +226,17 @@ class AutoregressiveDistribution(TorchDistribution):
         lead = self._lead(value)
         events = self._rows(value.expand(*lead, *self.event_shape), lead)
         blocks = self.factorization.split(events)
-        return blocks, self.network(blocks, self._contexts), lead
+        if len(blocks) == 0:  # which recurrent modules of torch refuse
+            return blocks, self._reference.new_empty(0, *self.factorization.layout.param_shape), lead
+        return blocks, self._network(blocks, self._contexts), lead
+
+    def _network(self, blocks: Tensor, context: Tensor | None, ranks: None = None) -> Tensor:
+        """The network, told the order where that is not its own."""
+        if self.factorization is self._core.factorization:
+            params: Tensor = self.network(blocks, context)
+        else:
+            params = self.network(blocks, context, self.factorization.ranks.flatten())
+        return params
 
     def _score(self, value: Tensor) -> Tensor:
         blocks, params, lead = self._pass(value)
@@ -242,7 +252,7 @@ class AutoregressiveDistribution(TorchDistribution):
         if rows == 0:
             return like.new_empty(*lead, *self.event_shape, dtype=fac.layout.dtype(like.dtype))
         if reparameterized:
-            passes = WholePasses(self.network, fac, rows, self._contexts, like=like)
+            passes = WholePasses(self._network, fac, rows, self._contexts, like=like)
             blocks = draw(passes, like, Layout.rsample)
         else:
             other = {} if fac is self._core.factorization else {"factorization": fac}
@@ -326,7 +336,7 @@ class AutoregressiveDistribution(TorchDistribution):
             )
         layout = self.factorization.layout
         self._check_kind("value", value, exact=False)
-        if self._validate_args and not _all(self.support.check(value)):
+        if self._validate_args and value.numel() and not _all(self.support.check(value)):
             self._explain(value)
         dtype = layout.dtype(self._reference.dtype)
         return value if value.dtype == dtype else value.to(dtype)

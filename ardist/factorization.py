@@ -160,8 +160,11 @@ class Factorization:
 
     @property
     def is_total(self) -> bool:
-        """Whether blocks are drawn one by one, each depending on all that were drawn before."""
-        return self.num_steps == self.num_blocks and self.ordering.name != "from_graph"
+        """Whether each block depends on all that are drawn before it, one by one."""
+        if self.num_steps != self.num_blocks:
+            return False
+        pairs = self.num_blocks * (self.num_blocks - 1) // 2
+        return self.ordering.name != "from_graph" or int(self.dependencies.sum()) == pairs
 
     @property
     def has_rsample(self) -> bool:

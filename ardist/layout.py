@@ -1,6 +1,7 @@
 """Blocks side by side in one tensor, and all their conditionals at once."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate, chain
 from math import prod
 
@@ -27,17 +28,21 @@ class Layout:
         self.families = tuple(families)
         self.flat = flat
         self.distinct = list(dict.fromkeys(self.families)) if flat else [self.families[0]]
-        self.sizes = {
-            "block": [1] * len(self.families),
-            "value": [prod(family.event_shape) for family in self.families],
-            "param": [family.num_params for family in self.families],
-            "feature": [family.num_features for family in self.families],
-        }
         self._members = [
             [block for block, family in enumerate(self.families) if family == member]
             for member in (self.distinct if flat else ())
         ]
         self._indices: dict[tuple[object, ...], Tensor] = {}
+
+    @cached_property
+    def sizes(self) -> dict[str, list[int]]:
+        """How many entries of each kind each block has."""
+        return {
+            "block": [1] * len(self.families),
+            "value": [prod(family.event_shape) for family in self.families],
+            "param": [family.num_params for family in self.families],
+            "feature": [family.num_features for family in self.families],
+        }
 
     @property
     def num_blocks(self) -> int:

@@ -70,7 +70,11 @@ class Window(ABC):
 
     @abstractmethod
     def __call__(self, guess: Tensor | None) -> Tensor:
-        """The steps' parameters under this guess. The last guess given is the one kept."""
+        """The steps' parameters under a guess of their blocks; at first there may be none."""
+
+    @abstractmethod
+    def keep(self, blocks: Tensor) -> None:
+        """Takes the blocks of the steps, whose last guess was right but for the last step."""
 
 
 class WholePasses(Decoder):
@@ -185,10 +189,18 @@ def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
         noise = layout.noise(decoder.batch_size, like)
         window = decoder.window(len(steps))
         guess = layout.push(window(None), noise)
-        for _ in steps:
-            drawn = layout.push(window(guess), noise)
-            if torch.equal(drawn, guess):
+        for _ in steps[1:]:
+            before, guess = guess, layout.push(window(guess), noise)
+            if _settled(before, guess):
                 break
-            guess = drawn
+        window.keep(guess)
         pieces.append(guess)
     return pieces
+
+
+def _settled(before: Tensor, after: Tensor) -> bool:
+    """Whether an iteration changed nothing, beyond the rounding of its own arithmetic."""
+    if not after.is_floating_point():
+        return torch.equal(before, after)
+    change = torch.dist(before, after, p=torch.inf)
+    return bool(change <= 8 * torch.finfo(after.dtype).eps)

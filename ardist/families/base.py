@@ -146,7 +146,7 @@ def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor 
 
 def choose(logits: Tensor, uniform: Tensor) -> Tensor:
     """The index that a uniform in [0, 1) chooses, by the inverse of the CDF: (...) int64."""
-    cumulative = logits.softmax(-1).cumsum(-1)
+    cumulative = logits.softmax(-1).cumsum(-1).contiguous()
     # The total, which rounding leaves near one, is never reached; zero probability never chosen.
     threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative[..., :-1] <= threshold).sum(-1)
+    return torch.searchsorted(cumulative, threshold.contiguous(), right=True).squeeze(-1)

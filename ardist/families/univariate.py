@@ -41,8 +41,7 @@ class Bernoulli(Family):
         return dist.Bernoulli(logits=params[..., 0], validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        logits, value = torch.broadcast_tensors(params[..., 0], value.to(params.dtype))
-        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none")
+        return F.logsigmoid(params[..., 0] * (2 * value - 1))
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)

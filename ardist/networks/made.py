@@ -1,6 +1,7 @@
 """MADE: a masked multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import accumulate, chain
 
 import torch
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
+from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
-from ardist.sampling import Decoder, Window, step_widths
+from ardist.sampling import Decoder, Window
 from ardist.shapes import as_positive
 
 _UNITS_AT_ONCE = 64  # of the widest layer, in one window of the decoder
@@ -92,14 +94,13 @@ class MADE(ConditionalNetwork):
     ) -> Tensor:
         layout = self.factorization.layout
         features = layout.features(blocks).to((self.head or self.direct).weight.dtype)
-        to_hidden, to_output = self._encode(context)
+        to_hidden, to_output = self.encode(context)
         hidden = features
         for number, layer in enumerate(self.hidden):
             before = layer(hidden)
             if number == 0 and to_hidden is not None:
                 before = add_encoding(before, to_hidden)
-            after = self.activation(before)
-            hidden = hidden + after if self._adds(number) else after
+            hidden = self.activate(number, before, hidden)
         params = torch.zeros(()) if self.head is None else self.head(hidden)
         if self.direct is not None:
             params = self.direct(features) if self.head is None else params + self.direct(features)
@@ -107,7 +108,7 @@ class MADE(ConditionalNetwork):
             params = add_encoding(params, to_output)
         return params.reshape(len(blocks), *layout.param_shape)
 
-    def _encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the context adds to the first hidden layer and to the outputs."""
         if context is None:
             return None, None
@@ -117,10 +118,22 @@ class MADE(ConditionalNetwork):
             None if to_output is None else to_output(context),
         )
 
-    def _adds(self, layer: int) -> bool:
-        """Whether a hidden layer adds its input to its output."""
-        widths = self.hidden_features
-        return self.residual and layer > 0 and widths[layer] == widths[layer - 1]
+    def activate(
+        self, layer: int, before: Tensor, source: Tensor, rows: slice | None = None
+    ) -> Tensor:
+        """A hidden layer's units from their sums; `rows` says which units of the layer they are."""
+        after, widths = self.activation(before), self.hidden_features
+        if self.residual and layer > 0 and widths[layer] == widths[layer - 1]:
+            return after + (source if rows is None else source[rows])
+        return after
+
+    @property
+    def output_bias(self) -> Tensor:
+        return (self.direct if self.head is None else self.head).bias
+
+    @cached_property
+    def schedule(self) -> "_Schedule":
+        return _Schedule(self.factorization, self.available)
 
     def decoder(
         self,
@@ -135,57 +148,81 @@ class MADE(ConditionalNetwork):
             return _MADEDecoder(self, batch_size, context)
 
 
-class _MADEDecoder(Decoder):
-    """Features and outputs in the order of drawing, hidden units in the order of availability.
+class _Schedule:
+    """What becomes known when: the index work of a MADE's decoders, done once.
 
-    So arranged, what becomes known at a step is a range of each layer, computed from the range
-    before it, and a whole sample uses each weight once. States are (units, rows), so that a
-    range of units is contiguous.
+    With features and outputs in the order of drawing and hidden units in the order of
+    availability, what becomes known at a step is a range of each state (the features, then each
+    hidden layer), computed from the range before it.
+
+    Attributes:
+        ends: for each state and t, where what is known before step t's draw ends.
+        output_ends: for each t, where the outputs of the first t steps end.
+        max_window: how many steps to evaluate at once.
+    """
+
+    def __init__(self, factorization: Factorization, available: Sequence[Tensor]) -> None:
+        self._layout, self._steps = factorization.layout, factorization.steps
+        self._order = list(chain(*self._steps))
+        self._straight = self._order == sorted(self._order)
+        times = torch.arange(len(self._steps) + 1)
+        units = [torch.searchsorted(layer, times).tolist() for layer in available]
+        self.ends = [self._step_ends("feature"), *units]
+        self.output_ends = self._step_ends("param")
+        widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
+        share = _UNITS_AT_ONCE * len(self._steps) // widest
+        self.max_window = max(1, min(len(self._steps), share))
+        self._layouts: dict[tuple[int, int], Layout] = {}
+
+    def _step_ends(self, kind: str) -> list[int]:
+        sizes = self._layout.sizes[kind]
+        return [0, *accumulate(sum(sizes[block] for block in step) for step in self._steps)]
+
+    def layout(self, start: int, stop: int) -> Layout:
+        """The blocks of the steps from `start` to `stop`."""
+        if (start, stop) not in self._layouts:
+            self._layouts[start, stop] = self._layout.select(list(chain(*self._steps[start:stop])))
+        return self._layouts[start, stop]
+
+    def in_order(self, weight: Tensor, kind: str, dim: int) -> Tensor:
+        """Features or parameters along `dim` from raster order to the order of drawing."""
+        if self._straight:
+            return weight
+        wanted = self._layout.columns(kind, self._order)
+        return weight.index_select(dim, torch.tensor(wanted, device=weight.device))
+
+
+class _MADEDecoder(Decoder):
+    """Computes each unit when it becomes available, and so uses each weight once in a sample.
+
+    States are (units, rows), so that a range of units is contiguous.
     """
 
     def __init__(self, network: MADE, batch_size: int, context: Tensor | None) -> None:
-        factorization = network.factorization
-        super().__init__(factorization, batch_size)
-        self._network, self._layout = network, factorization.layout
-        steps, sizes = factorization.steps, factorization.layout.sizes
-        order = list(chain(*steps))
-        times = torch.arange(len(steps) + 1)
-
-        def step_ends(kind: str) -> list[int]:
-            return [0, *accumulate(sum(sizes[kind][block] for block in step) for step in steps)]
-
-        # For each t, where what is known or computed before step t ends, in each state.
-        available = [torch.searchsorted(units, times).tolist() for units in network.available]
-        self._ends = [step_ends("feature"), *available]
-        self._output_ends = step_ends("param")
-
-        def in_order(weight: Tensor, kind: str, dim: int) -> Tensor:
-            if order == sorted(order):
-                return weight
-            wanted = self._layout.columns(kind, order)
-            return weight.index_select(dim, torch.tensor(wanted, device=weight.device))
-
-        self._weights = [layer.masked_weight() for layer in network.hidden]
-        if self._weights:
-            self._weights[0] = in_order(self._weights[0], "feature", 1)
-        to_hidden, to_output = network._encode(context)
-        self._biases = [layer.bias.unsqueeze(-1) for layer in network.hidden]
+        super().__init__(network.factorization, batch_size)
+        self._network, self._schedule = network, network.schedule
+        self.max_window = self._schedule.max_window
+        in_order = self._schedule.in_order
+        self.weights = [layer.masked_weight() for layer in network.hidden]
+        if self.weights:
+            self.weights[0] = in_order(self.weights[0], "feature", 1)
+        to_hidden, to_output = network.encode(context)
+        self.biases = [layer.bias.unsqueeze(-1) for layer in network.hidden]
         if to_hidden is not None:
-            self._biases[0] = self._biases[0] + self._for_rows(to_hidden)
-        last = len(self._weights)  # the state that the head reads
-        maps = [(last, network.head), (0, network.direct)]
-        maps = [(source, layer) for source, layer in maps if layer is not None]
-        self._outputs = [
-            (source, in_order(layer.masked_weight(), "param", 0)) for source, layer in maps
-        ]
+            self.biases[0] = self.biases[0] + self._for_rows(to_hidden)
+        # The maps from a state to the outputs.
+        self.outputs: list[tuple[int, Tensor]] = []
+        if network.head is not None:
+            self.outputs.append(
+                (len(self.weights), in_order(network.head.masked_weight(), "param", 0))
+            )
         if network.direct is not None:
-            self._outputs[-1] = (0, in_order(self._outputs[-1][1], "feature", 1))
-        bias = maps[0][1].bias.unsqueeze(-1)
+            weight = in_order(network.direct.masked_weight(), "param", 0)
+            self.outputs.append((0, in_order(weight, "feature", 1)))
+        bias = network.output_bias.unsqueeze(-1)
         bias = bias if to_output is None else bias + self._for_rows(to_output)
-        self._output_bias = in_order(bias, "param", 0)
-        self._states = [bias.new_zeros(ends[-1], batch_size) for ends in self._ends]
-        widest = max(self._output_ends[-1], *(ends[-1] for ends in self._ends[1:]), 1)
-        self.max_window = max(1, min(len(steps), _UNITS_AT_ONCE * len(steps) // widest))
+        self.output_bias = in_order(bias, "param", 0)
+        self.states = [bias.new_zeros(ends[-1], batch_size) for ends in self._schedule.ends]
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """An encoding (contexts, units) as (units, rows)."""
@@ -195,102 +232,97 @@ class _MADEDecoder(Decoder):
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
             self._write(previous, self.num_taken, self.num_taken + 1)
-            self.num_taken += 1
         return self._evaluate(self.num_taken, self.num_taken + 1)
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        taken = len(list(self._pieces(blocks)))
-        self._write(blocks, 0, taken)
-        self.num_taken = taken
-        return self._evaluate(0, taken + 1)
+        self._write(blocks, 0, len(list(self._pieces(blocks))))
+        return self._evaluate(0, self.num_taken + 1)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = len(rows)
-        self._states = [state.index_select(1, rows) for state in self._states]
-        self._biases = [_select(bias, rows) for bias in self._biases]
-        self._output_bias = _select(self._output_bias, rows)
+        self.states = [state.index_select(1, rows) for state in self.states]
+        self.biases = [_select(bias, rows) for bias in self.biases]
+        self.output_bias = _select(self.output_bias, rows)
 
     def window(self, num_steps: int) -> Window:
         self.num_taken += num_steps
         return _MADEWindow(self, self.num_taken - num_steps, self.num_taken)
 
     def _write(self, blocks: Tensor, start: int, stop: int) -> None:
-        """Takes the blocks of steps from `start` to `stop`."""
-        layout = self._layout.select(list(chain(*self.factorization.steps[start:stop])))
-        first, last = self._ends[0][start], self._ends[0][stop]
-        self._states[0][first:last] = layout.features(blocks).T
+        """Takes the blocks of the steps from `start` to `stop`."""
+        ends = self._schedule.ends[0]
+        features = self._schedule.layout(start, stop).features(blocks)
+        self.states[0][ends[start] : ends[stop]] = features.T
+        self.num_taken = stop
 
     def _evaluate(self, start: int, stop: int) -> Tensor:
         """Computes the units that become available in these steps; the last one's parameters."""
-        for layer, weight in enumerate(self._weights):
-            rows = slice(self._ends[layer + 1][start], self._ends[layer + 1][stop])
-            seen = self._ends[layer][stop if layer else stop - 1]
-            before = torch.addmm(
-                self._biases[layer][rows], weight[rows, :seen], self._states[layer][:seen]
-            )
-            self._states[layer + 1][rows] = self._activate(layer, rows, before)
-        rows = slice(self._output_ends[stop - 1], self._output_ends[stop])
-        params = self._output_bias[rows]
-        for source, weight in self._outputs:
-            seen = self._ends[source][stop if source else stop - 1]
-            params = torch.addmm(params, weight[rows, :seen], self._states[source][:seen])
-        return self._as_params(params, stop - 1, stop)
-
-    def _activate(self, layer: int, rows: slice, before: Tensor) -> Tensor:
-        after = self._network.activation(before)
-        return self._states[layer][rows] + after if self._network._adds(layer) else after
-
-    def _as_params(self, units: Tensor, start: int, stop: int) -> Tensor:
-        """Outputs (units, rows) of some steps as their parameters."""
-        if self._layout.flat:
-            return units.T
-        blocks = sum(len(step) for step in self.factorization.steps[start:stop])
-        return units.unflatten(0, (blocks, -1)).permute(2, 0, 1)
+        ends, output_ends = self._schedule.ends, self._schedule.output_ends
+        for layer, weight in enumerate(self.weights):
+            rows = slice(ends[layer + 1][start], ends[layer + 1][stop])
+            seen = ends[layer][stop if layer else stop - 1]
+            source = self.states[layer]
+            before = torch.addmm(self.biases[layer][rows], weight[rows, :seen], source[:seen])
+            self.states[layer + 1][rows] = self._network.activate(layer, before, source, rows)
+        rows = slice(output_ends[stop - 1], output_ends[stop])
+        params = self.output_bias[rows]
+        for source, weight in self.outputs:
+            seen = ends[source][stop if source else stop - 1]
+            params = torch.addmm(params, weight[rows, :seen], self.states[source][:seen])
+        return _as_params(params, self._schedule.layout(stop - 1, stop))
 
 
 class _MADEWindow(Window):
-    """Steps from `start` to `stop`: what comes from before them is computed once."""
+    """Steps from `start` to `stop`. What comes from before them is computed once."""
 
-    @torch.no_grad()
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
-        self._decoder, self._start, self._stop = decoder, start, stop
-        self._layout = decoder._layout.select(list(chain(*decoder.factorization.steps[start:stop])))
-        states, ends = decoder._states, decoder._ends
-        inside = [slice(end[start], end[stop]) for end in ends]
-        outputs = slice(decoder._output_ends[start], decoder._output_ends[stop])
+        schedule = decoder._schedule
+        self._layout = schedule.layout(start, stop)
+        self._activate = decoder._network.activate
+        inside = [slice(ends[start], ends[stop]) for ends in schedule.ends]
+        self._kept = [state[part] for state, part in zip(decoder.states, inside, strict=True)]
+        self._states = list(self._kept)
 
-        def divide(
-            base: Tensor, weight: Tensor, rows: slice, source: int
-        ) -> tuple[Tensor, Tensor]:
-            """What is known already is added to the base; the weights left are of the inside."""
+        def divide(base: Tensor, weight: Tensor, rows: slice, source: int) -> tuple[Tensor, Tensor]:
+            """The base with all that is known added, and the weights from the inside."""
             seen = inside[source].start
-            known = torch.addmm(base, weight[rows, :seen], states[source][:seen])
+            known = torch.addmm(base, weight[rows, :seen], decoder.states[source][:seen])
             return known, weight[rows, inside[source]].contiguous()
 
         self._hidden = [
-            divide(decoder._biases[layer][inside[layer + 1]], weight, inside[layer + 1], layer)
-            for layer, weight in enumerate(decoder._weights)
+            divide(decoder.biases[layer][rows], weight, rows, layer)
+            for layer, (weight, rows) in enumerate(zip(decoder.weights, inside[1:], strict=True))
         ]
-        self._base, self._outputs = decoder._output_bias[outputs], []
-        for source, weight in decoder._outputs:
-            self._base, inner = divide(self._base, weight, outputs, source)
+        rows = slice(schedule.output_ends[start], schedule.output_ends[stop])
+        self._base, self._outputs = decoder.output_bias[rows], []
+        for source, weight in decoder.outputs:
+            self._base, inner = divide(self._base, weight, rows, source)
             self._outputs.append((source, inner))
-        self._inside = inside
-        self._states = [state[part] for state, part in zip(states, inside, strict=True)]
 
-    @torch.no_grad()
     def __call__(self, guess: Tensor | None) -> Tensor:
-        decoder, states = self._decoder, self._states
+        states = self._states
         if guess is not None:
-            states[0].copy_(self._layout.features(guess).T)
+            states[0] = self._layout.features(guess).T
         for layer, (base, weight) in enumerate(self._hidden):
             before = torch.addmm(base, weight, states[layer])
-            states[layer + 1].copy_(decoder._activate(layer, self._inside[layer + 1], before))
+            states[layer + 1] = self._activate(layer, before, states[layer], slice(None))
         params = self._base
         for source, weight in self._outputs:
             params = torch.addmm(params, weight, states[source])
-        return decoder._as_params(params, self._start, self._stop)
+        return _as_params(params, self._layout)
+
+    def keep(self, blocks: Tensor) -> None:
+        self._states[0] = self._layout.features(blocks).T
+        for kept, state in zip(self._kept, self._states, strict=True):
+            kept.copy_(state)
+
+
+def _as_params(units: Tensor, layout: Layout) -> Tensor:
+    """Outputs (units, rows) as parameters (rows, ...)."""
+    if layout.flat:
+        return units.T
+    return units.view(layout.num_blocks, -1, units.shape[-1]).permute(2, 0, 1)
 
 
 def _select(units: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,344 @@
+"""Recurrent networks."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ardist.factorization import Factorization
+from ardist.families import Family
+from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
+from ardist.sampling import Decoder
+from ardist.shapes import as_positive
+
+
+class RNN(ConditionalNetwork):
+    """A recurrent network over the blocks in the order of drawing.
+
+    It accepts a factorization of any length whose blocks have one family, in any order without
+    ties. A context goes into the initial state and into every step.
+
+    Args:
+        factorization: in an order in which each block depends on all that come before it.
+        cell: "tanh" (Elman 1990), "gru" (Cho et al. 2014) or "lstm" (Hochreiter & Schmidhuber
+            1997).
+        hidden_size: width of the state of each layer.
+        num_layers: how many layers.
+        context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
+        context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
+        embedding_size: in how many numbers a block is read; hidden_size by default.
+
+    Raises:
+        ValueError: where the ordering has ties or is a graph's, or an argument is off.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.RNN(ad.Factorization((20,), ad.families.Categorical(5)), hidden_size=8)
+    >>> net.condition().sample((3,)).shape
+    torch.Size([3, 20])
+    >>> longer = ad.Factorization((50,), ad.families.Categorical(5))
+    >>> ad.AutoregressiveDistribution(net, factorization=longer).sample().shape
+    torch.Size([50])
+    """
+
+    context_kinds = ("vector", "blocks")
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        *,
+        cell: str = "gru",
+        hidden_size: int,
+        num_layers: int = 1,
+        context_shape: Sequence[int] = (),
+        context_kind: str = "vector",
+        embedding_size: int | None = None,
+    ) -> None:
+        super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
+        if cell not in _CELLS:
+            raise ValueError(f"cell: expected one of {sorted(_CELLS)}, got {cell!r}")
+        if (reason := self._refuses(factorization)) is not None:
+            raise ValueError(f"factorization: {reason}")
+        self.cell = cell
+        self.hidden_size = as_positive(hidden_size, "hidden_size")
+        self.num_layers = as_positive(num_layers, "num_layers")
+        size = as_positive(embedding_size or hidden_size, "embedding_size")
+        self.embedding = BlockEmbedding(factorization, size)
+        self.start = nn.Parameter(torch.randn(size) * 0.1)
+        self.rnn = _CELLS[cell].module(size, hidden_size, num_layers, batch_first=True)
+        self.head = BlockHead(factorization, hidden_size)
+        # Hidden state, and for an LSTM its cell state, of each layer.
+        self._num_states = 2 if cell == "lstm" else 1
+        self.initial = nn.Parameter(torch.zeros(self._num_states, num_layers, hidden_size))
+        if self.context_shape:
+            width = self.context_shape[-1]
+            self.context_to_input = nn.Linear(width, size, bias=False)
+            if context_kind == "vector":
+                self.context_to_state = nn.Linear(width, self.initial.numel(), bias=False)
+        self._order = drawing_order(factorization.ranks.flatten())
+
+    def _refuses(self, factorization: Factorization) -> str | None:
+        if not factorization.is_total:
+            return (
+                f"{type(self).__name__} follows orders in which each block depends on all that "
+                f"come before it, without ties, got {factorization.ordering}"
+            )
+        return None
+
+    def accepts(self, factorization: Factorization) -> str | None:
+        own = self.factorization
+        if not (own.is_uniform and factorization.families == own.families):
+            return super().accepts(factorization)
+        if self.context_kind == "blocks" and self.context_shape:
+            return super().accepts(factorization)
+        if factorization.ordering != own.ordering and factorization != own:
+            return f"{type(self).__name__} was trained in the order {own.ordering}"
+        return self._refuses(factorization)
+
+    def forward(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        order = self._order if ranks is None else drawing_order(ranks)
+        vectors = self.embedding(blocks)  # (M * N, T, size)
+        start = self.start.expand(len(vectors), 1, -1)
+        order = None if order is None else order.to(vectors.device)
+        drawn = vectors if order is None else vectors.index_select(1, order)
+        inputs = torch.cat((start, drawn[:, :-1]), 1)
+        encoding, state = self.encode(context, len(blocks), order)
+        if encoding is not None:
+            inputs = add_encoding(inputs, encoding)
+        hidden, _ = self.rnn(inputs, self._as_state(state))
+        if order is not None:
+            hidden = hidden.index_select(1, order.argsort())
+        return self.head(hidden)
+
+    def encode(
+        self, context: Tensor | None, rows: int, order: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """What the context adds to the inputs, (N, 1 or T, size), and the initial states.
+
+        Inputs are in the order of drawing; states are (states, layers, rows, hidden_size).
+        """
+        states = self.initial.unsqueeze(2)
+        if context is None:
+            return None, states.expand(-1, -1, rows, -1)
+        encoding = self.context_to_input(context)
+        if self.context_kind == "blocks":
+            encoding = encoding.flatten(1, -2)
+            encoding = encoding if order is None else encoding.index_select(1, order)
+            return encoding, states.expand(-1, -1, rows, -1)
+        own = self.context_to_state(context).view(len(context), *self.initial.shape)
+        states = states + own.permute(1, 2, 0, 3)
+        return encoding.unsqueeze(1), states.repeat(1, 1, rows // len(context), 1)
+
+    def _as_state(self, states: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Initial states as torch's modules take them."""
+        parts = tuple(part.contiguous() for part in states)
+        return parts if self.cell == "lstm" else parts[0]
+
+    def decoder(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        *,
+        factorization: Factorization | None = None,
+    ) -> Decoder:
+        """A decoder that costs one cell a step."""
+        with torch.no_grad():
+            return _RNNDecoder(self, factorization or self.factorization, batch_size, context)
+
+    def _fingerprint(self) -> dict[str, object]:
+        """Any length fits, so a state says only the order and the families."""
+        if not self.factorization.is_uniform:
+            return super()._fingerprint()
+        ordering = self.factorization.ordering
+        return {"families": str(self.factorization.families[0]), "ordering": repr(ordering)}
+
+
+class _Cell(NamedTuple):
+    """A cell as one linear map of its input and state, and what is done with the sums.
+
+    Attributes:
+        module: torch's own, for the parallel pass.
+        rows: the rows of that map in units of hidden_size, each taken from torch's weights of the
+            input and of the state; None is zero.
+        parts: views of the sums (rows, len(rows) * hidden_size), as `advance` takes them.
+        advance: of (parts, hidden state, second state), in place.
+    """
+
+    module: Callable[..., nn.RNNBase]
+    rows: tuple[tuple[int | None, int | None], ...]
+    parts: Callable[[Tensor], tuple[Tensor, ...]]
+    advance: Callable[[tuple[Tensor, ...], Tensor, Tensor], object]
+
+
+def _advance_gru(parts: tuple[Tensor, ...], hidden: Tensor, _: Tensor) -> None:
+    gates, reset, update, from_input, from_state = parts
+    gates.sigmoid_()
+    candidate = from_input.addcmul_(reset, from_state).tanh_()
+    torch.lerp(candidate, hidden, update, out=hidden)
+
+
+def _advance_lstm(parts: tuple[Tensor, ...], hidden: Tensor, cell: Tensor) -> None:
+    gates, take, keep, show, candidate = parts
+    gates.sigmoid_()
+    cell.mul_(keep).addcmul_(take, candidate.tanh_())
+    torch.mul(show, cell.tanh(), out=hidden)
+
+
+_CELLS = {
+    "tanh": _Cell(
+        nn.RNN,
+        rows=((0, 0),),
+        parts=lambda sums: (sums,),
+        advance=lambda parts, hidden, _: torch.tanh(parts[0], out=hidden),
+    ),
+    # The reset gate keeps the two parts of the candidate apart.
+    "gru": _Cell(
+        nn.GRU,
+        rows=((0, 0), (1, 1), (2, None), (None, 2)),
+        parts=lambda sums: (sums.chunk(2, -1)[0], *sums.chunk(4, -1)),
+        advance=_advance_gru,
+    ),
+    # torch's order is input, forget, cell, output; here the three sigmoids are side by side.
+    "lstm": _Cell(
+        nn.LSTM,
+        rows=((0, 0), (1, 1), (3, 3), (2, 2)),
+        parts=lambda sums: (sums[:, : 3 * sums.shape[1] // 4], *sums.chunk(4, -1)),
+        advance=_advance_lstm,
+    ),
+}
+
+
+class _RNNDecoder(Decoder):
+    """One cell a step. The hidden states of all layers lie side by side, (rows, layers * size),
+    so that a layer's input and own state are one matrix.
+    """
+
+    def __init__(
+        self, network: RNN, factorization: Factorization, batch_size: int, context: Tensor | None
+    ) -> None:
+        super().__init__(factorization, batch_size)
+        self._network, self._cell = network, _CELLS[network.cell]
+        ranks = factorization.ranks.flatten()
+        self._blocks = ranks.argsort().tolist()
+        order = drawing_order(ranks)
+        self._encoding, states = network.encode(
+            context, batch_size, None if order is None else order.to(network.start.device)
+        )
+        self._set_states(states)
+        # Each layer's map of (its input, its state), transposed; the first one's input is
+        # projected apart.
+        size = network.start.shape[0]
+        first, self._bias = self._joint_map(0)
+        self._inner = first[:size]
+        self._maps, self._biases = [first[size:]], [self._bias]
+        for layer in range(1, network.num_layers):
+            weight, bias = self._joint_map(layer)
+            self._maps.append(weight)
+            self._biases.append(bias)
+        self._start = torch.addmv(self._bias, self._inner.T, network.start)
+        self._head = network.head.map_of(0)
+        self._readers: dict[int, tuple[Family, Tensor, Tensor]] = {}
+        self._from_context = None
+        if self._encoding is not None and self._encoding.shape[1] == 1:
+            self._from_context = self._project_context(0)
+
+    def _joint_map(self, layer: int) -> tuple[Tensor, Tensor]:
+        """(input + state, sums) and (sums,): a layer's weights and bias as its cell has them."""
+        inner, outer, *biases = (
+            getattr(self._network.rnn, f"{name}_l{layer}").split(self._network.hidden_size)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        rows, size = self._cell.rows, self._network.hidden_size
+        split = inner[0].shape[1]
+        weight = inner[0].new_zeros(split + size, len(rows) * size)
+        bias = inner[0].new_zeros(len(rows) * size)
+        for number, (of_input, of_state) in enumerate(rows):
+            columns = slice(number * size, (number + 1) * size)
+            if of_input is not None:
+                weight[:split, columns] = inner[of_input].T
+                bias[columns] += biases[0][of_input]
+            if of_state is not None:
+                weight[split:, columns] = outer[of_state].T
+                bias[columns] += biases[1][of_state]
+        return weight, bias
+
+    def _set_states(self, states: Tensor) -> None:
+        """From (states, layers, rows, size)."""
+        size = self._network.hidden_size
+        self._hidden = states[0].permute(1, 0, 2).flatten(1).contiguous()
+        self._views = [
+            self._hidden[:, size * max(layer - 1, 0) : size * (layer + 1)]
+            for layer in range(self._network.num_layers)
+        ]
+        self._own = list(self._hidden.split(size, 1))
+        # Cells but the LSTM's have no second state, and do not touch what stands for it.
+        self._second = [state.clone() for state in states[-1]]
+        self._sums = self._hidden.new_empty(len(self._hidden), len(self._cell.rows) * size)
+        self._parts = self._cell.parts(self._sums)
+
+    def _reader(self, block: int) -> tuple[Family, Tensor, Tensor]:
+        """How a drawn block is read straight into the first layer's sums."""
+        key = block if self.factorization.layout.flat else 0
+        if key not in self._readers:
+            family, weight, bias = self._network.embedding.map_of(block)
+            folded = (weight.T @ self._inner).T  # whose transpose, of which rows are taken, is whole
+            self._readers[key] = (family, folded, torch.addmv(self._bias, self._inner.T, bias))
+        return self._readers[key]
+
+    def _project_context(self, step: int) -> Tensor:
+        """What the context adds to the first layer's sums: (rows, sums)."""
+        sums = self._encoding[:, step] @ self._inner
+        return sums.repeat(self.batch_size // len(sums), 1)
+
+    @torch.no_grad()
+    def step(self, previous: Tensor | None) -> Tensor:
+        if previous is None:
+            sums = self._start.expand(self.batch_size, -1)
+        else:
+            family, weight, bias = self._reader(self._blocks[self.num_taken])
+            sums = family.project(previous.reshape(-1, *family.event_shape), weight, bias)
+            self.num_taken += 1
+        if self._encoding is not None:
+            shared = self._from_context
+            sums = sums + (self._project_context(self.num_taken) if shared is None else shared)
+        for layer, weight in enumerate(self._maps):
+            base = sums if layer == 0 else self._biases[layer]
+            torch.addmm(base, self._views[layer], weight, out=self._sums)
+            self._cell.advance(self._parts, self._own[layer], self._second[layer])
+        return self._params(self._own[-1])
+
+    @torch.no_grad()
+    def prefill(self, blocks: Tensor) -> Tensor:
+        if self.factorization.layout.flat:
+            return super().prefill(blocks)
+        self.num_taken = len(list(self._pieces(blocks)))
+        network = self._network
+        vectors = network.embedding(blocks)
+        inputs = torch.cat((network.start.expand(len(vectors), 1, -1), vectors), 1)
+        if self._encoding is not None:
+            inputs = add_encoding(inputs, self._encoding[:, : inputs.shape[1]])
+        hidden = torch.stack(self._own)
+        given = (hidden, torch.stack(self._second)) if network.cell == "lstm" else hidden
+        output, final = network.rnn(inputs, given)
+        states = torch.stack(final) if isinstance(final, tuple) else final.unsqueeze(0)
+        self._set_states(states)
+        return self._params(output[:, -1])
+
+    def select(self, rows: Tensor) -> None:
+        states = torch.stack((torch.stack(self._own), torch.stack(self._second)))
+        self._set_states(states.index_select(2, rows))
+        if self._encoding is not None:
+            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))
+        self.batch_size = len(rows)
+        if self._from_context is not None:
+            self._from_context = self._from_context.index_select(0, rows)
+
+    def _params(self, hidden: Tensor) -> Tensor:
+        if not self.factorization.layout.flat:
+            return F.linear(hidden, *self._head).unsqueeze(1)
+        return F.linear(hidden, *self._network.head.map_of(self._blocks[self.num_taken]))
