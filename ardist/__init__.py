@@ -4,7 +4,7 @@ p(x | c) = prod_i p(x_i | earlier x, c), over any ordering and any partition of 
 each conditional of any form, as one object of the `torch.distributions` API.
 """
 
-from ardist import families, networks
+from ardist import families, networks, testing
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.networks.base import LogLikelihood
@@ -21,4 +21,5 @@ __all__ = [
     "Partition",
     "families",
     "networks",
+    "testing",
 ]

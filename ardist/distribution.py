@@ -135,7 +135,7 @@ class AutoregressiveDistribution(TorchDistribution):
         fac, layout = self.factorization, self.factorization.layout
         shape = params.shape[: params.dim() - len(layout.param_shape)]
         lead = torch.broadcast_shapes(shape, self.batch_shape)
-        params = params.expand(*lead, *layout.param_shape)
+        params = params.expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
             return layout.families[0](params.reshape(*lead, *fac.grid_shape, -1))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
@@ -202,14 +202,14 @@ class AutoregressiveDistribution(TorchDistribution):
         """Events (*lead, ...) as (rows, ...)."""
         order = self._order(lead)
         rest = range(len(lead), x.dim())
-        return x.permute(*order, *rest).reshape(prod(lead), *x.shape[len(lead) :])
+        return x.permute((*order, *rest)).reshape((prod(lead), *x.shape[len(lead) :]))
 
     def _unrows(self, rows: Tensor, lead: Size) -> Tensor:
         """The inverse of `_rows`."""
         order = self._order(lead)
-        x = rows.reshape(*(lead[dim] for dim in order), *rows.shape[1:])
+        x = rows.reshape((*(lead[dim] for dim in order), *rows.shape[1:]))
         inverse = sorted(range(len(order)), key=order.__getitem__)
-        return x.permute(*inverse, *range(len(lead), x.dim()))
+        return x.permute((*inverse, *range(len(lead), x.dim())))
 
     @property
     def _contexts(self) -> Tensor | None:
@@ -224,7 +224,7 @@ class AutoregressiveDistribution(TorchDistribution):
     def _pass(self, value: Tensor) -> tuple[Tensor, Tensor, Size]:
         """Blocks and parameters of all rows, in one parallel pass."""
         lead = self._lead(value)
-        events = self._rows(value.expand(*lead, *self.event_shape), lead)
+        events = self._rows(value.expand((*lead, *self.event_shape)), lead)
         blocks = self.factorization.split(events)
         if len(blocks) == 0:  # which recurrent modules of torch refuse
             return blocks, self._reference.new_empty(0, *self.factorization.layout.param_shape), lead
@@ -240,6 +240,8 @@ class AutoregressiveDistribution(TorchDistribution):
 
     def _score(self, value: Tensor) -> Tensor:
         blocks, params, lead = self._pass(value)
+        if len(blocks) == 0:
+            return params.new_zeros(*lead, self.factorization.num_blocks)
         return self._unrows(self.factorization.layout.log_prob(params, blocks), lead)
 
     def _params(self, value: Tensor) -> Tensor:

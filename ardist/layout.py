@@ -22,12 +22,18 @@ class Layout:
     Args:
         families: of each block.
         flat: whether the layout is flat; if not, all families are the same.
+        is_index: whether values are int64; by default where all are indices.
     """
 
-    def __init__(self, families: Sequence[Family], flat: bool) -> None:
+    def __init__(
+        self, families: Sequence[Family], flat: bool, is_index: bool | None = None
+    ) -> None:
         self.families = tuple(families)
         self.flat = flat
         self.distinct = list(dict.fromkeys(self.families)) if flat else [self.families[0]]
+        if is_index is None:
+            is_index = all(family.is_index for family in self.distinct)
+        self.is_index = is_index
         self._members = [
             [block for block, family in enumerate(self.families) if family == member]
             for member in (self.distinct if flat else ())
@@ -47,11 +53,6 @@ class Layout:
     @property
     def num_blocks(self) -> int:
         return len(self.families)
-
-    @property
-    def is_index(self) -> bool:
-        """Whether all values are indices."""
-        return all(family.is_index for family in self.distinct)
 
     @property
     def has_rsample(self) -> bool:
@@ -76,12 +77,12 @@ class Layout:
         return Size((self.num_blocks, self.families[0].num_params))
 
     def dtype(self, params: torch.dtype) -> torch.dtype:
-        """Of values: int64 where all are indices, else that of the parameters."""
+        """Of values, given that of the parameters."""
         return torch.int64 if self.is_index else params
 
     def select(self, blocks: Sequence[int]) -> "Layout":
-        """The layout of some of the blocks."""
-        return Layout([self.families[block] for block in blocks], self.flat)
+        """The layout of some of the blocks, with values of the same dtype."""
+        return Layout([self.families[block] for block in blocks], self.flat, self.is_index)
 
     def columns(self, kind: str, blocks: Sequence[int]) -> list[int]:
         """Flat positions of some blocks' entries; `kind` is a key of `sizes`."""

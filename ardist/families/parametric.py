@@ -68,6 +68,8 @@ class Parametric(Family):
         self._sizes: list[int] = []
         self._makers: list[tuple[str, torch.Size, Link]] = []
         for name, constraint in constraint_of.items():
+            if constraint.is_discrete:
+                raise ValueError(f"fixed: {cls.__name__}'s {name} is discrete; give it by fixed=")
             shape = self._shape_of(name, constraint)
             if name in self.links:
                 link: Link = self.links[name]
@@ -113,7 +115,7 @@ class Parametric(Family):
         for (name, shape, link), raw in zip(
             self._makers, params.split(self._sizes, -1), strict=True
         ):
-            arguments[name] = link(raw.reshape(*params.shape[:-1], *shape))
+            arguments[name] = link(raw.reshape((*params.shape[:-1], *shape)))
         distribution = self.cls(**arguments, validate_args=False)
         spare = len(distribution.batch_shape) - (params.dim() - 1)
         return Independent(distribution, spare, validate_args=False) if spare else distribution
@@ -144,7 +146,10 @@ def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[
     arguments = set(inspect.signature(cls.__init__).parameters)
     declared = getattr(cls, "arg_constraints", None)
     if not isinstance(declared, dict):
-        raise ValueError(f"cls: expected a class with arg_constraints, got {cls}")
+        raise ValueError(
+            f"cls: expected a distribution class whose arg_constraints are the same for all "
+            f"parameters, got {cls.__name__}"
+        )
     unknown = set(fixed) - arguments
     if unknown:
         raise ValueError(f"fixed: {cls.__name__} takes no {sorted(unknown)}")

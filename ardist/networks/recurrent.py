@@ -270,7 +270,8 @@ class _RNNDecoder(Decoder):
     def _set_states(self, states: Tensor) -> None:
         """From (states, layers, rows, size)."""
         size = self._network.hidden_size
-        self._hidden = states[0].permute(1, 0, 2).flatten(1).contiguous()
+        # A copy: steps write in place, and the states may be a view of the parameter.
+        self._hidden = states[0].permute(1, 0, 2).reshape(states.shape[2], -1).clone()
         self._views = [
             self._hidden[:, size * max(layer - 1, 0) : size * (layer + 1)]
             for layer in range(self._network.num_layers)

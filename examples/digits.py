@@ -1,0 +1,156 @@
+"""Handwritten digits in two minutes: fit a MADE, score it, draw from it, complete with it.
+
+An 8x8 image with ink levels 0, ..., 16 is drawn pixel by pixel, row by row, each pixel from a
+distribution that depends on all before it. Needs scikit-learn, matplotlib and tqdm.
+"""
+
+import argparse
+import copy
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent
+from tqdm import tqdm
+
+import ardist as ad
+
+LEVELS, PIXELS = 17, 64
+STEPS, BATCH, LEARNING_RATE = 1500, 128, 3e-3
+
+
+def load() -> tuple[Tensor, Tensor, Tensor]:
+    """Train, validation and test images: int64 (N, 8, 8)."""
+    images = torch.as_tensor(load_digits().images).long()
+    order = np.random.RandomState(0).permutation(len(images))
+    return images[order[:1297]], images[order[1297:1547]], images[order[1547:]]
+
+
+def build() -> ad.networks.MADE:
+    # A mixture of logistics, rounded to the levels, knows that neighbouring levels are alike;
+    # a categorical would have to learn that from few images.
+    family = ad.families.DiscretizedLogisticMixture(5, bins=LEVELS)
+    factorization = ad.Factorization((8, 8), family)  # pixel by pixel, in raster order
+    # Any elementwise module can be the activation, so dropout can be a part of it.
+    activation = nn.Sequential(nn.ReLU(), nn.Dropout(0.6))
+    return ad.networks.MADE(factorization, hidden_features=(2048,), activation=activation)
+
+
+def shifted(x: Tensor) -> Tensor:
+    """The same images, half of them moved by up to a pixel: more training data for nothing."""
+    windows = F.pad(x, (1, 1, 1, 1)).unfold(1, 8, 1).unfold(2, 8, 1)  # (N, 3, 3, 8, 8)
+    moves = torch.where(torch.rand(len(x)) < 0.5, torch.randint(3, (2, len(x))), 1)
+    return windows[torch.arange(len(x)), moves[0], moves[1]]
+
+
+@torch.no_grad()
+def nats(net: ad.networks.MADE, x: Tensor) -> float:
+    """Mean negative log likelihood of an image, in nats."""
+    net.eval()  # without dropout
+    return -ad.AutoregressiveDistribution(net).log_prob(x).mean().item()
+
+
+def fit(net: ad.networks.MADE, train: Tensor, valid: Tensor, minutes: float) -> None:
+    """Maximum likelihood. Of the weights on the way, those best on the validation set stay."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE)
+    best, start = math.inf, time.perf_counter()
+    steps = tqdm(range(1, STEPS + 1), "training", ncols=100)
+    for step in steps:
+        net.train()
+        batch = shifted(train[torch.randint(len(train), (BATCH,))])
+        loss = -ad.AutoregressiveDistribution(net).log_prob(batch).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        # The learning rate falls to zero along a cosine, on a slow machine in fewer steps.
+        progress = max(step / STEPS, (time.perf_counter() - start) / (60 * minutes))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * math.cos(math.pi / 2 * progress) ** 2
+        if step % 25 == 0 or progress >= 1:
+            score = nats(net, valid)
+            if score < best:
+                best, weights = score, copy.deepcopy(net.state_dict())
+            steps.set_postfix_str(f"nats: train {nats(net, train[:250]):.1f}, valid {score:.1f}")
+        if progress >= 1:
+            steps.close()
+            break
+    net.load_state_dict(weights)
+    net.eval()
+
+
+def complete(net: ad.networks.MADE, upper: Tensor) -> Tensor:
+    """Images (N, 8, 8) drawn given their upper halves (N, 4, 8).
+
+    In raster order they come first: a decoder takes them in at once and then draws pixel by pixel.
+    """
+    family = net.factorization.families[0]
+    decoder = net.decoder(len(upper))
+    pieces = [upper.flatten(1)]
+    params = decoder.prefill(pieces[0])  # of the next pixel's distribution: (N, 1, num_params)
+    pieces.append(family.sample(params))  # (N, 1)
+    for _ in range(PIXELS // 2 + 1, PIXELS):
+        pieces.append(family.sample(decoder.step(pieces[-1])))
+    return torch.cat(pieces, 1).reshape(-1, 8, 8)
+
+
+def picture(net: ad.networks.MADE, test: Tensor, path: Path, columns: int = 16) -> None:
+    """Real digits, samples and completions: data in white, what the model drew in orange."""
+    inks = ("white", "#ffa62b")
+    data, drawn = (LinearSegmentedColormap.from_list("", ["#14141c", ink]) for ink in inks)
+    samples = ad.AutoregressiveDistribution(net).sample((4 * columns,))
+    chosen = test[2 * columns : 3 * columns]
+    completions = complete(net, chosen[:, :4].repeat(4, 1, 1))
+    original, given, completed = data(chosen / 16), data(chosen / 16), drawn(completions / 16)
+    given[:, 4:] = 0.85  # grey
+    completed[:, :4] = data(completions[:, :4] / 16)
+    panels = {
+        "Real digits, from the test set": data(test[: 2 * columns] / 16),
+        "Digits drawn by the model": drawn(samples / 16),
+        "Lower halves drawn by the model": np.concatenate((original, given, completed)),
+    }
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    axes = figure.subplots(3, height_ratios=[len(tiles) for tiles in panels.values()])
+    for axis, (title, tiles) in zip(axes, panels.items(), strict=True):
+        framed = np.pad(tiles, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
+        rows = framed.reshape(-1, columns, 9, 9, 4).swapaxes(1, 2)
+        axis.imshow(rows.reshape(-1, 9 * columns, 4))
+        axis.set_title(title, loc="left")
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    axes[-1].set_yticks([3.5, 12.5, 35], ["original", "given", "completed"])
+    axes[-1].tick_params(length=0)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("output"), help="for digits.png")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training, at most")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    args.output.mkdir(parents=True, exist_ok=True)
+    train, valid, test = load()
+    print(f"{len(train)} train, {len(valid)} validation and {len(test)} test images")
+    net, start = build(), time.perf_counter()
+    fit(net, train, valid, args.minutes)
+    print(f"{time.perf_counter() - start:.0f} s on {args.threads} threads, seed {args.seed}")
+    # To compare: each pixel on its own, by how often each level occurs there, and once more.
+    counts = F.one_hot(train, LEVELS).sum(0) + 1.0
+    alone = -Independent(Categorical(counts), 2).log_prob(test).mean().item()
+    for name, score in {"independent pixels": alone, "MADE": nats(net, test)}.items():
+        bits = score / PIXELS / math.log(2)
+        print(f"test, {name:>18}: {score:6.2f} nats = {bits:.3f} bits per pixel")
+    print("(expected of MADE: XX)")
+    picture(net, test, args.output / "digits.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""Every test starts from the same random state and leaves the defaults as they were."""
+
+import pyro
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    torch.manual_seed(0)
+    pyro.clear_param_store()
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def float64():
+    """Runs a test in double precision."""
+    torch.set_default_dtype(torch.float64)

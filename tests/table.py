@@ -1,0 +1,165 @@
+"""The named networks and factorizations that every property is held against."""
+
+from collections.abc import Callable
+
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+
+CONTEXT = (3,)
+
+ORDERINGS = {
+    "raster": ad.Ordering.raster(),
+    "reverse": ad.Ordering.reverse(),
+    "permutation": ad.Ordering.permutation([2, 0, 3, 1]),
+    "random": ad.Ordering.random(3),
+    "ties": ad.Ordering.from_ranks([4, 1, 1, 0]),
+    "graph": ad.Ordering.from_graph([[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]),
+}
+
+FAMILIES = {
+    "bernoulli": fam.Bernoulli(),
+    "categorical": fam.Categorical(3),
+    "normal": fam.Normal(),
+    "laplace": fam.Laplace(),
+    "logistic": fam.Logistic(),
+    "student_t": fam.StudentT(),
+    "log_normal": fam.LogNormal(),
+    "gamma": fam.Gamma(),
+    "beta": fam.Beta(),
+    "exponential": fam.Exponential(),
+    "poisson": fam.Poisson(),
+    "negative_binomial": fam.NegativeBinomial(),
+    "geometric": fam.Geometric(),
+    "von_mises": fam.VonMises(),
+    "mixture": fam.Mixture(fam.Normal(), 2),
+    "discretized": fam.DiscretizedLogisticMixture(2, bins=4),
+    "gumbel": fam.Parametric(dist.Gumbel),
+}
+
+VECTORS = {
+    "dirichlet": fam.Parametric(dist.Dirichlet, event_shape=(2,)),
+    "multivariate_normal": fam.Parametric(dist.MultivariateNormal, event_shape=(2,)),
+    "independent": fam.Independent(fam.Bernoulli(), (2,)),
+    "independent_mixture": fam.Independent(fam.Mixture(fam.Normal(), 2), (2,)),
+}
+
+FACTORIZATIONS = {
+    **{
+        f"bernoulli-{name}": ad.Factorization((2, 2) if name != "ties" else 4, fam.Bernoulli(), ordering=o)
+        for name, o in ORDERINGS.items()
+    },
+    **{
+        f"normal-{name}": ad.Factorization(4, fam.Normal(), ordering=ordering)
+        for name, ordering in ORDERINGS.items()
+    },
+    **{f"{name}-2": ad.Factorization(2, family) for name, family in FAMILIES.items()},
+    **{
+        f"{name}-along": ad.Factorization((2, 2), family, partition=ad.Partition.along(dim))
+        for dim, (name, family) in zip((0, 1, 0, 1), VECTORS.items(), strict=True)
+    },
+    "scalar": ad.Factorization((), fam.Normal()),
+    "one-bernoulli": ad.Factorization(1, fam.Bernoulli()),
+    "columns": ad.Factorization.columns(
+        a=fam.Bernoulli(), b=fam.Normal(), c=fam.Categorical(3), d=fam.Bernoulli()
+    ),
+    "columns-permuted": ad.Factorization.columns(
+        {"a": fam.Categorical(2), "b": fam.Gamma(), "c": fam.Categorical(3)},
+        ordering=ad.Ordering.permutation([1, 2, 0]),
+    ),
+    "columns-ties": ad.Factorization.columns(
+        {"a": fam.Normal(), "b": fam.Bernoulli(), "c": fam.Categorical(3), "d": fam.Bernoulli()},
+        ordering=ad.Ordering.from_ranks([1, 0, 0, 2]),
+    ),
+    "columns-of-one-family": ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Bernoulli()),
+    "split": ad.Factorization(
+        4,
+        [fam.Bernoulli(), VECTORS["dirichlet"], fam.Bernoulli()],
+        partition=ad.Partition.split([1, 2, 1]),
+        ordering=ad.Ordering.reverse(),
+    ),
+}  # fmt: skip
+
+
+class Plain(networks.ConditionalNetwork):
+    """A user's network: masked linear maps, and no decoder of its own."""
+
+    def __init__(self, factorization: ad.Factorization, context_shape: tuple[int, ...] = ()):
+        super().__init__(factorization, context_shape=context_shape)
+        layout = factorization.layout
+        reads = factorization.dependencies.repeat_interleave(
+            torch.tensor(layout.sizes["param"]), 0
+        ).repeat_interleave(torch.tensor(layout.sizes["feature"]), 1)
+        self.register_buffer("mask", reads.to(torch.get_default_dtype()), persistent=False)
+        self.weight = nn.Parameter(torch.randn(self.mask.shape) * 0.3)
+        self.bias = nn.Parameter(torch.randn(len(self.mask)) * 0.3)
+        self.context = nn.Linear(3, len(self.mask)) if context_shape else None
+
+    def forward(self, blocks, context=None, ranks=None):
+        features = self.factorization.layout.features(blocks).to(self.weight.dtype)
+        params = features @ (self.weight * self.mask).T + self.bias
+        if context is not None:
+            encoding = self.context(context)
+            params = (params.unflatten(0, (-1, len(context))) + encoding).flatten(0, 1)
+        return params.reshape(len(blocks), *self.factorization.layout.param_shape)
+
+
+def _made(**options: object) -> Callable[..., nn.Module]:
+    options = {"hidden_features": (48, 48), **options}
+    return lambda fac, context_shape=(): networks.MADE(fac, context_shape=context_shape, **options)
+
+
+def _rnn(**options: object) -> Callable[..., nn.Module]:
+    return lambda fac, context_shape=(): networks.RNN(
+        fac, hidden_size=16, context_shape=context_shape, **options
+    )
+
+
+NETWORKS = {
+    "made": _made(),
+    "made-residual": _made(residual=True, direct=False, activation=torch.tanh),
+    "made-linear": _made(hidden_features=()),
+    "rnn-tanh": _rnn(cell="tanh"),
+    "rnn-gru": _rnn(cell="gru", num_layers=2),
+    "rnn-lstm": _rnn(cell="lstm", num_layers=2, embedding_size=5),
+    "plain": Plain,
+}
+
+
+# Families meet one network of each kind; orders and partitions meet all of them.
+_ONE_OF_EACH_KIND = ("made", "rnn-gru", "plain")
+
+
+def fits(network: str, factorization: str) -> bool:
+    """Whether a network can follow a factorization's order, and the pair is in the table."""
+    if network.startswith("rnn") and not FACTORIZATIONS[factorization].is_total:
+        return False
+    return network in _ONE_OF_EACH_KIND or factorization.removesuffix("-2") not in FAMILIES
+
+
+CASES = [
+    (network, factorization)
+    for network in NETWORKS
+    for factorization in FACTORIZATIONS
+    if fits(network, factorization)
+]
+
+
+def build(network: str, factorization: str, context_shape: tuple[int, ...] = ()) -> nn.Module:
+    """A freshly initialized network of the table, always the same one."""
+    torch.manual_seed(7)
+    return NETWORKS[network](FACTORIZATIONS[factorization], context_shape=context_shape)
+
+
+def condition(network: nn.Module, batch: int | None = None) -> ad.AutoregressiveDistribution:
+    """Its distribution, under `batch` contexts if it takes one."""
+    if not network.context_shape:
+        return network.condition()
+    generator = torch.Generator().manual_seed(5)
+    like = next(network.parameters())
+    shape = CONTEXT if batch is None else (batch, *CONTEXT)
+    return network.condition(torch.randn(shape, generator=generator).to(like.dtype))

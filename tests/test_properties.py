@@ -1,0 +1,240 @@
+"""Each property once, for every network and factorization of the table."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from pyro.distributions.testing.gof import auto_goodness_of_fit
+from scipy.special import betainc
+from scipy.stats import kstest
+from scipy.stats import t as student_t
+from table import CASES, CONTEXT, FACTORIZATIONS, FAMILIES, NETWORKS, build, condition
+
+import ardist as ad
+from ardist.sampling import Decoder, _draw_steps, draw
+
+contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
+cases = pytest.mark.parametrize(("network", "factorization"), CASES)
+
+ENUMERABLE = [case for case in CASES if FACTORIZATIONS[case[1]].num_states is not None]
+DIFFERENTIABLE = [
+    case
+    for case in CASES
+    if not FACTORIZATIONS[case[1]].support.is_discrete and case[1] != "von_mises-2"
+]
+REPARAMETERIZED = [case for case in CASES if FACTORIZATIONS[case[1]].has_rsample]
+HAS_CDF = ("beta", "student_t", "laplace", "logistic", "log_normal", "gamma", "exponential", "mixture", "gumbel")
+FREE = ("normal-2", "mixture-2", "gamma-2", "beta-2", "student_t-2", "columns", "columns-permuted")
+
+
+@cases
+@contexts
+def test_conditionals_depend_on_what_they_may_and_on_nothing_else(
+    network, factorization, context_shape
+):
+    net = build(network, factorization, context_shape)
+    context = torch.randn(CONTEXT) if context_shape else None
+    found = ad.testing.check_autoregressive(net, context)
+    assert found.reach == 1.0
+    assert torch.equal(found.influence, net.factorization.dependencies)
+    assert found.context_reach == (1.0 if context_shape else None)
+
+
+@pytest.mark.parametrize(("network", "factorization"), DIFFERENTIABLE)
+def test_jacobian_has_the_pattern_of_the_dependencies(network, factorization, float64):
+    net = build(network, factorization)
+    fac, layout = net.factorization, net.factorization.layout
+    seen = torch.zeros(fac.num_blocks, fac.num_blocks, dtype=torch.bool)
+    for _ in range(3):
+        blocks = fac.split(net.condition().sample((1,)))
+        jacobian = torch.autograd.functional.jacobian(lambda b: net(b).flatten(), blocks).flatten(1)
+        rows = jacobian.split([size for size in layout.sizes["param"]], 0)
+        for i, row in enumerate(rows):
+            columns = row.split(layout.sizes["value"], 1)
+            for j, entry in enumerate(columns):
+                seen[i, j] |= bool((entry != 0).any())
+    assert torch.equal(seen, fac.dependencies)
+
+
+@cases
+@contexts
+def test_decoder_gives_the_numbers_of_the_parallel_pass(network, factorization, context_shape):
+    net = build(network, factorization, context_shape)
+    context = torch.randn(2, *CONTEXT) if context_shape else None
+    ad.testing.check_decoder(net, context)
+    double = None if context is None else context.double()
+    ad.testing.check_decoder(net.double(), double)
+
+
+@cases
+def test_shapes_expansion_and_broadcasting(network, factorization):
+    net = build(network, factorization, CONTEXT)
+    ad.testing.check_shapes(condition(net, 4))
+    ad.testing.check_shapes(build(network, factorization).condition())
+
+
+@cases
+def test_expanded_context_in_the_middle_of_the_batch(network, factorization):
+    """The rows of a context that does not vary along an inner dimension are not mixed up."""
+    p = condition(build(network, factorization, CONTEXT), 3)
+    q = ad.AutoregressiveDistribution(p.network, p.context.unsqueeze(1)).expand((2, 3, 4))
+    x = q.sample()
+    each = [p.log_prob(x[:, :, i]) for i in range(4)]
+    torch.testing.assert_close(q.log_prob(x), torch.stack(each, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("network", "factorization"), ENUMERABLE)
+def test_probabilities_sum_to_one(network, factorization, float64):
+    net = build(network, factorization, CONTEXT).double()
+    ad.testing.check_normalized(condition(net, 2), tolerance=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("network", "factorization"),
+    [("rnn-gru", "normal-2"), ("plain", "normal-2")]
+    + [
+        ("made", name)
+        for name, value in FACTORIZATIONS.items()
+        if name.removesuffix("-2") in FAMILIES and value.num_states is None
+    ]
+    + [("made", "scalar"), ("made", "columns"), ("made", "columns-permuted")],
+)
+def test_densities_integrate_to_one(network, factorization, float64):
+    net = build(network, factorization).double()
+    ad.testing.check_normalized(net.condition(), num_points=501, tolerance=5e-3)
+
+
+@cases
+def test_samples_follow_log_prob(network, factorization):
+    p = condition(build(network, factorization, CONTEXT))
+    x = p.sample((4000,))
+    assert p.support.check(x).all()
+    if p.factorization.num_states is not None:
+        states = p.enumerate_support()
+        flat = states.flatten(1).double()
+        which = torch.cdist(x.reshape(len(x), -1).double(), flat).argmin(-1)
+        counts = torch.bincount(which, minlength=len(states)).double()
+        expected = p.log_prob(states).exp().double() * len(x)
+        kept = expected > 5
+        chi2 = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
+        freedom = int(kept.sum()) - 1 + int((~kept).any())
+        assert chi2 < freedom + 5 * (2 * freedom) ** 0.5 + 5
+    elif factorization.removesuffix("-2") in HAS_CDF or factorization.startswith("normal"):
+        with torch.no_grad():  # each block's probability integral transform
+            uniform = _cdf(p.conditionals(x), x)
+        for column in uniform.flatten(1).T:
+            assert kstest(column.numpy(), "uniform").pvalue > 1e-4
+    elif factorization.endswith("-2") and not p.support.is_discrete:
+        assert auto_goodness_of_fit(x, p.log_prob(x).exp(), dim=2) > 1e-4
+    else:
+        _first_block_follows(p, x)
+
+
+def _cdf(conditionals, x):
+    """The CDF, from scipy where torch has none."""
+    if isinstance(conditionals, torch.distributions.Beta):
+        ends = conditionals.concentration1, conditionals.concentration0
+        return torch.as_tensor(betainc(*(end.numpy() for end in ends), x.numpy()))
+    if isinstance(conditionals, torch.distributions.StudentT):
+        z = (x - conditionals.loc) / conditionals.scale
+        return torch.as_tensor(student_t.cdf(z.numpy(), conditionals.df.numpy()))
+    return conditionals.cdf(x)
+
+
+def _first_block_follows(p, x):
+    """The block that is drawn first has no past, and so one conditional."""
+    fac = p.factorization
+    first = fac.steps[0][0]
+    family = fac.layout.families[first]
+    raw = fac.layout.take("param", p._params(x[:1]).detach(), [first]).reshape(1, -1)
+    values = fac.layout.take("value", fac.split(x), [first])
+    values = values.reshape(len(x), *family.event_shape)
+    prob = family.log_prob(raw, values).exp()
+    if not family.support.is_discrete:
+        # The last coordinate of a simplex is not free.
+        dim = 1 if "Dirichlet" in str(family) or not family.event_shape else 2
+        values = values[:, 0] if dim == 1 and family.event_shape else values
+        assert auto_goodness_of_fit(values, prob, dim=dim) > 1e-4
+        return
+    seen, counts = values.unique(dim=0, return_counts=True)
+    for value, count in zip(seen[:5], counts[:5], strict=True):
+        expected = family.log_prob(raw, value).exp().item()
+        deviation = (expected * (1 - expected) * len(x)) ** 0.5
+        assert abs(count.item() - expected * len(x)) < 5 * deviation + 3
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+@pytest.mark.parametrize("factorization", FREE)
+def test_log_prob_gradients_match_finite_differences(network, factorization, float64):
+    net = build(network, factorization, CONTEXT).double()
+    p = condition(net, 2)
+    x = p.sample()
+    context = p.context.clone().requires_grad_()
+    named = dict(net.named_parameters())
+    names = list(named)[:2] + list(named)[-2:]
+    values = [named[name].detach().clone().requires_grad_() for name in names]
+
+    def function(c, *replaced):
+        return net.condition(c, params=dict(zip(names, replaced, strict=True))).log_prob(x)
+
+    assert torch.autograd.gradcheck(function, (context, *values), fast_mode=True)
+
+
+@pytest.mark.parametrize(("network", "factorization"), REPARAMETERIZED)
+def test_rsample_has_gradients_to_parameters_and_context(network, factorization):
+    net = build(network, factorization, CONTEXT)
+    p = condition(net, 2)
+    p.context.requires_grad_()
+    x = p.rsample((3,))
+    assert x.shape == (3, *p.batch_shape, *p.event_shape)
+    assert p.support.check(x).all()
+    x.square().sum().backward()
+    assert p.context.grad.abs().sum() > 0
+    assert all(w.grad is None or w.grad.isfinite().all() for w in net.parameters())
+
+
+@cases
+def test_round_trips(network, factorization):
+    """Copies, pickles and states give the same distribution; events survive split and merge."""
+    net = build(network, factorization, CONTEXT)
+    p = condition(net, 2)
+    x = p.sample((3,))
+    assert torch.equal(net.factorization.merge(net.factorization.split(x)), x)
+    score = p.log_prob(x)
+    other = NETWORKS[network](FACTORIZATIONS[factorization], context_shape=CONTEXT)
+    other.load_state_dict(net.state_dict())
+    for same in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), other):
+        assert same.factorization == net.factorization
+        assert torch.equal(same.condition(p.context).log_prob(x), score)
+    again = pickle.loads(pickle.dumps(p))
+    assert torch.equal(again.log_prob(x), score)
+
+
+@pytest.mark.parametrize("factorization", ["bernoulli-graph", "normal-permutation", "columns-ties"])
+def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization, monkeypatch):
+    net = build("made", factorization).double()
+    fac = net.factorization
+    noise = [layout.noise(50, torch.zeros((), dtype=torch.float64)) for layout in fac.step_layouts]
+    left = iter(noise)
+    stepped = torch.cat(
+        _draw_steps(net.decoder(50), lambda layout, params: layout.push(params, next(left))), 1
+    )
+    window = torch.cat([each[0] for each in noise], 1) if not fac.layout.flat else None
+    if window is None:
+        drawn = draw(net.decoder(50), torch.zeros((), dtype=torch.float64))
+        assert drawn.shape == stepped.shape
+        return
+    monkeypatch.setattr(type(fac.layout), "noise", lambda *_: [window])
+    decoder = net.decoder(50)
+    decoder.max_window = fac.num_steps
+    drawn = draw(decoder, torch.zeros((), dtype=torch.float64))
+    order = [block for step in fac.steps for block in step]
+    torch.testing.assert_close(fac.layout.take("value", drawn, order), stepped, atol=1e-9, rtol=0)
+
+
+def test_networks_without_a_decoder_are_sampled_by_whole_passes():
+    net = build("plain", "bernoulli-random")
+    made = build("made", "bernoulli-random")
+    assert type(net.decoder(2)).__name__ == "WholePasses"
+    assert isinstance(made.decoder(2), Decoder)
