@@ -22,15 +22,9 @@ class BlockConstraint(constraints.Constraint):
         self.layout = layout
         self.elements = elements  # flat positions in the event, block after block
         self.event_shape = event_shape
+        self.is_discrete = any(family.support.is_discrete for family in layout.distinct)
+        self.event_dim = len(event_shape)
         super().__init__()
-
-    @property
-    def is_discrete(self) -> bool:  # type: ignore[override]
-        return any(family.support.is_discrete for family in self.layout.distinct)
-
-    @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return len(self.event_shape)
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each event is inside: (...) bool."""
@@ -59,22 +53,15 @@ class BlockTransform(Transform):
 
     def __init__(self, constraint: BlockConstraint, registry: Any) -> None:
         super().__init__()
-        self.constraint = constraint
+        self.constraint = self.codomain = constraint
         families = constraint.layout.families
         self.parts: list[Transform] = [registry(family.support) for family in families]
+        self.bijective = all(part.bijective for part in self.parts)
         self.shapes = [family.event_shape for family in families]
         self.free_shapes = [
             Size(part.inverse_shape(shape))
             for part, shape in zip(self.parts, self.shapes, strict=True)
         ]
-
-    @property
-    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
-        return self.constraint
-
-    @property
-    def bijective(self) -> bool:  # type: ignore[override]
-        return all(part.bijective for part in self.parts)
 
     def forward_shape(self, shape: Size) -> Size:
         return Size(shape[:-1]) + self.constraint.event_shape
@@ -107,14 +94,8 @@ def _cut(rows: Tensor, shapes: list[Size]) -> list[Tensor]:
     """(..., total) as a tensor (..., *shape) for each shape."""
     pieces = rows.split([shape.numel() for shape in shapes], -1)
     lead = rows.shape[:-1]
-    return [piece.reshape(*lead, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return [piece.reshape((*lead, *shape)) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-@biject_to.register(BlockConstraint)
-def _biject_to_blocks(constraint: BlockConstraint) -> BlockTransform:
-    return BlockTransform(constraint, biject_to)
-
-
-@transform_to.register(BlockConstraint)
-def _transform_to_blocks(constraint: BlockConstraint) -> BlockTransform:
-    return BlockTransform(constraint, transform_to)
+biject_to.register(BlockConstraint, lambda constraint: BlockTransform(constraint, biject_to))
+transform_to.register(BlockConstraint, lambda constraint: BlockTransform(constraint, transform_to))

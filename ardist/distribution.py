@@ -93,13 +93,14 @@ class AutoregressiveDistribution(TorchDistribution):
     ) -> "AutoregressiveDistribution":
         """The same distribution with a larger batch_shape, in constant time: nothing is run."""
         wanted = Size(batch_shape)
-        new: AutoregressiveDistribution = self._get_checked_instance(
-            AutoregressiveDistribution, _instance
-        )
-        if Size(torch.broadcast_shapes(self.batch_shape, wanted)) != wanted:
+        spare = len(wanted) - len(self.batch_shape)
+        if spare < 0 or any(
+            old not in (1, new) for old, new in zip(self.batch_shape, wanted[spare:], strict=True)
+        ):
             raise ValueError(
                 f"batch_shape: {tuple(self.batch_shape)} cannot be expanded to {tuple(wanted)}"
             )
+        new = object.__new__(type(self)) if _instance is None else _instance
         new.__dict__.update({**self.__dict__, "_batch_shape": wanted})
         return new
 
@@ -120,7 +121,7 @@ class AutoregressiveDistribution(TorchDistribution):
         value = self._checked(value)
         result = self._replaced(self._score, value)
         lead = torch.broadcast_shapes(result.shape[:-1], self.batch_shape)
-        return result.expand(*lead, -1).reshape(*lead, *self.factorization.grid_shape)
+        return result.expand((*lead, -1)).reshape((*lead, *self.factorization.grid_shape))
 
     def conditionals(
         self, value: Tensor
@@ -227,7 +228,11 @@ class AutoregressiveDistribution(TorchDistribution):
         events = self._rows(value.expand((*lead, *self.event_shape)), lead)
         blocks = self.factorization.split(events)
         if len(blocks) == 0:  # which recurrent modules of torch refuse
-            return blocks, self._reference.new_empty(0, *self.factorization.layout.param_shape), lead
+            return (
+                blocks,
+                self._reference.new_empty(0, *self.factorization.layout.param_shape),
+                lead,
+            )
         return blocks, self._network(blocks, self._contexts), lead
 
     def _network(self, blocks: Tensor, context: Tensor | None, ranks: None = None) -> Tensor:

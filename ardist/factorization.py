@@ -201,14 +201,15 @@ class Factorization:
 
     def enumerate_support(self) -> Tensor:
         """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""
-        if self.num_states is None:
-            raise ValueError(f"families: expected finite discrete ones, got {self}")
         layout = self.layout
-        states = [family.enumerate_support() for family in layout.families]
+        found = [family.enumerate_support() for family in layout.families]
+        states = [values for values in found if values is not None]
+        if len(states) < len(found):
+            raise ValueError(f"families: expected finite discrete ones, got {self}")
         choices = torch.cartesian_prod(*(torch.arange(len(values)) for values in states))
-        choices = choices.reshape(self.num_states, len(states))
+        choices = choices.reshape(-1, len(states))
         flat = [
-            values[choice].reshape(self.num_states, -1)
+            values[choice].reshape(len(choice), -1)
             for values, choice in zip(states, choices.unbind(-1), strict=True)
         ]
         dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
@@ -240,7 +241,7 @@ class Factorization:
         flat = x.reshape(*lead, len(self._cut.elements))
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.to(x.device))
-        return flat.reshape(*lead, *self.layout.value_shape)
+        return flat.reshape((*lead, *self.layout.value_shape))
 
     def merge(self, blocks: Tensor) -> Tensor:
         """The inverse of `split`."""
@@ -253,7 +254,7 @@ class Factorization:
         flat = blocks.reshape(*lead, len(self._cut.elements))
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
-        return flat.reshape(*lead, *self.event_shape)
+        return flat.reshape((*lead, *self.event_shape))
 
     def pack(self, columns: Mapping[str, Tensor]) -> Tensor:
         """Named columns, each (*lead, *column_shape), as events."""
@@ -314,7 +315,7 @@ class Factorization:
     # Values and checks.
 
     def _check_families(self, families: Family | Sequence[Family]) -> tuple[Family, ...]:
-        given = (families,) if isinstance(families, Family) else tuple(families)
+        given = tuple(families) if isinstance(families, Sequence) else (families,)
         for family in given:
             if not isinstance(family, Family):
                 raise ValueError(
@@ -327,10 +328,9 @@ class Factorization:
                 f"blocks, got {len(given)}"
             )
         shapes = self._cut.block_shapes
-        if len(shapes) == 1 or len(given) == 1:
-            pairs = itertools.product(shapes, given)
-        else:
-            pairs = zip(shapes, given, strict=True)
+        # One of either serves all of the other.
+        number = max(len(shapes), len(given))
+        pairs = zip(shapes * (number // len(shapes)), given * (number // len(given)), strict=True)
         for shape, family in dict.fromkeys(pairs):
             if family.event_shape != shape:
                 raise ValueError(
@@ -389,9 +389,7 @@ def _rebuild(
     ordering: Ordering,
     names: tuple[str, ...] | None,
 ) -> Factorization:
-    return Factorization(
-        event_shape, families, partition=partition, ordering=ordering, names=names
-    )
+    return Factorization(event_shape, families, partition=partition, ordering=ordering, names=names)
 
 
 def _inside(shape: Sequence[int]) -> str:

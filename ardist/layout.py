@@ -185,4 +185,3 @@ class Layout:
                 wanted = sorted(range(len(order)), key=order.__getitem__)
             self._indices[key] = torch.tensor(wanted, device=device)
         return self._indices[key]
-

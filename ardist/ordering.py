@@ -88,9 +88,8 @@ class Ordering:
                     f"ordering: expected ranks of the grid's shape {tuple(grid_shape)}, "
                     f"got {self._shape}"
                 )
-            return torch.unique(torch.tensor(self.arguments), return_inverse=True)[1].view(
-                grid_shape
-            )
+            dense: Tensor = torch.unique(torch.tensor(self.arguments), return_inverse=True)[1]
+            return dense.view(grid_shape)
         if self.name == "random":
             generator = torch.Generator().manual_seed(self.arguments[0])
             order = torch.randperm(num_blocks, generator=generator)

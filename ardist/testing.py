@@ -82,10 +82,12 @@ def check_autoregressive(
                 first = net(base, context, ranks)
                 for start in range(0, count, 64):
                     blocks = list(range(start, min(start + 64, count)))
-                    changed = torch.cat([
-                        layout.put(base, [block], layout.take("value", other, [block]))
-                        for block in blocks
-                    ])
+                    changed = torch.cat(
+                        [
+                            layout.put(base, [block], layout.take("value", other, [block]))
+                            for block in blocks
+                        ]
+                    )
                     influence[:, blocks] |= _reactions(net(changed, context, ranks), first, owner).T
                 if context is not None:
                     moved = net(base, context + torch.randn_like(context), ranks)
@@ -274,9 +276,11 @@ def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tenso
     """Values (n, *event_shape) of a block and the logarithms of their weights (n,)."""
     support = family.support
     states = family.enumerate_support()
-    if states is None and isinstance(support, constraints.greater_than_eq | type(
-        constraints.nonnegative_integer
-    )) and support.is_discrete:
+    if (
+        states is None
+        and isinstance(support, constraints.greater_than_eq | type(constraints.nonnegative_integer))
+        and support.is_discrete
+    ):
         states = torch.arange(201.0)
     if states is not None:
         states = states.to(like.device).reshape(len(states), *family.event_shape)
@@ -320,7 +324,8 @@ def check_shapes(p: AutoregressiveDistribution) -> None:
         for shape in (Size(), Size((2,)), Size((3, 2)), Size((0,))):
             x = p.sample(shape)
             same(x.shape, shape + batch + event, f"sample({tuple(shape)})")
-            same(x.shape, Size(p.shape(shape)), f"shape({tuple(shape)})")
+            promised: Size = p.shape(shape)  # type: ignore[no-untyped-call]
+            same(x.shape, promised, f"shape({tuple(shape)})")
             same(p.log_prob(x).shape, shape + batch, "log_prob")
             same(p.log_prob_blocks(x).shape, shape + batch + grid, "log_prob_blocks")
         x = p.sample()

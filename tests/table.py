@@ -50,8 +50,10 @@ VECTORS = {
 
 FACTORIZATIONS = {
     **{
-        f"bernoulli-{name}": ad.Factorization((2, 2) if name != "ties" else 4, fam.Bernoulli(), ordering=o)
-        for name, o in ORDERINGS.items()
+        f"bernoulli-{name}": ad.Factorization(
+            4 if name == "ties" else (2, 2), fam.Bernoulli(), ordering=ordering
+        )
+        for name, ordering in ORDERINGS.items()
     },
     **{
         f"normal-{name}": ad.Factorization(4, fam.Normal(), ordering=ordering)

@@ -161,7 +161,7 @@ def test_parametric_takes_constants_and_links():
         (lambda: fam.Parametric(dist.Categorical), "shapes: the shape of Categorical's logits"),
         (lambda: fam.Parametric(dist.Normal, links={"x": torch.exp}), "x: expected a free param"),
         (lambda: fam.Parametric(dist.Normal, fixed={"x": 1}), r"fixed: Normal takes no \['x'\]"),
-        (lambda: fam.Parametric(int), "cls: expected a distribution class whose arg_constraints are"),
+        (lambda: fam.Parametric(int), "cls: expected a distribution class whose"),
         (
             lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
             "fixed: expected a free parameter of Normal, got none",

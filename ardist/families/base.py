@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,32 +20,61 @@ class Family(ABC):
     is a value of it. In every method `params` is `(..., num_params)` and a value is
     `(..., *event_shape)`; leading dimensions broadcast.
 
-    To write one, set the attributes below and define `__call__`. Override `log_prob`, `sample`
+    To write one, give it the members below that differ, as class attributes or properties, and
+    define `__call__`. Override `log_prob`, `sample`
     and `features` where something faster or safer is known, and `push` and `_fill` where a draw
     is a function of the parameters and of noise that does not depend on them: such families are
     sampled with all noise drawn ahead.
     """
 
-    event_shape: torch.Size = torch.Size()
-    """Shape of the block."""
-    num_params: int
-    """How many unconstrained reals parameterize one conditional."""
-    support: constraints.Constraint
-    """Where values lie; the same for all parameters."""
-    has_rsample: bool = False
-    """Whether draws have gradients to the parameters."""
-    has_push: bool = False
-    """Whether `noise` and `push` exist."""
-    noise_shape: torch.Size = torch.Size()
-    """Shape of the noise of one value."""
-    has_cdf_gradient: bool = False
-    """Whether `cdf` exists and has gradients to the parameters and the value."""
-    is_index: bool = False
-    """Whether values are int64 indices."""
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of the block."""
+        return torch.Size()
+
+    @property
+    @abstractmethod
+    def num_params(self) -> int:
+        """How many unconstrained reals parameterize one conditional."""
+
+    @property
+    def num_features(self) -> int:
+        """How many numbers a network reads of a drawn block."""
+        return math.prod(self.event_shape)
+
+    @property
+    @abstractmethod
+    def support(self) -> constraints.Constraint:
+        """Where values lie, the same for all parameters; its event_dim is the block's."""
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws have gradients to the parameters."""
+        return False
+
+    @property
+    def has_push(self) -> bool:
+        """Whether `noise` and `push` exist."""
+        return False
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        """Shape of the noise of one value."""
+        return torch.Size()
+
+    @property
+    def has_cdf_gradient(self) -> bool:
+        """Whether `cdf` exists and has gradients to the parameters and the value."""
+        return False
+
+    @property
+    def is_index(self) -> bool:
+        """Whether values are int64 indices."""
+        return False
 
     def __repr__(self) -> str:
         """The constructor's call, without what is left at its default."""
-        given = fields(self) if is_dataclass(self) else ()
+        given: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         values = [(field, getattr(self, field.name)) for field in given]
         parts = [
             repr(value) if field.default is MISSING else f"{field.name}={value!r}"
@@ -52,11 +82,6 @@ class Family(ABC):
             if value != field.default
         ]
         return f"{type(self).__name__}({', '.join(parts)})"
-
-    @property
-    def num_features(self) -> int:
-        """How many numbers a network reads of a drawn block."""
-        return math.prod(self.event_shape)
 
     @abstractmethod
     def __call__(self, params: Tensor) -> Distribution:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -39,11 +38,11 @@ class Mixture(Family):
         as_positive(self.num_components, "num_components")
 
     @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
+    def event_shape(self) -> torch.Size:
         return self.family.event_shape
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
+    def num_params(self) -> int:
         return self.num_components * (1 + self.family.num_params)
 
     @property
@@ -51,23 +50,23 @@ class Mixture(Family):
         return self.family.num_features
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         return self.family.support
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
+    def has_rsample(self) -> bool:
         return self.family.has_cdf_gradient and not self.event_shape
 
     @property
-    def has_cdf_gradient(self) -> bool:  # type: ignore[override]
+    def has_cdf_gradient(self) -> bool:
         return self.family.has_cdf_gradient
 
     @property
-    def has_push(self) -> bool:  # type: ignore[override]
+    def has_push(self) -> bool:
         return self.family.has_push
 
     @property
-    def is_index(self) -> bool:  # type: ignore[override]
+    def is_index(self) -> bool:
         return self.family.is_index
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,11 +78,12 @@ class Mixture(Family):
 
     def __call__(self, params: Tensor) -> Distribution:
         logits, each = self._split(params)
-        return dist.MixtureSameFamily(
+        result: Distribution = dist.MixtureSameFamily(
             dist.Categorical(logits=logits, validate_args=False),
             self.family(each),
             validate_args=False,
         )
+        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)
@@ -110,7 +110,7 @@ class Mixture(Family):
         return value - (cdf - cdf.detach()) / density
 
     @property
-    def noise_shape(self) -> torch.Size:  # type: ignore[override]
+    def noise_shape(self) -> torch.Size:
         return torch.Size((1 + math.prod(self.family.noise_shape),))
 
     def _fill(self, out: Tensor) -> Tensor:
@@ -149,9 +149,9 @@ class DiscretizedLogisticMixture(Family):
 
     num_components: int
     bins: int
-    has_push: ClassVar[bool] = True
-    is_index: ClassVar[bool] = True
-    noise_shape: ClassVar[torch.Size] = torch.Size((2,))
+    has_push = True
+    is_index = True
+    noise_shape = torch.Size((2,))
 
     def __post_init__(self) -> None:
         as_positive(self.num_components, "num_components")
@@ -159,7 +159,7 @@ class DiscretizedLogisticMixture(Family):
             raise ValueError(f"bins: expected an integer of at least 2, got {self.bins}")
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
+    def num_params(self) -> int:
         return 3 * self.num_components
 
     @property
@@ -167,7 +167,7 @@ class DiscretizedLogisticMixture(Family):
         return 1
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.bins - 1)
 
     def __call__(self, params: Tensor) -> Distribution:
@@ -190,7 +190,8 @@ class DiscretizedLogisticMixture(Family):
         upper = F.logsigmoid(middle + half).masked_fill(last, 0.0)
         lower = F.logsigmoid(half - middle).masked_fill(first, 0.0)
         width = torch.log(-torch.expm1(-2 * half)).masked_fill(first | last, 0.0)
-        return (logits + upper + lower + width).logsumexp(-1) - logits.logsumexp(-1)
+        result: Tensor = (logits + upper + lower + width).logsumexp(-1) - logits.logsumexp(-1)
+        return result
 
     def _scale(self, raw: Tensor) -> Tensor:
         # A scale of a hundredth of a bin is certainty already.
@@ -230,11 +231,11 @@ class Independent(Family):
         object.__setattr__(self, "shape", tuple(as_size(self.shape, "shape")))
 
     @property
-    def event_shape(self) -> torch.Size:  # type: ignore[override]
+    def event_shape(self) -> torch.Size:
         return torch.Size(self.shape) + self.family.event_shape
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
+    def num_params(self) -> int:
         return math.prod(self.shape) * self.family.num_params
 
     @property
@@ -242,23 +243,23 @@ class Independent(Family):
         return math.prod(self.shape) * self.family.num_features
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         return constraints.independent(self.family.support, len(self.shape))
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
+    def has_rsample(self) -> bool:
         return self.family.has_rsample
 
     @property
-    def has_push(self) -> bool:  # type: ignore[override]
+    def has_push(self) -> bool:
         return self.family.has_push
 
     @property
-    def is_index(self) -> bool:  # type: ignore[override]
+    def is_index(self) -> bool:
         return self.family.is_index
 
     @property
-    def noise_shape(self) -> torch.Size:  # type: ignore[override]
+    def noise_shape(self) -> torch.Size:
         return torch.Size(self.shape) + self.family.noise_shape
 
     def _each(self, params: Tensor) -> Tensor:

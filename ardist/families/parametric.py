@@ -15,7 +15,14 @@ from ardist.families.links import Link
 from ardist.shapes import as_size
 
 # Classes whose cdf is there and differentiable in parameters and value.
-_CDF_GRADIENT = (torch_dist.Normal, torch_dist.Laplace, torch_dist.LogNormal, torch_dist.Exponential, torch_dist.Gumbel, torch_dist.Cauchy)
+_CDF_GRADIENT = (
+    torch_dist.Normal,
+    torch_dist.Laplace,
+    torch_dist.LogNormal,
+    torch_dist.Exponential,
+    torch_dist.Gumbel,
+    torch_dist.Cauchy,
+)
 # Parameters that say the same: a fixed one is kept, else the first that the class has.
 _ALTERNATIVES = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
 
@@ -54,7 +61,7 @@ class Parametric(Family):
         shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.cls = cls
-        self.event_shape = as_size(event_shape, "event_shape")
+        self._event_shape = as_size(event_shape, "event_shape")
         self.links = dict(links or {})
         self.fixed = dict(fixed or {})
         self.shapes = {name: as_size(shape, "shapes") for name, shape in (shapes or {}).items()}
@@ -78,7 +85,7 @@ class Parametric(Family):
                 link, shape = transform, torch.Size(transform.inverse_shape(shape))
             self._makers.append((name, shape, link))
             self._sizes.append(math.prod(shape))
-        self.num_params = sum(self._sizes)
+        self._num_params = sum(self._sizes)
         if self.num_params == 0:
             raise ValueError(f"fixed: expected a free parameter of {cls.__name__}, got none")
         generator = torch.Generator().manual_seed(0)
@@ -88,14 +95,33 @@ class Parametric(Family):
                 f"event_shape: {cls.__name__} has events of shape {tuple(ours.event_shape)}, "
                 f"got {tuple(self.event_shape)}"
             )
-        self.support = ours.support
+        self._support: constraints.Constraint = ours.support  # type: ignore[assignment]
         if _describe(ours.support) != _describe(other.support):
             raise ValueError(
                 f"cls: expected a distribution whose support is the same for all parameters, "
                 f"got {cls.__name__}; give the parameters that move it by fixed="
             )
-        self.has_rsample = bool(ours.has_rsample)
-        self.has_cdf_gradient = issubclass(cls, _CDF_GRADIENT) and not self.event_shape
+        self._has_rsample = bool(ours.has_rsample)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return self._event_shape
+
+    @property
+    def num_params(self) -> int:
+        return self._num_params
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self._support
+
+    @property
+    def has_rsample(self) -> bool:
+        return self._has_rsample
+
+    @property
+    def has_cdf_gradient(self) -> bool:
+        return issubclass(self.cls, _CDF_GRADIENT) and not self.event_shape
 
     def _shape_of(self, name: str, constraint: Any) -> torch.Size:
         if name in self.shapes:

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -33,12 +33,13 @@ class Bernoulli(Family):
     tensor(0.5000)
     """
 
-    num_params: ClassVar[int] = 1
-    support: ClassVar = constraints.boolean
-    has_push: ClassVar[bool] = True
+    num_params = 1
+    support = constraints.boolean
+    has_push = True
 
     def __call__(self, params: Tensor) -> Distribution:
-        return dist.Bernoulli(logits=params[..., 0], validate_args=False)
+        result: Distribution = dist.Bernoulli(logits=params[..., 0], validate_args=False)
+        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(params[..., 0] * (2 * value - 1))
@@ -63,14 +64,14 @@ class Categorical(Family):
     """
 
     num_categories: int
-    has_push: ClassVar[bool] = True
-    is_index: ClassVar[bool] = True
+    has_push = True
+    is_index = True
 
     def __post_init__(self) -> None:
         as_positive(self.num_categories, "num_categories")
 
     @property
-    def num_params(self) -> int:  # type: ignore[override]
+    def num_params(self) -> int:
         return self.num_categories
 
     @property
@@ -78,11 +79,12 @@ class Categorical(Family):
         return self.num_categories
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         return constraints.integer_interval(0, self.num_categories - 1)
 
     def __call__(self, params: Tensor) -> Distribution:
-        return dist.Categorical(logits=params, validate_args=False)
+        result: Distribution = dist.Categorical(logits=params, validate_args=False)
+        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(params.shape[:-1], value.shape)
@@ -116,12 +118,12 @@ class LocationScale(Family):
     """
 
     min_scale: float = 1e-6
-    num_params: ClassVar[int] = 2
-    support: ClassVar = constraints.real
-    has_rsample: ClassVar[bool] = True
-    has_push: ClassVar[bool] = True
-    has_cdf_gradient: ClassVar[bool] = True
-    distribution: ClassVar[type[Distribution]]
+    num_params = 2
+    support: ClassVar[constraints.Constraint] = constraints.real
+    has_rsample = True
+    has_push = True
+    has_cdf_gradient = True
+    distribution: ClassVar[Any]
 
     def __post_init__(self) -> None:
         if not self.min_scale > 0:
@@ -131,7 +133,9 @@ class LocationScale(Family):
         return params[..., 0], Positive(self.min_scale)(params[..., 1])
 
     def __call__(self, params: Tensor) -> Distribution:
-        return self.distribution(*self._loc_scale(params), validate_args=False)
+        loc, scale = self._loc_scale(params)
+        result: Distribution = self.distribution(loc, scale, validate_args=False)
+        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
@@ -161,7 +165,7 @@ class Normal(LocationScale):
     Normal(loc: 0.0, scale: 1.0000009536743164)
     """
 
-    distribution: ClassVar[type[Distribution]] = dist.Normal
+    distribution = dist.Normal
 
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * z * z - _HALF_LOG_TAU
@@ -174,7 +178,7 @@ class Normal(LocationScale):
 class Laplace(LocationScale):
     """The Laplace distribution."""
 
-    distribution: ClassVar[type[Distribution]] = dist.Laplace
+    distribution = dist.Laplace
 
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         return -z.abs() - math.log(2)
@@ -188,7 +192,7 @@ class Laplace(LocationScale):
 class Logistic(LocationScale):
     """The logistic distribution."""
 
-    distribution: ClassVar[type[Distribution]] = dist.Logistic
+    distribution = dist.Logistic
 
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         return F.logsigmoid(z) + F.logsigmoid(-z)
@@ -201,8 +205,8 @@ class Logistic(LocationScale):
 class LogNormal(Normal):
     """The exponential of a normal; features are the logarithm, and draws stay finite."""
 
-    support: ClassVar = constraints.positive
-    distribution: ClassVar[type[Distribution]] = dist.LogNormal
+    support = constraints.positive
+    distribution = dist.LogNormal
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_prob(params, value.log()) - value.log()
@@ -220,28 +224,32 @@ class StudentT(Family):
     """Student's t with loc, scale and degrees of freedom above 1 as its three parameters."""
 
     min_scale: float = 1e-6
-    num_params: ClassVar[int] = 3
-    support: ClassVar = constraints.real
-    has_rsample: ClassVar[bool] = True
+    num_params = 3
+    support = constraints.real
+    has_rsample = True
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale, df = params.unbind(-1)
-        return dist.StudentT(
+        result: Distribution = dist.StudentT(
             Positive(1.0)(df), loc, Positive(self.min_scale)(scale), validate_args=False
         )
+        return result
 
 
 @dataclass(frozen=True, repr=False)
 class Gamma(Family):
     """The gamma distribution, by concentration (at least 0.01) and rate."""
 
-    num_params: ClassVar[int] = 2
-    support: ClassVar = constraints.positive
-    has_rsample: ClassVar[bool] = True
+    num_params = 2
+    support = constraints.positive
+    has_rsample = True
 
     def __call__(self, params: Tensor) -> Distribution:
         concentration, rate = params.unbind(-1)
-        return dist.Gamma(Positive(1e-2)(concentration), Positive()(rate), validate_args=False)
+        result: Distribution = dist.Gamma(
+            Positive(1e-2)(concentration), Positive()(rate), validate_args=False
+        )
+        return result
 
     def features(self, value: Tensor) -> Tensor:
         return value.log1p().unsqueeze(-1)
@@ -251,13 +259,14 @@ class Gamma(Family):
 class Beta(Family):
     """The beta distribution, by two concentrations of at least 0.01."""
 
-    num_params: ClassVar[int] = 2
-    support: ClassVar = constraints.unit_interval
-    has_rsample: ClassVar[bool] = True
+    num_params = 2
+    support = constraints.unit_interval
+    has_rsample = True
 
     def __call__(self, params: Tensor) -> Distribution:
         first, second = Positive(1e-2)(params).unbind(-1)
-        return dist.Beta(first, second, validate_args=False)
+        result: Distribution = dist.Beta(first, second, validate_args=False)
+        return result
 
     def sample(self, params: Tensor) -> Tensor:
         return self._inside(super().sample(params))
@@ -278,14 +287,15 @@ class Beta(Family):
 class Exponential(Family):
     """The exponential distribution, by its rate."""
 
-    num_params: ClassVar[int] = 1
-    support: ClassVar = constraints.nonnegative
-    has_rsample: ClassVar[bool] = True
-    has_push: ClassVar[bool] = True
-    has_cdf_gradient: ClassVar[bool] = True
+    num_params = 1
+    support = constraints.nonnegative
+    has_rsample = True
+    has_push = True
+    has_cdf_gradient = True
 
     def __call__(self, params: Tensor) -> Distribution:
-        return dist.Exponential(Positive()(params[..., 0]), validate_args=False)
+        result: Distribution = dist.Exponential(Positive()(params[..., 0]), validate_args=False)
+        return result
 
     def _fill(self, out: Tensor) -> Tensor:
         return -_uniform(out).log()
@@ -304,7 +314,7 @@ class Exponential(Family):
 class _Count(Family):
     """Families of the numbers 0, 1, 2, ..., as floats."""
 
-    support: ClassVar = constraints.nonnegative_integer
+    support = constraints.nonnegative_integer
 
     def features(self, value: Tensor) -> Tensor:
         return value.log1p().unsqueeze(-1)
@@ -314,34 +324,37 @@ class _Count(Family):
 class Poisson(_Count):
     """The Poisson distribution, by its rate."""
 
-    num_params: ClassVar[int] = 1
+    num_params = 1
 
     def __call__(self, params: Tensor) -> Distribution:
-        return dist.Poisson(Positive()(params[..., 0]), validate_args=False)
+        result: Distribution = dist.Poisson(Positive()(params[..., 0]), validate_args=False)
+        return result
 
 
 @dataclass(frozen=True, repr=False)
 class NegativeBinomial(_Count):
     """The negative binomial, by its total count (at least 0.01) and log odds within 15."""
 
-    num_params: ClassVar[int] = 2
+    num_params = 2
 
     def __call__(self, params: Tensor) -> Distribution:
         count, logits = params.unbind(-1)
-        return dist.NegativeBinomial(
+        result: Distribution = dist.NegativeBinomial(
             Positive(1e-2)(count), logits=_LOG_ODDS(logits), validate_args=False
         )
+        return result
 
 
 @dataclass(frozen=True, repr=False)
 class Geometric(_Count):
     """The number of failures before the first success, by its log odds, within 15."""
 
-    num_params: ClassVar[int] = 1
-    has_push: ClassVar[bool] = True
+    num_params = 1
+    has_push = True
 
     def __call__(self, params: Tensor) -> Distribution:
-        return dist.Geometric(logits=_LOG_ODDS(params[..., 0]), validate_args=False)
+        result: Distribution = dist.Geometric(logits=_LOG_ODDS(params[..., 0]), validate_args=False)
+        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits = _LOG_ODDS(params[..., 0])
@@ -358,12 +371,15 @@ class Geometric(_Count):
 class VonMises(Family):
     """An angle in [-pi, pi], by loc and concentration; features are its cosine and sine."""
 
-    num_params: ClassVar[int] = 2
-    support: ClassVar = constraints.interval(-math.pi, math.pi)
+    num_params = 2
+    support = constraints.interval(-math.pi, math.pi)
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, concentration = params.unbind(-1)
-        return dist.VonMises(loc, Positive(1e-3)(concentration), validate_args=False)
+        result: Distribution = dist.VonMises(
+            loc, Positive(1e-3)(concentration), validate_args=False
+        )
+        return result
 
     def sample(self, params: Tensor) -> Tensor:
         # float32's pi is above math.pi

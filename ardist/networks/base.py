@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -171,6 +170,5 @@ def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
     """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
     if len(hidden) == len(encoding):
         return hidden + encoding
-    return (hidden.unflatten(0, (-1, len(encoding))) + encoding).flatten(0, 1)
-
-
+    grouped: Tensor = hidden.unflatten(0, (-1, len(encoding))) + encoding
+    return grouped.flatten(0, 1)

@@ -93,7 +93,7 @@ class MADE(ConditionalNetwork):
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         layout = self.factorization.layout
-        features = layout.features(blocks).to((self.head or self.direct).weight.dtype)
+        features = layout.features(blocks).to(self.output_bias.dtype)
         to_hidden, to_output = self.encode(context)
         hidden = features
         for number, layer in enumerate(self.hidden):
@@ -129,7 +129,8 @@ class MADE(ConditionalNetwork):
 
     @property
     def output_bias(self) -> Tensor:
-        return (self.direct if self.head is None else self.head).bias
+        biases = [layer.bias for layer in (self.head, self.direct) if layer is not None]
+        return biases[0]
 
     @cached_property
     def schedule(self) -> "_Schedule":
@@ -203,11 +204,12 @@ class _MADEDecoder(Decoder):
         self._network, self._schedule = network, network.schedule
         self.max_window = self._schedule.max_window
         in_order = self._schedule.in_order
-        self.weights = [layer.masked_weight() for layer in network.hidden]
+        layers = [layer for layer in network.hidden if isinstance(layer, MaskedLinear)]
+        self.weights = [layer.masked_weight() for layer in layers]
         if self.weights:
             self.weights[0] = in_order(self.weights[0], "feature", 1)
         to_hidden, to_output = network.encode(context)
-        self.biases = [layer.bias.unsqueeze(-1) for layer in network.hidden]
+        self.biases = [layer.bias.unsqueeze(-1) for layer in layers]
         if to_hidden is not None:
             self.biases[0] = self.biases[0] + self._for_rows(to_hidden)
         # The maps from a state to the outputs.
@@ -267,9 +269,9 @@ class _MADEDecoder(Decoder):
             self.states[layer + 1][rows] = self._network.activate(layer, before, source, rows)
         rows = slice(output_ends[stop - 1], output_ends[stop])
         params = self.output_bias[rows]
-        for source, weight in self.outputs:
-            seen = ends[source][stop if source else stop - 1]
-            params = torch.addmm(params, weight[rows, :seen], self.states[source][:seen])
+        for number, weight in self.outputs:
+            seen = ends[number][stop if number else stop - 1]
+            params = torch.addmm(params, weight[rows, :seen], self.states[number][:seen])
         return _as_params(params, self._schedule.layout(stop - 1, stop))
 
 

@@ -61,7 +61,9 @@ class MaskedLinear(nn.Linear):
         self.out_features, self.in_features = mask.shape
         self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
         self.weight = nn.Parameter(torch.empty(mask.shape))
-        self.bias = nn.Parameter(torch.empty(self.out_features)) if bias else None
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(self.out_features)) if bias else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

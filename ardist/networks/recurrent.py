@@ -112,7 +112,8 @@ class RNN(ConditionalNetwork):
         hidden, _ = self.rnn(inputs, self._as_state(state))
         if order is not None:
             hidden = hidden.index_select(1, order.argsort())
-        return self.head(hidden)
+        params: Tensor = self.head(hidden)
+        return params
 
     def encode(
         self, context: Tensor | None, rows: int, order: Tensor | None
@@ -245,7 +246,7 @@ class _RNNDecoder(Decoder):
         self._readers: dict[int, tuple[Family, Tensor, Tensor]] = {}
         self._from_context = None
         if self._encoding is not None and self._encoding.shape[1] == 1:
-            self._from_context = self._project_context(0)
+            self._from_context = self._project_context(self._encoding, 0)
 
     def _joint_map(self, layer: int) -> tuple[Tensor, Tensor]:
         """(input + state, sums) and (sums,): a layer's weights and bias as its cell has them."""
@@ -287,13 +288,15 @@ class _RNNDecoder(Decoder):
         key = block if self.factorization.layout.flat else 0
         if key not in self._readers:
             family, weight, bias = self._network.embedding.map_of(block)
-            folded = (weight.T @ self._inner).T  # whose transpose, of which rows are taken, is whole
+            folded = (
+                weight.T @ self._inner
+            ).T  # whose transpose, of which rows are taken, is whole
             self._readers[key] = (family, folded, torch.addmv(self._bias, self._inner.T, bias))
         return self._readers[key]
 
-    def _project_context(self, step: int) -> Tensor:
+    def _project_context(self, encoding: Tensor, step: int) -> Tensor:
         """What the context adds to the first layer's sums: (rows, sums)."""
-        sums = self._encoding[:, step] @ self._inner
+        sums = encoding[:, step] @ self._inner
         return sums.repeat(self.batch_size // len(sums), 1)
 
     @torch.no_grad()
@@ -306,7 +309,9 @@ class _RNNDecoder(Decoder):
             self.num_taken += 1
         if self._encoding is not None:
             shared = self._from_context
-            sums = sums + (self._project_context(self.num_taken) if shared is None else shared)
+            if shared is None:
+                shared = self._project_context(self._encoding, self.num_taken)
+            sums = sums + shared
         for layer, weight in enumerate(self._maps):
             base = sums if layer == 0 else self._biases[layer]
             torch.addmm(base, self._views[layer], weight, out=self._sums)

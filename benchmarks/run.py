@@ -1,0 +1,318 @@
+"""Times ardist beside its peers: `make bench`, or `python benchmarks/run.py [NAME ...]`.
+
+A and B run in turn in one process, and what is reported is the ratio of each pair's times, as
+its median, since a shared machine's absolute times say little. Every timed call includes all the
+preparation of weights that it needs.
+"""
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+
+warnings.filterwarnings("ignore")  # the peers' own, of deprecated calls
+
+Call = Callable[[], object]
+Case = tuple[str, Call, dict[str, Call], str]  # what, ours, peers, what is aimed at
+
+
+def timed(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def compare(what: str, ours: Call, peers: dict[str, Call], aim: str, rounds: int) -> None:
+    """Prints how many times longer each peer takes than we do."""
+    calls = {"ardist": ours, **peers}
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed(call))
+    print(f"\n{what}; aim: {aim}")
+    for name in calls:
+        ratio = statistics.median(
+            other / own for other, own in zip(times[name], times["ardist"], strict=True)
+        )
+        took = statistics.median(times[name]) * 1e3
+        print(f"  {name:<34}{took:10.2f} ms {ratio:9.2f} x ardist's time", flush=True)
+
+
+def by_passes(network: Callable[[Tensor], Tensor], size: int, features: int) -> Call:
+    """Samples Bernoullis as the peers do: a whole pass for each feature."""
+
+    @torch.no_grad()
+    def sample() -> Tensor:
+        x = torch.zeros(size, features)
+        for i in range(features):
+            x[:, i] = torch.bernoulli(network(x)[:, i].sigmoid())
+        return x
+
+    return sample
+
+
+def made_sampling() -> Iterator[Case]:
+    import zuko
+    from nflows.transforms.made import MADE as NflowsMADE  # noqa: N811
+    from pyro.nn import AutoRegressiveNN
+
+    features, hidden = 784, 512
+    net = networks.MADE(
+        ad.Factorization(features, fam.Bernoulli()), hidden_features=(hidden, hidden)
+    )
+    nflows = NflowsMADE(features, hidden, num_blocks=1, use_residual_blocks=False)
+    adjacency = torch.ones(features, features).tril(-1).bool()
+    masked = zuko.nn.MaskedMLP(adjacency, (hidden, hidden))
+    pyro_net = AutoRegressiveNN(features, [hidden, hidden], param_dims=[1])
+    peers = {
+        f"nflows {version('nflows')} MADE": by_passes(nflows, 64, features),
+        f"zuko {version('zuko')} MaskedMLP": by_passes(masked, 64, features),
+        f"pyro {version('pyro-ppl')} AutoRegressiveNN": by_passes(
+            lambda x: pyro_net(x).squeeze(-2), 64, features
+        ),
+    }
+    yield (
+        "MADE, D=784 Bernoulli, hidden 512x512: sample(64)",
+        (lambda: net.condition().sample((64,))),
+        peers,
+        ">= 100 of the fastest",
+    )
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    x = (torch.rand(8, features) < 0.3).float()
+
+    def after_a_step() -> None:
+        (-net.condition().log_prob(x).mean()).backward()
+        optimizer.step()
+        start = time.perf_counter()
+        net.condition().sample((64,))
+        spent.append(time.perf_counter() - start)
+
+    spent: list[float] = []
+    for _ in range(9):
+        after_a_step()
+    fastest = min(timed(peer) for peer in peers.values())
+    print(
+        f"\nthe same just after an optimizer step; aim: >= 60\n  ardist "
+        f"{statistics.median(spent) * 1e3:.2f} ms, fastest peer {fastest * 1e3:.0f} ms, "
+        f"{fastest / statistics.median(spent):.0f} x ardist's time"
+    )
+
+
+def made_scoring() -> Iterator[Case]:
+    net = networks.MADE(ad.Factorization(784, fam.Bernoulli()), hidden_features=(512, 512))
+    x = (torch.rand(256, 784) < 0.3).float()
+    layers = [*net.hidden, net.head]
+
+    def by_hand() -> None:
+        h = x
+        for number, layer in enumerate(layers):
+            h = F.linear(h, layer.weight * layer.mask, layer.bias)
+            h = F.relu(h) if number + 1 < len(layers) else h
+        logits = h + F.linear(x, net.direct.weight * net.direct.mask)
+        losses = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        losses.sum(-1).mean().backward()
+        net.zero_grad()
+
+    def ours() -> None:
+        (-net.condition().log_prob(x).mean()).backward()
+        net.zero_grad()
+
+    yield (
+        "MADE, D=784, batch 256: log_prob with backward",
+        ours,
+        {"the same network by hand": by_hand},
+        ">= 0.91 (at most 1.10 times its time)",
+    )
+
+
+def made_continuous() -> Iterator[Case]:
+    import pyro.distributions as dist
+    import zuko
+    from nflows.transforms.autoregressive import MaskedAffineAutoregressiveTransform
+    from pyro.nn import AutoRegressiveNN
+
+    features, hidden = 64, 512
+    net = networks.MADE(ad.Factorization(features, fam.Normal()), hidden_features=(hidden, hidden))
+    maf = zuko.flows.MAF(features, 0, transforms=1, hidden_features=(hidden, hidden))
+    nflows = MaskedAffineAutoregressiveTransform(
+        features, hidden, num_blocks=1, use_residual_blocks=False
+    )
+    affine = dist.transforms.AffineAutoregressive(
+        AutoRegressiveNN(features, [hidden, hidden]), log_scale_min_clip=-5.0
+    )
+    z = torch.randn(64, features)
+
+    def without_graph(call: Call) -> Call:
+        return torch.no_grad()(call)
+
+    yield (
+        "MADE, D=64 Normal, hidden 512x512: sample(64)",
+        (lambda: net.condition().sample((64,))),
+        {
+            f"zuko {version('zuko')} MAF, one transform": without_graph(
+                lambda: maf().sample((64,))
+            ),
+            f"nflows {version('nflows')} MAF": without_graph(lambda: nflows.inverse(z)),
+            f"pyro {version('pyro-ppl')} AffineAutoregressive": without_graph(
+                lambda: affine._call(z)
+            ),
+        },
+        ">= 15 of the fastest",
+    )
+
+
+def lstm() -> Iterator[Case]:
+    steps, size, symbols = 256, 256, 65
+    net = networks.RNN(
+        ad.Factorization(steps, fam.Categorical(symbols)),
+        cell="lstm", hidden_size=size, num_layers=2,
+    )  # fmt: skip
+    embedding, head = nn.Embedding(symbols, size), nn.Linear(size, symbols)
+    module = nn.LSTM(size, size, 2, batch_first=True)
+    cells = nn.LSTMCell(size, size), nn.LSTMCell(size, size)
+
+    @torch.no_grad()
+    def by_cells(batch: int) -> Tensor:
+        states = [(torch.zeros(batch, size), torch.zeros(batch, size)) for _ in cells]
+        token, drawn = torch.zeros(batch, dtype=torch.int64), []
+        for _ in range(steps):
+            h = embedding(token)
+            for i, cell in enumerate(cells):
+                states[i] = cell(h, states[i])
+                h = states[i][0]
+            token = torch.multinomial(head(h).softmax(-1), 1).squeeze(1)
+            drawn.append(token)
+        return torch.stack(drawn, 1)
+
+    @torch.no_grad()
+    def by_module(batch: int) -> Tensor:
+        state = torch.zeros(2, batch, size), torch.zeros(2, batch, size)
+        token, drawn = torch.zeros(batch, dtype=torch.int64), []
+        for _ in range(steps):
+            h, state = module(embedding(token).unsqueeze(1), state)
+            token = torch.multinomial(head(h[:, 0]).softmax(-1), 1).squeeze(1)
+            drawn.append(token)
+        return torch.stack(drawn, 1)
+
+    for batch, aim in ((1, ">= 1.3 of the cells"), (16, ">= 1.3 of the cells"), (64, ">= 1 of nn")):
+        yield (
+            f"LSTM 2x256, T=256, 65 symbols: sample({batch})",
+            (lambda batch=batch: net.condition().sample((batch,))),
+            {
+                "a loop over nn.LSTMCell": lambda batch=batch: by_cells(batch),
+                "a loop over nn.LSTM": lambda batch=batch: by_module(batch),
+            },
+            aim,
+        )
+
+    x = torch.randint(symbols, (64, steps))
+
+    def ours() -> None:
+        (-net.condition().log_prob(x).mean()).backward()
+        net.zero_grad()
+
+    def raw() -> None:
+        inputs = torch.cat((torch.zeros(64, 1, size), embedding(x[:, :-1])), 1)
+        logits = head(module(inputs)[0])
+        F.cross_entropy(logits.flatten(0, 1), x.flatten()).backward()
+        for part in (module, embedding, head):
+            part.zero_grad()
+
+    yield (
+        "the same, batch 64: log_prob with backward",
+        ours,
+        {"nn.LSTM and F.cross_entropy": raw},
+        ">= 0.95 (at most 1.05 times its time)",
+    )
+
+
+class Constant(networks.ConditionalNetwork):
+    """A network that costs nothing, to time what is around it."""
+
+    def __init__(self, factorization: ad.Factorization, params: Tensor) -> None:
+        super().__init__(factorization)
+        self.params = params
+
+    def forward(self, blocks: Tensor, context: object = None, ranks: object = None) -> Tensor:
+        return self.params
+
+
+def scoring() -> Iterator[Case]:
+    logits, x = torch.randn(64, 784, 256), torch.randint(256, (64, 784))
+    net = Constant(ad.Factorization(784, fam.Categorical(256)), logits)
+    yield "scoring (64, 784, 256) logits", (lambda: net.condition().log_prob(x)), {
+        "F.cross_entropy": lambda: F.cross_entropy(
+            logits.view(-1, 256), x.view(-1), reduction="none"
+        ).view(64, 784).sum(-1)
+    }, ">= 0.91 (at most 1.1 times its time)"  # fmt: skip
+
+
+def memory() -> Iterator[Case]:
+    """Peak memory above the network's own, each size in a process of its own."""
+    print("\npeak memory of sample(64), MADE of 512x512; aim: does not grow with D times 512")
+    for features in (196, 392, 784):
+        result = subprocess.run(
+            [sys.executable, __file__, "--peak", str(features)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        whole = features * 512 * 64 * 4 / 2**20
+        print(f"  D={features:<5}{result.stdout.strip()} (D x 512 x 64 floats: {whole:.0f} MiB)")
+    yield from ()
+
+
+def print_peak(features: int) -> None:
+    fac = ad.Factorization(features, fam.Bernoulli())
+    net = networks.MADE(fac, hidden_features=(512, 512))
+    net.condition().sample((1,))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    net.condition().sample((64,))
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{(after - before) / 1024:6.1f} MiB")
+
+
+CASES = {
+    case.__name__: case
+    for case in (made_sampling, made_scoring, made_continuous, lstm, scoring, memory)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(CASES)}; all by default")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.peak:
+        print_peak(args.peak)
+        return
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads, float32, "
+        f"median of {args.rounds} rounds in turn"
+    )
+    for name in args.names or CASES:
+        for case in CASES[name]():
+            compare(*case, rounds=args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Partitions, orderings and factorizations as values."""
+
+import copy
+import pickle
+
+import pyro.distributions as dist
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from table import FACTORIZATIONS
+from torch.distributions import biject_to, constraints, transform_to
+
+import ardist as ad
+from ardist import families as fam
+
+factorizations = pytest.mark.parametrize("name", FACTORIZATIONS)
+
+
+@factorizations
+def test_derived_members_agree(name):
+    fac = FACTORIZATIONS[name]
+    ranks = fac.ranks.flatten()
+    assert fac.ranks.shape == fac.grid_shape
+    assert fac.ranks.dtype == torch.int64
+    assert ranks.unique().tolist() == list(range(fac.num_steps))
+    assert sorted(block for step in fac.steps for block in step) == list(range(fac.num_blocks))
+    assert fac.dependencies.shape == (fac.num_blocks, fac.num_blocks)
+    earlier = ranks.unsqueeze(-1) > ranks
+    assert not (fac.dependencies & ~earlier).any()
+    if fac.ordering.name != "from_graph":
+        assert torch.equal(fac.dependencies, earlier)
+    assert fac.has_rsample == all(family.has_rsample for family in fac.layout.families)
+    assert fac.support.event_dim == len(fac.event_shape)
+
+
+@factorizations
+def test_equality_hash_copies_and_repr(name):
+    fac = FACTORIZATIONS[name]
+    for other in (copy.deepcopy(fac), pickle.loads(pickle.dumps(fac))):
+        assert other == fac
+        assert hash(other) == hash(fac)
+        assert repr(other) == repr(fac)
+    assert fac.with_ordering(fac.ordering) == fac
+    assert fac.with_families(fac.families if len(fac.families) > 1 else fac.families[0]) == fac
+    assert [other for other in FACTORIZATIONS.values() if other == fac] == [fac]
+
+
+def test_equality_is_of_what_is_meant():
+    family = fam.Normal()
+    one = ad.Factorization(4, family)
+    assert one == ad.Factorization((4,), [family] * 4, ordering=ad.Ordering.permutation(range(4)))
+    assert one == ad.Factorization((4,), family, partition=ad.Partition.along(0))
+    assert one != ad.Factorization((4,), family, ordering=ad.Ordering.reverse())
+    assert one != ad.Factorization((2, 2), family)
+    chain = torch.ones(4, 4).tril(-1).bool()
+    assert ad.Factorization(4, family, ordering=ad.Ordering.from_graph(chain)).is_total
+
+
+def test_a_factorization_is_frozen():
+    with pytest.raises(AttributeError):
+        FACTORIZATIONS["scalar"].event_shape = (3,)
+
+
+def test_orderings():
+    four = torch.Size((4,))
+    assert ad.Ordering.permutation([2, 0, 3, 1]).ranks(four).tolist() == [1, 3, 0, 2]
+    assert ad.Ordering.from_ranks([9, 4, 4, -1]).ranks(four).tolist() == [2, 1, 1, 0]
+    assert ad.Ordering.raster().ranks(torch.Size((2, 2))).tolist() == [[0, 1], [2, 3]]
+    assert ad.Ordering.reverse().ranks(four).tolist() == [3, 2, 1, 0]
+    first, again = ad.Ordering.random(5).ranks(four), ad.Ordering.random(5).ranks(four)
+    assert torch.equal(first, again)
+    assert any(not torch.equal(ad.Ordering.random(s).ranks(four), first) for s in range(5))
+
+
+def test_a_graph_keeps_its_parents():
+    parents = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0]]).bool()
+    fac = ad.Factorization(3, fam.Normal(), ordering=ad.Ordering.from_graph(parents))
+    assert torch.equal(fac.dependencies, parents)  # not on its grandparent
+    assert fac.ranks.tolist() == [0, 1, 2]
+    assert not fac.is_total
+
+
+def test_partitions():
+    x = torch.arange(24).reshape(2, 3, 4)
+    fac = ad.Factorization(
+        (3, 4), fam.Independent(fam.Categorical(24), (3,)), partition=ad.Partition.along(1)
+    )
+    assert fac.split(x)[1, 2].tolist() == [14, 18, 22]
+    mixed = ad.Factorization(
+        6,
+        [fam.Normal(), fam.Independent(fam.Normal(), (2, 2)), fam.Normal()],
+        partition=ad.Partition.split([1, (2, 2), 1]),
+    )
+    assert mixed.split(torch.arange(6.0)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert [family.event_shape for family in mixed.layout.families] == [(), (2, 2), ()]
+
+
+def test_columns_pack_and_unpack():
+    fac = ad.Factorization.columns(
+        {"kind": fam.Categorical(3), "share": fam.Parametric(dist.Dirichlet, event_shape=(2,))}
+    )
+    columns = {"kind": torch.tensor([2, 0]), "share": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
+    x = fac.pack(columns)
+    assert x.tolist() == [[2, 0.25, 0.75], [0, 0.5, 0.5]]
+    back = fac.unpack(x)
+    assert back["kind"].dtype == torch.int64
+    assert all(torch.equal(back[name], columns[name]) for name in columns)
+    index = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Categorical(4))
+    assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
+
+
+@factorizations
+def test_bijections_of_the_support(name):
+    fac = FACTORIZATIONS[name]
+    if fac.support.is_discrete:
+        with pytest.raises(NotImplementedError):
+            biject_to(fac.support)
+        return
+    for registry in (biject_to, transform_to):
+        transform = registry(fac.support)
+        u = torch.randn(5, *transform.inverse_shape(fac.event_shape), dtype=torch.float64)
+        x = transform(u)
+        assert x.shape == (5, *fac.event_shape)
+        assert fac.support.check(x).all()
+        if registry is biject_to:
+            torch.testing.assert_close(transform.inv(x), u)
+            assert transform.forward_shape(u.shape) == x.shape
+
+
+def test_the_jacobian_of_a_mixed_support_is_autograds():
+    fac = ad.Factorization(
+        5,
+        [fam.Gamma(), fam.Parametric(dist.Dirichlet, event_shape=(3,)), fam.Beta()],
+        partition=ad.Partition.split([1, 3, 1]),
+    )
+    transform = biject_to(fac.support)
+    assert isinstance(fac.support, constraints.Constraint)
+    u = torch.randn(4, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(transform, u)[[0, 1, 2, 4]]
+    found = transform.log_abs_det_jacobian(u, transform(u))
+    torch.testing.assert_close(found, torch.linalg.slogdet(jacobian)[1])
+
+
+@st.composite
+def any_factorization(draw):
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    family = draw(st.sampled_from([fam.Bernoulli(), fam.Normal(), fam.Categorical(3), fam.Gamma()]))
+    kept = draw(st.integers(0, len(shape) - 1))
+    if kept:
+        dims = draw(st.permutations(range(len(shape))))[: len(shape) - kept]
+        block = tuple(size for dim, size in enumerate(shape) if dim not in dims)
+        family, partition = fam.Independent(family, block), ad.Partition.along(*dims)
+        grid = tuple(shape[dim] for dim in dims)
+    else:
+        partition, grid = ad.Partition.scalars(), shape
+    count = torch.Size(grid).numel()
+    ordering = draw(
+        st.one_of(
+            st.just(ad.Ordering.raster()),
+            st.just(ad.Ordering.reverse()),
+            st.integers(0, 99).map(ad.Ordering.random),
+            st.permutations(range(count)).map(ad.Ordering.permutation),
+            st.lists(st.integers(-5, 5), min_size=count, max_size=count).map(
+                lambda ranks: ad.Ordering.from_ranks(torch.tensor(ranks).view(grid))
+            ),
+        )
+    )
+    return ad.Factorization(shape, family, partition=partition, ordering=ordering)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(any_factorization(), st.lists(st.integers(1, 3), max_size=2))
+def test_any_factorization_is_consistent(fac, lead):
+    x = torch.arange(float(torch.Size((*lead, *fac.event_shape)).numel()))
+    x = x.view((*lead, *fac.event_shape))
+    assert torch.equal(fac.merge(fac.split(x)), x)
+    ranks = fac.ranks.flatten()
+    assert torch.equal(fac.dependencies, ranks.unsqueeze(-1) > ranks)
+    assert [len(step) for step in fac.steps] == torch.bincount(ranks).tolist()
+    assert pickle.loads(pickle.dumps(fac)) == fac
+    assert fac.with_ordering(ad.Ordering.raster()).with_ordering(fac.ordering) == fac
+    values = fac.layout.sample(torch.randn(2, *fac.layout.param_shape))
+    assert fac.support.check(fac.merge(values)).all()
+
+
+NORMAL = fam.Normal()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ad.Factorization((0,), NORMAL), r"event_shape: expected positive integers, .*0"),
+        (lambda: ad.Factorization((2.5,), NORMAL), "event_shape: expected positive integers"),
+        (lambda: ad.Factorization(3, dist.Normal), "families: expected members of ardist.famil"),
+        (lambda: ad.Factorization(3, [NORMAL] * 2), "families: expected one for all or one for ea"),
+        (
+            lambda: ad.Factorization((3, 2), NORMAL, partition=ad.Partition.along(0)),
+            r"families: Normal\(\) is a distribution of shape \(\), but its block has shape \(2,\)",
+        ),
+        (
+            lambda: ad.Factorization((3, 2), NORMAL, partition=ad.Partition.along(0)),
+            r"Independent\(Normal\(\), \(2,\)\) fits",
+        ),
+        (
+            lambda: ad.Factorization(3, NORMAL, partition=ad.Partition.along(1)),
+            r"partition: expected distinct dimensions of an event of shape \(3,\)",
+        ),
+        (lambda: ad.Partition.along(), "dims: expected at least one dimension"),
+        (lambda: ad.Partition.split([]), "sizes: expected at least one block"),
+        (
+            lambda: ad.Factorization(3, [NORMAL] * 2, partition=ad.Partition.split([1, 1])),
+            r"covers an event of shape \(2,\), got event_shape \(3,\)",
+        ),
+        (
+            lambda: ad.Ordering.permutation([0, 2, 2]),
+            "perm: expected a permutation of 0, ..., 2, got 0, 2, 2",
+        ),
+        (
+            lambda: ad.Factorization(3, NORMAL, ordering=ad.Ordering.permutation([1, 0])),
+            r"ordering: expected one over the 3 blocks of the grid \(3,\), got one over 2",
+        ),
+        (
+            lambda: ad.Factorization((2, 2), NORMAL, ordering=ad.Ordering.from_ranks([0, 1, 2, 3])),
+            r"ordering: expected ranks of the grid's shape \(2, 2\), got \(4,\)",
+        ),
+        (lambda: ad.Ordering.from_ranks([0.5, 1.0]), "ranks: expected integers, got torch.float32"),
+        (lambda: ad.Ordering.from_graph([[0, 1]]), r"adjacency: expected a square matrix, got \("),
+        (
+            lambda: ad.Ordering.from_graph([[0, 1, 0], [0, 0, 1], [1, 0, 0]]),
+            "adjacency: expected no cycle, got 0 <- 1 <- 2 <- 0",
+        ),
+        (
+            lambda: ad.Factorization(2, NORMAL, ordering=ad.Ordering.from_graph([[0]])),
+            "ordering: expected one over the 2 blocks",
+        ),
+        (lambda: ad.Factorization(2, NORMAL, ordering="raster"), "ordering: expected an Ordering"),
+        (lambda: ad.Factorization.columns(), "families: expected at least one column, got none"),
+        (lambda: ad.Factorization.columns(a=3), "a: expected a family for this column, got 3"),
+        (lambda: ad.Factorization(2, NORMAL).pack({}), "columns: this factorization has no names"),
+        (
+            lambda: ad.Factorization.columns(a=NORMAL, b=NORMAL).pack({"a": torch.zeros(2)}),
+            r"columns: expected \['a', 'b'\], got \['a'\]",
+        ),
+        (
+            lambda: ad.Factorization(2, NORMAL).split(torch.zeros(3, 4)),
+            r"x: expected \(\*lead, 2\), got \(3, 4\)",
+        ),
+        (
+            lambda: ad.Factorization(2, NORMAL).merge(torch.zeros(3, 4)),
+            r"blocks: expected \(\*lead, 2\), got \(3, 4\)",
+        ),
+        (
+            lambda: ad.Factorization(2, NORMAL).enumerate_support(),
+            "families: expected finite discrete ones",
+        ),
+    ],
+)
+def test_bad_factorizations_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
