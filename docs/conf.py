@@ -1,0 +1,24 @@
+"""Sphinx's configuration."""
+
+import ardist
+
+project = "ardist"
+author = "The ardist authors"
+copyright = "2026, The ardist authors"
+release = version = ardist.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "ardist"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+# Docstrings are written in Markdown's single backticks.
+default_role = "code"
