@@ -1,6 +1,7 @@
 """The product of conditionals as one distribution."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
@@ -12,7 +13,7 @@ from torch.func import functional_call
 
 from ardist.factorization import Factorization
 from ardist.layout import Layout
-from ardist.sampling import WholePasses, draw
+from ardist.sampling import Decoder, WholePasses, draw
 
 _MAX_STATES = 4096  # of an event that is enumerated
 
@@ -162,7 +163,7 @@ class AutoregressiveDistribution(TorchDistribution):
         return self._replaced(self._draw, Size(sample_shape), True)
 
     def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """A draw and its log_prob."""
+        """A draw and its log_prob, both from the network without dropout."""
         x = self.sample(sample_shape)
         return x, self._unchecked_log_prob(x)
 
@@ -253,21 +254,35 @@ class AutoregressiveDistribution(TorchDistribution):
         _, params, lead = self._pass(value)
         return self._unrows(params, lead)
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Whole passes without dropout, whatever the mode; the mode is as before afterwards."""
+        training = [module for module in self._core.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
     def _draw(self, sample_shape: Size, reparameterized: bool) -> Tensor:
         fac, lead = self.factorization, sample_shape + self.batch_shape
         rows, like = prod(lead), self._reference
         if rows == 0:
             return like.new_empty(*lead, *self.event_shape, dtype=fac.layout.dtype(like.dtype))
         if reparameterized:
-            passes = WholePasses(self._network, fac, rows, self._contexts, like=like)
-            blocks = draw(passes, like, Layout.rsample)
+            decoder: Decoder = WholePasses(self._network, fac, rows, self._contexts, like=like)
         else:
             other = {} if fac is self._core.factorization else {"factorization": fac}
-            blocks = draw(self._core.decoder(rows, self._contexts, **other), like)
+            decoder = self._core.decoder(rows, self._contexts, **other)
+        with self._evaluating():
+            blocks = draw(decoder, like, Layout.rsample if reparameterized else None)
         return self._unrows(fac.merge(blocks), lead)
 
     def _unchecked_log_prob(self, x: Tensor) -> Tensor:
-        return self._replaced(self._score, x).sum(-1)
+        with self._evaluating():
+            return self._replaced(self._score, x).sum(-1)
 
     def _replaced(self, function: Callable[..., Result], *args: Any) -> Result:
         """A call while `params` stand in for the network's own."""

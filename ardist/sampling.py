@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from itertools import accumulate, chain
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ardist.factorization import Factorization
 from ardist.layout import Layout
+
+
+_NOISE_AT_ONCE = 2**20  # numbers drawn ahead
 
 
 class Decoder(ABC):
@@ -156,21 +158,29 @@ def _draw_steps(decoder: Decoder, sample: Callable[[Layout, Tensor], Tensor]) ->
 
 
 class _Pushes:
-    """Draws from noise that is drawn ahead for all steps at once, where all steps are alike."""
+    """Draws from noise that is drawn for many steps at once, where all steps are alike."""
 
     def __init__(self, decoder: Decoder, like: Tensor) -> None:
-        layouts = decoder.factorization.step_layouts
         self._rows, self._like = decoder.batch_size, like
-        self._ahead: Iterator[Any] = iter(())
-        if not layouts[0].flat and all(layout.num_blocks == 1 for layout in layouts):
-            shape = torch.Size((len(layouts), decoder.batch_size, 1))
-            family = layouts[0].families[0]
-            self._ahead = iter(family.noise(shape, dtype=like.dtype, device=like.device).unbind(0))
+        layouts = decoder.factorization.step_layouts
+        alike = not layouts[0].flat and all(layout.num_blocks == 1 for layout in layouts)
+        self._ahead: Iterator[Tensor] = iter(())
+        self._at_once = 0
+        if alike:
+            each = decoder.batch_size * layouts[0].families[0].noise_shape.numel()
+            self._at_once = min(len(layouts), max(1, _NOISE_AT_ONCE // each))
 
     def __call__(self, layout: Layout, params: Tensor) -> Tensor:
-        ahead = next(self._ahead, None)
-        noise = layout.noise(self._rows, self._like) if ahead is None else [ahead]
-        return layout.push(params, noise)
+        if not self._at_once:
+            return layout.push(params, layout.noise(self._rows, self._like))
+        noise = next(self._ahead, None)
+        if noise is None:
+            shape = torch.Size((self._at_once, self._rows, 1))
+            like, family = self._like, layout.families[0]
+            ahead = family.noise(shape, dtype=like.dtype, device=like.device)
+            self._ahead = iter(ahead.unbind(0))
+            noise = next(self._ahead)
+        return layout.push(params, [noise])
 
 
 def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
@@ -203,4 +213,4 @@ def _settled(before: Tensor, after: Tensor) -> bool:
     if not after.is_floating_point():
         return torch.equal(before, after)
     change = torch.dist(before, after, p=torch.inf)
-    return bool(change <= 8 * torch.finfo(after.dtype).eps)
+    return change.item() <= 8 * torch.finfo(after.dtype).eps

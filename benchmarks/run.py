@@ -149,7 +149,9 @@ def made_continuous() -> Iterator[Case]:
     from pyro.nn import AutoRegressiveNN
 
     features, hidden = 64, 512
-    net = networks.MADE(ad.Factorization(features, fam.Normal()), hidden_features=(hidden, hidden))
+    net = networks.MADE(
+        ad.Factorization(features, fam.Normal()), hidden_features=(hidden, hidden), direct=False
+    )  # as the peers', without direct connections
     maf = zuko.flows.MAF(features, 0, transforms=1, hidden_features=(hidden, hidden))
     nflows = MaskedAffineAutoregressiveTransform(
         features, hidden, num_blocks=1, use_residual_blocks=False
@@ -171,7 +173,7 @@ def made_continuous() -> Iterator[Case]:
             ),
             f"nflows {version('nflows')} MAF": without_graph(lambda: nflows.inverse(z)),
             f"pyro {version('pyro-ppl')} AffineAutoregressive": without_graph(
-                lambda: affine._call(z)
+                lambda: affine._inverse(z)
             ),
         },
         ">= 15 of the fastest",

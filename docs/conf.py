@@ -22,3 +22,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 # Docstrings are written in Markdown's single backticks.
 default_role = "code"
+
+
+def _escape_shapes(app, what, name, obj, options, lines):
+    """Docstrings write shapes as (*lead, n); outside backticks a star would begin emphasis."""
+    for number, line in enumerate(lines):
+        parts = line.split("`")
+        parts[::2] = [part.replace("*", r"\*") for part in parts[::2]]
+        lines[number] = "`".join(parts)
+
+
+def setup(app):
+    # After napoleon, which adds markup of its own.
+    app.connect("autodoc-process-docstring", _escape_shapes, priority=100)

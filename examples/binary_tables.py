@@ -1,7 +1,5 @@
 """Binary tables: MADEs under several orderings, and their mixture, beside published numbers.
 
-python examples/binary_tables.py --data DIR --dataset plants
-
 The validation set picks each network's epoch; the test set is read once, at the end.
 """
 
@@ -79,9 +77,8 @@ def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor)
     optimizer = torch.optim.AdamW(groups, preset.lr, weight_decay=preset.decay)
     plan = ReduceLROnPlateau(optimizer, "max", 0.5, patience=PATIENCE // 3, threshold=1e-5)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))  # less noisy
-    best, best_score, best_epoch = average.module, -math.inf, 0
-    bar = tqdm(range(400), leave=False, unit="epoch")
-    for epoch in bar:
+    best_score, best_epoch = -math.inf, 0
+    for epoch in (bar := tqdm(range(400), leave=False, disable=None)):
         for rows in torch.randperm(len(train)).split(preset.batch):
             loss = -network.condition().log_prob(train[rows]).mean()
             optimizer.zero_grad()
@@ -128,12 +125,9 @@ def main() -> None:
         network = fit(ad.networks.MADE(fac, hidden_features=preset.hidden), preset, train, valid)
         networks.append(network)
         scores.append(score(network, valid))
-        alone, mixed = scores[-1].mean(), mix(scores).mean()
-        seconds = time.perf_counter() - start
-        print(f"{ordering}: valid {alone:.3f}, mixture so far {mixed:.3f}, {seconds:.0f} s")
-    size = sum(parameter.numel() for parameter in network.parameters())
-    print(f"parameters of one network, masked ones included: {size}")
-
+        text = f"valid {scores[-1].mean():.3f}, mixture so far {mix(scores).mean():.3f}"
+        print(f"{ordering}: {text}, {time.perf_counter() - start:.0f} s")
+    print(f"parameters of one, masked included: {sum(p.numel() for p in network.parameters())}")
     test = torch.from_numpy(data["test"]).float()
     scores = [score(network, test) for network in networks]
     own = {"natural order": scores[0]}

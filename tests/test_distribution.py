@@ -110,6 +110,7 @@ with_context = {"context_shape": CONTEXT}
             "hidden_features: without direct connections every layer needs a unit for each of the "
             r"3 distinct sets of dependencies, got \(16, 2\)",
         ),
+        (lambda: plain(dropout=1.0), "dropout: expected a probability below 1, got 1.0"),
         (lambda: plain(context_shape=(2, 3)), r"context_shape: expected \(C,\) for a context of k"),
         (lambda: plain(context_shape=(0,)), "context_shape: expected positive integers"),
         (
@@ -381,6 +382,21 @@ def test_no_state_survives_a_call():  # trap 28
             weight.data += 0.3
     assert not torch.equal(p.log_prob(x), before)
     ad.testing.check_decoder(net)
+
+
+def test_draws_and_their_scores_come_without_dropout():
+    net = plain(dropout=0.5)
+    assert net.training
+    x, score = net.condition().sample_and_log_prob((4,))
+    assert not torch.equal(net.condition().log_prob(x), net.condition().log_prob(x))
+    torch.manual_seed(1)
+    drawn, moved = net.condition().sample((3,)), net.condition().rsample((3,))
+    assert net.training
+    net.eval()
+    torch.testing.assert_close(net.condition().log_prob(x), score)
+    torch.manual_seed(1)
+    assert torch.equal(net.condition().sample((3,)), drawn)
+    assert torch.equal(net.condition().rsample((3,)), moved)
 
 
 def test_sampling_changes_no_module():

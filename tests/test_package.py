@@ -41,7 +41,9 @@ def modules():
 def test_imports_go_one_way():
     for name, path in modules():
         for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ardist."):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "ardist."
+            ):
                 continue
             source = node.module.removeprefix("ardist.")
             source = "families" if source.startswith("families") else source
@@ -90,4 +92,6 @@ assert flags() == before, (before, flags())
 
 def test_no_assert_checks_user_input():
     for _, path in modules():
-        assert not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text())))
+        assert not any(
+            isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text()))
+        )

@@ -10,8 +10,6 @@ from torch import Tensor
 
 Link = Callable[[Tensor], Tensor]
 
-_ONE = math.log(math.e - 1)  # softplus of this is 1
-
 
 def identity(raw: Tensor) -> Tensor:
     """The link of a parameter that may be any real number."""
@@ -20,12 +18,12 @@ def identity(raw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Positive:
-    """`minimum + softplus`, about 1 at zero. It grows linearly, where exp would overflow."""
+    """`minimum + log2(1 + 2 ** raw)`: 1 at zero, and linear where exp would overflow."""
 
     minimum: float = 1e-6
 
     def __call__(self, raw: Tensor) -> Tensor:
-        return self.minimum + F.softplus(raw + _ONE)
+        return F.softplus(raw, beta=math.log(2)) + self.minimum
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class Bernoulli(Family):
 class Categorical(Family):
     """One of `num_categories` indices, as int64. Its parameters are the logits.
 
+    Drawn as the largest of the logits plus Gumbel noise (Maddison et al. 2014, "A* sampling").
+
     >>> import ardist as ad
     >>> ad.families.Categorical(65).num_params
     65
@@ -103,11 +105,15 @@ class Categorical(Family):
         rows = F.embedding(value.long(), weight.t())
         return rows if bias is None else rows + bias
 
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size((self.num_categories,))
+
     def _fill(self, out: Tensor) -> Tensor:
-        return out.uniform_()
+        return out.exponential_().log_().neg_()  # Gumbel
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
-        return choose(params, noise)
+        return (params + noise).argmax(-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,7 +136,8 @@ class LocationScale(Family):
             raise ValueError(f"min_scale: expected a positive number, got {self.min_scale}")
 
     def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        return params[..., 0], Positive(self.min_scale)(params[..., 1])
+        loc, raw = params.unbind(-1)
+        return loc, Positive(self.min_scale)(raw)
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale = self._loc_scale(params)

@@ -32,6 +32,8 @@ class MADE(ConditionalNetwork):
             fewer units than there are distinct sets of dependencies keep its reach.
         residual: whether layers of equal width add their input to their output.
         activation: elementwise.
+        dropout: the probability with which a hidden unit is dropped in training mode; draws, and
+            what is scored with them, come from the whole network.
 
     Raises:
         ValueError: where, without direct connections, a layer is too narrow to reach all
@@ -54,11 +56,15 @@ class MADE(ConditionalNetwork):
         direct: bool = True,
         residual: bool = False,
         activation: Callable[[Tensor], Tensor] = F.relu,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape)
         widths = [as_positive(width, "hidden_features") for width in hidden_features]
         if not widths and not direct:
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability below 1, got {dropout}")
+        self.dropout = dropout
         visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
         if not direct and min(widths) < len(visible.sets):
             raise ValueError(
@@ -101,6 +107,7 @@ class MADE(ConditionalNetwork):
             if number == 0 and to_hidden is not None:
                 before = add_encoding(before, to_hidden)
             hidden = self.activate(number, before, hidden)
+            hidden = F.dropout(hidden, self.dropout, self.training)
         params = torch.zeros(()) if self.head is None else self.head(hidden)
         if self.direct is not None:
             params = self.direct(features) if self.head is None else params + self.direct(features)
