@@ -242,6 +242,12 @@ class AutoregressiveDistribution(TorchDistribution):
             params: Tensor = self.network(blocks, context)
         else:
             params = self.network(blocks, context, self.factorization.ranks.flatten())
+        expected = (len(blocks), *self.factorization.layout.param_shape)
+        if params.shape != expected:
+            raise ValueError(
+                f"network: {type(self._core).__name__} returned parameters of shape "
+                f"{tuple(params.shape)}, expected {expected}"
+            )
         return params
 
     def _score(self, value: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 
-
 _NOISE_AT_ONCE = 2**20  # numbers drawn ahead
 
 

@@ -1,7 +1,4 @@
-"""Red wine: MADE with mixtures of normals on RNADE's ten folds, beside published numbers.
-
-The validation part of a fold picks the epoch; its test part is read once, after that.
-"""
+"""Red wine: MADE with mixtures of normals on RNADE's ten folds, beside published numbers."""
 
 import argparse
 import copy
@@ -19,7 +16,7 @@ from tqdm import tqdm
 
 import ardist as ad
 
-# Chosen on the validation parts alone.
+# Chosen on the validation parts alone, as is each network's epoch.
 HIDDEN, COMPONENTS, LR, DECAY, BATCH, PATIENCE = (200, 200), 10, 1e-2, 0.1, 50, 15
 NOISE = 0.1  # added to training rows, fresh in each epoch: 1272 rows are few
 # Columns have from 60 to 436 distinct values, most of them some 0.05 deviations apart: without a
@@ -40,12 +37,10 @@ PUBLISHED = {  # mean test log density in nats; [R] reproduced on these files, [
 
 @torch.no_grad()
 def score(network: torch.nn.Module, x: Tensor) -> Tensor:
-    """log density of every row, in float64."""
     return ad.AutoregressiveDistribution(network).log_prob(x).double()
 
 
 def mix(scores: list[Tensor]) -> Tensor:
-    """log of the mean of whole densities."""
     return torch.stack(scores).logsumexp(0) - math.log(len(scores))
 
 
@@ -59,9 +54,9 @@ def fit(network: ad.networks.MADE, train: Tensor, valid: Tensor) -> torch.nn.Mod
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))  # less noisy
     best, best_score, best_epoch = average.module, -math.inf, 0
     for epoch in range(400):
-        for rows in torch.randperm(len(train)).split(BATCH):
-            x = train[rows]
-            loss = -network.condition().log_prob(x + NOISE * torch.randn_like(x)).mean()
+        noisy = train + NOISE * torch.randn_like(train)
+        for x in noisy[torch.randperm(len(train))].split(BATCH):
+            loss = -network.condition().log_prob(x).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -93,8 +88,8 @@ def main() -> None:
     family = ad.families.Mixture(ad.families.Normal(min_scale=MIN_SCALE), COMPONENTS)
     orderings = [ad.Ordering.raster(), *map(ad.Ordering.random, range(1, args.orderings))]
     print(f"{family}, hidden {HIDDEN}, lr {LR}, decay {DECAY}, batch {BATCH}, noise {NOISE}")
-    print(f"{len(orderings)} ordering(s), threads {args.threads}, seed {args.seed}")
-    print(f"floor on the scales, against ties in the data: {MIN_SCALE} deviations of a column\n")
+    print(f"no scale below {MIN_SCALE} deviations of its column, against ties in the data")
+    print(f"{len(orderings)} ordering(s), threads {args.threads}, seed {args.seed}\n")
     print(HEAD)
     results = []
     for fold in range(1, args.folds + 1):
@@ -109,18 +104,16 @@ def main() -> None:
         gaussian = MultivariateNormal(train.mean(0), train.T.cov(correction=0)).log_prob(test)
         new = ~(test.unsqueeze(1) == train).all(-1).any(-1)
         pairs = [(each, each[new]) for each in (scores[0], mix(scores), gaussian)]
-        columns = (mix(chosen), *sum(pairs, ()), new.double())
-        results.append([column.mean().item() for column in columns])
+        results.append([x.mean().item() for x in (mix(chosen), *sum(pairs, ()), new.double())])
         print(LINE.format(fold, *results[-1]))
     means = np.mean(results, 0)
     print(LINE.format("mean", *means), f" ({time.perf_counter() - start:.0f} s)\n")
-    own = dict(zip(OWN, means[1:7:2], strict=True))
-    rows = [(value, f"{name} <<< this run") for name, value in own.items()]
+    rows = [(value, f"{name} <<< this run") for name, value in zip(OWN, means[1:7:2], strict=True)]
     rows += [(value, name) for name, value in PUBLISHED.items()]
     print(f"mean test log density of {args.folds} fold(s) in nats, columns standardized, best last")
     for value, name in sorted(rows):
         print(f"  {value:7.2f}  {name}")
-    print("[R] reproduced on these files; [M] quoted from memory of the paper")
+    print("  [R] reproduced on these files; [M] quoted from memory of the paper")
 
 
 if __name__ == "__main__":

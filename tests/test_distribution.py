@@ -18,6 +18,13 @@ def plain(family=None, size=4, **options):
     return networks.MADE(ad.Factorization(size, family or fam.Normal()), **options)
 
 
+class Wrong(networks.ConditionalNetwork):
+    """Returns what no factorization asks for."""
+
+    def forward(self, blocks, context=None, ranks=None):
+        return blocks
+
+
 with_context = {"context_shape": CONTEXT}
 
 
@@ -164,6 +171,10 @@ with_context = {"context_shape": CONTEXT}
             "blocks: expected those of whole steps from the first, which end at 1, 2, 3, 4",
         ),
         (lambda: ad.testing.check_normalized(plain(size=5).condition()), "p: expected an event sm"),
+        (
+            lambda: Wrong(ad.Factorization(4, fam.Normal())).condition().log_prob(torch.zeros(4)),
+            r"network: Wrong returned parameters of shape \(1, 4\), expected \(1, 4, 2\)",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(make, message):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ardist.families.base import Family, choose
+from ardist.families.base import Family
 from ardist.families.links import Bounded, Positive
 from ardist.shapes import as_positive
 
