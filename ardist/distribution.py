@@ -14,6 +14,7 @@ from torch.func import functional_call
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.sampling import Decoder, WholePasses, draw
+from ardist.shapes import spelled
 
 _MAX_STATES = 4096  # of an event that is enumerated
 
@@ -314,7 +315,7 @@ class AutoregressiveDistribution(TorchDistribution):
         if context is None:
             if shape:
                 raise ValueError(
-                    f"context: expected (*batch_shape, {_inside(shape)}), got none; "
+                    f"context: expected (*batch_shape, {spelled(shape)}), got none; "
                     f"the network was built with context_shape {tuple(shape)}"
                 )
             self._context_batch = Size()
@@ -328,7 +329,7 @@ class AutoregressiveDistribution(TorchDistribution):
             )
         if context.shape[-len(shape) :] != shape:
             raise ValueError(
-                f"context: expected (*batch_shape, {_inside(shape)}), got {tuple(context.shape)}"
+                f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}"
             )
         self._check_kind("context", context, exact=True)
         self._context_batch = context.shape[: -len(shape)]
@@ -355,7 +356,7 @@ class AutoregressiveDistribution(TorchDistribution):
         lead = value.shape[: max(value.dim() - event_dim, 0)]
         if value.shape[len(lead) :] != self.event_shape:
             raise ValueError(
-                f"value: expected (*lead, {_inside(self.event_shape)}), got {tuple(value.shape)}"
+                f"value: expected (*lead, {spelled(self.event_shape)}), got {tuple(value.shape)}"
             )
         if not _broadcastable(lead, self.batch_shape):
             raise ValueError(
@@ -374,16 +375,11 @@ class AutoregressiveDistribution(TorchDistribution):
         fac = self.factorization
         where = (~fac.inside(value)).nonzero()[0].tolist()
         row, block = tuple(where[:-1]), where[-1]
-        if fac.names is not None:
-            name = f"column {fac.names[block]!r}"
-        else:
-            grid = torch.unravel_index(torch.tensor(block), fac.grid_shape or (1,))
-            name = f"block {tuple(int(at) for at in grid)}"
         entries = fac.layout.take("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
         raise ValueError(
-            f"value: expected {name} inside the support {family.support} of {family}, "
-            f"got {entries.flatten().tolist()}"
+            f"value: expected {fac.block_name(block)} inside the support {family.support} of "
+            f"{family}, got {entries.flatten().tolist()}"
         )
 
     def __repr__(self) -> str:
@@ -422,7 +418,3 @@ def _all(mask: Tensor) -> bool:
 def _broadcastable(first: Size, second: Size) -> bool:
     pairs = zip(reversed(first), reversed(second), strict=False)
     return all(a == b or 1 in (a, b) for a, b in pairs)
-
-
-def _inside(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape))

@@ -16,7 +16,7 @@ from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size
+from ardist.shapes import as_size, spelled
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -220,6 +220,13 @@ class Factorization:
         """Whether each block of the events is inside its support: (*lead, num_blocks) bool."""
         return self._block_constraint.blocks_inside(x)
 
+    def block_name(self, block: int) -> str:
+        """How messages call a block: by its column's name or its place on the grid."""
+        if self.names is not None:
+            return f"column {self.names[block]!r}"
+        place = torch.unravel_index(torch.tensor(block), self.grid_shape or (1,))
+        return f"block {tuple(int(at) for at in place)}"
+
     # Events and blocks.
 
     @cached_property
@@ -236,7 +243,7 @@ class Factorization:
         lead = x.shape[: x.dim() - len(self.event_shape)]
         if x.shape[len(lead) :] != self.event_shape:
             raise ValueError(
-                f"x: expected (*lead, {_inside(self.event_shape)}), got {tuple(x.shape)}"
+                f"x: expected (*lead, {spelled(self.event_shape)}), got {tuple(x.shape)}"
             )
         flat = x.reshape(*lead, len(self._cut.elements))
         if not self._in_order:
@@ -249,7 +256,7 @@ class Factorization:
         lead = blocks.shape[: blocks.dim() - len(shape)]
         if blocks.shape[len(lead) :] != shape:
             raise ValueError(
-                f"blocks: expected (*lead, {_inside(shape)}), got {tuple(blocks.shape)}"
+                f"blocks: expected (*lead, {spelled(shape)}), got {tuple(blocks.shape)}"
             )
         flat = blocks.reshape(*lead, len(self._cut.elements))
         if not self._in_order:
@@ -390,7 +397,3 @@ def _rebuild(
     names: tuple[str, ...] | None,
 ) -> Factorization:
     return Factorization(event_shape, families, partition=partition, ordering=ordering, names=names)
-
-
-def _inside(shape: Sequence[int]) -> str:
-    return ", ".join(map(str, shape))

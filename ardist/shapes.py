@@ -16,3 +16,8 @@ def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
 def as_positive(value: int, name: str) -> int:
     """`value` if it is a positive integer, else a `ValueError` that calls it `name`."""
     return as_size(value if isinstance(value, int) else (value,), name)[0]
+
+
+def spelled(shape: Iterable[int]) -> str:
+    """A shape as it stands inside parentheses."""
+    return ", ".join(map(str, shape))

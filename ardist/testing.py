@@ -99,8 +99,9 @@ def check_autoregressive(
         reader, read = leaks[0]
         order = fac.ranks.flatten()
         raise CheckError(
-            f"{len(leaks)} leaks: the parameters of {_name(fac, reader)} (rank {order[reader]}) "
-            f"react to {_name(fac, read)} (rank {order[read]}), on which they may not depend"
+            f"{len(leaks)} leaks: the parameters of {fac.block_name(reader)} (rank "
+            f"{order[reader]}) react to {fac.block_name(read)} (rank {order[read]}), on which "
+            f"they may not depend"
         )
     allowed = int(fac.dependencies.sum())
     return Reach(
@@ -138,13 +139,6 @@ def _reactions(params: Tensor, first: Tensor, owner: Tensor) -> Tensor:
     scale = 1 + first.abs().max()
     sums = torch.zeros(len(params), int(owner.max()) + 1, dtype=params.dtype)
     return sums.index_add_(1, owner, difference) > 1e-11 * scale
-
-
-def _name(fac: Factorization, block: int) -> str:
-    if fac.names is not None:
-        return f"column {fac.names[block]!r}"
-    place = torch.unravel_index(torch.tensor(block), fac.grid_shape or (1,))
-    return f"block {tuple(int(at) for at in place)}"
 
 
 def check_decoder(

@@ -16,7 +16,26 @@ from ardist.shapes import as_positive, as_size
 
 
 @dataclass(frozen=True, repr=False)
-class Mixture(Family):
+class _OfFamily(Family):
+    """A family made of one other."""
+
+    family: Family
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, Family):
+            raise ValueError(f"family: expected a family, got {self.family!r}")
+
+    @property
+    def has_push(self) -> bool:
+        return self.family.has_push
+
+    @property
+    def is_index(self) -> bool:
+        return self.family.is_index
+
+
+@dataclass(frozen=True, repr=False)
+class Mixture(_OfFamily):
     """`num_components` of one family, mixed. Parameters: the logits, then each component's.
 
     A continuous mixture has `rsample` where its component has a CDF with gradients to its
@@ -29,12 +48,10 @@ class Mixture(Family):
     (24, tensor(-0.9189))
     """
 
-    family: Family
     num_components: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, Family):
-            raise ValueError(f"family: expected a family, got {self.family!r}")
+        super().__post_init__()
         as_positive(self.num_components, "num_components")
 
     @property
@@ -60,14 +77,6 @@ class Mixture(Family):
     @property
     def has_cdf_gradient(self) -> bool:
         return self.family.has_cdf_gradient
-
-    @property
-    def has_push(self) -> bool:
-        return self.family.has_push
-
-    @property
-    def is_index(self) -> bool:
-        return self.family.is_index
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         logits = params[..., : self.num_components]
@@ -214,7 +223,7 @@ class DiscretizedLogisticMixture(Family):
 
 
 @dataclass(frozen=True, repr=False)
-class Independent(Family):
+class Independent(_OfFamily):
     """A block of `shape` whose elements are independent conditionals of one family.
 
     >>> import ardist as ad
@@ -222,12 +231,10 @@ class Independent(Family):
     88
     """
 
-    family: Family
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, Family):
-            raise ValueError(f"family: expected a family, got {self.family!r}")
+        super().__post_init__()
         object.__setattr__(self, "shape", tuple(as_size(self.shape, "shape")))
 
     @property
@@ -249,14 +256,6 @@ class Independent(Family):
     @property
     def has_rsample(self) -> bool:
         return self.family.has_rsample
-
-    @property
-    def has_push(self) -> bool:
-        return self.family.has_push
-
-    @property
-    def is_index(self) -> bool:
-        return self.family.is_index
 
     @property
     def noise_shape(self) -> torch.Size:
