@@ -28,14 +28,9 @@ class BlockConstraint(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each event is inside: (...) bool."""
-        return self.blocks_inside(value).all(-1)
-
-    def blocks_inside(self, value: Tensor) -> Tensor:
-        """Whether each block of each event is inside: (..., num_blocks) bool."""
         rows = self.rows(value)
-        return self.layout.inside(
-            rows if self.layout.flat else rows.unflatten(-1, self.layout.value_shape)
-        )
+        blocks = rows if self.layout.flat else rows.unflatten(-1, self.layout.value_shape)
+        return self.layout.inside(blocks).all(-1)
 
     def rows(self, value: Tensor) -> Tensor:
         """The events' elements, block after block: (..., number of elements)."""

@@ -363,12 +363,14 @@ class AutoregressiveDistribution(TorchDistribution):
                 f"value: expected leading dimensions that broadcast with batch_shape "
                 f"{tuple(self.batch_shape)}, got {tuple(value.shape)}"
             )
-        layout = self.factorization.layout
         self._check_kind("value", value, exact=False)
-        if self._validate_args and value.numel() and not _all(self.support.check(value)):
-            self._explain(value)
+        layout = self.factorization.layout
         dtype = layout.dtype(self._reference.dtype)
-        return value if value.dtype == dtype else value.to(dtype)
+        if not layout.is_index:  # whole floats pass for indices, which only the check can tell
+            value = value.to(dtype)
+        if self._validate_args and not _all(self.factorization.inside(value)):
+            self._explain(value)
+        return value.to(dtype)
 
     def _explain(self, value: Tensor) -> None:
         """Raises with the first block that is outside its support."""

@@ -218,7 +218,7 @@ class Factorization:
 
     def inside(self, x: Tensor) -> Tensor:
         """Whether each block of the events is inside its support: (*lead, num_blocks) bool."""
-        return self._block_constraint.blocks_inside(x)
+        return self.layout.inside(self.split(x))
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""

@@ -114,7 +114,7 @@ class Layout:
     def inside(self, values: Tensor) -> Tensor:
         """Whether each block is inside its support: (..., num_blocks) bool."""
         parts = zip(self.distinct, self._split("value", values), strict=True)
-        return self._join("block", [family.support.check(value) for family, value in parts])
+        return self._join("block", [family.inside(value) for family, value in parts])
 
     def features(self, values: Tensor) -> Tensor:
         """What networks read of the blocks, block after block: (..., total features)."""
@@ -142,6 +142,8 @@ class Layout:
 
     def push(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The draws that this noise gives."""
+        if not self.flat:  # what follows is the same, and this is in the innermost loop
+            return self.distinct[0].push(params, noise[0])
         parts = zip(self.distinct, self._split("param", params), noise, strict=True)
         return self._draws([family.push(p, given) for family, p, given in parts], params)
 

@@ -191,6 +191,7 @@ def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
     solving").
     """
     factorization = decoder.factorization
+    discrete = all(family.support.is_discrete for family in factorization.layout.distinct)
     pieces = []
     for start in range(0, factorization.num_steps, decoder.max_window):
         steps = factorization.steps[start : start + decoder.max_window]
@@ -200,16 +201,18 @@ def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
         guess = layout.push(window(None), noise)
         for _ in steps[1:]:
             before, guess = guess, layout.push(window(guess), noise)
-            if _settled(before, guess):
+            if _settled(before, guess, discrete):
                 break
         window.keep(guess)
         pieces.append(guess)
     return pieces
 
 
-def _settled(before: Tensor, after: Tensor) -> bool:
+def _settled(before: Tensor, after: Tensor, discrete: bool) -> bool:
     """Whether an iteration changed nothing, beyond the rounding of its own arithmetic."""
-    if not after.is_floating_point():
-        return torch.equal(before, after)
-    change = torch.dist(before, after, p=torch.inf)
-    return change.item() <= 8 * torch.finfo(after.dtype).eps
+    if torch.equal(before, after):
+        return True
+    if discrete:
+        return False
+    change = (after - before).abs_().max().item()
+    return change <= 8 * torch.finfo(after.dtype).eps

@@ -70,7 +70,6 @@ def by_passes(network: Callable[[Tensor], Tensor], size: int, features: int) -> 
 def made_sampling() -> Iterator[Case]:
     import zuko
     from nflows.transforms.made import MADE as NflowsMADE  # noqa: N811
-    from pyro.nn import AutoRegressiveNN
 
     features, hidden = 784, 512
     net = networks.MADE(
@@ -79,14 +78,10 @@ def made_sampling() -> Iterator[Case]:
     nflows = NflowsMADE(features, hidden, num_blocks=1, use_residual_blocks=False)
     adjacency = torch.ones(features, features).tril(-1).bool()
     masked = zuko.nn.MaskedMLP(adjacency, (hidden, hidden))
-    pyro_net = AutoRegressiveNN(features, [hidden, hidden], param_dims=[1])
     peers = {
         f"nflows {version('nflows')} MADE": by_passes(nflows, 64, features),
         f"zuko {version('zuko')} MaskedMLP": by_passes(masked, 64, features),
-        f"pyro {version('pyro-ppl')} AutoRegressiveNN": by_passes(
-            lambda x: pyro_net(x).squeeze(-2), 64, features
-        ),
-    }
+    }  # pyro's AutoRegressiveNN refuses fewer hidden units than features
     yield (
         "MADE, D=784 Bernoulli, hidden 512x512: sample(64)",
         (lambda: net.condition().sample((64,))),

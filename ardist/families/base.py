@@ -103,6 +103,11 @@ class Family(ABC):
         """A draw with gradients to `params`, where `has_rsample`: (..., *event_shape)."""
         return self(params).rsample()
 
+    def inside(self, value: Tensor) -> Tensor:
+        """Whether values are inside the support: (...) bool."""
+        valid: Tensor = self.support.check(value)
+        return valid
+
     def features(self, value: Tensor) -> Tensor:
         """What a network reads of a drawn block: (..., num_features) floats.
 

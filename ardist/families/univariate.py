@@ -42,7 +42,10 @@ class Bernoulli(Family):
         return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        return F.logsigmoid(params[..., 0] * (2 * value - 1))
+        return F.logsigmoid(params[..., 0] * (2 * value).sub_(1))
+
+    def inside(self, value: Tensor) -> Tensor:
+        return value.sign().abs_() == value  # in half the time of two comparisons
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)

@@ -15,7 +15,7 @@ from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.sampling import Decoder, Window
 from ardist.shapes import as_positive
 
-_UNITS_AT_ONCE = 64  # of the widest layer, in one window of the decoder
+_UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
 
 
 class MADE(ConditionalNetwork):
@@ -55,7 +55,7 @@ class MADE(ConditionalNetwork):
         context_shape: Sequence[int] = (),
         direct: bool = True,
         residual: bool = False,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape)
@@ -296,8 +296,9 @@ class _MADEWindow(Window):
         def divide(base: Tensor, weight: Tensor, rows: slice, source: int) -> tuple[Tensor, Tensor]:
             """The base with all that is known added, and the weights from the inside."""
             seen = inside[source].start
-            known = torch.addmm(base, weight[rows, :seen], decoder.states[source][:seen])
-            return known, weight[rows, inside[source]].contiguous()
+            if seen:
+                base = torch.addmm(base, weight[rows, :seen], decoder.states[source][:seen])
+            return base, weight[rows, inside[source]]
 
         self._hidden = [
             divide(decoder.biases[layer][rows], weight, rows, layer)
