@@ -11,11 +11,6 @@ from torch import Tensor
 Link = Callable[[Tensor], Tensor]
 
 
-def identity(raw: Tensor) -> Tensor:
-    """The link of a parameter that may be any real number."""
-    return raw
-
-
 @dataclass(frozen=True)
 class Positive:
     """`minimum + log2(1 + 2 ** raw)`: 1 at zero, and linear where exp would overflow."""
