@@ -210,9 +210,7 @@ def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
 
 def _settled(before: Tensor, after: Tensor, discrete: bool) -> bool:
     """Whether an iteration changed nothing, beyond the rounding of its own arithmetic."""
-    if torch.equal(before, after):
-        return True
     if discrete:
-        return False
+        return torch.equal(before, after)
     change = (after - before).abs_().max().item()
     return change <= 8 * torch.finfo(after.dtype).eps

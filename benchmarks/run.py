@@ -25,6 +25,7 @@ from torch import Tensor, nn
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
+from ardist.sampling import draw
 
 warnings.filterwarnings("ignore")  # the peers' own, of deprecated calls
 
@@ -177,6 +178,35 @@ def made_continuous() -> Iterator[Case]:
     )
 
 
+def made_windows() -> Iterator[Case]:
+    """MADE's windows of steps beside single steps, where steps depend little and strongly."""
+    features = 64
+    fac = ad.Factorization(features, fam.Normal())
+    net = networks.MADE(fac, hidden_features=(512, 512))
+    like = net.head.weight
+
+    @torch.no_grad()
+    def step_by_step() -> None:
+        decoder = net.decoder(64)
+        decoder.max_window = 1
+        draw(decoder, like)
+
+    def case(what: str) -> Case:
+        return f"MADE, D=64 Normal, {what}: sample(64)", (lambda: net.condition().sample((64,))), {
+            "the same decoder step by step": step_by_step
+        }, "none"  # fmt: skip
+
+    yield case("fresh")
+    walks = torch.randn(4000, features).cumsum(-1) / 4
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(300):
+        loss = -net.condition().log_prob(walks[torch.randint(4000, (128,))]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    yield case("trained on random walks")
+
+
 def lstm() -> Iterator[Case]:
     steps, size, symbols = 256, 256, 65
     net = networks.RNN(
@@ -300,7 +330,7 @@ def print_peak(features: int) -> None:
 
 CASES = {
     case.__name__: case
-    for case in (made_sampling, made_scoring, made_continuous, lstm, scoring, memory)
+    for case in (made_sampling, made_scoring, made_continuous, made_windows, lstm, scoring, memory)
 }
 
 
