@@ -249,7 +249,7 @@ class AutoregressiveDistribution(TorchDistribution):
                 f"network: {type(self._core).__name__} returned parameters of shape "
                 f"{tuple(params.shape)}, expected {expected}"
             )
-        return params
+        return params.to(self._reference.dtype)  # under autocast it was computed in another
 
     def _score(self, value: Tensor) -> Tensor:
         blocks, params, lead = self._pass(value)
@@ -278,12 +278,13 @@ class AutoregressiveDistribution(TorchDistribution):
         rows, like = prod(lead), self._reference
         if rows == 0:
             return like.new_empty(*lead, *self.event_shape, dtype=fac.layout.dtype(like.dtype))
-        if reparameterized:
-            decoder: Decoder = WholePasses(self._network, fac, rows, self._contexts, like=like)
-        else:
-            other = {} if fac is self._core.factorization else {"factorization": fac}
-            decoder = self._core.decoder(rows, self._contexts, **other)
-        with self._evaluating():
+        # Decoders write into buffers of the network's dtype, which autocast would not know.
+        with self._evaluating(), torch.autocast(like.device.type, enabled=False):
+            if reparameterized:
+                decoder: Decoder = WholePasses(self._network, fac, rows, self._contexts, like=like)
+            else:
+                other = {} if fac is self._core.factorization else {"factorization": fac}
+                decoder = self._core.decoder(rows, self._contexts, **other)
             blocks = draw(decoder, like, Layout.rsample if reparameterized else None)
         return self._unrows(fac.merge(blocks), lead)
 

@@ -78,6 +78,21 @@ def test_decoder_gives_the_numbers_of_the_parallel_pass(network, factorization, 
 
 
 @cases
+def test_draws_and_scores_in_other_dtypes(network, factorization):
+    """float64 under a float32 default, and autocast."""
+    net = build(network, factorization, CONTEXT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        p = condition(net, 2)
+        x = p.sample((3,))
+        assert p.support.check(x).all()
+        assert p.log_prob(x).isfinite().all()
+    p = condition(net.double(), 2)
+    x = p.sample((3,))
+    assert x.dtype == (torch.int64 if p.factorization.layout.is_index else torch.float64)
+    assert p.log_prob(x).dtype == torch.float64
+
+
+@cases
 def test_shapes_expansion_and_broadcasting(network, factorization):
     net = build(network, factorization, CONTEXT)
     ad.testing.check_shapes(condition(net, 4))

@@ -13,7 +13,7 @@ from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.sampling import Decoder, Window
-from ardist.shapes import as_positive
+from ardist.shapes import as_size
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
 
@@ -51,7 +51,7 @@ class MADE(ConditionalNetwork):
         self,
         factorization: Factorization,
         *,
-        hidden_features: Sequence[int],
+        hidden_features: int | Sequence[int],
         context_shape: Sequence[int] = (),
         direct: bool = True,
         residual: bool = False,
@@ -59,7 +59,7 @@ class MADE(ConditionalNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape)
-        widths = [as_positive(width, "hidden_features") for width in hidden_features]
+        widths = as_size(hidden_features, "hidden_features")
         if not widths and not direct:
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
         if not 0 <= dropout < 1:
@@ -313,7 +313,7 @@ class _MADEWindow(Window):
     def __call__(self, guess: Tensor | None) -> Tensor:
         states = self._states
         if guess is not None:
-            states[0] = self._layout.features(guess).T
+            states[0] = self._layout.features(guess).to(self._base.dtype).T
         for layer, (base, weight) in enumerate(self._hidden):
             before = torch.addmm(base, weight, states[layer])
             states[layer + 1] = self._activate(layer, before, states[layer], slice(None))
