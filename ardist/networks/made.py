@@ -1,7 +1,7 @@
 """MADE: a masked multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import accumulate, chain
 
 import torch
@@ -108,9 +108,8 @@ class MADE(ConditionalNetwork):
                 before = add_encoding(before, to_hidden)
             hidden = self.activate(number, before, hidden)
             hidden = F.dropout(hidden, self.dropout, self.training)
-        params = torch.zeros(()) if self.head is None else self.head(hidden)
-        if self.direct is not None:
-            params = self.direct(features) if self.head is None else params + self.direct(features)
+        maps = ((self.head, hidden), (self.direct, features))
+        params = reduce(torch.add, [layer(source) for layer, source in maps if layer is not None])
         if to_output is not None:
             params = add_encoding(params, to_output)
         return params.reshape(len(blocks), *layout.param_shape)
