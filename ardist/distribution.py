@@ -369,7 +369,8 @@ class AutoregressiveDistribution(TorchDistribution):
         dtype = layout.dtype(self._reference.dtype)
         if not layout.is_index:  # whole floats pass for indices, which only the check can tell
             value = value.to(dtype)
-        if self._validate_args and not _all(self.factorization.inside(value)):
+        # torch's checks of vectors fail on no values at all
+        if self._validate_args and value.numel() and not _all(self.factorization.inside(value)):
             self._explain(value)
         return value.to(dtype)
 

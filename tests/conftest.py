@@ -9,6 +9,8 @@ import torch
 def _same_start():
     torch.manual_seed(0)
     pyro.clear_param_store()
+    # torch.compile turns validation off for the whole process, in whichever test it runs.
+    pyro.enable_validation(True)
     yield
     torch.set_default_dtype(torch.float32)
 

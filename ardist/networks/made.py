@@ -109,7 +109,8 @@ class MADE(ConditionalNetwork):
             hidden = self.activate(number, before, hidden)
             hidden = F.dropout(hidden, self.dropout, self.training)
         maps = ((self.head, hidden), (self.direct, features))
-        params = reduce(torch.add, [layer(source) for layer, source in maps if layer is not None])
+        parts: list[Tensor] = [layer(source) for layer, source in maps if layer is not None]
+        params = reduce(torch.add, parts)
         if to_output is not None:
             params = add_encoding(params, to_output)
         return params.reshape(len(blocks), *layout.param_shape)
