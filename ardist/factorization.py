@@ -354,8 +354,11 @@ class Factorization:
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
-        # The graph matters beyond the ranks, which follow from it.
-        order = self.dependencies if self.ordering.name == "from_graph" else self.ranks
+        ranks = self.ranks.flatten()
+        order = self.ranks
+        if self.ordering.name == "from_graph":  # which may allow less than its ranks do
+            follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
+            order = self.ranks if follows_ranks else self.dependencies
         elements = None if self._in_order else tuple(self._cut.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),

@@ -106,11 +106,6 @@ class Layout:
         )
         return self._join("block", [family.log_prob(p, v) for family, p, v in parts])
 
-    def distributions(self, params: Tensor) -> list[torch.distributions.Distribution]:
-        """Of each distinct family, one distribution of batch_shape (..., its blocks)."""
-        parts = zip(self.distinct, self._split("param", params), strict=True)
-        return [family(p) for family, p in parts]
-
     def inside(self, values: Tensor) -> Tensor:
         """Whether each block is inside its support: (..., num_blocks) bool."""
         parts = zip(self.distinct, self._split("value", values), strict=True)

@@ -69,6 +69,9 @@ class Decoder(ABC):
 class Window(ABC):
     """Some steps evaluated together on a guess of their blocks, as often as asked."""
 
+    layout: Layout
+    """The steps' blocks, in the order of drawing."""
+
     @abstractmethod
     def __call__(self, guess: Tensor | None) -> Tensor:
         """The steps' parameters under a guess of their blocks; at first there may be none."""
@@ -194,12 +197,12 @@ def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
     discrete = all(family.support.is_discrete for family in factorization.layout.distinct)
     pieces = []
     for start in range(0, factorization.num_steps, decoder.max_window):
-        steps = factorization.steps[start : start + decoder.max_window]
-        layout = factorization.layout.select(list(chain(*steps)))
+        num_steps = min(decoder.max_window, factorization.num_steps - start)
+        window = decoder.window(num_steps)
+        layout = window.layout
         noise = layout.noise(decoder.batch_size, like)
-        window = decoder.window(len(steps))
         guess = layout.push(window(None), noise)
-        for _ in steps[1:]:
+        for _ in range(num_steps - 1):
             before, guess = guess, layout.push(window(guess), noise)
             if _settled(before, guess, discrete):
                 break

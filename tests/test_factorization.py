@@ -54,6 +54,7 @@ def test_equality_is_of_what_is_meant():
     assert one != ad.Factorization((4,), family, ordering=ad.Ordering.reverse())
     assert one != ad.Factorization((2, 2), family)
     chain = torch.ones(4, 4).tril(-1).bool()
+    assert one == ad.Factorization(4, family, ordering=ad.Ordering.from_graph(chain))
     assert ad.Factorization(4, family, ordering=ad.Ordering.from_graph(chain)).is_total
 
 

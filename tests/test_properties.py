@@ -242,19 +242,23 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization, 
     fac = net.factorization
     noise = [layout.noise(50, torch.zeros((), dtype=torch.float64)) for layout in fac.step_layouts]
     left = iter(noise)
+    like = torch.zeros((), dtype=torch.float64)
     stepped = torch.cat(
         _draw_steps(net.decoder(50), lambda layout, params: layout.push(params, next(left))), 1
     )
-    window = torch.cat([each[0] for each in noise], 1) if not fac.layout.flat else None
-    if window is None:
-        drawn = draw(net.decoder(50), torch.zeros((), dtype=torch.float64))
-        assert drawn.shape == stepped.shape
-        return
-    monkeypatch.setattr(type(fac.layout), "noise", lambda *_: [window])
+    order = [block for step in fac.steps for block in step]
+    whole = fac.layout.select(order)
+    # The same noise for one window over all steps, family by family.
+    members = [fam for layout in fac.step_layouts for fam in layout.distinct]
+    pieces = [piece for each in noise for piece in each]
+    together = [
+        torch.cat([p for f, p in zip(members, pieces, strict=True) if f == family], 1)
+        for family in whole.distinct
+    ]
+    monkeypatch.setattr(type(fac.layout), "noise", lambda *_: together)
     decoder = net.decoder(50)
     decoder.max_window = fac.num_steps
-    drawn = draw(decoder, torch.zeros((), dtype=torch.float64))
-    order = [block for step in fac.steps for block in step]
+    drawn = draw(decoder, like)
     torch.testing.assert_close(fac.layout.take("value", drawn, order), stepped, atol=1e-9, rtol=0)
 
 

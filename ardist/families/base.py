@@ -21,10 +21,9 @@ class Family(ABC):
     `(..., *event_shape)`; leading dimensions broadcast.
 
     To write one, give it the members below that differ, as class attributes or properties, and
-    define `__call__`. Override `log_prob`, `sample`
-    and `features` where something faster or safer is known, and `push` and `_fill` where a draw
-    is a function of the parameters and of noise that does not depend on them: such families are
-    sampled with all noise drawn ahead.
+    define `__call__`. Override `log_prob`, `sample` and `features` where something faster or
+    safer is known, and `push` and `_fill` where a draw is a function of the parameters and of
+    noise that does not depend on them: such families are sampled with all noise drawn ahead.
     """
 
     @property

@@ -126,12 +126,12 @@ class MADE(ConditionalNetwork):
         )
 
     def activate(
-        self, layer: int, before: Tensor, source: Tensor, rows: slice | None = None
+        self, layer: int, before: Tensor, source: Tensor, rows: slice = slice(None)
     ) -> Tensor:
-        """A hidden layer's units from their sums; `rows` says which units of the layer they are."""
+        """A hidden layer's units from their sums; `rows` of the layer below go with them."""
         after, widths = self.activation(before), self.hidden_features
         if self.residual and layer > 0 and widths[layer] == widths[layer - 1]:
-            return after + (source if rows is None else source[rows])
+            return after + source[rows]
         return after
 
     @property
@@ -287,7 +287,7 @@ class _MADEWindow(Window):
 
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
         schedule = decoder._schedule
-        self._layout = schedule.layout(start, stop)
+        self.layout = schedule.layout(start, stop)
         self._activate = decoder._network.activate
         inside = [slice(ends[start], ends[stop]) for ends in schedule.ends]
         self._kept = [state[part] for state, part in zip(decoder.states, inside, strict=True)]
@@ -313,17 +313,17 @@ class _MADEWindow(Window):
     def __call__(self, guess: Tensor | None) -> Tensor:
         states = self._states
         if guess is not None:
-            states[0] = self._layout.features(guess).to(self._base.dtype).T
+            states[0] = self.layout.features(guess).to(self._base.dtype).T
         for layer, (base, weight) in enumerate(self._hidden):
             before = torch.addmm(base, weight, states[layer])
-            states[layer + 1] = self._activate(layer, before, states[layer], slice(None))
+            states[layer + 1] = self._activate(layer, before, states[layer])
         params = self._base
         for source, weight in self._outputs:
             params = torch.addmm(params, weight, states[source])
-        return _as_params(params, self._layout)
+        return _as_params(params, self.layout)
 
     def keep(self, blocks: Tensor) -> None:
-        self._states[0] = self._layout.features(blocks).T
+        self._states[0] = self.layout.features(blocks).T
         for kept, state in zip(self._kept, self._states, strict=True):
             kept.copy_(state)
 

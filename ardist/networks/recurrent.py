@@ -288,9 +288,8 @@ class _RNNDecoder(Decoder):
         key = block if self.factorization.layout.flat else 0
         if key not in self._readers:
             family, weight, bias = self._network.embedding.map_of(block)
-            folded = (
-                weight.T @ self._inner
-            ).T  # whose transpose, of which rows are taken, is whole
+            # Its transpose, whose rows a categorical block picks, is contiguous.
+            folded = (weight.T @ self._inner).T
             self._readers[key] = (family, folded, torch.addmv(self._bias, self._inner.T, bias))
         return self._readers[key]
 
