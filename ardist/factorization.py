@@ -166,6 +166,14 @@ class Factorization:
         pairs = self.num_blocks * (self.num_blocks - 1) // 2
         return self.ordering.name != "from_graph" or int(self.dependencies.sum()) == pairs
 
+    @cached_property
+    def is_transitive(self) -> bool:
+        """Whether each block depends on all that its dependencies depend on, as in any ranking."""
+        if self.ordering.name != "from_graph":
+            return True
+        edges = self.dependencies.float()
+        return not bool(((edges @ edges > 0) & ~self.dependencies).any())
+
     @property
     def has_rsample(self) -> bool:
         """Whether draws of every block have gradients to the parameters."""

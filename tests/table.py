@@ -19,6 +19,7 @@ ORDERINGS = {
     "random": ad.Ordering.random(3),
     "ties": ad.Ordering.from_ranks([4, 1, 1, 0]),
     "graph": ad.Ordering.from_graph([[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]),
+    "transitive": ad.Ordering.from_graph([[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]),
 }
 
 FAMILIES = {
@@ -77,6 +78,19 @@ FACTORIZATIONS = {
         {"a": fam.Normal(), "b": fam.Bernoulli(), "c": fam.Categorical(3), "d": fam.Bernoulli()},
         ordering=ad.Ordering.from_ranks([1, 0, 0, 2]),
     ),
+    "image-raster": ad.Factorization((3, 3), fam.Bernoulli()),
+    "image-turned": ad.Factorization(
+        (3, 3), fam.Bernoulli(), ordering=ad.Ordering.from_ranks([[6, 3, 0], [7, 4, 1], [8, 5, 2]])
+    ),
+    "image-snake": ad.Factorization(
+        (3, 3), fam.Bernoulli(), ordering=ad.Ordering.from_ranks([[0, 1, 2], [5, 4, 3], [6, 7, 8]])
+    ),
+    "image-diagonal": ad.Factorization(
+        (3, 3), fam.Normal(), ordering=ad.Ordering.from_ranks([[0, 1, 2], [1, 2, 3], [2, 3, 4]])
+    ),
+    "image-channels": ad.Factorization(
+        (2, 3, 2), VECTORS["independent"], partition=ad.Partition.along(0, 1)
+    ),
     "columns-of-one-family": ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Bernoulli()),
     "split": ad.Factorization(
         4,
@@ -133,14 +147,20 @@ NETWORKS = {
 
 
 # Families meet one network of each kind; orders and partitions meet all of them.
-_ONE_OF_EACH_KIND = ("made", "rnn-gru", "plain")
+_MEETS_ALL_FAMILIES = ("made", "rnn-gru", "plain")
+
+# What the networks can follow, by the first part of their names; the others follow anything.
+FOLLOWS: dict[str, Callable[[ad.Factorization], bool]] = {
+    "rnn": lambda fac: fac.is_total,
+}
 
 
 def fits(network: str, factorization: str) -> bool:
     """Whether a network can follow a factorization's order, and the pair is in the table."""
-    if network.startswith("rnn") and not FACTORIZATIONS[factorization].is_total:
+    follows = FOLLOWS.get(network.split("-")[0])
+    if follows is not None and not follows(FACTORIZATIONS[factorization]):
         return False
-    return network in _ONE_OF_EACH_KIND or factorization.removesuffix("-2") not in FAMILIES
+    return network in _MEETS_ALL_FAMILIES or factorization.removesuffix("-2") not in FAMILIES
 
 
 CASES = [

@@ -24,7 +24,9 @@ class ConditionalNetwork(nn.Module):
     Args:
         factorization: the only source of truth about blocks, order and families.
         context_shape: shape of one context, `()` for none.
-        context_kind: what the context is: `"vector"` (C,), `"blocks"` (*grid_shape, C).
+        context_kind: what the context is: `"vector"` (C,), `"blocks"` (*grid_shape, C): a vector
+            for each block, or `"sequence"` (S, C): of any other length; as far as the network
+            takes them.
 
     Raises:
         ValueError: where the network cannot follow the factorization or take such a context.
@@ -50,14 +52,15 @@ class ConditionalNetwork(nn.Module):
                 f"context_kind: {type(self).__name__} takes {list(self.context_kinds)}, "
                 f"got {context_kind!r}"
             )
-        grid = factorization.grid_shape if context_kind == "blocks" else ()
-        if self.context_shape and (
-            len(self.context_shape) != len(grid) + 1 or self.context_shape[:-1] != tuple(grid)
-        ):
-            expected = ", ".join([*map(str, grid), "C"])
+        grid = tuple(map(str, factorization.grid_shape)) if context_kind == "blocks" else ()
+        expected = {"vector": (), "blocks": grid, "sequence": ("S",)}[context_kind]
+        given = tuple(self.context_shape)
+        lead = given[:-1] if context_kind == "blocks" else expected[: len(given) - 1]
+        if given and (len(given) != len(expected) + 1 or tuple(map(str, lead)) != expected):
+            wanted = ", ".join([*expected, "C"]) + ("" if expected else ",")
             raise ValueError(
-                f"context_shape: expected ({expected}{',' if not grid else ''}) for a context of "
-                f"kind {context_kind!r}, got {tuple(self.context_shape)}"
+                f"context_shape: expected ({wanted}) for a context of kind {context_kind!r}, "
+                f"got {given}"
             )
 
     def forward(

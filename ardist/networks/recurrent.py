@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, add_encoding
-from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
+from ardist.networks.base import add_encoding
+from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork, drawing_order
 from ardist.sampling import Decoder
 from ardist.shapes import as_positive
 
 
-class RNN(ConditionalNetwork):
+class RNN(SequenceNetwork):
     """A recurrent network over the blocks in the order of drawing.
 
     It accepts a factorization of any length whose blocks have one family, in any order without
@@ -43,8 +43,6 @@ class RNN(ConditionalNetwork):
     torch.Size([50])
     """
 
-    context_kinds = ("vector", "blocks")
-
     def __init__(
         self,
         factorization: Factorization,
@@ -59,8 +57,6 @@ class RNN(ConditionalNetwork):
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         if cell not in _CELLS:
             raise ValueError(f"cell: expected one of {sorted(_CELLS)}, got {cell!r}")
-        if (reason := self._refuses(factorization)) is not None:
-            raise ValueError(f"factorization: {reason}")
         self.cell = cell
         self.hidden_size = as_positive(hidden_size, "hidden_size")
         self.num_layers = as_positive(num_layers, "num_layers")
@@ -77,33 +73,13 @@ class RNN(ConditionalNetwork):
             self.context_to_input = nn.Linear(width, size, bias=False)
             if context_kind == "vector":
                 self.context_to_state = nn.Linear(width, self.initial.numel(), bias=False)
-        self._order = drawing_order(factorization.ranks.flatten())
-
-    def _refuses(self, factorization: Factorization) -> str | None:
-        if not factorization.is_total:
-            return (
-                f"{type(self).__name__} follows orders in which each block depends on all that "
-                f"come before it, without ties, got {factorization.ordering}"
-            )
-        return None
-
-    def accepts(self, factorization: Factorization) -> str | None:
-        own = self.factorization
-        if not (own.is_uniform and factorization.families == own.families):
-            return super().accepts(factorization)
-        if self.context_kind == "blocks" and self.context_shape:
-            return super().accepts(factorization)
-        if factorization.ordering != own.ordering and factorization != own:
-            return f"{type(self).__name__} was trained in the order {own.ordering}"
-        return self._refuses(factorization)
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        order = self._order if ranks is None else drawing_order(ranks)
+        order = self.order(ranks, blocks.device)
         vectors = self.embedding(blocks)  # (M * N, T, size)
         start = self.start.expand(len(vectors), 1, -1)
-        order = None if order is None else order.to(vectors.device)
         drawn = vectors if order is None else vectors.index_select(1, order)
         inputs = torch.cat((start, drawn[:, :-1]), 1)
         encoding, state = self.encode(context, len(blocks), order)
@@ -150,13 +126,6 @@ class RNN(ConditionalNetwork):
         """A decoder that costs one cell a step."""
         with torch.no_grad():
             return _RNNDecoder(self, factorization or self.factorization, batch_size, context)
-
-    def _fingerprint(self) -> dict[str, object]:
-        """Any length fits, so a state says only the order and the families."""
-        if not self.factorization.is_uniform:
-            return super()._fingerprint()
-        ordering = self.factorization.ordering
-        return {"families": str(self.factorization.families[0]), "ordering": repr(ordering)}
 
 
 class _Cell(NamedTuple):

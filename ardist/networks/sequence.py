@@ -1,11 +1,14 @@
 """What networks over a sequence of blocks share: reading blocks, their order, and heads."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
 from ardist.families import Family
+from ardist.networks.base import ConditionalNetwork
 
 
 class BlockEmbedding(nn.Module):
@@ -74,3 +77,54 @@ def drawing_order(ranks: Tensor) -> Tensor | None:
     """The blocks of total ranks in the order of drawing; None where it is raster order."""
     order = ranks.argsort()
     return None if torch.equal(order, torch.arange(len(order), device=order.device)) else order
+
+
+class SequenceNetwork(ConditionalNetwork):
+    """A network over the blocks in the order of drawing, in any order without ties.
+
+    It accepts a factorization of any length in its own order, where the blocks have one family.
+    """
+
+    context_kinds = ("vector", "blocks")
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        *,
+        context_shape: Sequence[int] = (),
+        context_kind: str = "vector",
+    ) -> None:
+        super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
+        if (reason := self._refuses(factorization)) is not None:
+            raise ValueError(f"factorization: {reason}")
+        self._order = drawing_order(factorization.ranks.flatten())
+
+    def _refuses(self, factorization: Factorization) -> str | None:
+        if not factorization.is_total:
+            return (
+                f"{type(self).__name__} follows orders in which each block depends on all that "
+                f"come before it, without ties, got {factorization.ordering}"
+            )
+        return None
+
+    def accepts(self, factorization: Factorization) -> str | None:
+        own = self.factorization
+        if not (own.is_uniform and factorization.families == own.families):
+            return super().accepts(factorization)
+        if self.context_kind == "blocks" and self.context_shape:
+            return super().accepts(factorization)
+        if factorization.ordering != own.ordering and factorization != own:
+            return f"{type(self).__name__} was trained in the order {own.ordering}"
+        return self._refuses(factorization)
+
+    def order(self, ranks: Tensor | None, device: torch.device) -> Tensor | None:
+        """The blocks in the order of drawing; None where it is raster order."""
+        order = self._order if ranks is None else drawing_order(ranks)
+        return None if order is None else order.to(device)
+
+    def _fingerprint(self) -> dict[str, object]:
+        """Any length fits, so a state says only the order and the families."""
+        if not self.factorization.is_uniform:
+            return super()._fingerprint()
+        ordering = self.factorization.ordering
+        return {"families": str(self.factorization.families[0]), "ordering": repr(ordering)}
