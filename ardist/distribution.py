@@ -1,7 +1,6 @@
 """The product of conditionals as one distribution."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
@@ -261,25 +260,13 @@ class AutoregressiveDistribution(TorchDistribution):
         _, params, lead = self._pass(value)
         return self._unrows(params, lead)
 
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Whole passes without dropout, whatever the mode; the mode is as before afterwards."""
-        training = [module for module in self._core.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
     def _draw(self, sample_shape: Size, reparameterized: bool) -> Tensor:
         fac, lead = self.factorization, sample_shape + self.batch_shape
         rows, like = prod(lead), self._reference
         if rows == 0:
             return like.new_empty(*lead, *self.event_shape, dtype=fac.layout.dtype(like.dtype))
         # Decoders write into buffers of the network's dtype, which autocast would not know.
-        with self._evaluating(), torch.autocast(like.device.type, enabled=False):
+        with self._core.evaluating(), torch.autocast(like.device.type, enabled=False):
             if reparameterized:
                 decoder: Decoder = WholePasses(self._network, fac, rows, self._contexts, like=like)
             else:
@@ -289,7 +276,7 @@ class AutoregressiveDistribution(TorchDistribution):
         return self._unrows(fac.merge(blocks), lead)
 
     def _unchecked_log_prob(self, x: Tensor) -> Tensor:
-        with self._evaluating():
+        with self._core.evaluating():
             return self._replaced(self._score, x).sum(-1)
 
     def _replaced(self, function: Callable[..., Result], *args: Any) -> Result:

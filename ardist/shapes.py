@@ -1,4 +1,4 @@
-"""Checks of shapes that users give."""
+"""Checks of shapes and numbers that users give."""
 
 from collections.abc import Iterable
 
@@ -16,6 +16,13 @@ def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
 def as_positive(value: int, name: str) -> int:
     """`value` if it is a positive integer, else a `ValueError` that calls it `name`."""
     return as_size(value if isinstance(value, int) else (value,), name)[0]
+
+
+def as_probability(value: float, name: str) -> float:
+    """`value` if it is a probability below 1, else a `ValueError` that calls it `name`."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}: expected a probability below 1, got {value}")
+    return value
 
 
 def spelled(shape: Iterable[int]) -> str:

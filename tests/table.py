@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import ardist as ad
@@ -135,6 +136,39 @@ def _rnn(**options: object) -> Callable[..., nn.Module]:
     )
 
 
+def _wavenet(**options: object) -> Callable[..., nn.Module]:
+    return lambda fac, context_shape=(): networks.WaveNet(
+        fac, channels=16, depth=4, context_shape=context_shape, **options
+    )
+
+
+def _transformer(**options: object) -> Callable[..., nn.Module]:
+    return lambda fac, context_shape=(): networks.Transformer(
+        fac, dim=16, depth=2, heads=2, context_shape=context_shape, **options
+    )
+
+
+class TinyGPT(nn.Module):
+    """A causal module from elsewhere, for blocks of any kind: its outputs see their own input."""
+
+    def __init__(self, fac: ad.Factorization, context_shape: tuple[int, ...] = ()):
+        super().__init__()
+        family = fac.layout.families[0]
+        self.embed = nn.Linear(max(1, family.event_shape.numel()), 16)
+        self.position = nn.Parameter(torch.randn(9, 16))
+        self.attend = nn.Linear(16, 48)
+        self.mix = nn.Sequential(nn.Linear(16, 48), nn.GELU(), nn.Linear(48, family.num_params))
+        self.context = nn.Linear(3, 16) if context_shape else None
+
+    def forward(self, blocks, context=None):
+        values = blocks.reshape(*blocks.shape[:2], -1).to(self.position.dtype).asinh()
+        x = self.embed(values) + self.position[: blocks.shape[1]]
+        if context is not None:
+            x = x + self.context(context).unsqueeze(1)
+        q, k, v = self.attend(x).chunk(3, -1)
+        return self.mix(x + F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
 NETWORKS = {
     "made": _made(),
     "made-residual": _made(residual=True, direct=False, activation=torch.tanh),
@@ -142,16 +176,49 @@ NETWORKS = {
     "rnn-tanh": _rnn(cell="tanh"),
     "rnn-gru": _rnn(cell="gru", num_layers=2),
     "rnn-lstm": _rnn(cell="lstm", num_layers=2, embedding_size=5),
+    "wavenet": _wavenet(),
+    "wavenet-cycles": _wavenet(kernel_size=3, max_dilation=2, skip_channels=12),
+    "transformer": _transformer(),
+    "transformer-plain": _transformer(any_order=False),
+    "transformer-rotary": _transformer(positions="rotary"),
+    "unshared": lambda fac, context_shape=(): networks.Unshared(
+        fac, hidden_features=(24,), context_shape=context_shape
+    ),
+    # The window reaches back to the first block of the longest factorization here.
+    "markov": lambda fac, context_shape=(): networks.Markov(
+        fac, window=8, hidden_features=(48,), context_shape=context_shape
+    ),
+    "foreign": lambda fac, context_shape=(): networks.FromModule(
+        TinyGPT(fac, context_shape), fac, context_shape=context_shape
+    ),
+    # Two windows of 5 reach everywhere on grids of 3: other orders than raster may need both.
+    "pixelcnn": lambda fac, context_shape=(): networks.PixelCNN(
+        fac, channels=16, depth=2, kernel_size=5, context_shape=context_shape
+    ),
     "plain": Plain,
 }
 
 
 # Families meet one network of each kind; orders and partitions meet all of them.
-_MEETS_ALL_FAMILIES = ("made", "rnn-gru", "plain")
+_MEETS_ALL_FAMILIES = (
+    "made",
+    "rnn-gru",
+    "wavenet",
+    "transformer",
+    "unshared",
+    "markov",
+    "foreign",
+    "plain",
+)
 
 # What the networks can follow, by the first part of their names; the others follow anything.
 FOLLOWS: dict[str, Callable[[ad.Factorization], bool]] = {
     "rnn": lambda fac: fac.is_total,
+    "wavenet": lambda fac: fac.is_total,
+    "transformer": lambda fac: fac.is_transitive,
+    "pixelcnn": lambda fac: len(fac.grid_shape) == 2 and fac.is_uniform and fac.is_transitive,
+    "markov": lambda fac: fac.is_total and fac.is_uniform,
+    "foreign": lambda fac: fac.is_total and fac.is_uniform,
 }
 
 

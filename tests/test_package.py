@@ -25,8 +25,17 @@ ORDER = (
     "networks.sequence",
     "networks.made",
     "networks.recurrent",
-    "networks",
+    "networks.wavenet",
+    "networks.gated_stacks",
+    "networks.locally_masked",
+    "networks.pixelcnn",
+    "networks.transformer",
+    "networks.perceptron",
+    "networks.unshared",
+    "networks.markov",
     "testing",
+    "networks.foreign",
+    "networks",
 )
 
 

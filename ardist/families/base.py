@@ -127,7 +127,7 @@ class Family(ABC):
         device: torch.device | None = None,
     ) -> Tensor:
         """Draws that `push` turns into values, where `has_push`: (*shape, *noise_shape)."""
-        return self._fill(torch.empty(*shape, *self.noise_shape, dtype=dtype, device=device))
+        return self._fill(torch.empty((*shape, *self.noise_shape), dtype=dtype, device=device))
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         """The value that this noise gives under these parameters, where `has_push`."""

@@ -1,8 +1,25 @@
 """Conditional networks: from the past, and a context, to the conditionals' parameters."""
 
 from ardist.networks.base import ConditionalNetwork
+from ardist.networks.foreign import FromModule
 from ardist.networks.made import MADE
+from ardist.networks.markov import Markov
+from ardist.networks.pixelcnn import PixelCNN
 from ardist.networks.recurrent import RNN
+from ardist.networks.transformer import Transformer
+from ardist.networks.unshared import Unshared
+from ardist.networks.wavenet import WaveNet
 from ardist.sampling import Decoder
 
-__all__ = ["MADE", "RNN", "ConditionalNetwork", "Decoder"]
+__all__ = [
+    "MADE",
+    "RNN",
+    "ConditionalNetwork",
+    "Decoder",
+    "FromModule",
+    "Markov",
+    "PixelCNN",
+    "Transformer",
+    "Unshared",
+    "WaveNet",
+]

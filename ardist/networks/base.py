@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -94,13 +95,34 @@ class ConditionalNetwork(nn.Module):
             factorization: in place of the network's own, where that differs in length or order.
         """
         return WholePasses(
-            self,
+            self._evaluate,
             factorization or self.factorization,
             batch_size,
             context,
             ranks,
             like=reference(self),
         )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout, whatever the mode, which is as before afterwards: for draws."""
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+    @torch.no_grad()
+    def _evaluate(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        """A parallel pass as decoders make them."""
+        with self.evaluating():
+            params: Tensor = self(blocks, context, ranks)
+        return params
 
     def accepts(self, factorization: Factorization) -> str | None:
         """None where this network can serve that factorization, else the reason why not."""

@@ -13,7 +13,7 @@ from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.sampling import Decoder, Window
-from ardist.shapes import as_size
+from ardist.shapes import as_probability, as_size
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
 
@@ -62,9 +62,7 @@ class MADE(ConditionalNetwork):
         widths = as_size(hidden_features, "hidden_features")
         if not widths and not direct:
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a probability below 1, got {dropout}")
-        self.dropout = dropout
+        self.dropout = as_probability(dropout, "dropout")
         visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
         if not direct and min(widths) < len(visible.sets):
             raise ValueError(

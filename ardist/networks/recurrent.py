@@ -12,7 +12,7 @@ from ardist.families import Family
 from ardist.networks.base import add_encoding
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork, drawing_order
 from ardist.sampling import Decoder
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, as_probability
 
 
 class RNN(SequenceNetwork):
@@ -30,6 +30,8 @@ class RNN(SequenceNetwork):
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
         embedding_size: in how many numbers a block is read; hidden_size by default.
+        dropout: the probability with which an entry of a layer's input, or of the last one's
+            output, is dropped in training mode (Zaremba et al. 2014).
 
     Raises:
         ValueError: where the ordering has ties or is a graph's, or an argument is off.
@@ -53,6 +55,7 @@ class RNN(SequenceNetwork):
         context_shape: Sequence[int] = (),
         context_kind: str = "vector",
         embedding_size: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         if cell not in _CELLS:
@@ -63,7 +66,14 @@ class RNN(SequenceNetwork):
         size = as_positive(embedding_size or hidden_size, "embedding_size")
         self.embedding = BlockEmbedding(factorization, size)
         self.start = nn.Parameter(torch.randn(size) * 0.1)
-        self.rnn = _CELLS[cell].module(size, hidden_size, num_layers, batch_first=True)
+        self.dropout = as_probability(dropout, "dropout")
+        self.rnn = _CELLS[cell].module(
+            size,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
         self.head = BlockHead(factorization, hidden_size)
         # Hidden state, and for an LSTM its cell state, of each layer.
         self._num_states = 2 if cell == "lstm" else 1
@@ -85,7 +95,9 @@ class RNN(SequenceNetwork):
         encoding, state = self.encode(context, len(blocks), order)
         if encoding is not None:
             inputs = add_encoding(inputs, encoding)
+        inputs = F.dropout(inputs, self.dropout, self.training)
         hidden, _ = self.rnn(inputs, self._as_state(state))
+        hidden = F.dropout(hidden, self.dropout, self.training)
         if order is not None:
             hidden = hidden.index_select(1, order.argsort())
         params: Tensor = self.head(hidden)

@@ -23,26 +23,28 @@ class BlockEmbedding(nn.Module):
         self._layout = layout = factorization.layout
         sizes = layout.sizes["feature"]
         self._sizes = sizes if layout.flat else sizes[:1]
-        self.weight = nn.Parameter(torch.empty(size, sum(self._sizes)))
+        # A row for each feature, which a categorical block picks.
+        self.weight = nn.Parameter(torch.empty(sum(self._sizes), size))
         self.bias = nn.Parameter(torch.zeros(len(self._sizes), size))
         with torch.no_grad():
-            for part in self.weight.split(self._sizes, 1):
-                part.normal_(std=part.shape[1] ** -0.5)
+            for part in self.weight.split(self._sizes):
+                part.normal_(std=len(part) ** -0.5)
 
     def map_of(self, block: int) -> tuple[Family, Tensor, Tensor]:
         """A block's family and the weight (size, num_features) and bias (size,) that read it."""
         index = block if self._layout.flat else 0
-        weight = self.weight.split(self._sizes, 1)[index]
-        return self._layout.families[index], weight, self.bias[index]
+        weight = self.weight.split(self._sizes)[index]
+        return self._layout.families[index], weight.T, self.bias[index]
 
-    def forward(self, blocks: Tensor) -> Tensor:
-        """Blocks of a row in raster order of the grid as (N, num_blocks, size)."""
+    def forward(self, blocks: Tensor, which: Sequence[int] | None = None) -> Tensor:
+        """Blocks as vectors (N, num_blocks, size); all in raster order, or `which` of them."""
         if not self._layout.flat:
             family, weight, bias = self.map_of(0)
             return family.project(blocks, weight, bias)
-        pieces = blocks.split(self._layout.sizes["value"], -1)
+        which = range(self._layout.num_blocks) if which is None else which
+        pieces = blocks.split([self._layout.sizes["value"][block] for block in which], -1)
         vectors = []
-        for block, piece in enumerate(pieces):
+        for block, piece in zip(which, pieces, strict=True):
             family, weight, bias = self.map_of(block)
             value = piece.reshape(len(blocks), *family.event_shape)
             vectors.append(family.project(value, weight, bias))
@@ -65,12 +67,13 @@ class BlockHead(nn.Module):
         index = block if self._layout.flat else 0
         return self.weight.split(self._sizes)[index], self.bias.split(self._sizes)[index]
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, which: Sequence[int] | None = None) -> Tensor:
         """(N, num_blocks, size) to (N, num_blocks, num_params), or flat (N, total)."""
         if not self._layout.flat:
             return F.linear(hidden, self.weight, self.bias)
-        parts = [F.linear(h, *self.map_of(block)) for block, h in enumerate(hidden.unbind(1))]
-        return torch.cat(parts, -1)
+        which = range(self._layout.num_blocks) if which is None else which
+        each = zip(which, hidden.unbind(1), strict=True)
+        return torch.cat([F.linear(h, *self.map_of(block)) for block, h in each], -1)
 
 
 def drawing_order(ranks: Tensor) -> Tensor | None:
@@ -128,3 +131,42 @@ class SequenceNetwork(ConditionalNetwork):
             return super()._fingerprint()
         ordering = self.factorization.ordering
         return {"families": str(self.factorization.families[0]), "ordering": repr(ordering)}
+
+
+class UniformNetwork(SequenceNetwork):
+    """A sequence network with one map for all blocks, which so need one family.
+
+    A subclass defines `in_order`, where raster order is of no concern.
+    """
+
+    def _refuses(self, factorization: Factorization) -> str | None:
+        families = factorization.layout.families
+        other = next((block for block, f in enumerate(families) if f != families[0]), None)
+        if other is not None:
+            name = factorization.block_name
+            return (
+                f"{type(self).__name__} has one map for all blocks, which need one family, got "
+                f"{families[0]} for {name(0)} and {families[other]} for {name(other)}"
+            )
+        return super()._refuses(factorization)
+
+    def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
+        """`forward` for blocks and a context that are in the order of drawing."""
+        raise NotImplementedError(f"{type(self).__name__} does not define in_order")
+
+    def forward(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        order = self.order(ranks, blocks.device)
+        context = self.context_in_order(context, order)
+        if order is None:
+            return self.in_order(blocks, context)
+        params = self.in_order(blocks.index_select(1, order), context)
+        return params.index_select(1, order.argsort())
+
+    def context_in_order(self, context: Tensor | None, order: Tensor | None) -> Tensor | None:
+        """Vectors for the steps, (N, num_blocks, C), where there is one for each block."""
+        if context is None or self.context_kind == "vector":
+            return context
+        context = context.reshape(len(context), -1, context.shape[-1])
+        return context if order is None else context.index_select(1, order)

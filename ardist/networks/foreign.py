@@ -1,0 +1,226 @@
+"""Causal modules from elsewhere."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from ardist.factorization import Factorization
+from ardist.families import Categorical
+from ardist.networks.base import reference
+from ardist.networks.sequence import UniformNetwork
+from ardist.sampling import Decoder
+from ardist.testing import CheckError, check_autoregressive
+
+
+class FromModule(UniformNetwork):
+    """A causal module from elsewhere as a conditional network: a GPT-2 of Hugging Face, say.
+
+    The module is called as `module(blocks)`, or `module(blocks, context)`, with the blocks in
+    the order of drawing, (rows, length, *block_shape), int64 where they are indices (tokens). It
+    returns for each position the parameters of one block, (rows, length, num_params): a tensor,
+    or what has it as its first entry, as the outputs of Hugging Face do. Logits beyond those of
+    a Categorical are left out (a vocabulary with symbols that are never drawn).
+
+    With `shift` the module is inclusive: its output at a position sees the input there, and is
+    about the next block. It then gets `start` and all blocks but the last one. Without, its
+    output at a position is about the block there, which it must not see.
+
+    Draws use the module's own cache where its `forward` takes `past_key_values` and `use_cache`
+    and the cache has `reorder_cache`, as in Hugging Face's. Other modules are given the blocks
+    so far at each step; without `shift`, events of full length.
+
+    Args:
+        module: takes any length up to the factorization's (without `shift`, that length).
+        factorization: whose blocks have one family, in an order without ties; one of another
+            length is accepted in its place.
+        shift: whether the module is inclusive, and so has to be shifted.
+        start: what stands before the first block: a token (GPT-2's is 50256), which may be one
+            that is never drawn, or a number or tensor that broadcasts to a block.
+        check: whether to look for leaks at once, by `ardist.testing.check_autoregressive`.
+        context_shape: `(C,)` where the module takes a context, `()` for none.
+
+    Raises:
+        ValueError: where blocks differ in family, the ordering has ties or is a graph's, a check
+            finds a leak, or the module returns another shape. A draw raises it where dropout or
+            batch norm is active: `module.eval()` turns them off.
+
+    >>> import torch, ardist as ad
+    >>> class Bigram(torch.nn.Module):  # logits for the next token
+    ...     def __init__(self, num_tokens):
+    ...         super().__init__()
+    ...         self.table = torch.nn.Embedding(num_tokens, num_tokens)
+    ...     def forward(self, tokens):
+    ...         return self.table(tokens)
+    >>> fac = ad.Factorization((20,), ad.families.Categorical(5))
+    >>> net = ad.networks.FromModule(Bigram(6), fac, start=5, check=True)
+    >>> net.condition().sample((3,)).shape
+    torch.Size([3, 20])
+    """
+
+    start: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        factorization: Factorization,
+        *,
+        shift: bool = True,
+        start: float | Tensor = 0,
+        check: bool = False,
+        context_shape: Sequence[int] = (),
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"module: expected a torch.nn.Module, got {module!r}")
+        super().__init__(factorization, context_shape=context_shape)
+        self.module = module
+        self.shift = shift
+        self.register_buffer("start", self._as_block(start), persistent=False)
+        takes = inspect.signature(module.forward).parameters
+        self.has_cache = shift and {"past_key_values", "use_cache"} <= set(takes)
+        if check:
+            self._check()
+
+    def _as_block(self, start: float | Tensor) -> Tensor:
+        layout, like = self.factorization.layout, reference(self.module)
+        value, shape = torch.as_tensor(start, device=like.device), layout.families[0].event_shape
+        if layout.is_index and value.dtype != torch.int64:
+            raise ValueError(f"start: expected an integer, as blocks are, got {start}")
+        try:
+            return value.to(layout.dtype(like.dtype)).expand(shape).clone()
+        except RuntimeError as error:
+            raise ValueError(
+                f"start: expected what broadcasts to a block {tuple(shape)}, got "
+                f"{tuple(value.shape)}"
+            ) from error
+
+    def _check(self) -> None:
+        try:
+            context = reference(self).new_zeros(self.context_shape) if self.context_shape else None
+            check_autoregressive(self, context)
+        except CheckError as error:
+            hint = "" if self.shift else "; an inclusive module needs shift=True"
+            raise CheckError(f"module: {error}{hint}") from error
+
+    def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
+        if self.shift:
+            start = self.start.expand(len(blocks), 1, *self.start.shape)
+            blocks = torch.cat((start, blocks[:, :-1]), 1)
+        options = {"use_cache": False} if self.has_cache else {}
+        return self.evaluate(blocks, self._for_rows(context, len(blocks)), **options)[0]
+
+    @staticmethod
+    def _for_rows(context: Tensor | None, rows: int) -> Tensor | None:
+        return None if context is None else context.repeat(rows // len(context), 1)
+
+    def evaluate(
+        self, inputs: Tensor, context: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Any]:
+        """The parameters (rows, length, num_params) that a call gives, and all that it gives."""
+        output = self.module(*((inputs,) if context is None else (inputs, context)), **options)
+        params: Tensor = output if isinstance(output, Tensor) else output[0]
+        family = self.factorization.layout.families[0]
+        if isinstance(family, Categorical):
+            params = params[..., : family.num_params]
+        expected = (*inputs.shape[:2], family.num_params)
+        if params.shape != expected:
+            raise ValueError(
+                f"module: expected outputs of shape {expected}, got {tuple(params.shape)}"
+            )
+        return params, output
+
+    def decoder(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        *,
+        factorization: Factorization | None = None,
+    ) -> Decoder:
+        """A decoder on the module's own cache, or else by passes over the blocks so far."""
+        with self.evaluating():  # says at once what may not be active
+            if self.shift:
+                context = self._for_rows(context, batch_size)
+                return _ModuleDecoder(
+                    self, factorization or self.factorization, batch_size, context
+                )
+            return super().decoder(batch_size, context, ranks, factorization=factorization)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """As for any network, but refuses to decide whether dropout and batch norm should act."""
+        for name, module in self.module.named_modules():
+            if module.training and _is_noisy(module):
+                raise ValueError(
+                    f"module: expected no active dropout or batch norm in draws, got "
+                    f"{type(module).__name__} at {name!r}; call .eval() first"
+                )
+        with super().evaluating():
+            yield
+
+    def _fingerprint(self) -> dict[str, Any]:
+        start = self.start.float().tolist() if self.shift else None
+        return {**super()._fingerprint(), "shift": self.shift, "start": start}
+
+    def extra_repr(self) -> str:
+        start = f", start={self.start.tolist()}" if self.shift else ""
+        return f"{super().extra_repr()}\nshift={self.shift}{start}"
+
+
+def _is_noisy(module: nn.Module) -> bool:
+    """Whether a module acts otherwise in training mode than in evaluation."""
+    # Recurrent and attention modules keep the probability of their dropout under that name.
+    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+    return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
+
+
+class _ModuleDecoder(Decoder):
+    """Gives the module what its cache does not hold: all blocks so far where it has none."""
+
+    def __init__(
+        self,
+        network: FromModule,
+        factorization: Factorization,
+        batch_size: int,
+        context: Tensor | None,
+    ) -> None:
+        super().__init__(factorization, batch_size)
+        self._network, self._context = network, context
+        self._inputs = network.start.expand(batch_size, 1, *network.start.shape)
+        self._cache: Any = None
+
+    def step(self, previous: Tensor | None) -> Tensor:
+        return self._evaluate() if previous is None else self._take(previous)
+
+    def prefill(self, blocks: Tensor) -> Tensor:
+        return self._take(torch.cat(list(self._pieces(blocks)), 1))
+
+    def select(self, rows: Tensor) -> None:
+        self.batch_size = len(rows)
+        self._inputs = self._inputs.index_select(0, rows)
+        if self._context is not None:
+            self._context = self._context.index_select(0, rows)
+        if self._cache is not None:
+            self._cache.reorder_cache(rows)
+
+    def _take(self, blocks: Tensor) -> Tensor:
+        kept = [] if self._cache is not None else [self._inputs]
+        self._inputs = torch.cat([*kept, blocks], 1)
+        self.num_taken += blocks.shape[1]
+        return self._evaluate()
+
+    @torch.no_grad()
+    def _evaluate(self) -> Tensor:
+        """The next step's parameters: (rows, 1, num_params)."""
+        network = self._network
+        cached = {"past_key_values": self._cache, "use_cache": True} if network.has_cache else {}
+        with network.evaluating():
+            params, output = network.evaluate(self._inputs, self._context, **cached)
+        if network.has_cache:
+            self._cache = output.past_key_values
+        return params[:, -1:]

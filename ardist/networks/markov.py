@@ -1,0 +1,255 @@
+"""A window of the last blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ardist.factorization import Factorization
+from ardist.families import Family
+from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.perceptron import perceptron
+from ardist.networks.sequence import UniformNetwork, drawing_order
+from ardist.sampling import Decoder
+from ardist.shapes import as_positive, as_size
+
+
+class Markov(UniformNetwork):
+    """One module for all steps, which sees the last blocks and the step's index.
+
+    So are autoregressive processes AR(k), n-grams (a window of n - 1 blocks) and, with tensor
+    blocks and a window of one, the reverse chain of a diffusion. The order has no ties, and all
+    blocks have one family.
+
+    The module is called as `module(past, step)`, or `module(past, step, context)`, for all rows
+    and steps at once in a parallel pass and for a single step when drawing:
+
+    - `past` (rows, window, *block_shape): the blocks themselves, the last one drawn at the end;
+      int64 where they are indices. What would lie before the first block is zero.
+    - `step` (rows,) int64: how many blocks were drawn before; the first `window - step` entries
+      of the window are no blocks.
+    - `context` (rows, C).
+
+    It returns the parameters, (rows, num_params) or whatever flattens to this. The perceptron of
+    `hidden_features` reads blocks through their family's features (a Normal's are its values), is
+    told the step by a learned vector, and ignores what lies before the first block.
+
+    Args:
+        factorization: in an order in which each block depends on all that come before it; beyond
+            the window they are forgotten.
+        window: how many of the last blocks are seen.
+        hidden_features: width of each hidden layer of a perceptron; `()` makes it linear.
+        module: instead, a module as above.
+        stationary: whether `step` counts no further than `window`, so that the chain is
+            homogeneous once the window is full, and any length is accepted.
+        context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
+        context_kind: "vector", or "blocks": a vector for each block, which its step is given.
+
+    Raises:
+        ValueError: where blocks differ in family, the ordering has ties or is a graph's, or both
+            or neither of `hidden_features` and `module` are given.
+
+    >>> import torch, ardist as ad
+    >>> trigram = ad.networks.Markov(
+    ...     ad.Factorization((20,), ad.families.Categorical(5)), window=2, hidden_features=()
+    ... )
+    >>> trigram.condition().sample((3,)).shape
+    torch.Size([3, 20])
+
+    An AR(2) process, x_t = a x_{t-2} + b x_{t-1} + noise:
+
+    >>> class AR(torch.nn.Module):
+    ...     def __init__(self, order):
+    ...         super().__init__()
+    ...         self.mean = torch.nn.Linear(order, 1, bias=False)
+    ...         self.scale = torch.nn.Parameter(torch.zeros(1))
+    ...     def forward(self, past, step):  # (rows, order)
+    ...         mean = self.mean(past)
+    ...         return torch.cat((mean, self.scale.expand_as(mean)), -1)
+    >>> fac = ad.Factorization((100,), ad.families.Normal())
+    >>> net = ad.networks.Markov(fac, window=2, module=AR(2), stationary=True)
+    >>> longer = ad.Factorization((300,), ad.families.Normal())
+    >>> ad.AutoregressiveDistribution(net, factorization=longer).sample().shape
+    torch.Size([300])
+    """
+
+    padding: Tensor
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        *,
+        window: int = 1,
+        hidden_features: int | Sequence[int] | None = None,
+        module: nn.Module | None = None,
+        stationary: bool = False,
+        context_shape: Sequence[int] = (),
+        context_kind: str = "vector",
+    ) -> None:
+        super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
+        if (hidden_features is None) == (module is None):
+            raise ValueError(
+                "hidden_features, module: expected one of the two, got "
+                f"{'neither' if module is None else 'both'}"
+            )
+        if module is not None and not isinstance(module, nn.Module):
+            raise ValueError(f"module: expected a torch.nn.Module, got {module!r}")
+        self.window = as_positive(window, "window")
+        self.stationary = stationary
+        family = factorization.layout.families[0]
+        self.encoder: nn.Module = nn.Identity()
+        if module is None:
+            hidden = as_size(() if hidden_features is None else hidden_features, "hidden_features")
+            widths = (*hidden, family.num_params)
+            num_steps = self.window + 1 if stationary else factorization.num_steps
+            module = _WindowPerceptron(family, self.window, num_steps, widths)
+            if self.context_shape:
+                self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
+            # It is not read, but has to be inside the support.
+            padding = family.sample(torch.zeros(family.num_params))
+        else:
+            like = reference(module)
+            padding = torch.zeros(
+                family.event_shape,
+                dtype=factorization.layout.dtype(like.dtype),
+                device=like.device,
+            )
+        self.module = module
+        self.register_buffer("padding", padding, persistent=False)
+
+    def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
+        rows, length = blocks.shape[:2]
+        start = self.padding.expand(rows, self.window, *self.padding.shape)
+        padded = torch.cat((start, blocks[:, :-1]), 1)
+        past = padded.unfold(1, self.window, 1).movedim(-1, 2)  # (rows, T, window, *block_shape)
+        step = torch.arange(length, device=blocks.device).expand(rows, length)
+        encoding = self.encode(context)
+        if encoding is not None:
+            encoding = encoding.repeat(rows // len(encoding), 1, 1)
+            encoding = encoding.expand(rows, length, -1).flatten(0, 1)
+        params = self.evaluate(past.flatten(0, 1), step.flatten(), encoding)
+        return params.view(rows, length, -1)
+
+    def encode(self, context: Tensor | None) -> Tensor | None:
+        """What the module is given of the context, (N, 1 or T, size), in the order of drawing."""
+        if context is None:
+            return None
+        vectors: Tensor = self.encoder(context)
+        return vectors.unsqueeze(1) if self.context_kind == "vector" else vectors
+
+    def evaluate(self, past: Tensor, step: Tensor, encoding: Tensor | None) -> Tensor:
+        """Parameters (rows, num_params), by a call of the module."""
+        if self.stationary:
+            step = step.clamp(max=self.window)
+        given = (past, step) if encoding is None else (past, step, encoding)
+        params: Tensor = self.module(*given).flatten(1)
+        expected = (len(past), self.factorization.layout.families[0].num_params)
+        if params.shape != expected:
+            raise ValueError(
+                f"module: expected parameters (rows, {expected[1]}), got {tuple(params.shape)} "
+                f"for {len(past)} rows"
+            )
+        return params
+
+    def decoder(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        *,
+        factorization: Factorization | None = None,
+    ) -> Decoder:
+        """A decoder that costs one call of the module a step."""
+        with torch.no_grad():
+            return _MarkovDecoder(self, factorization or self.factorization, batch_size, context)
+
+    def accepts(self, factorization: Factorization) -> str | None:
+        """Any length where the module does not count the steps."""
+        if self.stationary:
+            return super().accepts(factorization)
+        return ConditionalNetwork.accepts(self, factorization)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """A state says the length only where the module counts the steps."""
+        own = super()._fingerprint() if self.stationary else ConditionalNetwork._fingerprint(self)
+        return {**own, "window": self.window}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}\nwindow={self.window}, stationary={self.stationary}"
+
+
+class _WindowPerceptron(nn.Module):
+    """A perceptron whose first layer has a linear map for each place in the window.
+
+    What it is told of the step, and of the context, is added to the first layer's sums.
+    """
+
+    def __init__(self, family: Family, window: int, num_steps: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.family = family
+        shape = (window, family.num_features, widths[0])
+        # A row for each feature, which a categorical block picks.
+        self.weight = nn.Parameter(torch.randn(shape) * (window * family.num_features) ** -0.5)
+        self.steps = nn.Parameter(torch.randn(num_steps, widths[0]) * 0.1)
+        self.rest: nn.Module = nn.Identity()
+        if len(widths) > 1:
+            self.rest = nn.Sequential(nn.ReLU(), perceptron(widths))
+
+    def forward(self, past: Tensor, step: Tensor, encoding: Tensor | None = None) -> Tensor:
+        sums = self.steps[step]
+        if encoding is not None:
+            sums = sums + encoding
+        missing = past.shape[1] - step.unsqueeze(-1)
+        for place, weight in enumerate(self.weight):
+            known = missing <= place
+            sums = sums + known * self.family.project(past[:, place], weight.T)
+        params: Tensor = self.rest(sums)
+        return params
+
+    def extra_repr(self) -> str:
+        return f"weight={tuple(self.weight.shape)}, steps={tuple(self.steps.shape)}"
+
+
+class _MarkovDecoder(Decoder):
+    """Keeps the last blocks, (rows, window, *block_shape)."""
+
+    def __init__(
+        self, network: Markov, factorization: Factorization, batch_size: int, context: Tensor | None
+    ) -> None:
+        super().__init__(factorization, batch_size)
+        self._network = network
+        order = drawing_order(factorization.ranks.flatten())
+        if order is not None and context is not None:
+            order = order.to(context.device)
+        self._encoding = network.encode(network.context_in_order(context, order))
+        padding = network.padding
+        self._past = padding.expand(batch_size, network.window, *padding.shape)
+
+    def step(self, previous: Tensor | None) -> Tensor:
+        return self._evaluate() if previous is None else self._take(previous)
+
+    def prefill(self, blocks: Tensor) -> Tensor:
+        return self._take(torch.cat(list(self._pieces(blocks)), 1))
+
+    def select(self, rows: Tensor) -> None:
+        self.batch_size = len(rows)
+        self._past = self._past.index_select(0, rows)
+        if self._encoding is not None:
+            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))
+
+    def _take(self, blocks: Tensor) -> Tensor:
+        self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]
+        self.num_taken += blocks.shape[1]
+        return self._evaluate()
+
+    @torch.no_grad()
+    def _evaluate(self) -> Tensor:
+        """The next step's parameters: (rows, 1, num_params)."""
+        step = torch.full((self.batch_size,), self.num_taken, device=self._past.device)
+        encoding = self._encoding
+        if encoding is not None:
+            encoding = encoding[:, self.num_taken if encoding.shape[1] > 1 else 0]
+            encoding = encoding.repeat(self.batch_size // len(encoding), 1)
+        with self._network.evaluating():
+            return self._network.evaluate(self._past, step, encoding).unsqueeze(1)

@@ -1,0 +1,178 @@
+"""Convolutional networks over images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ardist.factorization import Factorization
+from ardist.networks.base import ConditionalNetwork
+from ardist.networks.gated_stacks import GatedStacks, turn_of
+from ardist.networks.locally_masked import LocallyMasked
+from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.sampling import Decoder
+from ardist.shapes import as_positive, as_probability, as_size
+
+
+class PixelCNN(ConditionalNetwork):
+    """Convolutions over a grid of pixels, each of which sees those drawn before it.
+
+    How the kernels are masked follows from the dependencies. In raster order and its eight
+    symmetries one mask serves all pixels: gated layers in a vertical and a horizontal stack,
+    without a blind spot (van den Oord et al. 2016, "Conditional image generation with PixelCNN
+    decoders"). Any other order, ties and transitive graphs included, masks the kernel at each
+    pixel anew (Jain et al. 2020, "Locally masked convolution for autoregressive models").
+
+    What a pixel sees grows by `r = kernel_size // 2` pixels a layer, times its dilation. In
+    raster order over a grid (H, W), without dilation, it is a whole rectangle: of the pixels
+    drawn before, `depth * r + 1` to the left and so many rows above, with `depth * r` columns to
+    both sides. So `depth * r >= max(W - 1, H - 2)` lets each pixel see all before it.
+
+    Args:
+        factorization: over a two-dimensional grid; blocks of one family, of any shape.
+        channels: width of each layer.
+        depth: how many layers.
+        kernel_size: odd, at least 3; the kernel's part that lies in the past is kept.
+        dilation: of all layers, or of each: distance between the pixels that a kernel reads.
+        dropout: the probability with which an entry of what a layer adds is dropped in training
+            mode.
+        context_shape: `(C,)`, `(H, W, C)` for a context of kind "blocks", `()` for none.
+        context_kind: "vector", or "blocks": a feature map, whose entry at a pixel goes into each
+            of its layers.
+
+    Raises:
+        ValueError: where the grid is not two-dimensional, blocks differ in family, dependencies
+            are not transitive, or an argument is off.
+
+    >>> import torch, ardist as ad
+    >>> fac = ad.Factorization((8, 6), ad.families.Bernoulli())
+    >>> net = ad.networks.PixelCNN(fac, channels=16, depth=6)
+    >>> net.condition().sample((3,)).shape
+    torch.Size([3, 8, 6])
+    >>> ad.testing.check_autoregressive(net).reach
+    1.0
+    """
+
+    context_kinds = ("vector", "blocks")
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        *,
+        channels: int,
+        depth: int,
+        kernel_size: int = 3,
+        dilation: int | Sequence[int] = 1,
+        dropout: float = 0.0,
+        context_shape: Sequence[int] = (),
+        context_kind: str = "vector",
+    ) -> None:
+        super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
+        _check(factorization)
+        if as_positive(kernel_size, "kernel_size") % 2 == 0 or kernel_size == 1:
+            raise ValueError(
+                f"kernel_size: expected an odd number of at least 3, got {kernel_size}"
+            )
+        depth = as_positive(depth, "depth")
+        dilations = as_size(dilation, "dilation")
+        if isinstance(dilation, int):
+            dilations = dilations * depth
+        elif len(dilations) != depth:
+            raise ValueError(
+                f"dilation: expected one for all or one for each of {depth} layers, "
+                f"got {tuple(dilations)}"
+            )
+        self.embedding = BlockEmbedding(factorization, as_positive(channels, "channels"))
+        # Convolutions tell only by the zeros at the border where on the grid they are.
+        self.position = nn.Parameter(torch.randn(factorization.num_blocks, channels) * 0.1)
+        body = LocallyMasked if turn_of(factorization) is None else GatedStacks
+        self.body = body(
+            factorization,
+            channels=channels,
+            kernel_size=kernel_size,
+            dilations=dilations,
+            context_size=self.context_shape[-1] if self.context_shape else 0,
+            dropout=as_probability(dropout, "dropout"),
+        )
+        self.mix = nn.Linear(channels, channels)
+        self.head = BlockHead(factorization, channels)
+
+    def forward(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        features = self.embedding(blocks) + self.position  # (M * N, T, channels)
+        grid = features.unflatten(1, self.factorization.grid_shape)
+        hidden = self.body(grid, self.as_grid(context))
+        return self.as_params(hidden.flatten(1, 2))
+
+    def as_grid(self, context: Tensor | None) -> Tensor | None:
+        """The context as (N, H, W, C), or (N, 1, 1, C) where it is one vector."""
+        if context is None or self.context_kind == "blocks":
+            return context
+        return context[:, None, None]
+
+    def as_params(self, hidden: Tensor) -> Tensor:
+        """The parameters of pixels (N, T, num_params) from what is known of their past."""
+        params: Tensor = self.head(self.mix(hidden.relu()).relu())
+        return params
+
+    def decoder(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        *,
+        factorization: Factorization | None = None,
+    ) -> Decoder:
+        """A decoder that computes each layer once at each pixel."""
+        with torch.no_grad():
+            return _PixelCNNDecoder(self, batch_size, context)
+
+
+def _check(factorization: Factorization) -> None:
+    """That a network over images can follow this factorization."""
+    if len(factorization.grid_shape) != 2:
+        raise ValueError(
+            f"factorization: PixelCNN takes a two-dimensional grid of blocks, "
+            f"got one of shape {tuple(factorization.grid_shape)}"
+        )
+    if not factorization.is_uniform:
+        raise ValueError(f"factorization: PixelCNN takes blocks of one family, got {factorization}")
+    if not factorization.is_transitive:
+        raise ValueError(
+            f"factorization: PixelCNN follows transitive dependencies, since a pixel also sees "
+            f"what those before it have seen, got {factorization.ordering}"
+        )
+
+
+class _PixelCNNDecoder(Decoder):
+    """Reads drawn pixels and the hidden states of the next; what lies between is the body's."""
+
+    def __init__(self, network: PixelCNN, batch_size: int, context: Tensor | None) -> None:
+        super().__init__(network.factorization, batch_size)
+        self._network = network
+        self._body = network.body.incremental(batch_size, network.as_grid(context))
+        self._family, self._weight, bias = network.embedding.map_of(0)
+        self._offsets = [network.position[step] + bias for step in self.factorization.steps]
+
+    @torch.no_grad()
+    def step(self, previous: Tensor | None) -> Tensor:
+        features = None
+        if previous is not None:
+            features = self._read(previous, self._offsets[self.num_taken])
+            self.num_taken += 1
+        return self._network.as_params(self._body.step(features))
+
+    @torch.no_grad()
+    def prefill(self, blocks: Tensor) -> Tensor:
+        self.num_taken = len(list(self._pieces(blocks)))
+        features = self._read(blocks, torch.cat(self._offsets[: self.num_taken]))
+        return self._network.as_params(self._body.prefill(features))
+
+    def select(self, rows: Tensor) -> None:
+        self._body.select(rows)
+        self.batch_size = len(rows)
+
+    def _read(self, blocks: Tensor, offsets: Tensor) -> Tensor:
+        """Features (rows, pixels, channels) of drawn blocks."""
+        return self._family.project(blocks, self._weight) + offsets

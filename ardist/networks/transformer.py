@@ -1,0 +1,575 @@
+"""Transformers: attention over the blocks that are drawn already."""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, chain
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ardist.factorization import Factorization
+from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.ordering import Ordering
+from ardist.sampling import Decoder
+from ardist.shapes import as_positive, as_probability
+
+_POSITIONS = ("learned", "rotary")
+
+
+class Transformer(ConditionalNetwork):
+    """Pre-norm self-attention (Vaswani et al. 2017; Radford et al. 2019).
+
+    Without ties there is one stream of tokens: the token of a step reads the block drawn before,
+    is told which block it predicts (Pannatier et al. 2024, "sigma-GPTs"), and sees the tokens
+    before it. With ties, or a graph of dependencies that is transitive, blocks are read by
+    content tokens and predicted by query tokens, which see content alone (Yang et al. 2019,
+    "XLNet").
+
+    Args:
+        factorization: in an order of any kind, as long as it is transitive.
+        dim: width of a token.
+        depth: how many layers.
+        heads: of the attention; they divide `dim`.
+        any_order: whether each token is told which block it reads too, so that the order may
+            change from call to call, by `factorization=`, and from row to row, by `ranks`. Built
+            without ties, it serves orders without ties. False is the plain GPT.
+        positions: "learned", or "rotary" (Su et al. 2021), which serves a factorization of
+            another length, where blocks have one family.
+        context_shape: `(C,)`, `(*grid_shape, C)` or `(S, C)`, by its kind; `()` for none.
+        context_kind: "vector", added to every token; "blocks", a vector for each block, added to
+            the token that predicts it; "sequence", which all tokens cross-attend to.
+        hidden_features: width inside a layer's perceptron; 4 times `dim` by default.
+        dropout: the probability with which an entry of the tokens, or of what a layer adds to
+            them, is dropped in training mode.
+
+    Raises:
+        ValueError: where the dependencies are not transitive, or an argument is off.
+
+    >>> import torch, ardist as ad
+    >>> fac = ad.Factorization((20,), ad.families.Categorical(5))
+    >>> net = ad.networks.Transformer(fac, dim=16, depth=2, heads=2)
+    >>> net.condition().sample((3,)).shape
+    torch.Size([3, 20])
+    >>> other = fac.with_ordering(ad.Ordering.random(1))
+    >>> ad.AutoregressiveDistribution(net, factorization=other).sample().shape
+    torch.Size([20])
+    """
+
+    context_kinds = ("vector", "blocks", "sequence")
+    _order: Tensor
+    _seen: Tensor | None
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        *,
+        dim: int,
+        depth: int,
+        heads: int,
+        any_order: bool = True,
+        positions: str = "learned",
+        context_shape: Sequence[int] = (),
+        context_kind: str = "vector",
+        hidden_features: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
+        if not factorization.is_transitive:
+            raise ValueError(
+                f"factorization: Transformer follows transitive dependencies, since a token also "
+                f"sees what those before it have seen, got {factorization.ordering}"
+            )
+        self.dim, self.depth = as_positive(dim, "dim"), as_positive(depth, "depth")
+        self.heads, self.any_order = as_positive(heads, "heads"), any_order
+        if dim % (2 * heads if positions == "rotary" else heads):
+            even = "twice the number of" if positions == "rotary" else "the number of"
+            raise ValueError(f"heads: expected {even} heads to divide dim {dim}, got {heads}")
+        if positions not in _POSITIONS:
+            raise ValueError(f"positions: expected one of {list(_POSITIONS)}, got {positions!r}")
+        self.positions = positions
+        self.dropout = as_probability(dropout, "dropout")
+        self.embedding = BlockEmbedding(factorization, dim)
+        self.head = BlockHead(factorization, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.start = nn.Parameter(torch.randn(dim) * 0.02)
+        self.two_streams = not factorization.is_total
+        self.query = nn.Parameter(torch.randn(dim) * 0.02) if self.two_streams else None
+        # What tells a token the block that it reads, and the one that it predicts.
+        places, told = factorization.num_blocks, any_order or self.two_streams
+        learned = positions == "learned"
+        self.read_places = (
+            nn.Parameter(torch.randn(places, dim) * 0.02) if learned and told else None
+        )
+        self.target_places = nn.Parameter(torch.randn(places, dim) * 0.02) if learned else None
+        self.target_map = nn.Linear(dim, dim, bias=False) if told and not learned else None
+        cross = bool(self.context_shape) and context_kind == "sequence"
+        if self.context_shape:
+            self.context_map = nn.Linear(self.context_shape[-1], dim, bias=cross)
+            if cross:
+                self.context_places = nn.Parameter(torch.randn(self.context_shape[0], dim) * 0.02)
+        inner = as_positive(hidden_features or 4 * dim, "hidden_features")
+        self.layers = nn.ModuleList(_Layer(dim, heads, inner, cross) for _ in range(depth))
+        with torch.no_grad():  # as GPT-2: what the layers add to the tokens starts small
+            for name, weight in self.named_parameters():
+                if name.endswith("bias"):
+                    weight.zero_()
+                elif weight.dim() == 2:
+                    scale = math.sqrt(2 * depth) if name.endswith("_out.weight") else 1.0
+                    weight.normal_(std=0.02 / scale)
+        ranks = factorization.ranks.flatten()
+        self.register_buffer("_order", ranks.argsort(), persistent=False)
+        self._is_raster = torch.equal(self._order, torch.arange(len(ranks)))
+        seen = factorization.dependencies if self.two_streams else None
+        self.register_buffer("_seen", seen, persistent=False)
+
+    def accepts(self, factorization: Factorization) -> str | None:
+        own, name = self.factorization, type(self).__name__
+        if factorization == own:
+            return None
+        if factorization.families != own.families:
+            return super().accepts(factorization)
+        shapes = (factorization.event_shape, factorization.partition)
+        if shapes != (own.event_shape, own.partition):
+            if self.positions != "rotary" or not own.is_uniform:
+                return f"{name} with {self.positions} positions was built for {own}"
+            if self.context_kind == "blocks" and self.context_shape:
+                return super().accepts(factorization)
+        if not self.any_order and factorization.ordering != own.ordering:
+            return f"{name} with any_order=False was trained in the order {own.ordering}"
+        if factorization.ordering.name == "from_graph" and not factorization.is_total:
+            return f"{name} takes another order by its ranks, which do not tell a graph"
+        if not self.two_streams and not factorization.is_total:
+            return f"{name} was built without ties, and serves orders without ties"
+        return None
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Any-order networks leave out the order, and those for any length the length."""
+        factorization, own = self.factorization, super()._fingerprint()
+        if self.any_order:
+            del own["dependencies"]
+        if self.positions == "rotary" and factorization.is_uniform:
+            own["families"], own["grid_shape"] = str(factorization.families[0]), "any"
+            if not self.any_order:
+                own["dependencies"] = repr(factorization.ordering)
+        return own
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}\nheads={self.heads}, any_order={self.any_order}, "
+            f"positions={self.positions!r}, two_streams={self.two_streams}"
+        )
+
+    def forward(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        vectors = self.embedding(blocks)  # (M * N, T, dim)
+        encoding, memories = self.encode(context)
+        states = [
+            _State(layer.weights(), memory)
+            for layer, memory in zip(self.own_layers, memories, strict=True)
+        ]
+        if self.two_streams:  # in raster order: the mask alone knows of the order
+            seen = self._seen if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
+            order = torch.arange(vectors.shape[1], device=vectors.device)
+            hidden = self.run(self.tokens(order, encoding, seen).all(), vectors, states)
+        else:
+            order = self._order if ranks is None else ranks.argsort(-1)
+            is_raster = self._is_raster and ranks is None
+            vectors = vectors if is_raster else _arrange(vectors, order)
+            hidden = self.run(self.tokens(order, encoding).all(), vectors[:, :-1], states)
+            hidden = hidden if is_raster else _arrange(hidden, order.argsort(-1))
+        params: Tensor = self.head(hidden)
+        return params
+
+    @property
+    def own_layers(self) -> "list[_Layer]":
+        return [layer for layer in self.layers if isinstance(layer, _Layer)]
+
+    def encode(self, context: Tensor | None) -> tuple[Tensor | None, "list[_Memory | None]"]:
+        """What is added to the tokens, (N, 1 or T, dim), and what each layer cross-attends to."""
+        if context is None:
+            return None, [None] * self.depth
+        encoding = self.context_map(context)
+        if self.context_kind == "sequence":
+            memory = encoding + self.context_places
+            return None, [layer.remember(memory) for layer in self.own_layers]
+        if self.context_kind == "blocks":
+            return encoding.flatten(1, -2), [None] * self.depth
+        return encoding.unsqueeze(1), [None] * self.depth
+
+    def tokens(
+        self, order: Tensor, encoding: Tensor | None, seen: Tensor | None = None
+    ) -> "_Tokens":
+        """What all tokens of a draw are told, but for the values of the blocks.
+
+        Args:
+            order: the blocks as the tokens come, (T,), or (M * N, T) for each row.
+            encoding: of the contexts, (N, 1 or T, dim), in raster order.
+            seen: for two streams, (..., T, T) bool: which blocks each may see, as in `order`.
+        """
+        size = self.dim // self.heads
+        start = self.start.expand(*order.shape[:-1], 1, -1)
+        reads = targets = self.start.new_zeros(*order.shape, self.dim)
+        if self.read_places is not None:
+            reads = F.embedding(order, self.read_places)
+        if self.target_places is not None:
+            targets = F.embedding(order, self.target_places)
+        elif self.target_map is not None:
+            targets = self.target_map(_waves(order, self.dim, self.start))
+        if encoding is not None:
+            if encoding.shape[1] > 1 or order.dim() > 1:
+                encoding = _arrange(encoding.expand(-1, order.shape[-1], -1), order)
+            targets = targets + encoding
+        turns = None
+        if self.positions == "rotary":
+            waves = _waves(F.pad(order, (1, 0), value=-1), size, self.start)
+            turns = _rows(waves).unsqueeze(1)
+        if self.query is None or seen is None:
+            contents = torch.cat((start, reads[..., :-1, :]), -2) + targets
+            return _Tokens(_rows(contents), None, turns, None)
+        if encoding is not None:
+            reads = reads + encoding
+            start = start.expand(*reads.shape[:-2], 1, -1)
+        # A content token sees the start, itself and what its block may see; a query not itself.
+        own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
+        rows = torch.cat((F.pad(seen | own, (0, 0, 1, 0)), seen), -2)
+        mask = _rows(F.pad(rows, (1, 0), value=True)).unsqueeze(1)
+        contents = torch.cat((start, reads), -2)
+        return _Tokens(_rows(contents), _rows(self.query + targets), turns, mask)
+
+    def run(self, part: "_Part", vectors: Tensor, states: "Sequence[_State]") -> Tensor:
+        """Tokens through all layers, and what those of them that predict have become.
+
+        Args:
+            part: which tokens; what comes before them is in the caches.
+            vectors: the blocks that they read, embedded; none for the start token.
+            states: of the layers.
+        """
+        if vectors.shape[1] < part.contents.shape[1]:
+            vectors = F.pad(vectors, (0, 0, 1, 0))
+        tokens = add_encoding(vectors, part.contents)
+        num_keys = tokens.shape[1]
+        if part.queries is not None:
+            queries = part.queries.repeat(len(tokens) // len(part.queries), 1, 1)
+            tokens = torch.cat((tokens, queries), 1)
+        dropout = self.dropout if self.training and states[0].cache is None else 0.0
+        rows, length, dim = tokens.shape
+        x = _drop(tokens.reshape(-1, dim), dropout)
+        for layer, state in zip(self.own_layers, states, strict=True):
+            x = layer(x, rows, part, num_keys, state, dropout)
+        hidden = x.view(rows, length, dim)
+        hidden = hidden if part.queries is None else hidden[:, num_keys:]
+        normed: Tensor = self.norm(hidden)
+        return normed
+
+    def decoder(
+        self,
+        batch_size: int,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        *,
+        factorization: Factorization | None = None,
+    ) -> Decoder:
+        """A decoder that computes each token once, against a cache of keys and values."""
+        with torch.no_grad():
+            return _TransformerDecoder(
+                self, factorization or self.factorization, batch_size, context, ranks
+            )
+
+
+class _Memory(NamedTuple):
+    """Keys and values of a context's sequence, (N, heads, S, size) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class _Part(NamedTuple):
+    """Some tokens, and how they attend. Leading dimensions are 1, N or M * N.
+
+    Attributes:
+        contents, queries: what the tokens are, but for the blocks that they read.
+        asks, keys: rotations of what all of them ask and of the content tokens' keys, if any.
+        mask: which keys each token sees; without one each sees those before it and itself.
+    """
+
+    contents: Tensor
+    queries: Tensor | None
+    asks: Tensor | None
+    keys: Tensor | None
+    mask: Tensor | None
+
+
+class _Tokens(NamedTuple):
+    """All tokens of a draw, but for the blocks that they read.
+
+    Attributes:
+        contents: (., K, dim). Token 0 reads nothing, and token p + 1 the block at p. Without
+            queries, token p also predicts the block at p.
+        queries: (., T, dim); each predicts a block.
+        turns: rotations of the start and of the places of the blocks, (., 1, 1 + T, size).
+        mask: which of the K each content token sees, and then each query: (., 1, K + T, K).
+    """
+
+    contents: Tensor
+    queries: Tensor | None
+    turns: Tensor | None
+    mask: Tensor | None
+
+    def all(self) -> _Part:
+        num_queries = 0 if self.queries is None else self.queries.shape[1]
+        return self.part(0, self.contents.shape[1], 0, num_queries)
+
+    def part(self, start: int, stop: int, ask: int, end: int) -> _Part:
+        """Content tokens from `start` to `stop`, and queries from `ask` to `end`."""
+        contents, turns = self.contents[:, start:stop], self.turns
+        keys = None if turns is None else turns[..., start:stop, :]
+        if self.queries is None or self.mask is None:
+            asks = None if turns is None else turns[..., start + 1 : stop + 1, :]
+            return _Part(contents, None, asks, keys, None)
+        asks = None
+        if turns is not None and keys is not None:
+            asks = torch.cat((keys, turns[..., ask + 1 : end + 1, :]), -2)
+        first = self.contents.shape[1]
+        rows = (self.mask[..., start:stop, :stop], self.mask[..., first + ask : first + end, :stop])
+        return _Part(contents, self.queries[:, ask:end], asks, keys, torch.cat(rows, -2))
+
+    def select(self, rows: Tensor) -> "_Tokens":
+        queries, turns, mask = (
+            None if part is None else _select(part, rows)
+            for part in (self.queries, self.turns, self.mask)
+        )
+        return _Tokens(_select(self.contents, rows), queries, turns, mask)
+
+
+class _Cache:
+    """Keys and values of the tokens so far, in a buffer for all that come."""
+
+    def __init__(self, buffer: Tensor, length: int = 0) -> None:
+        self._buffer = buffer  # (2, rows, heads, all tokens, size)
+        self._length = length
+
+    def append(self, new: Tensor) -> Tensor:
+        """Takes keys and values (2, rows, heads, tokens, size), and returns those of all tokens."""
+        start, self._length = self._length, self._length + new.shape[3]
+        self._buffer.narrow(3, start, new.shape[3]).copy_(new)
+        return self._buffer.narrow(3, 0, self._length)
+
+    def select(self, rows: Tensor) -> "_Cache":
+        return _Cache(self._buffer.index_select(1, rows), self._length)
+
+
+class _State(NamedTuple):
+    """What a layer works with: its weights by name, a context's sequence, tokens before."""
+
+    weights: dict[str, tuple[Tensor, Tensor]]
+    memory: _Memory | None
+    cache: _Cache | None = None
+
+    def select(self, rows: Tensor) -> "_State":
+        memory = self.memory and _Memory(*(_select(part, rows) for part in self.memory))
+        return _State(self.weights, memory, self.cache and self.cache.select(rows))
+
+
+class _Layer(nn.Module):
+    """Attention to the tokens before, to the context's sequence if there is one, a perceptron.
+
+    It is called with its weights and on rows of tokens without a dimension for their number,
+    since at a single step what is around the arithmetic costs as much as the arithmetic.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden_features: int, cross: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attend_norm = nn.LayerNorm(dim)
+        self.attend = nn.Linear(dim, 3 * dim)
+        self.attend_out = nn.Linear(dim, dim)
+        if cross:
+            self.cross_norm = nn.LayerNorm(dim)
+            self.cross = nn.Linear(dim, dim)
+            self.cross_memory = nn.Linear(dim, 2 * dim)
+            self.cross_out = nn.Linear(dim, dim)
+        self.perceptron_norm = nn.LayerNorm(dim)
+        self.perceptron = nn.Linear(dim, hidden_features)
+        self.perceptron_out = nn.Linear(hidden_features, dim)
+
+    def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Bias and weight of each part by name; that of a linear map is (inputs, outputs)."""
+        parts: Any = self.named_children()
+        return {name: (part.bias, part.weight.t()) for name, part in parts}
+
+    def remember(self, sequence: Tensor) -> _Memory:
+        """Keys and values of an encoded context (N, S, dim)."""
+        return _Memory(*map(self._split, self.cross_memory(sequence).chunk(2, -1)))
+
+    def forward(
+        self, x: Tensor, rows: int, part: _Part, num_keys: int, state: _State, dropout: float
+    ) -> Tensor:
+        """Tokens (rows * L, dim), of which the first `num_keys` of a row are seen by others."""
+        weights, heads = state.weights, self.heads
+        parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])
+        parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
+        asks, pairs = parts[0], parts[1:]  # (rows, heads, L, size) and (2, ...)
+        length = asks.shape[2]
+        if num_keys < length:
+            pairs = pairs[:, :, :, :num_keys]
+        if part.asks is not None and part.keys is not None:
+            asks = _turn(asks, part.asks)
+            pairs = torch.stack((_turn(pairs[0], part.keys), pairs[1]))
+        if state.cache is not None:
+            pairs = state.cache.append(pairs)
+        causal = part.mask is None and length > 1
+        keys, values = pairs.unbind(0)
+        heard = F.scaled_dot_product_attention(asks, keys, values, part.mask, is_causal=causal)
+        x = x + _drop(_linear(_join(heard), weights["attend_out"]), dropout)
+        if state.memory is not None:
+            asks = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
+            heard = _cross(self._split(asks.view(rows, length, -1)), state.memory)
+            x = x + _drop(_linear(_join(heard), weights["cross_out"]), dropout)
+        inner = F.gelu(_linear(_norm(x, weights["perceptron_norm"]), weights["perceptron"]))
+        return x + _drop(_linear(inner, weights["perceptron_out"]), dropout)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(rows, L, dim) as (rows, heads, L, size)."""
+        return x.view(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
+def _select(x: Tensor, rows: Tensor) -> Tensor:
+    """Rows of what has one for each row or context, or one for all."""
+    return x if len(x) == 1 else x.index_select(0, rows % len(x))
+
+
+def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+    bias, weight = weights
+    return torch.layer_norm(x, weight.shape, weight, bias)
+
+
+def _linear(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+    return torch.addmm(weights[0], x, weights[1])
+
+
+def _drop(x: Tensor, dropout: float) -> Tensor:
+    return F.dropout(x, dropout) if dropout else x
+
+
+def _join(x: Tensor) -> Tensor:
+    """(rows, heads, L, size) as (rows * L, dim)."""
+    rows, heads, length, size = x.shape
+    return x.transpose(1, 2).reshape(rows * length, heads * size)
+
+
+def _cross(asks: Tensor, memory: _Memory) -> Tensor:
+    """All rows of a context ask its memory together, which is not repeated."""
+    contexts, length = len(memory.keys), asks.shape[2]
+    grouped = asks.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    heard = F.scaled_dot_product_attention(grouped, memory.keys, memory.values)
+    parted = heard.view(*heard.shape[:2], -1, length, heard.shape[3])
+    return parted.permute(2, 0, 1, 3, 4).flatten(0, 1)
+
+
+class _TransformerDecoder(Decoder):
+    """Each token once, against a cache of keys and values."""
+
+    def __init__(
+        self,
+        network: Transformer,
+        factorization: Factorization,
+        batch_size: int,
+        context: Tensor | None,
+        ranks: Tensor | None,
+    ) -> None:
+        if ranks is not None:
+            factorization = factorization.with_ordering(_ordering(ranks, factorization))
+        super().__init__(factorization, batch_size)
+        self._network = network
+        device = network.start.device
+        order = torch.tensor(list(chain(*factorization.steps)), device=device)
+        seen = None
+        if network.two_streams:
+            seen = factorization.dependencies.to(device)[order][:, order]
+        if ranks is not None and ranks.dim() > 1:
+            order = ranks.argsort(-1)
+        encoding, memories = network.encode(context)
+        self._tokens = network.tokens(order, encoding, seen)
+        length, size = self._tokens.contents.shape[1], network.dim // network.heads
+        self._states = []
+        for layer, memory in zip(network.own_layers, memories, strict=True):
+            weights = {name: (b, w.contiguous()) for name, (b, w) in layer.weights().items()}
+            buffer = network.start.new_empty(2, batch_size, network.heads, length, size)
+            self._states.append(_State(weights, memory, _Cache(buffer)))
+        self._ends = [0, *accumulate(map(len, factorization.steps))]
+        self._num_read = 0  # content tokens
+
+    @torch.no_grad()
+    def step(self, previous: Tensor | None) -> Tensor:
+        if previous is None:
+            return self._advance(
+                self._network.start.new_empty(self.batch_size, 0, self._network.dim)
+            )
+        self.num_taken += 1
+        read = self.factorization.steps[self.num_taken - 1]
+        return self._advance(self._network.embedding(previous, read))
+
+    @torch.no_grad()
+    def prefill(self, blocks: Tensor) -> Tensor:
+        self.num_taken = len(list(self._pieces(blocks)))
+        read = list(chain(*self.factorization.steps[: self.num_taken]))
+        return self._advance(self._network.embedding(blocks, read))
+
+    def _advance(self, vectors: Tensor) -> Tensor:
+        """Reads embedded blocks; the next step's parameters."""
+        now, end = self._ends[self.num_taken : self.num_taken + 2]
+        part = self._tokens.part(self._num_read, now + 1, now, end)
+        self._num_read = now + 1
+        hidden = self._network.run(part, vectors, self._states)
+        wanted = self.factorization.steps[self.num_taken]
+        params: Tensor = self._network.head(hidden[:, -len(wanted) :], wanted)
+        return params
+
+    def select(self, rows: Tensor) -> None:
+        self.batch_size = len(rows)
+        self._tokens = self._tokens.select(rows)
+        self._states = [state.select(rows) for state in self._states]
+
+
+def _ordering(ranks: Tensor, factorization: Factorization) -> Ordering:
+    """The order of ranks given as a tensor; that of the steps where each row has its own."""
+    if ranks.dim() == 1:
+        return Ordering.from_ranks(ranks.reshape(factorization.grid_shape))
+    if factorization.layout.flat:
+        raise ValueError(
+            f"ranks: expected one order for all rows, since the blocks differ, got {ranks.shape}"
+        )
+    if not torch.equal(ranks.sort(-1).values, torch.arange(ranks.shape[-1]).expand_as(ranks)):
+        raise ValueError("ranks: expected no ties where each row has its own, got some")
+    return Ordering.raster()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """With a leading dimension."""
+    return x if x.dim() == 3 else x.unsqueeze(0)
+
+
+def _arrange(x: Tensor, order: Tensor) -> Tensor:
+    """Vectors (rows or contexts, T, dim) in an order, (T,) or of each row."""
+    if order.dim() == 1:
+        return x.index_select(1, order)
+    x = x.repeat(len(order) // len(x), 1, 1)
+    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def _waves(places: Tensor, size: int, like: Tensor) -> Tensor:
+    """Cosines, then sines, of places at frequencies from 1 to 1/10000: (*places, size)."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    powers = torch.arange(0, size, 2, dtype=dtype, device=places.device) / size
+    angles = places.unsqueeze(-1) * 10000**-powers
+    return torch.cat((angles.cos(), angles.sin()), -1).to(like.dtype)
+
+
+def _turn(x: Tensor, turns: Tensor) -> Tensor:
+    """Pairs of entries of x (..., L, size), rotated by angles (..., L, size)."""
+    (first, second), (cosine, sine) = x.chunk(2, -1), turns.chunk(2, -1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)

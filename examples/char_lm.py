@@ -1,0 +1,202 @@
+"""A character model of Shakespeare: train it, score a text it has not seen, let it write.
+
+    python examples/char_lm.py --data DIR --network lstm
+
+DIR holds tinyshakespeare.txt (https://github.com/karpathy/char-rnn, data/tinyshakespeare): the
+first nine tenths train, the rest validates. Needs tqdm. `--recipe nanogpt` is nanoGPT's recipe for
+a CPU with our Transformer; `--recipe own`, the default, is the best we know in 30 minutes on two
+cores.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import ardist as ad
+from ardist import networks
+
+
+class Recipe(NamedTuple):
+    """How a network is built and trained.
+
+    Attributes:
+        build: from the factorization of a window.
+        window: how many characters one window has; its first is given, the others are scored.
+        batch: windows of a step, from anywhere in the text.
+    """
+
+    build: Callable[[ad.Factorization], networks.ConditionalNetwork]
+    window: int
+    batch: int
+    steps: int
+    learning_rate: float
+    final_rate: float
+    weight_decay: float = 0.1
+    warmup: int = 100
+
+
+def gpt(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
+    return lambda fac: networks.Transformer(fac, any_order=False, **options)
+
+
+def lstm(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
+    return lambda fac: networks.RNN(fac, cell="lstm", **options)
+
+
+RECIPES = {
+    # https://github.com/karpathy/nanoGPT: its README on computers without a GPU
+    ("transformer", "nanogpt"): Recipe(
+        gpt(dim=128, depth=4, heads=4), 65, 12, 2000, 1e-3, final_rate=1e-4
+    ),
+    ("transformer", "own"): Recipe(
+        gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 10000, 2e-3, final_rate=1e-4
+    ),
+    ("lstm", "own"): Recipe(
+        lstm(hidden_size=512, dropout=0.25), 129, 32, 4000, 3e-3, final_rate=0.0, weight_decay=0.02
+    ),
+}
+
+
+def load(folder: Path) -> tuple[Tensor, Tensor, str]:
+    """Training and validation text as indices, and the characters that they stand for."""
+    path = folder / "tinyshakespeare.txt"
+    if not path.exists():
+        raise SystemExit(f"--data: expected tinyshakespeare.txt in {folder}")
+    text = path.read_text()
+    symbols = "".join(sorted(set(text)))
+    index = {symbol: number for number, symbol in enumerate(symbols)}
+    indices = torch.tensor([index[symbol] for symbol in text])
+    split = int(0.9 * len(indices))
+    return indices[:split], indices[split:], symbols
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """The learning rate: up along a line, then down along half a cosine."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / (recipe.steps - recipe.warmup)
+    height = (1 + math.cos(math.pi * progress)) / 2
+    return recipe.final_rate + height * (recipe.learning_rate - recipe.final_rate)
+
+
+def train(net: networks.ConditionalNetwork, text: Tensor, recipe: Recipe) -> None:
+    weights = list(net.parameters())
+    decayed = [weight for weight in weights if weight.dim() > 1]
+    others = [weight for weight in weights if weight.dim() <= 1]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
+    windows = text.unfold(0, recipe.window, 1)
+    likelihood = net.condition()
+    steps, smooth = tqdm(range(recipe.steps), "training", ncols=100, mininterval=0.5), None
+    net.train()
+    for step in steps:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(recipe, step)
+        batch = windows[torch.randint(len(windows), (recipe.batch,))]
+        loss = -likelihood.log_prob_blocks(batch)[:, 1:].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if step % 10 == 0:
+            steps.set_postfix_str(f"{smooth:.3f} nats a character")
+    net.eval()
+
+
+@torch.no_grad()
+def nats(net: networks.ConditionalNetwork, text: Tensor, before: int) -> float:
+    """Mean negative log likelihood of a character given those before it, `before` at least.
+
+    Networks for any length take the text as one event. Others take windows that overlap by
+    `before` characters, which are not scored again.
+    """
+    whole = ad.Factorization(len(text), net.factorization.families[0])
+    if net.accepts(whole) is None:
+        blocks = ad.AutoregressiveDistribution(net, factorization=whole).log_prob_blocks(text)
+        return -blocks[1:].mean().item()
+    window = net.factorization.num_blocks
+    starts = torch.arange(0, len(text) - before, window - before)
+    places = starts.unsqueeze(-1) + torch.arange(window)
+    scored = (places < len(text)) & (places >= (starts + before).unsqueeze(-1))
+    scored[0, 1:] = True
+    padded = F.pad(text, (0, window))  # what follows a character does not matter to it
+    total = 0.0
+    for place, mask in zip(places.split(64), scored.split(64), strict=True):
+        total -= net.condition().log_prob_blocks(padded[place])[mask].sum().item()
+    return total / int(scored.sum())
+
+
+@torch.no_grad()
+def write(net: networks.ConditionalNetwork, prompt: Tensor, length: int) -> Tensor:
+    """A text of `length` characters that goes on from the prompt: (length,).
+
+    Networks for a window alone start a new one with the last half of a full one.
+    """
+    family = net.factorization.families[0]
+    whole = ad.Factorization(len(prompt) + length, family)
+    fac = whole if net.accepts(whole) is None else net.factorization
+    text = prompt.tolist()
+    while len(text) < whole.num_blocks:
+        given = text if fac is whole else text[-(fac.num_blocks // 2) :]
+        decoder = net.decoder(1, factorization=fac)
+        params = decoder.prefill(torch.tensor([given]))
+        for last in range(len(given), fac.num_blocks):
+            drawn = family.sample(params)
+            text.append(int(drawn))
+            if last + 1 < fac.num_blocks:
+                params = decoder.step(drawn)
+    return torch.tensor(text[len(prompt) : whole.num_blocks])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="with tinyshakespeare.txt")
+    parser.add_argument("--network", choices=sorted({name for name, _ in RECIPES}), default="lstm")
+    parser.add_argument("--recipe", choices=("own", "nanogpt"), default="own")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="in place of the recipe's, for a shorter run")
+    parser.add_argument("--prompt", default="ROMEO:\n")
+    args = parser.parse_args()
+    if (args.network, args.recipe) not in RECIPES:
+        parser.error("--recipe nanogpt is for --network transformer")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    text, held_out, symbols = load(args.data)
+    recipe = RECIPES[args.network, args.recipe]
+    recipe = recipe._replace(steps=args.steps or recipe.steps)
+    net = recipe.build(ad.Factorization(recipe.window, ad.families.Categorical(len(symbols))))
+    print(
+        f"{len(text):,} characters to train on, {len(held_out):,} to validate, "
+        f"{len(symbols)} symbols"
+    )
+    print(f"{sum(weight.numel() for weight in net.parameters()):,} weights")
+    start = time.perf_counter()
+    train(net, text, recipe)
+    took = time.perf_counter() - start
+    print(f"{took:.0f} s of training on {args.threads} threads, seed {args.seed}")
+    print("Nats a character on the validation text, by how much comes before it:")
+    if net.accepts(ad.Factorization(len(held_out), net.factorization.families[0])) is None:
+        print(f"  {nats(net, held_out, 1):.4f}  all that comes before it")
+    else:
+        for before in (1, recipe.window // 2):
+            most = recipe.window - 1
+            print(f"  {nats(net, held_out, before):.4f}  {before} to {most} characters")
+    print("To compare: 1.669 a 5-gram, 1.88 nanoGPT's recipe for a CPU, 1.4697 its one for a GPU.")
+    index = {symbol: number for number, symbol in enumerate(symbols)}
+    prompt = torch.tensor([index[symbol] for symbol in args.prompt])
+    written = "".join(symbols[number] for number in write(net, prompt, 500).tolist())
+    print(f"{args.prompt}{written}")
+
+
+if __name__ == "__main__":
+    main()
