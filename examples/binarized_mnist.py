@@ -34,7 +34,8 @@ class Recipe(NamedTuple):
 
 
 MADE, CNN, GPT = ad.networks.MADE, ad.networks.PixelCNN, ad.networks.Transformer
-RECIPES = {  # chosen on the validation images; "cpu" takes at most an hour on two cores
+# Those for "cpu" take at most an hour on two cores. PixelCNN's was chosen on validation images.
+RECIPES = {
     ("made", "cpu"): Recipe(MADE, 20_000, 100, 1e-3, {"hidden_features": [2000], "dropout": 0.3}),
     ("made", "cuda"): Recipe(MADE, 50_000, 100, 1e-3, {"hidden_features": [8000], "dropout": 0.5}),
     ("pixelcnn", "cpu"): Recipe(

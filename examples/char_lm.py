@@ -60,7 +60,7 @@ RECIPES = {
         gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 10000, 2e-3, final_rate=1e-4
     ),
     ("lstm", "own"): Recipe(
-        lstm(hidden_size=512, dropout=0.25), 129, 32, 4000, 3e-3, final_rate=0.0, weight_decay=0.02
+        lstm(hidden_size=512, dropout=0.25), 129, 32, 3000, 3e-3, final_rate=0.0, weight_decay=0.02
     ),
 }
 

@@ -125,27 +125,8 @@ class Plain(networks.ConditionalNetwork):
         return params.reshape(len(blocks), *self.factorization.layout.param_shape)
 
 
-def _made(**options: object) -> Callable[..., nn.Module]:
-    options = {"hidden_features": (48, 48), **options}
-    return lambda fac, context_shape=(): networks.MADE(fac, context_shape=context_shape, **options)
-
-
-def _rnn(**options: object) -> Callable[..., nn.Module]:
-    return lambda fac, context_shape=(): networks.RNN(
-        fac, hidden_size=16, context_shape=context_shape, **options
-    )
-
-
-def _wavenet(**options: object) -> Callable[..., nn.Module]:
-    return lambda fac, context_shape=(): networks.WaveNet(
-        fac, channels=16, depth=4, context_shape=context_shape, **options
-    )
-
-
-def _transformer(**options: object) -> Callable[..., nn.Module]:
-    return lambda fac, context_shape=(): networks.Transformer(
-        fac, dim=16, depth=2, heads=2, context_shape=context_shape, **options
-    )
+def _of(network: Callable[..., nn.Module], **options: object) -> Callable[..., nn.Module]:
+    return lambda fac, **context: network(fac, **options, **context)
 
 
 class TinyGPT(nn.Module):
@@ -169,32 +150,33 @@ class TinyGPT(nn.Module):
         return self.mix(x + F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
+def _foreign(fac: ad.Factorization, context_shape: tuple[int, ...] = ()) -> nn.Module:
+    return networks.FromModule(TinyGPT(fac, context_shape), fac, context_shape=context_shape)
+
+
+MADE = {"hidden_features": (48, 48)}
+GPT = {"dim": 16, "depth": 2, "heads": 2}
+
 NETWORKS = {
-    "made": _made(),
-    "made-residual": _made(residual=True, direct=False, activation=torch.tanh),
-    "made-linear": _made(hidden_features=()),
-    "rnn-tanh": _rnn(cell="tanh"),
-    "rnn-gru": _rnn(cell="gru", num_layers=2),
-    "rnn-lstm": _rnn(cell="lstm", num_layers=2, embedding_size=5),
-    "wavenet": _wavenet(),
-    "wavenet-cycles": _wavenet(kernel_size=3, max_dilation=2, skip_channels=12),
-    "transformer": _transformer(),
-    "transformer-plain": _transformer(any_order=False),
-    "transformer-rotary": _transformer(positions="rotary"),
-    "unshared": lambda fac, context_shape=(): networks.Unshared(
-        fac, hidden_features=(24,), context_shape=context_shape
+    "made": _of(networks.MADE, **MADE),
+    "made-residual": _of(networks.MADE, **MADE, residual=True, direct=False, activation=torch.tanh),
+    "made-linear": _of(networks.MADE, hidden_features=()),
+    "rnn-tanh": _of(networks.RNN, hidden_size=16, cell="tanh"),
+    "rnn-gru": _of(networks.RNN, hidden_size=16, cell="gru", num_layers=2),
+    "rnn-lstm": _of(networks.RNN, hidden_size=16, cell="lstm", num_layers=2, embedding_size=5),
+    "wavenet": _of(networks.WaveNet, channels=16, depth=4),
+    "wavenet-cycles": _of(
+        networks.WaveNet, channels=16, depth=4, kernel_size=3, max_dilation=2, skip_channels=12
     ),
-    # The window reaches back to the first block of the longest factorization here.
-    "markov": lambda fac, context_shape=(): networks.Markov(
-        fac, window=8, hidden_features=(48,), context_shape=context_shape
-    ),
-    "foreign": lambda fac, context_shape=(): networks.FromModule(
-        TinyGPT(fac, context_shape), fac, context_shape=context_shape
-    ),
+    "transformer": _of(networks.Transformer, **GPT),
+    "transformer-plain": _of(networks.Transformer, **GPT, any_order=False),
+    "transformer-rotary": _of(networks.Transformer, **GPT, positions="rotary"),
     # Two windows of 5 reach everywhere on grids of 3: other orders than raster may need both.
-    "pixelcnn": lambda fac, context_shape=(): networks.PixelCNN(
-        fac, channels=16, depth=2, kernel_size=5, context_shape=context_shape
-    ),
+    "pixelcnn": _of(networks.PixelCNN, channels=16, depth=2, kernel_size=5),
+    "unshared": _of(networks.Unshared, hidden_features=(24,)),
+    # A window that reaches back to the first block of the longest factorization here.
+    "markov": _of(networks.Markov, window=8, hidden_features=(48,)),
+    "foreign": _foreign,
     "plain": Plain,
 }
 
@@ -238,10 +220,12 @@ CASES = [
 ]
 
 
-def build(network: str, factorization: str, context_shape: tuple[int, ...] = ()) -> nn.Module:
+def build(
+    network: str, factorization: str, context_shape: tuple[int, ...] = (), **kind: str
+) -> nn.Module:
     """A freshly initialized network of the table, always the same one."""
     torch.manual_seed(7)
-    return NETWORKS[network](FACTORIZATIONS[factorization], context_shape=context_shape)
+    return NETWORKS[network](FACTORIZATIONS[factorization], context_shape=context_shape, **kind)
 
 
 def condition(network: nn.Module, batch: int | None = None) -> ad.AutoregressiveDistribution:

@@ -29,6 +29,7 @@ ORDER = (
     "networks.gated_stacks",
     "networks.locally_masked",
     "networks.pixelcnn",
+    "networks.attention",
     "networks.transformer",
     "networks.perceptron",
     "networks.unshared",

@@ -49,7 +49,8 @@ def test_full_reach_at_the_documented_depth():
 
 
 def test_dilation_reaches_as_far_in_fewer_layers():
-    net = ad.networks.PixelCNN(IMAGE, channels=8, depth=3, dilation=(1, 2, 3))
+    fac = IMAGE.with_families(fam.Categorical(5))
+    net = ad.networks.PixelCNN(fac, channels=8, depth=3, dilation=(1, 2, 3))
     assert ad.testing.check_autoregressive(net).reach == 1.0
     ad.testing.check_decoder(net)
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from pyro.distributions.testing.gof import auto_goodness_of_fit
 from scipy.special import betainc
 from scipy.stats import kstest, vonmises
 from scipy.stats import t as student_t
-from table import CASES, CONTEXT, FACTORIZATIONS, FAMILIES, NETWORKS, build, condition
+from table import CASES, CONTEXT, FACTORIZATIONS, FAMILIES, GPT, NETWORKS, build, condition
 
 import ardist as ad
+from ardist import networks
 from ardist.sampling import Decoder, _draw_steps, draw
 
 contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
@@ -240,6 +242,109 @@ def test_round_trips(network, factorization):
         assert torch.equal(same.condition(p.context).log_prob(x), score)
     again = pickle.loads(pickle.dumps(p))
     assert torch.equal(again.log_prob(x), score)
+
+
+BLOCKWISE = [
+    (network, factorization)
+    for network, factorization in CASES
+    if "blocks" in build(network, "image-raster").context_kinds
+    and factorization
+    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake")
+]
+
+
+@pytest.mark.parametrize(("network", "factorization"), BLOCKWISE)
+def test_a_context_for_each_block_reaches_that_block(network, factorization):
+    shape = (*FACTORIZATIONS[factorization].grid_shape, 3)
+    net = build(network, factorization, shape, context_kind="blocks").double()
+    fac = net.factorization
+    context = torch.randn(2, *shape, dtype=torch.float64)
+    assert ad.testing.check_autoregressive(net, context).context_reach == 1.0
+    ad.testing.check_decoder(net, context)
+    ad.testing.check_shapes(net.condition(context))
+    blocks = fac.split(net.condition(context[:1]).sample())
+    before = net(blocks, context[:1])
+    for block in range(fac.num_blocks):
+        changed = context[:1].clone()
+        changed.view(1, fac.num_blocks, 3)[:, block] += 1
+        own = [fac.layout.take("param", p, [block]) for p in (before, net(blocks, changed))]
+        assert not torch.allclose(*own)
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_a_compiled_network_is_called(network):
+    net = build(network, "image-raster")
+    calls = []
+
+    def backend(graph, _):
+        def counted(*args):
+            calls.append(len(args))
+            return graph.forward(*args)
+
+        return counted
+
+    x = net.condition().sample((3,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch._dynamo.reset()
+        p = ad.AutoregressiveDistribution(torch.compile(net, backend=backend))
+        found = p.log_prob(x)
+        first = len(calls)
+        p.log_prob(x)
+    torch.testing.assert_close(found, net.condition().log_prob(x))
+    assert first > 0
+    assert len(calls) == 2 * first  # and not traced again
+    assert p.sample((2,)).shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    "network", [n for n in NETWORKS if n not in ("transformer", "transformer-rotary")]
+)
+def test_a_state_of_another_order_is_refused(network):
+    state = build(network, "bernoulli-raster").state_dict()
+    with pytest.raises(ValueError, match="state_dict: made for another factorization"):
+        build(network, "bernoulli-reverse").load_state_dict(state)
+
+
+@cases
+def test_the_printed_network_shows_factorization_and_sizes(network, factorization):
+    net = build(network, factorization, CONTEXT)
+    shown = repr(net)
+    assert shown.startswith(f"{type(net).__name__}(")
+    assert str(net.factorization) in shown
+    assert "context_shape=(3,)" in shown
+
+
+DROPPING = {
+    "made": (networks.MADE, {"hidden_features": 32}),
+    "rnn": (networks.RNN, {"hidden_size": 8, "num_layers": 2}),
+    "wavenet": (networks.WaveNet, {"channels": 8, "depth": 3}),
+    "transformer": (networks.Transformer, GPT),
+    "pixelcnn": (networks.PixelCNN, {"channels": 8, "depth": 2}),
+    "pixelcnn, each pixel masked": (networks.PixelCNN, {"channels": 8, "depth": 2}),
+}
+
+
+@pytest.mark.parametrize("name", list(DROPPING))
+def test_draws_and_their_scores_come_without_dropout(name):
+    network, options = DROPPING[name]
+    factorization = "image-snake" if "each pixel" in name else "image-raster"
+    net = network(FACTORIZATIONS[factorization], dropout=0.5, **options)
+    assert net.training
+    x, score = net.condition().sample_and_log_prob((4,))
+    assert not torch.equal(net.condition().log_prob(x), net.condition().log_prob(x))
+    assert torch.equal(*(net.decoder(2).step(None) for _ in range(2)))
+    blocks = net.factorization.split(x)
+    first = net.factorization.steps[:3]
+    prefix = net.factorization.layout.take("value", blocks, [block for (block,) in first])
+    assert torch.equal(*(net.decoder(4).prefill(prefix) for _ in range(2)))
+    torch.manual_seed(1)
+    drawn = net.condition().sample((3,))
+    assert net.training
+    net.eval()
+    torch.testing.assert_close(net.condition().log_prob(x), score)
+    torch.manual_seed(1)
+    assert torch.equal(net.condition().sample((3,)), drawn)
 
 
 @pytest.mark.parametrize("factorization", ["bernoulli-graph", "normal-permutation", "columns-ties"])

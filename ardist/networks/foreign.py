@@ -63,6 +63,7 @@ class FromModule(UniformNetwork):
     torch.Size([3, 20])
     """
 
+    context_kinds = ("vector",)
     start: Tensor
 
     def __init__(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ardist.factorization import Factorization
 from ardist.networks.base import add_encoding
 
+_READ_AT_ONCE = 2**18  # numbers, which so stay in the cache
+
 
 class LocallyMasked(nn.Module):
     """Residual layers of locally masked convolutions (Jain et al. 2020, "Locally masked
@@ -63,11 +65,12 @@ class LocallyMasked(nn.Module):
         """
         # Pixels come first from here on, so that gathering some copies long rows.
         inputs = features.flatten(1, 2).transpose(0, 1)  # (H * W, M * N, channels)
-        hidden: Tensor = self.position.unsqueeze(1)
+        hidden = self.position.unsqueeze(1)
         for layer in self.layers:
             hidden = hidden + self.dropout(layer(inputs, context))
             inputs = hidden.relu()
-        return hidden.transpose(0, 1).unflatten(1, features.shape[1:3])
+        grid: Tensor = hidden.transpose(0, 1).unflatten(1, features.shape[1:3])
+        return grid
 
     def incremental(self, batch_size: int, context: Tensor | None) -> "_Incremental":
         """The same a step at a time, each layer computed only at the step's pixels."""
@@ -143,6 +146,11 @@ class _Layer(nn.Module):
         encoding: Tensor = self.context(context.flatten(1, 2))
         return encoding + self.bias
 
+    def extra_repr(self) -> str:
+        taps, channels, _ = self.weight.shape
+        visible = len(self.sources) / self.windows.numel()
+        return f"channels={channels}, taps={taps}, visible={visible:.0%}"
+
 
 class _Incremental:
     """The inputs of each layer at the pixels so far, (rows, H * W + 1, channels).
@@ -179,11 +187,14 @@ class _Incremental:
         return self._advance(start, end)
 
     def prefill(self, features: Tensor) -> Tensor:
-        """The same after the features of the first steps, whose pixels take one pass together."""
-        taken = features.shape[1]
+        """The same after the features of the first steps, whose pixels are computed together."""
+        rows, taken, _ = features.shape
         self._inputs[0][:, :taken] = features
-        self._next = self._bounds.index(taken) + 1
-        return self._advance(0, self._bounds[self._next])[:, taken:]
+        self._next = self._bounds.index(taken)
+        together = max(1, _READ_AT_ONCE // (rows * len(self._layers[0][1])))
+        for start in range(0, taken, together):
+            self._advance(start, min(start + together, taken))
+        return self.step(None)
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was."""

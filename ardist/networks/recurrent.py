@@ -310,7 +310,8 @@ class _RNNDecoder(Decoder):
             inputs = add_encoding(inputs, self._encoding[:, : inputs.shape[1]])
         hidden = torch.stack(self._own)
         given = (hidden, torch.stack(self._second)) if network.cell == "lstm" else hidden
-        output, final = network.rnn(inputs, given)
+        with network.evaluating():
+            output, final = network.rnn(inputs, given)
         states = torch.stack(final) if isinstance(final, tuple) else final.unsqueeze(0)
         self._set_states(states)
         return self._params(output[:, -1])

@@ -1,6 +1,7 @@
 """What networks over a sequence of blocks share: reading blocks, their order, and heads."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class SequenceNetwork(ConditionalNetwork):
     It accepts a factorization of any length in its own order, where the blocks have one family.
     """
 
-    context_kinds = ("vector", "blocks")
+    context_kinds: ClassVar[tuple[str, ...]] = ("vector", "blocks")
 
     def __init__(
         self,

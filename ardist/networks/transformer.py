@@ -10,6 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
+from ardist.networks.attention import (
+    AttentionLayer,
+    Cache,
+    Memory,
+    Part,
+    State,
+    drop,
+    select_rows,
+    waves,
+)
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.sequence import BlockEmbedding, BlockHead
 from ardist.ordering import Ordering
@@ -111,7 +121,7 @@ class Transformer(ConditionalNetwork):
             if cross:
                 self.context_places = nn.Parameter(torch.randn(self.context_shape[0], dim) * 0.02)
         inner = as_positive(hidden_features or 4 * dim, "hidden_features")
-        self.layers = nn.ModuleList(_Layer(dim, heads, inner, cross) for _ in range(depth))
+        self.layers = nn.ModuleList(AttentionLayer(dim, heads, inner, cross) for _ in range(depth))
         with torch.no_grad():  # as GPT-2: what the layers add to the tokens starts small
             for name, weight in self.named_parameters():
                 if name.endswith("bias"):
@@ -168,7 +178,7 @@ class Transformer(ConditionalNetwork):
         vectors = self.embedding(blocks)  # (M * N, T, dim)
         encoding, memories = self.encode(context)
         states = [
-            _State(layer.weights(), memory)
+            State(layer.weights(), memory)
             for layer, memory in zip(self.own_layers, memories, strict=True)
         ]
         if self.two_streams:  # in raster order: the mask alone knows of the order
@@ -185,10 +195,10 @@ class Transformer(ConditionalNetwork):
         return params
 
     @property
-    def own_layers(self) -> "list[_Layer]":
-        return [layer for layer in self.layers if isinstance(layer, _Layer)]
+    def own_layers(self) -> list[AttentionLayer]:
+        return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
-    def encode(self, context: Tensor | None) -> tuple[Tensor | None, "list[_Memory | None]"]:
+    def encode(self, context: Tensor | None) -> tuple[Tensor | None, list[Memory | None]]:
         """What is added to the tokens, (N, 1 or T, dim), and what each layer cross-attends to."""
         if context is None:
             return None, [None] * self.depth
@@ -218,15 +228,15 @@ class Transformer(ConditionalNetwork):
         if self.target_places is not None:
             targets = F.embedding(order, self.target_places)
         elif self.target_map is not None:
-            targets = self.target_map(_waves(order, self.dim, self.start))
+            targets = self.target_map(waves(order, self.dim, self.start))
         if encoding is not None:
             if encoding.shape[1] > 1 or order.dim() > 1:
                 encoding = _arrange(encoding.expand(-1, order.shape[-1], -1), order)
             targets = targets + encoding
         turns = None
         if self.positions == "rotary":
-            waves = _waves(F.pad(order, (1, 0), value=-1), size, self.start)
-            turns = _rows(waves).unsqueeze(1)
+            places = F.pad(order, (1, 0), value=-1)
+            turns = _rows(waves(places, size, self.start)).unsqueeze(1)
         if self.query is None or seen is None:
             contents = torch.cat((start, reads[..., :-1, :]), -2) + targets
             return _Tokens(_rows(contents), None, turns, None)
@@ -240,7 +250,7 @@ class Transformer(ConditionalNetwork):
         contents = torch.cat((start, reads), -2)
         return _Tokens(_rows(contents), _rows(self.query + targets), turns, mask)
 
-    def run(self, part: "_Part", vectors: Tensor, states: "Sequence[_State]") -> Tensor:
+    def run(self, part: Part, vectors: Tensor, states: Sequence[State]) -> Tensor:
         """Tokens through all layers, and what those of them that predict have become.
 
         Args:
@@ -257,7 +267,7 @@ class Transformer(ConditionalNetwork):
             tokens = torch.cat((tokens, queries), 1)
         dropout = self.dropout if self.training and states[0].cache is None else 0.0
         rows, length, dim = tokens.shape
-        x = _drop(tokens.reshape(-1, dim), dropout)
+        x = drop(tokens.reshape(-1, dim), dropout)
         for layer, state in zip(self.own_layers, states, strict=True):
             x = layer(x, rows, part, num_keys, state, dropout)
         hidden = x.view(rows, length, dim)
@@ -280,29 +290,6 @@ class Transformer(ConditionalNetwork):
             )
 
 
-class _Memory(NamedTuple):
-    """Keys and values of a context's sequence, (N, heads, S, size) each."""
-
-    keys: Tensor
-    values: Tensor
-
-
-class _Part(NamedTuple):
-    """Some tokens, and how they attend. Leading dimensions are 1, N or M * N.
-
-    Attributes:
-        contents, queries: what the tokens are, but for the blocks that they read.
-        asks, keys: rotations of what all of them ask and of the content tokens' keys, if any.
-        mask: which keys each token sees; without one each sees those before it and itself.
-    """
-
-    contents: Tensor
-    queries: Tensor | None
-    asks: Tensor | None
-    keys: Tensor | None
-    mask: Tensor | None
-
-
 class _Tokens(NamedTuple):
     """All tokens of a draw, but for the blocks that they read.
 
@@ -319,155 +306,30 @@ class _Tokens(NamedTuple):
     turns: Tensor | None
     mask: Tensor | None
 
-    def all(self) -> _Part:
+    def all(self) -> Part:
         num_queries = 0 if self.queries is None else self.queries.shape[1]
         return self.part(0, self.contents.shape[1], 0, num_queries)
 
-    def part(self, start: int, stop: int, ask: int, end: int) -> _Part:
+    def part(self, start: int, stop: int, ask: int, end: int) -> Part:
         """Content tokens from `start` to `stop`, and queries from `ask` to `end`."""
         contents, turns = self.contents[:, start:stop], self.turns
         keys = None if turns is None else turns[..., start:stop, :]
         if self.queries is None or self.mask is None:
             asks = None if turns is None else turns[..., start + 1 : stop + 1, :]
-            return _Part(contents, None, asks, keys, None)
+            return Part(contents, None, asks, keys, None)
         asks = None
         if turns is not None and keys is not None:
             asks = torch.cat((keys, turns[..., ask + 1 : end + 1, :]), -2)
         first = self.contents.shape[1]
         rows = (self.mask[..., start:stop, :stop], self.mask[..., first + ask : first + end, :stop])
-        return _Part(contents, self.queries[:, ask:end], asks, keys, torch.cat(rows, -2))
+        return Part(contents, self.queries[:, ask:end], asks, keys, torch.cat(rows, -2))
 
     def select(self, rows: Tensor) -> "_Tokens":
         queries, turns, mask = (
-            None if part is None else _select(part, rows)
+            None if part is None else select_rows(part, rows)
             for part in (self.queries, self.turns, self.mask)
         )
-        return _Tokens(_select(self.contents, rows), queries, turns, mask)
-
-
-class _Cache:
-    """Keys and values of the tokens so far, in a buffer for all that come."""
-
-    def __init__(self, buffer: Tensor, length: int = 0) -> None:
-        self._buffer = buffer  # (2, rows, heads, all tokens, size)
-        self._length = length
-
-    def append(self, new: Tensor) -> Tensor:
-        """Takes keys and values (2, rows, heads, tokens, size), and returns those of all tokens."""
-        start, self._length = self._length, self._length + new.shape[3]
-        self._buffer.narrow(3, start, new.shape[3]).copy_(new)
-        return self._buffer.narrow(3, 0, self._length)
-
-    def select(self, rows: Tensor) -> "_Cache":
-        return _Cache(self._buffer.index_select(1, rows), self._length)
-
-
-class _State(NamedTuple):
-    """What a layer works with: its weights by name, a context's sequence, tokens before."""
-
-    weights: dict[str, tuple[Tensor, Tensor]]
-    memory: _Memory | None
-    cache: _Cache | None = None
-
-    def select(self, rows: Tensor) -> "_State":
-        memory = self.memory and _Memory(*(_select(part, rows) for part in self.memory))
-        return _State(self.weights, memory, self.cache and self.cache.select(rows))
-
-
-class _Layer(nn.Module):
-    """Attention to the tokens before, to the context's sequence if there is one, a perceptron.
-
-    It is called with its weights and on rows of tokens without a dimension for their number,
-    since at a single step what is around the arithmetic costs as much as the arithmetic.
-    """
-
-    def __init__(self, dim: int, heads: int, hidden_features: int, cross: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attend_norm = nn.LayerNorm(dim)
-        self.attend = nn.Linear(dim, 3 * dim)
-        self.attend_out = nn.Linear(dim, dim)
-        if cross:
-            self.cross_norm = nn.LayerNorm(dim)
-            self.cross = nn.Linear(dim, dim)
-            self.cross_memory = nn.Linear(dim, 2 * dim)
-            self.cross_out = nn.Linear(dim, dim)
-        self.perceptron_norm = nn.LayerNorm(dim)
-        self.perceptron = nn.Linear(dim, hidden_features)
-        self.perceptron_out = nn.Linear(hidden_features, dim)
-
-    def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Bias and weight of each part by name; that of a linear map is (inputs, outputs)."""
-        parts: Any = self.named_children()
-        return {name: (part.bias, part.weight.t()) for name, part in parts}
-
-    def remember(self, sequence: Tensor) -> _Memory:
-        """Keys and values of an encoded context (N, S, dim)."""
-        return _Memory(*map(self._split, self.cross_memory(sequence).chunk(2, -1)))
-
-    def forward(
-        self, x: Tensor, rows: int, part: _Part, num_keys: int, state: _State, dropout: float
-    ) -> Tensor:
-        """Tokens (rows * L, dim), of which the first `num_keys` of a row are seen by others."""
-        weights, heads = state.weights, self.heads
-        parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])
-        parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
-        asks, pairs = parts[0], parts[1:]  # (rows, heads, L, size) and (2, ...)
-        length = asks.shape[2]
-        if num_keys < length:
-            pairs = pairs[:, :, :, :num_keys]
-        if part.asks is not None and part.keys is not None:
-            asks = _turn(asks, part.asks)
-            pairs = torch.stack((_turn(pairs[0], part.keys), pairs[1]))
-        if state.cache is not None:
-            pairs = state.cache.append(pairs)
-        causal = part.mask is None and length > 1
-        keys, values = pairs.unbind(0)
-        heard = F.scaled_dot_product_attention(asks, keys, values, part.mask, is_causal=causal)
-        x = x + _drop(_linear(_join(heard), weights["attend_out"]), dropout)
-        if state.memory is not None:
-            asks = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
-            heard = _cross(self._split(asks.view(rows, length, -1)), state.memory)
-            x = x + _drop(_linear(_join(heard), weights["cross_out"]), dropout)
-        inner = F.gelu(_linear(_norm(x, weights["perceptron_norm"]), weights["perceptron"]))
-        return x + _drop(_linear(inner, weights["perceptron_out"]), dropout)
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(rows, L, dim) as (rows, heads, L, size)."""
-        return x.view(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
-
-
-def _select(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of what has one for each row or context, or one for all."""
-    return x if len(x) == 1 else x.index_select(0, rows % len(x))
-
-
-def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
-    bias, weight = weights
-    return torch.layer_norm(x, weight.shape, weight, bias)
-
-
-def _linear(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
-    return torch.addmm(weights[0], x, weights[1])
-
-
-def _drop(x: Tensor, dropout: float) -> Tensor:
-    return F.dropout(x, dropout) if dropout else x
-
-
-def _join(x: Tensor) -> Tensor:
-    """(rows, heads, L, size) as (rows * L, dim)."""
-    rows, heads, length, size = x.shape
-    return x.transpose(1, 2).reshape(rows * length, heads * size)
-
-
-def _cross(asks: Tensor, memory: _Memory) -> Tensor:
-    """All rows of a context ask its memory together, which is not repeated."""
-    contexts, length = len(memory.keys), asks.shape[2]
-    grouped = asks.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    heard = F.scaled_dot_product_attention(grouped, memory.keys, memory.values)
-    parted = heard.view(*heard.shape[:2], -1, length, heard.shape[3])
-    return parted.permute(2, 0, 1, 3, 4).flatten(0, 1)
+        return _Tokens(select_rows(self.contents, rows), queries, turns, mask)
 
 
 class _TransformerDecoder(Decoder):
@@ -499,7 +361,7 @@ class _TransformerDecoder(Decoder):
         for layer, memory in zip(network.own_layers, memories, strict=True):
             weights = {name: (b, w.contiguous()) for name, (b, w) in layer.weights().items()}
             buffer = network.start.new_empty(2, batch_size, network.heads, length, size)
-            self._states.append(_State(weights, memory, _Cache(buffer)))
+            self._states.append(State(weights, memory, Cache(buffer)))
         self._ends = [0, *accumulate(map(len, factorization.steps))]
         self._num_read = 0  # content tokens
 
@@ -559,17 +421,3 @@ def _arrange(x: Tensor, order: Tensor) -> Tensor:
         return x.index_select(1, order)
     x = x.repeat(len(order) // len(x), 1, 1)
     return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
-def _waves(places: Tensor, size: int, like: Tensor) -> Tensor:
-    """Cosines, then sines, of places at frequencies from 1 to 1/10000: (*places, size)."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    powers = torch.arange(0, size, 2, dtype=dtype, device=places.device) / size
-    angles = places.unsqueeze(-1) * 10000**-powers
-    return torch.cat((angles.cos(), angles.sin()), -1).to(like.dtype)
-
-
-def _turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Pairs of entries of x (..., L, size), rotated by angles (..., L, size)."""
-    (first, second), (cosine, sine) = x.chunk(2, -1), turns.chunk(2, -1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)

@@ -76,8 +76,9 @@ class WaveNet(SequenceNetwork):
             for layer in range(depth)
         )
         # What the last layer would add to itself is not read.
-        self.residual = nn.Parameter(torch.empty(depth - 1, channels, channels))
-        nn.init.uniform_(self.residual, -(channels**-0.5), channels**-0.5)
+        bound = channels**-0.5
+        residual = torch.empty(depth - 1, channels, channels).uniform_(-bound, bound)
+        self.residual = nn.Parameter(residual)
         self.skip = nn.Linear(depth * channels, width)  # of all layers, side by side
         self.mix = nn.Linear(width, width)
         self.head = BlockHead(factorization, width)
@@ -128,15 +129,15 @@ class WaveNet(SequenceNetwork):
         shape, context = hidden.shape, None if context is None else context[: len(hidden)]
         hidden = hidden.flatten(0, 1)
         skip: Tensor = self.skip.bias
-        to_skip = self.skip.weight.T.split(self.channels)
+        to_skip, residuals = self.skip.weight.T.split(self.channels), self.residual.unbind()
         for number, layer in enumerate(self.gated_layers):
             if inputs is not None:
                 inputs.append(hidden.view(shape))
             gated = _gate(layer(hidden, shape[1], context))
             gated = F.dropout(gated, self.dropout, self.training)
             skip = torch.addmm(skip, gated, to_skip[number])
-            if number < len(self.residual):
-                hidden = torch.addmm(hidden, gated, self.residual[number])
+            if number < len(residuals):
+                hidden = torch.addmm(hidden, gated, residuals[number])
         mixed: Tensor = self.mix(skip.relu()).relu()
         return mixed.view(*shape[:2], -1)
 
@@ -167,27 +168,27 @@ class _Layer(nn.Module):
         super().__init__()
         self.dilation, self.reach = dilation, (kernel_size - 1) * dilation
         # Of the present, a dilation back, two back, ...
-        self.taps = nn.Parameter(torch.empty(kernel_size, channels, 2 * channels))
         bound = (kernel_size * channels) ** -0.5
-        nn.init.uniform_(self.taps, -bound, bound)
+        taps = torch.empty(kernel_size, channels, 2 * channels).uniform_(-bound, bound)
+        self.taps = nn.Parameter(taps)
         self.bias = nn.Parameter(torch.zeros(2 * channels))
         if context_size:
             self.context = nn.Linear(context_size, 2 * channels, bias=False)
 
     def forward(self, hidden: Tensor, rows: int, context: Tensor | None) -> Tensor:
         """(t * rows, 2 * channels) of (t * rows, channels); context as in `WaveNet.encode`."""
-        base = self.base(context)
+        present, *past = self.taps.unbind()
         if context is None:
-            sums = torch.addmm(self.bias, hidden, self.taps[0])
+            sums = torch.addmm(self.bias, hidden, present)
         else:
-            sums = (hidden @ self.taps[0]).view(-1, rows // base.shape[1], *base.shape[1:])
+            base = self.base(context)
+            sums = (hidden @ present).view(-1, rows // base.shape[1], *base.shape[1:])
             sums = (sums + base.unsqueeze(1)).flatten(0, 2)
-        for number, tap in enumerate(self.taps[1:], 1):
+        for number, tap in enumerate(past, 1):
             back = number * self.dilation * rows
             if back < len(hidden):
-                # Under autocast sums are in another dtype, which writes in place have to meet.
-                past, tap = hidden[:-back].to(sums.dtype), tap.to(sums.dtype)
-                sums[back:].addmm_(past, tap)
+                later = torch.addmm(sums[back:], hidden[:-back], tap)
+                sums = torch.cat((sums[:back], later))
         return sums
 
     def base(self, context: Tensor | None) -> Tensor:
