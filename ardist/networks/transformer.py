@@ -405,7 +405,8 @@ def _ordering(ranks: Tensor, factorization: Factorization) -> Ordering:
         raise ValueError(
             f"ranks: expected one order for all rows, since the blocks differ, got {ranks.shape}"
         )
-    if not torch.equal(ranks.sort(-1).values, torch.arange(ranks.shape[-1]).expand_as(ranks)):
+    raster = torch.arange(ranks.shape[-1], device=ranks.device)
+    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
         raise ValueError("ranks: expected no ties where each row has its own, got some")
     return Ordering.raster()
 

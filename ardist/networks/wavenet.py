@@ -116,14 +116,14 @@ class WaveNet(SequenceNetwork):
     # Time comes first, so that the past of all rows, a dilation back, is one matrix.
 
     def run(
-        self, drawn: Tensor, context: Tensor | None, inputs: list[Tensor] | None = None
+        self, drawn: Tensor, context: Tensor | None, pasts: "Sequence[_Past] | None" = None
     ) -> Tensor:
         """Vectors (t + 1, rows, width) from which the parameters of t + 1 steps are made.
 
         Args:
             drawn: (t, rows, channels), the blocks of the first t steps.
             context: as `encode` has it, for these steps at least.
-            inputs: takes what each layer reads, (t + 1, rows, channels).
+            pasts: a decoder's, of each layer, which take what it reads.
         """
         hidden = torch.cat((self.start.expand(1, drawn.shape[1], -1), drawn))
         shape, context = hidden.shape, None if context is None else context[: len(hidden)]
@@ -131,8 +131,8 @@ class WaveNet(SequenceNetwork):
         skip: Tensor = self.skip.bias
         to_skip, residuals = self.skip.weight.T.split(self.channels), self.residual.unbind()
         for number, layer in enumerate(self.gated_layers):
-            if inputs is not None:
-                inputs.append(hidden.view(shape))
+            if pasts is not None:
+                pasts[number].fill(hidden.view(shape))
             gated = _gate(layer(hidden, shape[1], context))
             gated = F.dropout(gated, self.dropout, self.training)
             skip = torch.addmm(skip, gated, to_skip[number])
@@ -244,12 +244,12 @@ class _WaveNetDecoder(Decoder):
         self._make_buffers()
 
     def _make_buffers(self) -> None:
-        """For the sums of one layer, and for what all of them let pass."""
+        """For the sums of one layer, and for minus what each of them lets pass."""
         channels, like = self._network.channels, self._network.start
         self._sums = like.new_empty(self.batch_size, 2 * channels)
         self._halves = self._sums.chunk(2, 1)
-        self._gated = like.new_empty(self.batch_size, len(self._pasts) * channels)
-        self._parts = self._gated.split(channels, 1)
+        self._passed = like.new_empty(self.batch_size, len(self._pasts) * channels)
+        self._parts = self._passed.split(channels, 1)
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
@@ -269,18 +269,16 @@ class _WaveNetDecoder(Decoder):
             if number < len(self._residuals):
                 slot = self._pasts[number + 1].slot(now)
                 hidden = torch.addmm(hidden, minus, self._residuals[number], out=slot)
-        skip = F.linear(self._gated, *self._skip).relu_()
+        skip = F.linear(self._passed, *self._skip).relu_()
         return self._params(F.linear(skip, *self._mix).relu_())
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
         self.num_taken = len(list(self._pieces(blocks)))
-        network, inputs = self._network, list[Tensor]()
+        network = self._network
         drawn = network.embedding(blocks, self._blocks[: self.num_taken]).transpose(0, 1)
         with network.evaluating():
-            hidden = network.run(drawn, self._context, inputs)
-        for past, given in zip(self._pasts, inputs, strict=True):
-            past.fill(given)
+            hidden = network.run(drawn, self._context, self._pasts)
         return self._params(hidden[-1])
 
     def select(self, rows: Tensor) -> None:

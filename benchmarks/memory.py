@@ -1,0 +1,76 @@
+"""Peak resident memory of draws above what is there before, each in its own process (Linux)."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attention
+import torch
+from harness import Call, Case
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+
+
+def made(features: int) -> Callable[[int], object]:
+    fac = ad.Factorization(features, fam.Bernoulli())
+    net = networks.MADE(fac, hidden_features=(512, 512))
+    return lambda batch: net.condition().sample((batch,))
+
+
+# What draws a batch, from one number that is given on the command line.
+WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
+    "made": made,
+    **{
+        name: lambda _, name=name: attention.generators()[name]  # type: ignore[misc]
+        for name in attention.NAMES
+    },
+}
+
+
+def peak(name: str, number: int, batch: int) -> float:
+    """MiB, measured in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, __file__, name, str(number), str(batch), str(torch.get_num_threads())],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return float(result.stdout.split()[-1])
+
+
+def memory() -> Iterator[Case]:
+    print("\npeak memory of sample(64), MADE of 512x512; aim: does not grow with D times 512")
+    for features in (196, 392, 784):
+        whole = features * 512 * 64 * 4 / 2**20
+        found = peak("made", features, 64)
+        print(f"  D={features:<5}{found:6.1f} MiB (D x 512 x 64 floats: {whole:.0f} MiB)")
+    print("\npeak memory of 256 tokens, GPT of 4 layers, 128 wide; aim: at most a tenth of theirs")
+    for batch in (16, 64):
+        found = {name: peak(name, 0, batch) for name in attention.NAMES}
+        for name, mebibytes in found.items():
+            ratio = mebibytes / found["ardist"]
+            print(f"  batch {batch}: {name:<34}{mebibytes:8.1f} MiB {ratio:6.1f} x ardist's")
+    yield from ()
+
+
+def _status(name: str) -> float:
+    """A line of the kernel's account of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
+
+
+def measure(call: Call) -> float:
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+if __name__ == "__main__":
+    work, number, size, threads = sys.argv[1], *map(int, sys.argv[2:])
+    torch.set_num_threads(threads)
+    draw = WORK[work](number)
+    draw(1)
+    print(f"{os.getpid()} {measure(lambda: draw(size)):.1f}")
