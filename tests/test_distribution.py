@@ -239,7 +239,7 @@ def test_rsample_is_differentiated_through_all_steps(float64):
     assert torch.autograd.gradcheck(draw, torch.randn(2, *CONTEXT, requires_grad=True))
 
 
-@pytest.mark.parametrize("network", ["made", "rnn-gru", "plain"])
+@pytest.mark.parametrize("network", list(NETWORKS))
 def test_params_replace_the_networks_own(network):
     net, other = build(network, "bernoulli-raster"), build(network, "bernoulli-raster")
     with torch.no_grad():
@@ -352,14 +352,15 @@ def test_draws_with_their_scores():
     assert torch.equal(score, p.log_prob(x))
 
 
-def test_no_state_survives_a_call():  # trap 28
-    net = plain(fam.Bernoulli())
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_no_state_survives_a_call(network):  # trap 28
+    net = build(network, "bernoulli-raster")
     p = net.condition()
     x = p.sample((3,))
     before = p.log_prob(x)
     with torch.no_grad():
         for weight in net.parameters():
-            weight.data += 0.3
+            weight.data += 0.3 * torch.randn_like(weight)
     assert not torch.equal(p.log_prob(x), before)
     ad.testing.check_decoder(net)
 
