@@ -39,7 +39,7 @@ RECIPES = {
     ("made", "cpu"): Recipe(MADE, 20_000, 100, 1e-3, {"hidden_features": [2000], "dropout": 0.3}),
     ("made", "cuda"): Recipe(MADE, 50_000, 100, 1e-3, {"hidden_features": [8000], "dropout": 0.5}),
     ("pixelcnn", "cpu"): Recipe(
-        CNN, 10_000, 32, 3e-3, {"channels": 32, "depth": 6, "dilation": [1, 2, 4] * 2}
+        CNN, 6_000, 32, 3e-3, {"channels": 32, "depth": 6, "dilation": [1, 2, 4] * 2}
     ),
     ("pixelcnn", "cuda"): Recipe(
         *(CNN, 40_000, 128, 2e-3),

@@ -47,6 +47,10 @@ def gpt(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetw
     return lambda fac: networks.Transformer(fac, any_order=False, **options)
 
 
+def wavenet(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
+    return lambda fac: networks.WaveNet(fac, **options)
+
+
 def lstm(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
     return lambda fac: networks.RNN(fac, cell="lstm", **options)
 
@@ -57,7 +61,12 @@ RECIPES = {
         gpt(dim=128, depth=4, heads=4), 65, 12, 2000, 1e-3, final_rate=1e-4
     ),
     ("transformer", "own"): Recipe(
-        gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 10000, 2e-3, final_rate=1e-4
+        gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 6000, 2e-3, final_rate=1e-4
+    ),
+    ("wavenet", "own"): Recipe(
+        wavenet(channels=160, depth=10, max_dilation=16, dropout=0.1),
+        *(129, 16, 6000, 3e-3),
+        final_rate=1e-4,
     ),
     ("lstm", "own"): Recipe(
         lstm(hidden_size=512, dropout=0.25), 129, 32, 3000, 3e-3, final_rate=0.0, weight_decay=0.02
