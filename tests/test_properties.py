@@ -306,6 +306,41 @@ def test_a_state_of_another_order_is_refused(network):
         build(network, "bernoulli-reverse").load_state_dict(state)
 
 
+ANY_ORDER = ("transformer", "transformer-rotary")
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])
+def test_a_decoder_in_another_order_is_refused(network):
+    net = build(network, "bernoulli-raster")
+    other = FACTORIZATIONS["bernoulli-reverse"]
+    name = type(net).__name__
+    with pytest.raises(ValueError, match=f"factorization: {name} .*"):
+        net.decoder(2, factorization=other)
+    with pytest.raises(ValueError, match=f"factorization: {name} .*"):
+        net.decoder(2, ranks=other.ranks.flatten())
+    if not net.has_row_orders:
+        with pytest.raises(ValueError, match=f"ranks: {name} draws all rows in one order"):
+            net.decoder(2, ranks=torch.stack([other.ranks.flatten()] * 2))
+
+
+def test_whole_passes_are_told_the_order():
+    class AnyOrder(type(build("plain", "bernoulli-raster"))):
+        def accepts(self, factorization):
+            return None
+
+        def forward(self, blocks, context=None, ranks=None):
+            told.append(ranks)
+            return blocks.unsqueeze(-1) * 0
+
+    told = []
+    net = AnyOrder(FACTORIZATIONS["bernoulli-raster"])
+    other = FACTORIZATIONS["bernoulli-reverse"]
+    net.decoder(2, factorization=other).step(None)
+    assert torch.equal(told.pop(), other.ranks.flatten())
+    net.decoder(2).step(None)
+    assert told == [None]
+
+
 @cases
 def test_the_printed_network_shows_factorization_and_sizes(network, factorization):
     net = build(network, factorization, CONTEXT)

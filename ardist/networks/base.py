@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.ordering import Ordering
 from ardist.sampling import Decoder, WholePasses
 from ardist.shapes import as_size
 
@@ -34,6 +35,8 @@ class ConditionalNetwork(nn.Module):
     """
 
     context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
+    has_row_orders: ClassVar[bool] = False
+    """Whether `ranks` may be given for each row."""
 
     def __init__(
         self,
@@ -92,15 +95,39 @@ class ConditionalNetwork(nn.Module):
         """The incremental twin of `forward`, for `batch_size` rows and a context as there.
 
         Args:
+            ranks: as in `forward`; for each row where `has_row_orders`.
             factorization: in place of the network's own, where that differs in length or order.
+
+        Raises:
+            ValueError: where the network does not serve that order or factorization.
         """
+        own = self.factorization
+        wanted = factorization or own
+        if ranks is not None and ranks.dim() == 1:
+            ordering = Ordering.from_ranks(ranks.reshape(wanted.grid_shape))
+            wanted, ranks = wanted.with_ordering(ordering), None
+        if wanted is not own and (reason := self.accepts(wanted)) is not None:
+            raise ValueError(f"factorization: {reason}, got {wanted}")
+        if ranks is not None and not self.has_row_orders:
+            raise ValueError(
+                f"ranks: {type(self).__name__} draws all rows in one order, "
+                f"got {tuple(ranks.shape)}"
+            )
+        with torch.no_grad():
+            return self._decoder(wanted, batch_size, context, ranks)
+
+    def _decoder(
+        self,
+        factorization: Factorization,
+        batch_size: int,
+        context: Tensor | None,
+        ranks: Tensor | None,
+    ) -> Decoder:
+        """By whole passes; ranks are given only for each row, where `has_row_orders`."""
+        own = factorization is self.factorization
+        order = None if own else factorization.ranks.flatten().to(reference(self).device)
         return WholePasses(
-            self._evaluate,
-            factorization or self.factorization,
-            batch_size,
-            context,
-            ranks,
-            like=reference(self),
+            self._evaluate, factorization, batch_size, context, order, like=reference(self)
         )
 
     @contextmanager

@@ -135,22 +135,19 @@ class FromModule(UniformNetwork):
             )
         return params, output
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder on the module's own cache, or else by passes over the blocks so far."""
         with self.evaluating():  # says at once what may not be active
-            if self.shift:
-                context = self._for_rows(context, batch_size)
-                return _ModuleDecoder(
-                    self, factorization or self.factorization, batch_size, context
-                )
-            return super().decoder(batch_size, context, ranks, factorization=factorization)
+            if not self.shift:
+                return super()._decoder(factorization, batch_size, context, ranks)
+        rows = self._for_rows(context, batch_size)
+        return _ModuleDecoder(self, factorization, batch_size, rows)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -141,17 +141,15 @@ class MADE(ConditionalNetwork):
     def schedule(self) -> "_Schedule":
         return _Schedule(self.factorization, self.available)
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder that uses each weight once in a whole sample."""
-        with torch.no_grad():
-            return _MADEDecoder(self, batch_size, context)
+        return _MADEDecoder(self, batch_size, context)
 
 
 class _Schedule:

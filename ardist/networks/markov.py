@@ -152,17 +152,15 @@ class Markov(UniformNetwork):
             )
         return params
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder that costs one call of the module a step."""
-        with torch.no_grad():
-            return _MarkovDecoder(self, factorization or self.factorization, batch_size, context)
+        return _MarkovDecoder(self, factorization, batch_size, context)
 
     def accepts(self, factorization: Factorization) -> str | None:
         """Any length where the module does not count the steps."""

@@ -116,17 +116,15 @@ class PixelCNN(ConditionalNetwork):
         params: Tensor = self.head(self.mix(hidden.relu()).relu())
         return params
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder that computes each layer once at each pixel."""
-        with torch.no_grad():
-            return _PixelCNNDecoder(self, batch_size, context)
+        return _PixelCNNDecoder(self, batch_size, context)
 
 
 def _check(factorization: Factorization) -> None:

@@ -127,17 +127,15 @@ class RNN(SequenceNetwork):
         parts = tuple(part.contiguous() for part in states)
         return parts if self.cell == "lstm" else parts[0]
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder that costs one cell a step."""
-        with torch.no_grad():
-            return _RNNDecoder(self, factorization or self.factorization, batch_size, context)
+        return _RNNDecoder(self, factorization, batch_size, context)
 
 
 class _Cell(NamedTuple):

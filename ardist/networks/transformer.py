@@ -69,6 +69,7 @@ class Transformer(ConditionalNetwork):
     """
 
     context_kinds = ("vector", "blocks", "sequence")
+    has_row_orders = True
     _order: Tensor
     _seen: Tensor | None
 
@@ -275,19 +276,15 @@ class Transformer(ConditionalNetwork):
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder that computes each token once, against a cache of keys and values."""
-        with torch.no_grad():
-            return _TransformerDecoder(
-                self, factorization or self.factorization, batch_size, context, ranks
-            )
+        return _TransformerDecoder(self, factorization, batch_size, context, ranks)
 
 
 class _Tokens(NamedTuple):
@@ -344,7 +341,9 @@ class _TransformerDecoder(Decoder):
         ranks: Tensor | None,
     ) -> None:
         if ranks is not None:
-            factorization = factorization.with_ordering(_ordering(ranks, factorization))
+            _check_rows(ranks, factorization)
+            # Steps of one block each, which differs from row to row.
+            factorization = factorization.with_ordering(Ordering.raster())
         super().__init__(factorization, batch_size)
         self._network = network
         device = network.start.device
@@ -352,7 +351,7 @@ class _TransformerDecoder(Decoder):
         seen = None
         if network.two_streams:
             seen = factorization.dependencies.to(device)[order][:, order]
-        if ranks is not None and ranks.dim() > 1:
+        if ranks is not None:
             order = ranks.argsort(-1)
         encoding, memories = network.encode(context)
         self._tokens = network.tokens(order, encoding, seen)
@@ -397,18 +396,16 @@ class _TransformerDecoder(Decoder):
         self._states = [state.select(rows) for state in self._states]
 
 
-def _ordering(ranks: Tensor, factorization: Factorization) -> Ordering:
-    """The order of ranks given as a tensor; that of the steps where each row has its own."""
-    if ranks.dim() == 1:
-        return Ordering.from_ranks(ranks.reshape(factorization.grid_shape))
+def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
+    """That a decoder can follow an order for each row."""
     if factorization.layout.flat:
         raise ValueError(
-            f"ranks: expected one order for all rows, since the blocks differ, got {ranks.shape}"
+            f"ranks: expected one order for all rows, since the blocks differ in family, "
+            f"got {tuple(ranks.shape)}"
         )
     raster = torch.arange(ranks.shape[-1], device=ranks.device)
     if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
         raise ValueError("ranks: expected no ties where each row has its own, got some")
-    return Ordering.raster()
 
 
 def _rows(x: Tensor) -> Tensor:

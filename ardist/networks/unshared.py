@@ -118,13 +118,12 @@ class Unshared(ConditionalNetwork):
         params: Tensor = self.factors[block](inputs)
         return params
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder that evaluates each factor once in a whole sample."""
         return _UnsharedDecoder(self, batch_size, context)

@@ -148,17 +148,15 @@ class WaveNet(SequenceNetwork):
             "dilations": [layer.dilation for layer in self.gated_layers],
         }
 
-    def decoder(
+    def _decoder(
         self,
+        factorization: Factorization,
         batch_size: int,
-        context: Tensor | None = None,
-        ranks: Tensor | None = None,
-        *,
-        factorization: Factorization | None = None,
+        context: Tensor | None,
+        ranks: Tensor | None,
     ) -> Decoder:
         """A decoder whose steps cost the same however long the past and the receptive field."""
-        with torch.no_grad():
-            return _WaveNetDecoder(self, factorization or self.factorization, batch_size, context)
+        return _WaveNetDecoder(self, factorization, batch_size, context)
 
 
 class _Layer(nn.Module):
