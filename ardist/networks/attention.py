@@ -31,20 +31,26 @@ class Memory(NamedTuple):
 
 
 class Cache:
-    """Keys and values of the tokens so far, in a buffer for all that come."""
+    """Keys and values of the tokens so far, in a buffer for all that come.
+
+    Attributes:
+        buffer: (2, rows, heads, all tokens, size).
+        length: how many tokens are in it.
+    """
 
     def __init__(self, buffer: Tensor, length: int = 0) -> None:
-        self._buffer = buffer  # (2, rows, heads, all tokens, size)
-        self._length = length
+        self.buffer, self.length = buffer, length
 
-    def append(self, new: Tensor) -> Tensor:
-        """Takes keys and values (2, rows, heads, tokens, size), and returns those of all tokens."""
-        start, self._length = self._length, self._length + new.shape[3]
-        self._buffer.narrow(3, start, new.shape[3]).copy_(new)
-        return self._buffer.narrow(3, 0, self._length)
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes those of new tokens, (rows, heads, tokens, size) each; those of all tokens."""
+        start, self.length = self.length, self.length + keys.shape[2]
+        kept = self.buffer.narrow(3, 0, self.length)
+        for part, new in zip(kept, (keys, values), strict=True):
+            part[:, :, start:] = new
+        return kept[0], kept[1]
 
     def select(self, rows: Tensor) -> "Cache":
-        return Cache(self._buffer.index_select(1, rows), self._length)
+        return Cache(self.buffer.index_select(1, rows), self.length)
 
 
 class State(NamedTuple):
@@ -97,17 +103,15 @@ class AttentionLayer(nn.Module):
         weights, heads = state.weights, self.heads
         parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])
         parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
-        asks, pairs = parts[0], parts[1:]  # (rows, heads, L, size) and (2, ...)
+        asks, keys, values = parts.unbind(0)  # (rows, heads, L, size)
         length = asks.shape[2]
         if num_keys < length:
-            pairs = pairs[:, :, :, :num_keys]
+            keys, values = keys[:, :, :num_keys], values[:, :, :num_keys]
         if part.asks is not None and part.keys is not None:
-            asks = _turn(asks, part.asks)
-            pairs = torch.stack((_turn(pairs[0], part.keys), pairs[1]))
+            asks, keys = _turn(asks, part.asks), _turn(keys, part.keys)
         if state.cache is not None:
-            pairs = state.cache.append(pairs)
+            keys, values = state.cache.append(keys, values)
         causal = part.mask is None and length > 1
-        keys, values = pairs.unbind(0)
         heard = F.scaled_dot_product_attention(asks, keys, values, part.mask, is_causal=causal)
         x = x + drop(_linear(_join(heard), weights["attend_out"]), dropout)
         if state.memory is not None:
@@ -120,6 +124,44 @@ class AttentionLayer(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         """(rows, L, dim) as (rows, heads, L, size)."""
         return x.view(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
+
+
+class TokenStep:
+    """A layer at one token of each row, which sees all in its cache.
+
+    The same numbers as `AttentionLayer`, for steps without rotations and a context's sequence:
+    buffers and views are made once, and the constants of GELU are folded into the weights, since
+    around so little arithmetic each operation counts.
+    """
+
+    def __init__(self, weights: dict[str, tuple[Tensor, Tensor]], cache: Cache) -> None:
+        _, rows, heads, _, size = cache.buffer.shape
+        self._weights, self._cache = weights, cache
+        self._slots = cache.buffer.unbind(3)
+        self._keys, self._values = cache.buffer.unbind(0)
+        self._parts = cache.buffer.new_empty(rows, 3 * heads * size)
+        parts = self._parts.view(rows, 3, heads, size)
+        self._asks, self._pairs = parts[:, 0].unsqueeze(2), parts[:, 1:].transpose(0, 1)
+        # GELU(x) = u * (1 + erf(u)) / sqrt(2) of u = x / sqrt(2).
+        (bias, weight), (out_bias, out_weight) = weights["perceptron"], weights["perceptron_out"]
+        self._inner = bias * 0.5**0.5, weight * 0.5**0.5
+        self._out = out_bias, out_weight * 0.5**0.5
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(rows, dim) from the same."""
+        weights, cache = self._weights, self._cache
+        bias, weight = weights["attend"]
+        torch.addmm(bias, _norm(x, weights["attend_norm"]), weight, out=self._parts)
+        self._slots[cache.length].copy_(self._pairs)
+        cache.length += 1
+        keys, values = (
+            self._keys.narrow(2, 0, cache.length),
+            self._values.narrow(2, 0, cache.length),
+        )
+        heard = F.scaled_dot_product_attention(self._asks, keys, values).reshape(x.shape)
+        x = x + _linear(heard, weights["attend_out"])
+        inner = _linear(_norm(x, weights["perceptron_norm"]), self._inner)
+        return x + _linear(torch.addcmul(inner, inner, inner.erf()), self._out)
 
 
 def select_rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -220,7 +220,7 @@ def reference(network: nn.Module) -> Tensor:
 
 def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
     """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
-    if len(hidden) == len(encoding):
+    if len(encoding) in (1, len(hidden)):
         return hidden + encoding
     grouped: Tensor = hidden.unflatten(0, (-1, len(encoding))) + encoding
     return grouped.flatten(0, 1)

@@ -16,6 +16,7 @@ from ardist.networks.attention import (
     Memory,
     Part,
     State,
+    TokenStep,
     drop,
     select_rows,
     waves,
@@ -363,6 +364,17 @@ class _TransformerDecoder(Decoder):
             self._states.append(State(weights, memory, Cache(buffer)))
         self._ends = [0, *accumulate(map(len, factorization.steps))]
         self._num_read = 0  # content tokens
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what steps of one token need, where that is all there is to them."""
+        plain = self._tokens.turns is None and self._tokens.queries is None
+        self._told = self._tokens.contents.unbind(1) if plain else ()
+        self._layers = [
+            TokenStep(state.weights, state.cache)
+            for state in self._states
+            if plain and state.memory is None and state.cache is not None
+        ]
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
@@ -382,18 +394,25 @@ class _TransformerDecoder(Decoder):
 
     def _advance(self, vectors: Tensor) -> Tensor:
         """Reads embedded blocks; the next step's parameters."""
+        network, wanted = self._network, self.factorization.steps[self.num_taken]
         now, end = self._ends[self.num_taken : self.num_taken + 2]
-        part = self._tokens.part(self._num_read, now + 1, now, end)
+        if self._layers and self._num_read == now > 0:
+            x = add_encoding(vectors.squeeze(1), self._told[now])
+            for layer in self._layers:
+                x = layer(x)
+            hidden = network.norm(x).unsqueeze(1)
+        else:
+            part = self._tokens.part(self._num_read, now + 1, now, end)
+            hidden = network.run(part, vectors, self._states)
         self._num_read = now + 1
-        hidden = self._network.run(part, vectors, self._states)
-        wanted = self.factorization.steps[self.num_taken]
-        params: Tensor = self._network.head(hidden[:, -len(wanted) :], wanted)
+        params: Tensor = network.head(hidden[:, -len(wanted) :], wanted)
         return params
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = len(rows)
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
+        self._prepare()
 
 
 def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
