@@ -139,7 +139,7 @@ def main() -> None:
     for name, score in {"independent pixels": alone, "PixelCNN": nats(net, test)}.items():
         bits = score / PIXELS / math.log(2)
         print(f"test, {name}: {score:.2f} nats = {bits:.3f} bits per pixel")
-    print("To expect: 82.5 nats of MADE, give or take a half by seed and machine.")
+    print("To expect: 79.5 nats of PixelCNN, give or take a half by seed and machine.")
     picture(net, test, args.output / "digits.png")
     print(f"picture: {args.output / 'digits.png'}")
 
