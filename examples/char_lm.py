@@ -61,11 +61,11 @@ RECIPES = {
         gpt(dim=128, depth=4, heads=4), 65, 12, 2000, 1e-3, final_rate=1e-4
     ),
     ("transformer", "own"): Recipe(
-        gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 6000, 2e-3, final_rate=1e-4
+        gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 3000, 2e-3, final_rate=1e-4
     ),
     ("wavenet", "own"): Recipe(
-        wavenet(channels=160, depth=10, max_dilation=16, dropout=0.1),
-        *(129, 16, 6000, 3e-3),
+        wavenet(channels=128, depth=10, max_dilation=16, dropout=0.1),
+        *(129, 16, 3500, 6e-3),
         final_rate=1e-4,
     ),
     ("lstm", "own"): Recipe(
