@@ -236,12 +236,13 @@ class AutoregressiveDistribution(TorchDistribution):
             )
         return blocks, self._network(blocks, self._contexts), lead
 
-    def _network(self, blocks: Tensor, context: Tensor | None, ranks: None = None) -> Tensor:
+    def _network(self, blocks: Tensor, context: Tensor | None, _: None = None) -> Tensor:
         """The network, told the order where that is not its own."""
         if self.factorization is self._core.factorization:
             params: Tensor = self.network(blocks, context)
         else:
-            params = self.network(blocks, context, self.factorization.ranks.flatten())
+            ranks = self.factorization.ranks.flatten().to(self._reference.device)
+            params = self.network(blocks, context, ranks)
         expected = (len(blocks), *self.factorization.layout.param_shape)
         if params.shape != expected:
             raise ValueError(

@@ -98,6 +98,28 @@ def test_draws_and_scores_in_other_dtypes(network, factorization):
     assert p.log_prob(x).dtype == torch.float64
 
 
+# Whole passes begin with a draw, for which the meta device has no numbers.
+@pytest.mark.parametrize(("network", "factorization"), [c for c in CASES if c[0] != "plain"])
+def test_nothing_is_left_on_another_device(network, factorization):
+    """The meta device refuses to be mixed with the CPU, as a GPU does."""
+    net = build(network, factorization, CONTEXT).to("meta")
+    fac, layout = net.factorization, net.factorization.layout
+    blocks = torch.zeros(4, *layout.value_shape, device="meta", dtype=layout.dtype(torch.float32))
+    context = torch.zeros(2, *CONTEXT, device="meta")
+    assert net(blocks, context).device.type == "meta"
+    decoder = net.decoder(4, context)
+    assert decoder.step(None).device.type == "meta"
+    if fac.num_steps > 1:
+        first = layout.take("value", blocks, fac.steps[0])
+        assert decoder.step(first).device.type == "meta"
+        decoder = net.decoder(4, context)
+        assert decoder.prefill(first).device.type == "meta"
+        decoder.select(torch.tensor([0, 1, 1], device="meta"))
+        if fac.num_steps > 2:
+            second = layout.take("value", blocks, fac.steps[1])[:3]
+            assert decoder.step(second).device.type == "meta"
+
+
 @cases
 def test_shapes_expansion_and_broadcasting(network, factorization):
     net = build(network, factorization, CONTEXT)
