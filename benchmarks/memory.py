@@ -24,10 +24,7 @@ def made(features: int) -> Callable[[int], object]:
 # What draws a batch, from one number that is given on the command line.
 WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
     "made": made,
-    **{
-        name: lambda _, name=name: attention.generators()[name]  # type: ignore[misc]
-        for name in attention.NAMES
-    },
+    **{name: lambda _, name=name: attention.generators()[name] for name in attention.NAMES},
 }
 
 
