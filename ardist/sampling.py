@@ -38,8 +38,9 @@ class Decoder(ABC):
 
         The same as calling `step` for each; decoders that can do it in one pass override this.
         """
+        widths = step_widths(self.factorization)[: self._num_steps_of(blocks)]
         params = self.step(None)
-        for piece in self._pieces(blocks):
+        for piece in blocks.split(widths, 1):
             params = self.step(piece)
         return params
 
@@ -51,8 +52,8 @@ class Decoder(ABC):
         """The next steps together; only where `max_window` is more than 1."""
         raise NotImplementedError(f"{type(self).__name__} evaluates one step at a time")
 
-    def _pieces(self, blocks: Tensor) -> Iterator[Tensor]:
-        """Blocks of the first steps, cut into steps."""
+    def _num_steps_of(self, blocks: Tensor) -> int:
+        """How many steps, from the first on, these blocks are of."""
         ends = list(accumulate(step_widths(self.factorization)))
         if self.num_taken or blocks.shape[1] not in ends:
             raise ValueError(
@@ -60,10 +61,7 @@ class Decoder(ABC):
                 f"{', '.join(map(str, ends[:6]))}, ..., got {blocks.shape[1]} after "
                 f"{self.num_taken} steps"
             )
-        start = 0
-        for end in ends[: ends.index(blocks.shape[1]) + 1]:
-            yield blocks[:, start:end]
-            start = end
+        return ends.index(blocks.shape[1]) + 1
 
 
 class Window(ABC):

@@ -1,6 +1,5 @@
 """Peak resident memory of draws above what is there before, each in its own process (Linux)."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,4 +69,4 @@ if __name__ == "__main__":
     torch.set_num_threads(threads)
     draw = WORK[work](number)
     draw(1)
-    print(f"{os.getpid()} {measure(lambda: draw(size)):.1f}")
+    print(f"{measure(lambda: draw(size)):.1f}")

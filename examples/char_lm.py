@@ -12,8 +12,9 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,33 +44,28 @@ class Recipe(NamedTuple):
     warmup: int = 100
 
 
-def gpt(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
-    return lambda fac: networks.Transformer(fac, any_order=False, **options)
-
-
-def wavenet(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
-    return lambda fac: networks.WaveNet(fac, **options)
-
-
-def lstm(**options: Any) -> Callable[[ad.Factorization], networks.ConditionalNetwork]:
-    return lambda fac: networks.RNN(fac, cell="lstm", **options)
-
-
 RECIPES = {
     # https://github.com/karpathy/nanoGPT: its README on computers without a GPU
     ("transformer", "nanogpt"): Recipe(
-        gpt(dim=128, depth=4, heads=4), 65, 12, 2000, 1e-3, final_rate=1e-4
+        partial(networks.Transformer, any_order=False, dim=128, depth=4, heads=4),
+        *(65, 12, 2000, 1e-3),
+        final_rate=1e-4,
     ),
     ("transformer", "own"): Recipe(
-        gpt(dim=192, depth=4, heads=6, dropout=0.1), 129, 16, 3000, 2e-3, final_rate=1e-4
+        partial(networks.Transformer, any_order=False, dim=192, depth=4, heads=6, dropout=0.1),
+        *(129, 16, 3000, 2e-3),
+        final_rate=1e-4,
     ),
     ("wavenet", "own"): Recipe(
-        wavenet(channels=128, depth=10, max_dilation=16, dropout=0.1),
+        partial(networks.WaveNet, channels=128, depth=10, max_dilation=16, dropout=0.1),
         *(129, 16, 3500, 6e-3),
         final_rate=1e-4,
     ),
     ("lstm", "own"): Recipe(
-        lstm(hidden_size=512, dropout=0.25), 129, 32, 3000, 3e-3, final_rate=0.0, weight_decay=0.02
+        partial(networks.RNN, cell="lstm", hidden_size=512, dropout=0.25),
+        *(129, 32, 3000, 3e-3),
+        final_rate=0.0,
+        weight_decay=0.02,
     ),
 }
 

@@ -196,7 +196,8 @@ class _ModuleDecoder(Decoder):
         return self._evaluate() if previous is None else self._take(previous)
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        return self._take(torch.cat(list(self._pieces(blocks)), 1))
+        self._num_steps_of(blocks)  # raises where there are none
+        return self._take(blocks)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = len(rows)

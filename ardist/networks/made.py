@@ -241,7 +241,7 @@ class _MADEDecoder(Decoder):
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._write(blocks, 0, len(list(self._pieces(blocks))))
+        self._write(blocks, 0, self._num_steps_of(blocks))
         return self._evaluate(0, self.num_taken + 1)
 
     def select(self, rows: Tensor) -> None:

@@ -10,7 +10,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import ConditionalNetwork, reference
 from ardist.networks.perceptron import perceptron
-from ardist.networks.sequence import UniformNetwork, drawing_order
+from ardist.networks.sequence import UniformNetwork
 from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_size
 
@@ -217,9 +217,7 @@ class _MarkovDecoder(Decoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network = network
-        order = drawing_order(factorization.ranks.flatten())
-        if order is not None and context is not None:
-            order = order.to(context.device)
+        order = network.order(factorization.ranks.flatten(), network.padding.device)
         self._encoding = network.encode(network.context_in_order(context, order))
         padding = network.padding
         self._past = padding.expand(batch_size, network.window, *padding.shape)
@@ -228,7 +226,8 @@ class _MarkovDecoder(Decoder):
         return self._evaluate() if previous is None else self._take(previous)
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        return self._take(torch.cat(list(self._pieces(blocks)), 1))
+        self._num_steps_of(blocks)  # raises where there are none
+        return self._take(blocks)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = len(rows)

@@ -163,7 +163,7 @@ class _PixelCNNDecoder(Decoder):
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        self.num_taken = len(list(self._pieces(blocks)))
+        self.num_taken = self._num_steps_of(blocks)
         features = self._read(blocks, torch.cat(self._offsets[: self.num_taken]))
         return self._network.as_params(self._body.prefill(features))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import add_encoding
-from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork, drawing_order
+from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
 from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_probability
 
@@ -205,10 +205,8 @@ class _RNNDecoder(Decoder):
         self._network, self._cell = network, _CELLS[network.cell]
         ranks = factorization.ranks.flatten()
         self._blocks = ranks.argsort().tolist()
-        order = drawing_order(ranks)
-        self._encoding, states = network.encode(
-            context, batch_size, None if order is None else order.to(network.start.device)
-        )
+        order = network.order(ranks, network.start.device)
+        self._encoding, states = network.encode(context, batch_size, order)
         self._set_states(states)
         # Each layer's map of (its input, its state), transposed; the first one's input is
         # projected apart.
@@ -298,11 +296,9 @@ class _RNNDecoder(Decoder):
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        if self.factorization.layout.flat:
-            return super().prefill(blocks)
-        self.num_taken = len(list(self._pieces(blocks)))
+        self.num_taken = self._num_steps_of(blocks)
         network = self._network
-        vectors = network.embedding(blocks)
+        vectors = network.embedding(blocks, self._blocks[: self.num_taken])
         inputs = torch.cat((network.start.expand(len(vectors), 1, -1), vectors), 1)
         if self._encoding is not None:
             inputs = add_encoding(inputs, self._encoding[:, : inputs.shape[1]])

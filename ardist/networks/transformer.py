@@ -22,7 +22,7 @@ from ardist.networks.attention import (
     waves,
 )
 from ardist.networks.base import ConditionalNetwork, add_encoding
-from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
 from ardist.ordering import Ordering
 from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_probability
@@ -71,7 +71,7 @@ class Transformer(ConditionalNetwork):
 
     context_kinds = ("vector", "blocks", "sequence")
     has_row_orders = True
-    _order: Tensor
+    _order: Tensor | None
     _seen: Tensor | None
 
     def __init__(
@@ -131,9 +131,8 @@ class Transformer(ConditionalNetwork):
                 elif weight.dim() == 2:
                     scale = math.sqrt(2 * depth) if name.endswith("_out.weight") else 1.0
                     weight.normal_(std=0.02 / scale)
-        ranks = factorization.ranks.flatten()
-        self.register_buffer("_order", ranks.argsort(), persistent=False)
-        self._is_raster = torch.equal(self._order, torch.arange(len(ranks)))
+        order = drawing_order(factorization.ranks.flatten())
+        self.register_buffer("_order", order, persistent=False)
         seen = factorization.dependencies if self.two_streams else None
         self.register_buffer("_seen", seen, persistent=False)
 
@@ -183,16 +182,16 @@ class Transformer(ConditionalNetwork):
             State(layer.weights(), memory)
             for layer, memory in zip(self.own_layers, memories, strict=True)
         ]
+        raster = torch.arange(vectors.shape[1], device=vectors.device)
         if self.two_streams:  # in raster order: the mask alone knows of the order
             seen = self._seen if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
-            order = torch.arange(vectors.shape[1], device=vectors.device)
-            hidden = self.run(self.tokens(order, encoding, seen).all(), vectors, states)
+            hidden = self.run(self.tokens(raster, encoding, seen).all(), vectors, states)
         else:
             order = self._order if ranks is None else ranks.argsort(-1)
-            is_raster = self._is_raster and ranks is None
-            vectors = vectors if is_raster else _arrange(vectors, order)
-            hidden = self.run(self.tokens(order, encoding).all(), vectors[:, :-1], states)
-            hidden = hidden if is_raster else _arrange(hidden, order.argsort(-1))
+            drawn = vectors if order is None else _arrange(vectors, order)
+            tokens = self.tokens(raster if order is None else order, encoding)
+            hidden = self.run(tokens.all(), drawn[:, :-1], states)
+            hidden = hidden if order is None else _arrange(hidden, order.argsort(-1))
         params: Tensor = self.head(hidden)
         return params
 
@@ -388,7 +387,7 @@ class _TransformerDecoder(Decoder):
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        self.num_taken = len(list(self._pieces(blocks)))
+        self.num_taken = self._num_steps_of(blocks)
         read = list(chain(*self.factorization.steps[: self.num_taken]))
         return self._advance(self._network.embedding(blocks, read))
 

@@ -177,7 +177,7 @@ class _UnsharedDecoder(Decoder):
         return self._evaluate()
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._take(blocks, len(list(self._pieces(blocks))))
+        self._take(blocks, self._num_steps_of(blocks))
         return self._evaluate()
 
     def select(self, rows: Tensor) -> None:

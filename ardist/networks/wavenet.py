@@ -272,7 +272,7 @@ class _WaveNetDecoder(Decoder):
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        self.num_taken = len(list(self._pieces(blocks)))
+        self.num_taken = self._num_steps_of(blocks)
         network = self._network
         drawn = network.embedding(blocks, self._blocks[: self.num_taken]).transpose(0, 1)
         with network.evaluating():
