@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints, transform_to
 
 _MOST_STATES = 2**16  # of one block that is enumerated
 
@@ -70,6 +70,11 @@ class Family(ABC):
     def is_index(self) -> bool:
         """Whether values are int64 indices."""
         return False
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Modules inside, which a network with this family registers as its own."""
+        return ()
 
     def __repr__(self) -> str:
         """The constructor's call, without what is left at its default."""
@@ -139,6 +144,33 @@ class Family(ABC):
 
     def _noise_for(self, params: Tensor) -> Tensor:
         return self.noise(params.shape[:-1], dtype=params.dtype, device=params.device)
+
+    def anchor(self) -> Tensor:
+        """A value well inside the support, always the same: (*event_shape)."""
+        if not self.support.is_discrete:
+            link = transform_to(self.support)
+            return link(torch.zeros(link.inverse_shape(self.event_shape)))
+        zeros = torch.zeros(self.event_shape)
+        states = None if bool(self.inside(zeros).all()) else self.enumerate_support()
+        return zeros if states is None else states[0]
+
+    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """log_prob of the elements under `mask`, with the others integrated out: (...).
+
+        Args:
+            mask: (..., *event_shape) bool; value is inside the support elsewhere too.
+
+        Raises:
+            ValueError: where the family has no such marginals.
+        """
+        raise ValueError(f"mask: expected one that does not cut a block of {self}")
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """A draw, without gradients, given the elements of `value` under `mask`, which it keeps.
+
+        Args and errors are those of `marginal_log_prob`; the result is (..., *event_shape).
+        """
+        raise ValueError(f"mask: expected one that does not cut a block of {self}")
 
     def enumerate_support(self) -> Tensor | None:
         """All values of a block, (num_states, *event_shape), or None where there is no end."""
