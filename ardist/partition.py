@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ardist.shapes import as_size
+from ardist.shapes import as_integers, as_positive, as_size, shortened
 
 
 class Cut(NamedTuple):
@@ -33,6 +33,7 @@ class Partition:
 
     name: str
     arguments: tuple[int | tuple[int, ...], ...] = ()
+    _shape: tuple[int, ...] | None = field(default=None, repr=False)  # of the given labels
 
     @staticmethod
     def scalars() -> "Partition":
@@ -48,6 +49,37 @@ class Partition:
         if not dims:
             raise ValueError("dims: expected at least one dimension to cut along, got none")
         return Partition("along", tuple(dims))
+
+    @staticmethod
+    def patches(size: int | Sequence[int]) -> "Partition":
+        """Tiles of this size, whose sides divide the event's.
+
+        A sequence gives the size along the first dimensions, and a block keeps the others: an
+        image `(28, 28, 3)` cut into `patches((4, 4))` is a grid `(7, 7)` of blocks `(4, 4, 3)`.
+        An integer is the size along every dimension of the event.
+        """
+        if isinstance(size, int):
+            return Partition("patches", (as_positive(size, "size"),))
+        if not size:
+            raise ValueError("size: expected at least one dimension, got none")
+        return Partition("patches", (tuple(as_size(size, "size")),))
+
+    @staticmethod
+    def from_labels(labels: Sequence[Any] | Tensor) -> "Partition":
+        """One block for each distinct label; `labels` are integers of the event's shape.
+
+        Blocks come in increasing order of their labels, on a grid of one dimension, and the
+        elements of a block in raster order. A block of one element has the shape `()`, one of
+        n the shape `(n,)`.
+
+        >>> import ardist as ad
+        >>> ad.Partition.from_labels([[0, 0, 2], [2, 1, 2]]).cut(torch.Size((2, 3))).block_shapes
+        (torch.Size([2]), torch.Size([]), torch.Size([3]))
+        """
+        values = as_integers(labels, "labels")
+        # Only their order matters.
+        dense: Tensor = torch.unique(values, return_inverse=True)[1]
+        return Partition("from_labels", tuple(dense.flatten().tolist()), tuple(values.shape))
 
     @staticmethod
     def split(sizes: Sequence[int | Sequence[int]]) -> "Partition":
@@ -69,6 +101,10 @@ class Partition:
             return Cut(event_shape, (torch.Size(),), elements)
         if self.name == "along":
             return self._cut_along(event_shape, elements)
+        if self.name == "patches":
+            return self._cut_patches(event_shape, elements)
+        if self.name == "from_labels":
+            return self._cut_by_labels(event_shape)
         return self._cut_split(event_shape, elements)
 
     def _cut_along(self, event_shape: torch.Size, elements: Tensor) -> Cut:
@@ -87,6 +123,41 @@ class Partition:
             elements.view(event_shape).permute(*dims, *kept).flatten(),
         )
 
+    def _cut_patches(self, event_shape: torch.Size, elements: Tensor) -> Cut:
+        (size,) = self.arguments
+        sides = (size,) * len(event_shape) if isinstance(size, int) else size
+        number = len(sides)
+        tiled = event_shape[:number]
+        if len(tiled) < number or any(n % m for n, m in zip(tiled, sides, strict=True)):
+            raise ValueError(
+                f"partition: expected patches whose sides divide the first of the event's "
+                f"{tuple(event_shape)}, got {self}"
+            )
+        grid = [n // m for n, m in zip(tiled, sides, strict=True)]
+        # Along each dimension the number of the tile, then the place in it.
+        cut = elements.view(*(n for pair in zip(grid, sides, strict=True) for n in pair), -1)
+        tiles, places = range(0, 2 * number, 2), range(1, 2 * number, 2)
+        return Cut(
+            torch.Size(grid),
+            (torch.Size((*sides, *event_shape[number:])),),
+            cut.permute(*tiles, *places, -1).flatten(),
+        )
+
+    def _cut_by_labels(self, event_shape: torch.Size) -> Cut:
+        if event_shape != self._shape:
+            raise ValueError(
+                f"partition: expected labels of the event's shape {tuple(event_shape)}, "
+                f"got {self._shape}"
+            )
+        blocks = torch.tensor(self.arguments)
+        counts = blocks.bincount().tolist()
+        shapes = tuple(torch.Size(() if count == 1 else (count,)) for count in counts)
+        return Cut(
+            torch.Size((len(counts),)),
+            shapes[:1] if len(set(shapes)) == 1 else shapes,
+            blocks.argsort(stable=True),
+        )
+
     def _cut_split(self, event_shape: torch.Size, elements: Tensor) -> Cut:
         shapes = tuple(
             torch.Size() if size == 1 else as_size(size, "sizes") for size in self.arguments
@@ -100,6 +171,5 @@ class Partition:
         return Cut(torch.Size((len(shapes),)), shapes, elements)
 
     def __repr__(self) -> str:
-        arguments = self.arguments if self.name == "split" else None
-        inside = repr(list(arguments)) if arguments else ", ".join(map(str, self.arguments))
+        inside = repr(list(self.arguments)) if self.name == "split" else shortened(self.arguments)
         return f"Partition.{self.name}({inside})"

@@ -1,8 +1,10 @@
 """Checks of shapes and numbers that users give."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
@@ -25,6 +27,20 @@ def as_probability(value: float, name: str) -> float:
     return value
 
 
+def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
+    """`values` as a tensor of integers, or a `ValueError` that calls them `name`."""
+    tensor = torch.as_tensor(values)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name}: expected integers, got {tensor.dtype}")
+    return tensor
+
+
 def spelled(shape: Iterable[int]) -> str:
     """A shape as it stands inside parentheses."""
     return ", ".join(map(str, shape))
+
+
+def shortened(values: Sequence[object]) -> str:
+    """The first of many values, for messages."""
+    shown = ", ".join(map(str, values[:8]))
+    return f"{shown}, ..." if len(values) > 8 else shown

@@ -126,7 +126,7 @@ def main() -> None:
         networks.append(network)
         scores.append(score(network, valid))
         text = f"valid {scores[-1].mean():.3f}, mixture so far {mix(scores).mean():.3f}"
-        print(f"{ordering}: {text}, {time.perf_counter() - start:.0f} s")
+        print(f"{ordering!r}: {text}, {time.perf_counter() - start:.0f} s")
     print(f"parameters of one, masked included: {sum(p.numel() for p in network.parameters())}")
     test = torch.from_numpy(data["test"]).float()
     scores = [score(network, test) for network in networks]

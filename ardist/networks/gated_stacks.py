@@ -49,7 +49,7 @@ class GatedStacks(nn.Module):
         if turn is None:
             raise ValueError(
                 f"factorization: expected raster order or one of its symmetries, "
-                f"got {factorization.ordering}"
+                f"got {factorization.ordering!r}"
             )
         self._turn = turn
         height, width = factorization.grid_shape

@@ -139,7 +139,7 @@ def _check(factorization: Factorization) -> None:
     if not factorization.is_transitive:
         raise ValueError(
             f"factorization: PixelCNN follows transitive dependencies, since a pixel also sees "
-            f"what those before it have seen, got {factorization.ordering}"
+            f"what those before it have seen, got {factorization.ordering!r}"
         )
 
 

@@ -107,7 +107,7 @@ class SequenceNetwork(ConditionalNetwork):
         if not factorization.is_total:
             return (
                 f"{type(self).__name__} follows orders in which each block depends on all that "
-                f"come before it, without ties, got {factorization.ordering}"
+                f"come before it, without ties, got {factorization.ordering!r}"
             )
         return None
 
@@ -118,7 +118,7 @@ class SequenceNetwork(ConditionalNetwork):
         if self.context_kind == "blocks" and self.context_shape:
             return super().accepts(factorization)
         if factorization.ordering != own.ordering and factorization != own:
-            return f"{type(self).__name__} was trained in the order {own.ordering}"
+            return f"{type(self).__name__} was trained in the order {own.ordering!r}"
         return self._refuses(factorization)
 
     def order(self, ranks: Tensor | None, device: torch.device) -> Tensor | None:
