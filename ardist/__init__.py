@@ -7,6 +7,7 @@ each conditional of any form, as one object of the `torch.distributions` API.
 from ardist import families, networks, testing
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.mixtures import OrderingMixture
 from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
@@ -18,6 +19,7 @@ __all__ = [
     "Factorization",
     "LogLikelihood",
     "Ordering",
+    "OrderingMixture",
     "Partition",
     "families",
     "networks",

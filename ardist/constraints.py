@@ -1,5 +1,6 @@
 """The support of an event whose blocks have different supports."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,29 @@ class BlockConstraint(constraints.Constraint):
 
     def __repr__(self) -> str:
         return f"BlockConstraint({', '.join(repr(f.support) for f in self.layout.distinct)})"
+
+
+class SequenceConstraint(constraints.Constraint):
+    """Sequences of indices, in which nothing but padding follows the end.
+
+    Args:
+        inside: from events to whether each block is inside its support, (..., num_blocks) bool.
+        event_dim: of the events.
+        end: the symbol that ends a sequence.
+    """
+
+    is_discrete = True
+
+    def __init__(self, inside: Callable[[Tensor], Tensor], event_dim: int, end: int) -> None:
+        self.inside, self.event_dim, self.end = inside, event_dim, end
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each event is inside: (...) bool."""
+        return self.inside(value).all(-1)
+
+    def __repr__(self) -> str:
+        return f"SequenceConstraint(end={self.end})"
 
 
 class BlockTransform(Transform):

@@ -1,26 +1,32 @@
 """The product of conditionals as one distribution."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
+import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.func import functional_call
 
+from ardist.conditioning import Marginal, dense, observed_first
+from ardist.constraints import SequenceConstraint
 from ardist.factorization import Factorization
+from ardist.families import Family
 from ardist.layout import Layout
-from ardist.sampling import Decoder, WholePasses, draw
+from ardist.ordering import Ordering
+from ardist.sampling import Decoder, WholePasses, draw, draw_by_rows
 from ardist.shapes import spelled
 
 _MAX_STATES = 4096  # of an event that is enumerated
+_NAN_POLICIES = ("raise", "marginalize")
 
 Result = TypeVar("Result")
 
 
-class AutoregressiveDistribution(TorchDistribution):
+class AutoregressiveDistribution(dist.TorchDistribution):
     """p(x | c) = prod_i p(x_i | earlier x, c), parameterized by a conditional network.
 
     A light value, made and thrown away at every step: the parameters live in the network. It is
@@ -33,6 +39,8 @@ class AutoregressiveDistribution(TorchDistribution):
             where the network takes none, and then batch_shape is ().
         factorization: in place of the network's own, where the network accepts it.
         params: tensors that replace the network's parameters, by name.
+        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` means missing,
+            and what is scored is the rest, as by `marginal`.
         validate_args: whether values and the context are checked; torch's default if None.
 
     Raises:
@@ -59,21 +67,32 @@ class AutoregressiveDistribution(TorchDistribution):
         *,
         factorization: Factorization | None = None,
         params: Mapping[str, Tensor] | None = None,
+        nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> None:
         core = unwrap(network)
-        if factorization is not None and (reason := core.accepts(factorization)) is not None:
+        factorization = factorization or core.factorization
+        self._known = factorization.with_forms_of(core.factorization)
+        same = self._known is core.factorization
+        if not same and (reason := core.accepts(self._known)) is not None:
             raise ValueError(f"factorization: {reason}, got {factorization}")
+        if nan_policy not in _NAN_POLICIES:
+            raise ValueError(f"nan_policy: expected one of {_NAN_POLICIES}, got {nan_policy!r}")
         if params is not None:
             known = {name for name, _ in core.named_parameters()}
             if unknown := sorted(set(params) - known):
                 raise ValueError(f"params: {type(core).__name__} has no parameters {unknown}")
         self.network = network
         self.context = context
-        self.factorization: Factorization = factorization or core.factorization
+        self.factorization: Factorization = factorization
         self.params = params
+        self.nan_policy = nan_policy
         self._core = core
         self._check_context()
+        # What may differ from row to row: the order, and what is observed.
+        self._ranks: Tensor | None = None  # (*lead, num_blocks)
+        self._observed: tuple[Tensor, Tensor] | None = None  # values and mask, (*lead, *event)
+        self._row_batch = self._context_batch
         # Instance attributes: Pyro assigns them.
         self.has_rsample = self.factorization.has_rsample
         states = self.factorization.num_states
@@ -87,7 +106,19 @@ class AutoregressiveDistribution(TorchDistribution):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         """Where events lie; `biject_to` and `transform_to` know it."""
-        return self.factorization.support
+        fac = self.factorization
+        if self._ranks is None or fac.end is None:
+            return fac.support
+        inside = partial(fac.inside, ranks=self._ranks)
+        return SequenceConstraint(inside, len(fac.event_shape), fac.end)
+
+    @property
+    def ordering(self) -> Ordering | Tensor:
+        """In which order blocks are drawn; ranks (*batch_shape, *grid_shape) where rows differ."""
+        if self._ranks is None:
+            return self.factorization.ordering
+        ranks = self._ranks.expand(*self.batch_shape, self.factorization.num_blocks)
+        return ranks.reshape(*self.batch_shape, *self.factorization.grid_shape)
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "AutoregressiveDistribution | None" = None
@@ -113,16 +144,36 @@ class AutoregressiveDistribution(TorchDistribution):
         One parallel pass over all blocks. `value` (*lead, *event_shape) broadcasts against
         batch_shape in both directions.
         """
-        value = self._checked(value)
-        result = self._replaced(self._score, value).sum(-1)
+        result = self._log_prob_blocks(value).sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def log_prob_blocks(self, value: Tensor) -> Tensor:
-        """Each block's log_prob given those before it, in nats: (*lead, *grid_shape)."""
-        value = self._checked(value)
-        result = self._replaced(self._score, value)
+        """Each block's log_prob given those before it, in nats: (*lead, *grid_shape).
+
+        It is 0 for blocks that are observed, or missing under `nan_policy="marginalize"`.
+        """
+        result = self._log_prob_blocks(value)
         lead = torch.broadcast_shapes(result.shape[:-1], self.batch_shape)
         return result.expand((*lead, -1)).reshape((*lead, *self.factorization.grid_shape))
+
+    def _log_prob_blocks(self, value: Tensor) -> Tensor:
+        if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
+            value = self._checked(value)
+            return self._replaced(self._score, value)
+        kept = ~value.isnan()
+        return self.scores_of(torch.where(kept, value, self.anchor), kept)
+
+    def scores_of(self, value: Tensor, kept: Tensor) -> Tensor:
+        """Each block's share of the log_prob of the elements `kept`: (*lead, num_blocks).
+
+        For families and distributions that are made of this one; elements that are not kept are
+        inside the support.
+        """
+        if self._observed is not None:
+            values, mask = self._observed
+            value = torch.where(mask & ~kept, values, value)
+        first = self._first(kept)
+        return first._replaced(first._score, first._checked(value), kept)
 
     def conditionals(
         self, value: Tensor
@@ -139,10 +190,26 @@ class AutoregressiveDistribution(TorchDistribution):
         lead = torch.broadcast_shapes(shape, self.batch_shape)
         params = params.expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
-            return layout.families[0](params.reshape(*lead, *fac.grid_shape, -1))
+            whole = layout.families[0](params.reshape(*lead, *fac.grid_shape, -1))
+            if fac.end is None:
+                return whole
+            ended = fac.ended(fac.split(value), self._ranks).expand(*lead, -1)
+            return self._padded(whole, ended.reshape(*lead, *fac.grid_shape))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
         each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
+        if fac.end is not None:
+            after = fac.ended(fac.split(value), self._ranks).expand(*lead, -1).unbind(-1)
+            each = [self._padded(one, ended) for one, ended in zip(each, after, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
+
+    def _padded(self, free: Distribution, ended: Tensor) -> Distribution:
+        """A conditional over indices, certain of `pad` where the sequence has ended."""
+        logits = free.log_prob(free.enumerate_support(expand=False)).movedim(0, -1)
+        certain = torch.full_like(logits, -torch.inf)
+        certain[..., self.factorization.pad] = 0.0
+        logits = torch.where(ended.unsqueeze(-1), certain, logits)
+        result: Distribution = dist.Categorical(logits=logits, validate_args=False)
+        return result
 
     # Draws.
 
@@ -151,12 +218,23 @@ class AutoregressiveDistribution(TorchDistribution):
         with torch.no_grad():
             return self._replaced(self._draw, Size(sample_shape), False)
 
+    def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
+        """Events of which only the elements `kept` are drawn; for what is made of this one."""
+        fac = self.factorization
+        steps = fac.ranks.flatten()[fac.layout.count(fac.split(kept)).cpu() > 0]
+        with torch.no_grad():
+            return self._replaced(self._draw, Size(sample_shape), False, int(steps.max()) + 1)
+
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events with gradients to the parameters and the context, by autograd through the steps.
 
         Raises:
-            NotImplementedError: where a family has no `rsample`.
+            NotImplementedError: where a family has no `rsample`, or a block is observed in part.
         """
+        if self._observed is not None:
+            layout, mask = self.factorization.layout, self.factorization.split(self._observed[1])
+            if layout.is_cut(mask):
+                raise NotImplementedError("rsample: no gradients through a block observed in part")
         if not self.factorization.has_rsample:
             without = [f for f in self.factorization.layout.distinct if not f.has_rsample]
             raise NotImplementedError(f"rsample: no gradients through draws of {without}")
@@ -191,6 +269,164 @@ class AutoregressiveDistribution(TorchDistribution):
         values = values.reshape(states, *ones, *self.event_shape)
         return values.expand(states, *self.batch_shape, *self.event_shape) if expand else values
 
+    # Distributions that follow from this one.
+
+    def with_ordering(self, ordering: Ordering | Tensor) -> "AutoregressiveDistribution":
+        """The joint that the network gives under another order of the same blocks.
+
+        Args:
+            ordering: one for all, or ranks (*lead, *grid_shape) int64: an order for each row,
+                where `lead` broadcasts with batch_shape.
+
+        Raises:
+            ValueError: where the network does not follow it.
+        """
+        if self._observed is not None:
+            return self._with(_observed=None).with_ordering(ordering).given(*self._observed)
+        if isinstance(ordering, Ordering):
+            factorization = self.factorization.with_ordering(ordering)
+            return self._with(factorization, _ranks=None)
+        grid, core = self.factorization.grid_shape, self._core
+        lead = ordering.shape[: max(ordering.dim() - len(grid), 0)]
+        if ordering.shape[len(lead) :] != grid or not _broadcastable(lead, self.batch_shape):
+            raise ValueError(
+                f"ordering: expected ranks (*lead, {spelled(grid)}) whose lead broadcasts with "
+                f"batch_shape {tuple(self.batch_shape)}, got {tuple(ordering.shape)}"
+            )
+        if not lead:
+            return self.with_ordering(Ordering.from_ranks(ordering))
+        if not core.has_row_orders:
+            raise ValueError(
+                f"ordering: {type(core).__name__} has one order for all rows, got ranks "
+                f"{tuple(ordering.shape)}"
+            )
+        ranks = dense(ordering.reshape(*lead, -1).to(self._reference.device))
+        # Rows are refused for their ties, if at all: one that has some stands for all.
+        row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
+        one = self._known.with_ordering(Ordering.from_ranks(row.reshape(grid)))
+        if (reason := core.accepts(one)) is not None:
+            raise ValueError(f"ordering: {reason}, got {one}")
+        return self._with(_ranks=ranks)
+
+    def with_families(self, families: Family | Sequence[Family]) -> "AutoregressiveDistribution":
+        """The same network with conditionals of other forms, such as `TopK` or `Tempered` ones.
+
+        Raises:
+            ValueError: where they take other numbers of parameters than the network gives.
+        """
+        return self._with(self.factorization.with_families(families))
+
+    def given(self, value: Tensor, mask: Tensor) -> "AutoregressiveDistribution":
+        """The whole event with the elements of `value` under `mask` observed.
+
+        Its `log_prob` is that of the others given these, -inf where a value disagrees with them;
+        its `sample` returns whole events. Exact for this joint where the observed blocks are
+        ancestral, that is where none depends on a block that is not observed: a prefix, say, or
+        the ancestors in a graph. Elsewhere a network for any order answers under the ordering
+        that puts the observed blocks first, both parts in their old order. That is another joint,
+        and `given(...).ordering` shows which order it has.
+
+        Args:
+            value: (*lead, *event_shape), of which only what is observed counts.
+            mask: (*lead, *event_shape) bool; leading dimensions of both broadcast with
+                batch_shape. Rows may differ where all are ancestral, or the network takes an
+                order for each row. A mask that cuts a block goes to its family.
+
+        Raises:
+            ValueError: where neither this joint nor the network under another order can tell,
+                or a family is not given in part.
+
+        >>> import torch, ardist as ad
+        >>> _ = torch.manual_seed(0)
+        >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+        >>> observed = torch.tensor([True, True, False, False])
+        >>> p = net.condition().given(torch.tensor([0.5, -1.0, 0.0, 0.0]), observed)
+        >>> p.sample((2,))[:, :2]
+        tensor([[ 0.5000, -1.0000],
+                [ 0.5000, -1.0000]])
+        """
+        mask = self._checked_mask(mask)
+        first = self._first(mask)
+        value = first._checked(torch.where(mask, value, self.anchor))
+        if self._observed is not None:
+            before, seen = self._observed
+            value, mask = torch.where(seen, before, value), mask | seen
+        return first._with(_observed=(value, mask))
+
+    def marginal(self, mask: Tensor) -> Marginal:
+        """The distribution of the elements under `mask` alone, as vectors.
+
+        Exact for this joint where the kept blocks are ancestral (see `given`); elsewhere a
+        network for any order answers under the ordering that puts them first, which
+        `marginal(...).ordering` shows.
+
+        Args:
+            mask: (*event_shape) bool.
+
+        Raises:
+            ValueError: as `given`.
+
+        >>> import torch, ardist as ad
+        >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+        >>> p = net.condition().marginal(torch.tensor([True, True, False, False]))
+        >>> p.sample((3,)).shape
+        torch.Size([3, 2])
+        """
+        mask = self._checked_mask(mask)
+        if mask.shape != self.event_shape or not mask.any():
+            raise ValueError(
+                f"mask: expected {tuple(self.event_shape)} with an element to keep, got "
+                f"{tuple(mask.shape)} with {int(mask.sum())}"
+            )
+        return Marginal(self._first(mask), mask)
+
+    def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
+        """This joint where the elements under a mask are ancestral in it, else the one under the
+        order that puts them first.
+        """
+        fac = self.factorization
+        if self._observed is not None:
+            mask = mask | self._observed[1]
+        ordering = observed_first(fac, self._ranks, fac.split(mask))
+        if ordering is None:
+            return self
+        try:
+            other = self._with(_observed=None).with_ordering(ordering)
+        except ValueError as error:
+            raise ValueError(
+                f"mask: blocks under it depend on others in the order {self.ordering!r}, and the "
+                f"order that puts them first is refused: {error}"
+            ) from error
+        if observed_first(other.factorization, other._ranks, fac.split(mask)) is not None:
+            raise ValueError("mask: expected one that cuts no block on which another one depends")
+        return other._with(_observed=self._observed)
+
+    def _with(
+        self, factorization: Factorization | None = None, **rows: Any
+    ) -> "AutoregressiveDistribution":
+        """The same with another factorization, or other `_ranks` and `_observed`."""
+        new = AutoregressiveDistribution(
+            self.network,
+            self.context,
+            factorization=factorization or self.factorization,
+            params=self.params,
+            nan_policy=self.nan_policy,
+            validate_args=self._validate_args,
+        )
+        if new.factorization.families == self.factorization.families:
+            new.has_rsample = self.has_rsample
+            new.has_enumerate_support = self.has_enumerate_support
+        new.__dict__.update({"_ranks": self._ranks, "_observed": self._observed, **rows})
+        shapes = [self._context_batch]
+        if new._ranks is not None:
+            shapes.append(new._ranks.shape[:-1])
+        if new._observed is not None:
+            event_dim = len(self.event_shape)
+            shapes += [part.shape[: part.dim() - event_dim] for part in new._observed]
+        new._row_batch = Size(torch.broadcast_shapes(*shapes))
+        new._batch_shape = Size(torch.broadcast_shapes(self.batch_shape, new._row_batch))
+        return new
+
     # A network sees rows: one leading dimension, the contexts' own dimensions last in it, so
     # that row i of N contexts goes with the rows i, N + i, ... of events.
 
@@ -221,28 +457,39 @@ class AutoregressiveDistribution(TorchDistribution):
 
     def _lead(self, value: Tensor) -> Size:
         lead = value.shape[: value.dim() - len(self.event_shape)]
-        return Size(torch.broadcast_shapes(lead, self._context_batch))
+        return Size(torch.broadcast_shapes(lead, self._row_batch))
+
+    def _per_row(self, each: Tensor, shape: Size, lead: Size) -> Tensor:
+        """What may differ from row to row, (..., *shape), as (rows, *shape)."""
+        return self._rows(each.expand((*lead, *shape)), lead)
 
     def _pass(self, value: Tensor) -> tuple[Tensor, Tensor, Size]:
         """Blocks and parameters of all rows, in one parallel pass."""
-        lead = self._lead(value)
-        events = self._rows(value.expand((*lead, *self.event_shape)), lead)
-        blocks = self.factorization.split(events)
+        lead, fac = self._lead(value), self.factorization
+        blocks = fac.split(self._per_row(value, self.event_shape, lead))
         if len(blocks) == 0:  # which recurrent modules of torch refuse
-            return (
-                blocks,
-                self._reference.new_empty(0, *self.factorization.layout.param_shape),
-                lead,
-            )
-        return blocks, self._network(blocks, self._contexts), lead
+            return blocks, self._reference.new_empty(0, *fac.layout.param_shape), lead
+        return blocks, self._network(blocks, self._contexts, self._row_ranks(lead)), lead
 
-    def _network(self, blocks: Tensor, context: Tensor | None, _: None = None) -> Tensor:
+    def _row_ranks(self, lead: Size) -> Tensor | None:
+        if self._ranks is None:
+            return None
+        return self._per_row(self._ranks, self._ranks.shape[-1:], lead)
+
+    def _row_observed(self, lead: Size) -> tuple[Tensor, Tensor] | None:
+        """The blocks that are observed, and a mask of them, (rows, *value_shape)."""
+        if self._observed is None:
+            return None
+        split = self.factorization.split
+        values, mask = (split(self._per_row(p, self.event_shape, lead)) for p in self._observed)
+        return values, mask
+
+    def _network(self, blocks: Tensor, context: Tensor | None, ranks: Tensor | None) -> Tensor:
         """The network, told the order where that is not its own."""
-        if self.factorization is self._core.factorization:
-            params: Tensor = self.network(blocks, context)
-        else:
+        if ranks is None and self._known is not self._core.factorization:
             ranks = self.factorization.ranks.flatten().to(self._reference.device)
-            params = self.network(blocks, context, ranks)
+        given = (blocks, context) if ranks is None else (blocks, context, ranks)
+        params: Tensor = self.network(*given)
         expected = (len(blocks), *self.factorization.layout.param_shape)
         if params.shape != expected:
             raise ValueError(
@@ -251,29 +498,75 @@ class AutoregressiveDistribution(TorchDistribution):
             )
         return params.to(self._reference.dtype)  # under autocast it was computed in another
 
-    def _score(self, value: Tensor) -> Tensor:
+    def _score(self, value: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Each block's log_prob, or that of its elements `kept`, given what is observed."""
         blocks, params, lead = self._pass(value)
+        fac, layout = self.factorization, self.factorization.layout
         if len(blocks) == 0:
-            return params.new_zeros(*lead, self.factorization.num_blocks)
-        return self._unrows(self.factorization.layout.log_prob(params, blocks), lead)
+            return params.new_zeros(*lead, fac.num_blocks)
+        scores = layout.log_prob(params, blocks)
+        if fac.end is not None:
+            ranks = self._row_ranks(lead)
+            scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
+            scores = scores.masked_fill(fac.misplaced(blocks, ranks), -torch.inf)
+        observed = self._row_observed(lead)
+        scored = None if kept is None else fac.split(self._per_row(kept, self.event_shape, lead))
+
+        def share(mask: Tensor) -> Tensor:
+            if layout.is_cut(mask):
+                return layout.marginal_log_prob(params, blocks, mask)
+            return torch.where(layout.whole(mask), scores, 0.0)
+
+        result = scores
+        if scored is not None:
+            result = share(scored if observed is None else scored | observed[1])
+        if observed is not None:
+            values, mask = observed
+            if layout.is_cut(mask):
+                result = result - share(mask)
+            result = torch.where(layout.whole(mask), 0.0, result)
+            differs = layout.count((blocks != values) & mask) > 0
+            result = result.masked_fill(differs, -torch.inf)
+        return self._unrows(result, lead)
 
     def _params(self, value: Tensor) -> Tensor:
         _, params, lead = self._pass(value)
         return self._unrows(params, lead)
 
-    def _draw(self, sample_shape: Size, reparameterized: bool) -> Tensor:
+    def _draw(
+        self, sample_shape: Size, reparameterized: bool, num_steps: int | None = None
+    ) -> Tensor:
         fac, lead = self.factorization, sample_shape + self.batch_shape
-        rows, like = prod(lead), self._reference
+        rows, like, layout = prod(lead), self._reference, self.factorization.layout
         if rows == 0:
-            return like.new_empty(*lead, *self.event_shape, dtype=fac.layout.dtype(like.dtype))
+            return like.new_empty(*lead, *self.event_shape, dtype=layout.dtype(like.dtype))
+        contexts, ranks, observed = self._contexts, self._row_ranks(lead), self._row_observed(lead)
+        is_cut = observed is not None and layout.is_cut(observed[1])
+        sample = Layout.rsample if reparameterized else None
         # Decoders write into buffers of the network's dtype, which autocast would not know.
         with self._core.evaluating(), torch.autocast(like.device.type, enabled=False):
+            if ranks is not None and (reparameterized or layout.flat or _has_ties(ranks)):
+                network = partial(self._network, context=contexts, ranks=ranks)
+                sample = sample or Layout.sample
+                blocks = draw_by_rows(network, fac, ranks, like, sample, observed, is_cut)
+                return self._unrows(fac.merge(blocks), lead)
             if reparameterized:
-                decoder: Decoder = WholePasses(self._network, fac, rows, self._contexts, like=like)
+                decoder: Decoder = WholePasses(self._network, fac, rows, contexts, like=like)
             else:
-                other = {} if fac is self._core.factorization else {"factorization": fac}
-                decoder = self._core.decoder(rows, self._contexts, **other)
-            blocks = draw(decoder, like, Layout.rsample if reparameterized else None)
+                own = self._known is self._core.factorization
+                other = {} if own else {"factorization": self._known}
+                decoder = self._core.decoder(rows, contexts, ranks, **other)
+            if ranks is None:
+                blocks = draw(decoder, fac, like, sample, observed, is_cut, num_steps)
+            else:  # steps of one block, which differs from row to row
+                steps, order = (
+                    fac.with_ordering(Ordering.raster()),
+                    layout.spread(ranks.argsort(-1)),
+                )
+                if observed is not None:
+                    observed = observed[0].gather(1, order), observed[1].gather(1, order)
+                blocks = draw(decoder, steps, like, sample, observed, is_cut, num_steps)
+                blocks = blocks.gather(1, layout.spread(ranks))
         return self._unrows(fac.merge(blocks), lead)
 
     def _unchecked_log_prob(self, x: Tensor) -> Tensor:
@@ -296,6 +589,13 @@ class AutoregressiveDistribution(TorchDistribution):
         if first is None:
             first = next(self._core.parameters(), self.context)
         return torch.empty(0) if first is None else first.detach()
+
+    @property
+    def anchor(self) -> Tensor:
+        """An event well inside the support, in which no sequence ends before it is padded."""
+        fac = self.factorization
+        anchor = fac.merge(fac.layout.anchor(self._reference))
+        return anchor if fac.pad is None else anchor.fill_(fac.pad)
 
     # Checks of what users give.
 
@@ -337,6 +637,21 @@ class AutoregressiveDistribution(TorchDistribution):
                 f"{name}.to({like.dtype}) converts it"
             )
 
+    def _checked_mask(self, mask: Tensor) -> Tensor:
+        """A mask on the network's device, whose leading dimensions fit batch_shape."""
+        lead = mask.shape[: max(mask.dim() - len(self.event_shape), 0)]
+        if mask.dtype != torch.bool or mask.shape[len(lead) :] != self.event_shape:
+            raise ValueError(
+                f"mask: expected (*lead, {spelled(self.event_shape)}) of dtype torch.bool, got "
+                f"{tuple(mask.shape)} of dtype {mask.dtype}"
+            )
+        if not _broadcastable(lead, self.batch_shape):
+            raise ValueError(
+                f"mask: expected leading dimensions that broadcast with batch_shape "
+                f"{tuple(self.batch_shape)}, got {tuple(mask.shape)}"
+            )
+        return mask.to(self._reference.device)
+
     def _checked(self, value: Tensor) -> Tensor:
         """A value of the right shape and dtype and, if asked for, inside the support."""
         if not isinstance(value, Tensor):
@@ -358,15 +673,22 @@ class AutoregressiveDistribution(TorchDistribution):
         if not layout.is_index:  # whole floats pass for indices, which only the check can tell
             value = value.to(dtype)
         # torch's checks of vectors fail on no values at all
-        if self._validate_args and value.numel() and not _all(self.factorization.inside(value)):
-            self._explain(value)
+        if self._validate_args and value.numel():
+            inside = self.factorization.inside(value, self._ranks)
+            if not _all(inside):
+                self._explain(value, inside)
         return value.to(dtype)
 
-    def _explain(self, value: Tensor) -> None:
+    def _explain(self, value: Tensor, inside: Tensor) -> None:
         """Raises with the first block that is outside its support."""
         fac = self.factorization
-        where = (~fac.inside(value)).nonzero()[0].tolist()
+        where = (~inside).nonzero()[0].tolist()
         row, block = tuple(where[:-1]), where[-1]
+        if fac.end is not None and fac.layout.inside(fac.split(value)).all():
+            raise ValueError(
+                f"value: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
+                f"the end {fac.end}, got {fac.split(value)[row][block].item()}"
+            )
         entries = fac.layout.take("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
         raise ValueError(
@@ -401,6 +723,10 @@ def unwrap(network: nn.Module) -> Any:
             raise ValueError(f"network: expected a conditional network, got {network!r}")
         core = inner
     return core
+
+
+def _has_ties(ranks: Tensor) -> bool:
+    return int(ranks.amax(-1).min()) < ranks.shape[-1] - 1
 
 
 def _all(mask: Tensor) -> bool:

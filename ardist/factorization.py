@@ -2,16 +2,18 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ardist.constraints import BlockConstraint
+from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
@@ -31,6 +33,10 @@ class Factorization:
         families: one for all blocks, or one for each in raster order of the grid.
         partition: how the event is cut into blocks; `Partition.scalars()` by default.
         ordering: in which order the blocks are drawn; `Ordering.raster()` by default.
+        names: of the blocks, where they are columns.
+        end: a symbol that ends a sequence, for blocks of one index each, in an order without
+            ties: whatever is drawn after it is `pad`, with probability one.
+        pad: what stands after the end; `end` by default.
 
     Raises:
         ValueError: where the parts do not fit each other.
@@ -49,6 +55,8 @@ class Factorization:
     partition: Partition
     ordering: Ordering
     names: tuple[str, ...] | None
+    end: int | None
+    pad: int | None
 
     def __init__(
         self,
@@ -58,16 +66,21 @@ class Factorization:
         partition: Partition | None = None,
         ordering: Ordering | None = None,
         names: Sequence[str] | None = None,
+        end: int | None = None,
+        pad: int | None = None,
     ) -> None:
         values = {
             "event_shape": as_size(event_shape, "event_shape"),
             "partition": partition or Partition.scalars(),
             "ordering": ordering or Ordering.raster(),
             "names": None if names is None else tuple(names),
+            "end": end,
+            "pad": end if pad is None else pad,
         }
         self.__dict__.update(values)
         self.__dict__["families"] = self._check_families(families)
         self._check_ordering()
+        self._check_end()
 
     @staticmethod
     def columns(
@@ -153,6 +166,17 @@ class Factorization:
         shared = {count: self.layout.select(range(count)) for count in set(map(len, self.steps))}
         return [shared[len(blocks)] for blocks in self.steps]
 
+    def layout_of(self, start: int, stop: int) -> Layout:
+        """The conditionals of the steps from `start` to `stop`, in the order of drawing."""
+        if (start, stop) not in self._ranges:
+            blocks = list(itertools.chain(*self.steps[start:stop]))
+            self._ranges[start, stop] = self.layout.select(blocks)
+        return self._ranges[start, stop]
+
+    @cached_property
+    def _ranges(self) -> dict[tuple[int, int], Layout]:
+        return {}
+
     @property
     def is_uniform(self) -> bool:
         """Whether all blocks have one family, and so one shape."""
@@ -182,6 +206,8 @@ class Factorization:
     @cached_property
     def support(self) -> constraints.Constraint:
         """Where events lie."""
+        if self.end is not None:
+            return SequenceConstraint(self.inside, len(self.event_shape), self.end)
         first = self.families[0].support
         while isinstance(first, constraints.independent):
             first = first.base_constraint
@@ -205,7 +231,11 @@ class Factorization:
             if states is None:
                 return None
             counts[family] = len(states)
-        return math.prod(counts[family] for family in self.layout.families)
+        sizes = [counts[self.layout.families[block]] for step in self.steps for block in step]
+        if self.end is None:
+            return math.prod(sizes)
+        alive = list(itertools.accumulate((size - 1 for size in sizes), operator.mul, initial=1))
+        return sum(alive)  # those that end at each step, and those that never do
 
     def enumerate_support(self) -> Tensor:
         """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""
@@ -214,6 +244,8 @@ class Factorization:
         states = [values for values in found if values is not None]
         if len(states) < len(found):
             raise ValueError(f"families: expected finite discrete ones, got {self}")
+        if self.end is not None:
+            return self.merge(self._enumerate_ended([len(values) for values in states]))
         choices = torch.cartesian_prod(*(torch.arange(len(values)) for values in states))
         choices = choices.reshape(-1, len(states))
         flat = [
@@ -224,9 +256,47 @@ class Factorization:
         rows = torch.cat([part.to(dtype) for part in flat], -1)
         return self.merge(rows.reshape(-1, *layout.value_shape))
 
-    def inside(self, x: Tensor) -> Tensor:
-        """Whether each block of the events is inside its support: (*lead, num_blocks) bool."""
-        return self.layout.inside(self.split(x))
+    def _enumerate_ended(self, sizes: Sequence[int]) -> Tensor:
+        """All blocks of sequences with an end, by where it is: (num_states, num_blocks)."""
+        order, end = list(itertools.chain(*self.steps)), self.end
+        dtype = torch.int64 if self.layout.is_index else torch.get_default_dtype()
+        rows = []
+        alive = torch.empty(1, 0, dtype=dtype)  # of those that have not ended, in drawing order
+        for step, block in enumerate(order):
+            rows.append(F.pad(alive, (0, 1), value=end))
+            rows[-1] = F.pad(rows[-1], (0, len(order) - step - 1), value=self.pad)
+            others = torch.tensor([s for s in range(sizes[block]) if s != end], dtype=dtype)
+            alive = torch.cat(
+                (
+                    alive.repeat_interleave(len(others), 0),
+                    others.repeat(len(alive)).unsqueeze(-1),
+                ),
+                -1,
+            )
+        drawn = torch.cat((*rows, alive))
+        return torch.empty_like(drawn).index_copy_(1, torch.tensor(order), drawn)
+
+    def inside(self, x: Tensor, ranks: Tensor | None = None) -> Tensor:
+        """Whether each block of the events is inside its support: (*lead, num_blocks) bool.
+
+        `ranks`, (*lead, num_blocks), in place of the factorization's own, matter to what may
+        follow an end.
+        """
+        blocks = self.split(x)
+        inside = self.layout.inside(blocks)
+        return inside if self.end is None else inside & ~self.misplaced(blocks, ranks)
+
+    def ended(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
+        """Which blocks come after an end in the order of drawing: (*lead, num_blocks) bool."""
+        ranks = self.ranks.flatten().to(blocks.device) if ranks is None else ranks
+        end: Any = self.end
+        is_end = torch.eq(blocks, end)
+        return ranks > torch.where(is_end, ranks, self.num_blocks).amin(-1, keepdim=True)
+
+    def misplaced(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
+        """Which blocks come after an end and are not `pad`: (*lead, num_blocks) bool."""
+        pad: Any = self.pad
+        return self.ended(blocks, ranks) & torch.ne(blocks, pad)
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""
@@ -310,22 +380,35 @@ class Factorization:
     def with_ordering(self, ordering: Ordering) -> "Factorization":
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
-        kept = ("_cut", "num_blocks", "layout", "support", "_block_constraint", "_in_order")
+        kept = ["_cut", "num_blocks", "layout", "_block_constraint", "_in_order"]
+        kept += ["support"] if self.end is None else []
         derived = {name: self.__dict__[name] for name in kept if name in self.__dict__}
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        other.__dict__.update({**fields, **derived, "ordering": ordering})
+        other.__dict__.update({**self._fields, **derived, "ordering": ordering})
         other._check_ordering()
+        other._check_end()
         return other
 
     def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
         """The same blocks in the same order with conditionals of another form."""
-        return Factorization(
-            self.event_shape,
-            families,
-            partition=self.partition,
-            ordering=self.ordering,
-            names=self.names,
+        return _rebuild({**self._fields, "families": families})
+
+    def with_forms_of(self, other: "Factorization") -> "Factorization":
+        """This cut and order with the families and the end of another one, which a network has;
+        itself where its blocks do not have the same widths, and the other one where they agree.
+        """
+        if self is other:
+            return other
+        mine, theirs = (
+            [(family.event_shape, family.num_params, family.num_features) for family in families]
+            for families in (self.families, other.families)
         )
+        known = self
+        forms: dict[str, Any] = {"families": other.families, "end": other.end, "pad": other.pad}
+        if mine == theirs and any(getattr(self, name) != form for name, form in forms.items()):
+            if other.is_uniform:
+                forms["families"] = other.families[0]
+            known = _rebuild({**self._fields, **forms})
+        return other if known == other else known
 
     # Values and checks.
 
@@ -360,6 +443,28 @@ class Factorization:
             raise ValueError(f"ordering: expected an Ordering, got {self.ordering!r}")
         self.ranks  # noqa: B018  a misfit raises
 
+    def _check_end(self) -> None:
+        if self.end is None:
+            if self.pad is not None:
+                raise ValueError(f"pad: expected none without an end, got {self.pad}")
+            return
+        for family in self.layout.distinct:
+            states = None if family.event_shape else family.enumerate_support()
+            if states is None or not torch.equal(states.long(), torch.arange(len(states))):
+                raise ValueError(
+                    f"end: expected blocks of one index each, 0, ..., n - 1, got {family}"
+                )
+            for name, symbol in (("end", self.end), ("pad", self.pad)):
+                if symbol not in range(len(states)):
+                    raise ValueError(
+                        f"{name}: expected one of 0, ..., {len(states) - 1}, got {symbol!r}"
+                    )
+        if not self.is_total:
+            raise ValueError(
+                f"end: expected an order without ties, in which all that is drawn after the end "
+                f"may depend on it, got {self.ordering!r}"
+            )
+
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         ranks = self.ranks.flatten()
@@ -370,7 +475,7 @@ class Factorization:
         elements = None if self._in_order else tuple(self._cut.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),
-            *(self.families, self.names, tuple(order.flatten().tolist())),
+            *(self.families, self.names, tuple(order.flatten().tolist()), self.end, self.pad),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -381,7 +486,11 @@ class Factorization:
 
     def __reduce__(self) -> tuple[Callable[..., "Factorization"], tuple[Any, ...]]:
         families = self.families[0] if self.is_uniform else self.families
-        return _rebuild, (self.event_shape, families, self.partition, self.ordering, self.names)
+        return _rebuild, ({**self._fields, "families": families},)
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def __repr__(self) -> str:
         if self.names is not None:
@@ -394,17 +503,13 @@ class Factorization:
             families = self.families[0] if self.is_uniform else list(self.families)
             start = f"Factorization({tuple(self.event_shape)}, {families}"
             if self.partition != Partition.scalars():
-                start += f", partition={self.partition}"
+                start += f", partition={self.partition!r}"
         if self.ordering != Ordering.raster():
-            start += f", ordering={self.ordering}"
+            start += f", ordering={self.ordering!r}"
+        if self.end is not None:
+            start += f", end={self.end}" + (f", pad={self.pad}" if self.pad != self.end else "")
         return start + ")"
 
 
-def _rebuild(
-    event_shape: Size,
-    families: Family | Sequence[Family],
-    partition: Partition,
-    ordering: Ordering,
-    names: tuple[str, ...] | None,
-) -> Factorization:
-    return Factorization(event_shape, families, partition=partition, ordering=ordering, names=names)
+def _rebuild(fields: dict[str, Any]) -> Factorization:
+    return Factorization(**fields)

@@ -99,12 +99,49 @@ class Layout:
         wanted = self.columns("value", blocks) if self.flat else blocks
         return rows.index_copy(1, torch.tensor(wanted, device=rows.device), values)
 
+    def anchor(self, like: Tensor) -> Tensor:
+        """Values well inside the support, always the same: (*value_shape)."""
+        each = [family.anchor().reshape(-1) for family in self.families]
+        return torch.cat(each).reshape(self.value_shape).to(like.device, self.dtype(like.dtype))
+
+    def spread(self, each: Tensor) -> Tensor:
+        """What is known of each block, (..., num_blocks), for each of its elements."""
+        if not self.flat:
+            dims = (1,) * len(self.families[0].event_shape)
+            return each.reshape(*each.shape, *dims).expand(*each.shape[:-1], *self.value_shape)
+        owner = torch.tensor(self.sizes["value"], device=each.device)
+        return each.repeat_interleave(owner, -1)
+
+    def count(self, mask: Tensor) -> Tensor:
+        """How many elements of each block are under a mask (..., *value_shape)."""
+        if not self.flat:
+            lead = mask.shape[: mask.dim() - len(self.value_shape)]
+            return mask.reshape(*lead, self.num_blocks, -1).sum(-1)
+        pieces = mask.split(self.sizes["value"], -1)
+        return torch.stack([piece.sum(-1) for piece in pieces], -1)
+
+    def whole(self, mask: Tensor) -> Tensor:
+        """Which blocks are under a mask (..., *value_shape) with all their elements."""
+        return self.count(mask) == torch.tensor(self.sizes["value"], device=mask.device)
+
+    def is_cut(self, mask: Tensor) -> bool:
+        """Whether a block is under a mask in part."""
+        if max(self.sizes["value"]) == 1:
+            return False
+        return bool(((self.count(mask) > 0) & ~self.whole(mask)).any())
+
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """Of each block, in nats: (..., num_blocks)."""
         parts = zip(
             self.distinct, self._split("param", params), self._split("value", values), strict=True
         )
         return self._join("block", [family.log_prob(p, v) for family, p, v in parts])
+
+    def marginal_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Of the elements of each block under a mask, the others integrated out."""
+        kinds = (("param", params), ("value", values), ("value", mask))
+        parts = zip(self.distinct, *(self._split(*kind) for kind in kinds), strict=True)
+        return self._join("block", [f.marginal_log_prob(p, v, m) for f, p, v, m in parts])
 
     def inside(self, values: Tensor) -> Tensor:
         """Whether each block is inside its support: (..., num_blocks) bool."""
@@ -126,6 +163,12 @@ class Layout:
         """A draw of each block, with gradients to the parameters."""
         parts = zip(self.distinct, self._split("param", params), strict=True)
         return self._draws([family.rsample(p) for family, p in parts], params)
+
+    def sample_given(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """A draw of each block given its elements under a mask, without gradients."""
+        kinds = (("param", params), ("value", values), ("value", mask))
+        parts = zip(self.distinct, *(self._split(*kind) for kind in kinds), strict=True)
+        return self._draws([f.sample_given(p, v, m) for f, p, v, m in parts], params)
 
     def noise(self, rows: int, like: Tensor) -> list[Tensor]:
         """For each distinct family what `push` turns into draws, where all have it."""

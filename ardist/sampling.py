@@ -1,6 +1,7 @@
 """Drawing step by step: the contract of decoders, and the loops over them."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate, chain
 
@@ -67,9 +68,6 @@ class Decoder(ABC):
 class Window(ABC):
     """Some steps evaluated together on a guess of their blocks, as often as asked."""
 
-    layout: Layout
-    """The steps' blocks, in the order of drawing."""
-
     @abstractmethod
     def __call__(self, guess: Tensor | None) -> Tensor:
         """The steps' parameters under a guess of their blocks; at first there may be none."""
@@ -96,16 +94,24 @@ class WholePasses(Decoder):
         self._network, self._context, self._ranks = network, context, ranks
         layout = factorization.layout
         # Blocks not drawn yet are hidden from those that are, but have to be inside the support.
-        filler = layout.sample(like.new_zeros(1, *layout.param_shape))
-        self._blocks = filler.expand(batch_size, *layout.value_shape)
+        self._blocks = layout.anchor(like).expand(batch_size, *layout.value_shape)
 
     def step(self, previous: Tensor | None) -> Tensor:
-        steps, layout = self.factorization.steps, self.factorization.layout
         if previous is not None:
-            self._blocks = layout.put(self._blocks, steps[self.num_taken], previous)
-            self.num_taken += 1
+            self._put(previous, self.num_taken, self.num_taken + 1)
         params = self._network(self._blocks, self._context, self._ranks)
+        steps, layout = self.factorization.steps, self.factorization.layout
         return layout.take("param", params, steps[self.num_taken])
+
+    def prefill(self, blocks: Tensor) -> Tensor:
+        self._put(blocks, 0, self._num_steps_of(blocks))
+        return self.step(None)
+
+    def _put(self, blocks: Tensor, start: int, stop: int) -> None:
+        """Takes the blocks of the steps from `start` to `stop`."""
+        which = list(chain(*self.factorization.steps[start:stop]))
+        self._blocks = self.factorization.layout.put(self._blocks, which, blocks)
+        self.num_taken = stop
 
     def select(self, rows: Tensor) -> None:
         self._blocks = self._blocks.index_select(0, rows)
@@ -122,47 +128,151 @@ def step_widths(factorization: Factorization) -> list[int]:
     return [sum(layout.sizes["value"][block] for block in step) for step in factorization.steps]
 
 
+class _Forced:
+    """What is not drawn freely: observed blocks, and those after the end of a sequence.
+
+    Args:
+        factorization: of the draw.
+        observed: values and a mask of what is observed, each (rows, ...) with the blocks in the
+            order of drawing.
+        num_steps: how many steps are wanted; by default all.
+    """
+
+    def __init__(
+        self,
+        factorization: Factorization,
+        observed: tuple[Tensor, Tensor] | None,
+        num_steps: int | None = None,
+    ) -> None:
+        self.num_steps = num_steps or factorization.num_steps
+        self._end, self._pad = factorization.end, factorization.pad
+        self._observed = observed
+        self._ended: Tensor | None = None  # (rows, 1) bool: whether a row's end was drawn
+        self._ends = [0, *accumulate(step_widths(factorization))]
+        self.num_known = 0  # how many of the first steps are observed in all rows
+        if observed is not None:
+            rows, entries = observed[1].shape[:2]
+            everywhere = observed[1].reshape(rows, entries, -1).all(-1).all(0).tolist()
+            known = entries if all(everywhere) else everywhere.index(False)
+            self.num_known = min(bisect_right(self._ends, known) - 1, self.num_steps)
+
+    @property
+    def known(self) -> list[Tensor]:
+        """The blocks of the first steps, if those are observed in all rows."""
+        if self._observed is None or not self.num_known:
+            return []
+        return [self._observed[0][:, : self._ends[self.num_known]]]
+
+    def begin(self, decoder: Decoder) -> Tensor:
+        """The parameters of the first step that is not known."""
+        if not self.num_known:
+            return decoder.step(None)
+        self.take(self.known[0])
+        return decoder.prefill(self.known[0])
+
+    def columns(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
+        """What is observed of the steps from `start` to `stop`."""
+        if self._observed is None:
+            return None
+        columns = slice(self._ends[start], self._ends[stop])
+        return self._observed[0][:, columns], self._observed[1][:, columns]
+
+    def apply(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        """Freely drawn blocks of the steps from `start` to `stop`, as they have to be."""
+        if self._end is not None and self._pad is not None:
+            is_end = blocks == self._end
+            ended = is_end.cumsum(1) > is_end.long()
+            ended = ended if self._ended is None else ended | self._ended
+            blocks = blocks.masked_fill(ended, self._pad)
+        if (observed := self.columns(start, stop)) is not None:
+            blocks = torch.where(observed[1], observed[0], blocks)
+        return blocks
+
+    def take(self, blocks: Tensor) -> bool:
+        """Takes what the last steps came to; whether nothing but padding can follow."""
+        if self._end is None:
+            return False
+        ended = (blocks == self._end).any(1, keepdim=True)
+        self._ended = ended if self._ended is None else ended | self._ended
+        return bool(self._ended.all())
+
+
+Sample = Callable[[Layout, Tensor], Tensor]
+
+
 def draw(
-    decoder: Decoder, like: Tensor, sample: Callable[[Layout, Tensor], Tensor] | None = None
+    decoder: Decoder,
+    factorization: Factorization,
+    like: Tensor,
+    sample: Sample | None = None,
+    observed: tuple[Tensor, Tensor] | None = None,
+    is_cut: bool = False,
+    num_steps: int | None = None,
 ) -> Tensor:
     """A draw of all blocks, in raster order of the grid.
 
     Args:
         decoder: from which nothing was drawn yet.
+        factorization: the decoder's, or one with other families of the same parameters.
         like: a tensor of the parameters' dtype and device.
         sample: how a step's blocks are drawn from their parameters; by default `Layout.sample`,
             with the noise drawn ahead where the families have a `push`.
+        observed: values and a mask, each (rows, *value_shape), of what is not drawn but given.
+        is_cut: whether a block is observed in part.
+        num_steps: how many are wanted; the blocks of the others are left at some value.
     """
-    factorization = decoder.factorization
-    layout = factorization.layout
-    if sample is not None or not layout.has_push:
-        pieces = _draw_steps(decoder, sample or Layout.sample)
+    layout, order = factorization.layout, list(chain(*factorization.steps))
+    if observed is not None:
+        values, mask = (layout.take("value", part, order) for part in observed)
+        observed = values, mask
+    forced = _Forced(factorization, observed, num_steps)
+    if sample is not None or is_cut or not layout.has_push:
+        pieces = _draw_steps(decoder, factorization, sample or Layout.sample, forced, is_cut)
     elif decoder.max_window > 1:
-        pieces = _draw_windows(decoder, like)
+        pieces = _draw_windows(decoder, factorization, like, forced)
     else:
-        pieces = _draw_steps(decoder, _Pushes(decoder, like))
+        pushes = _Pushes(decoder, factorization, like)
+        pieces = _draw_steps(decoder, factorization, pushes, forced)
     drawn = torch.cat(pieces, 1)
-    order = list(chain(*factorization.steps))
-    if order == sorted(order):
+    total = layout.value_shape[0]
+    if drawn.shape[1] == total and order == sorted(order):
         return drawn
-    return layout.put(torch.empty_like(drawn), order, drawn)
+    rest = layout.anchor(like) if factorization.pad is None else drawn.new_tensor(factorization.pad)
+    blocks = rest.expand(len(drawn), *layout.value_shape)
+    taken = list(accumulate(step_widths(factorization))).index(drawn.shape[1]) + 1
+    return layout.put(blocks, list(chain(*factorization.steps[:taken])), drawn)
 
 
-def _draw_steps(decoder: Decoder, sample: Callable[[Layout, Tensor], Tensor]) -> list[Tensor]:
-    pieces: list[Tensor] = []
-    previous = None
-    for layout in decoder.factorization.step_layouts:
-        previous = sample(layout, decoder.step(previous))
-        pieces.append(previous)
+def _draw_steps(
+    decoder: Decoder,
+    factorization: Factorization,
+    sample: Sample,
+    forced: _Forced,
+    is_cut: bool = False,
+) -> list[Tensor]:
+    pieces, layouts = forced.known, factorization.step_layouts
+    if forced.num_known == forced.num_steps:
+        return pieces
+    params = forced.begin(decoder)
+    for step in range(forced.num_known, forced.num_steps):
+        observed = forced.columns(step, step + 1) if is_cut else None
+        if observed is None:
+            drawn = sample(layouts[step], params)
+        else:
+            drawn = layouts[step].sample_given(params, *observed)
+        pieces.append(forced.apply(drawn, step, step + 1))
+        if forced.take(pieces[-1]) or step + 1 == forced.num_steps:
+            break
+        params = decoder.step(pieces[-1])
     return pieces
 
 
 class _Pushes:
     """Draws from noise that is drawn for many steps at once, where all steps are alike."""
 
-    def __init__(self, decoder: Decoder, like: Tensor) -> None:
+    def __init__(self, decoder: Decoder, factorization: Factorization, like: Tensor) -> None:
         self._rows, self._like = decoder.batch_size, like
-        layouts = decoder.factorization.step_layouts
+        layouts = factorization.step_layouts
         alike = not layouts[0].flat and all(layout.num_blocks == 1 for layout in layouts)
         self._ahead: Iterator[Tensor] = iter(())
         self._at_once = 0
@@ -183,7 +293,9 @@ class _Pushes:
         return layout.push(params, [noise])
 
 
-def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
+def _draw_windows(
+    decoder: Decoder, factorization: Factorization, like: Tensor, forced: _Forced
+) -> list[Tensor]:
     """Windows of steps, each solved by fixed-point iteration under noise that stays.
 
     A pass over a window makes at least one more of its steps final, so that as many passes as
@@ -191,21 +303,24 @@ def _draw_windows(decoder: Decoder, like: Tensor) -> list[Tensor]:
     (Song et al. 2021, "Accelerating feedforward computation via parallel nonlinear equation
     solving").
     """
-    factorization = decoder.factorization
     discrete = all(family.support.is_discrete for family in factorization.layout.distinct)
-    pieces = []
-    for start in range(0, factorization.num_steps, decoder.max_window):
-        num_steps = min(decoder.max_window, factorization.num_steps - start)
-        window = decoder.window(num_steps)
-        layout = window.layout
+    pieces, end = forced.known, forced.num_steps
+    if 0 < forced.num_known < end:
+        forced.begin(decoder)
+    for start in range(forced.num_known, end, decoder.max_window):
+        stop = min(start + decoder.max_window, end)
+        window, layout = decoder.window(stop - start), factorization.layout_of(start, stop)
         noise = layout.noise(decoder.batch_size, like)
-        guess = layout.push(window(None), noise)
-        for _ in range(num_steps - 1):
-            before, guess = guess, layout.push(window(guess), noise)
+        guess = forced.apply(layout.push(window(None), noise), start, stop)
+        for _ in range(stop - start - 1):
+            drawn = layout.push(window(guess), noise)
+            before, guess = guess, forced.apply(drawn, start, stop)
             if _settled(before, guess, discrete):
                 break
         window.keep(guess)
         pieces.append(guess)
+        if forced.take(guess):
+            break
     return pieces
 
 
@@ -215,3 +330,42 @@ def _settled(before: Tensor, after: Tensor, discrete: bool) -> bool:
         return torch.equal(before, after)
     change = (after - before).abs_().max().item()
     return change <= 8 * torch.finfo(after.dtype).eps
+
+
+def draw_by_rows(
+    network: Callable[[Tensor], Tensor],
+    factorization: Factorization,
+    ranks: Tensor,
+    like: Tensor,
+    sample: Sample,
+    observed: tuple[Tensor, Tensor] | None = None,
+    is_cut: bool = False,
+) -> Tensor:
+    """A draw of all blocks, in an order for each row, by a parallel pass a step.
+
+    For blocks that no decoder takes: their steps differ in width from row to row.
+
+    Args:
+        network: from blocks (rows, *value_shape) to all parameters, under these ranks.
+        ranks: (rows, num_blocks) int64, dense in each row.
+        like, sample, observed, is_cut: as for `draw`.
+    """
+    layout = factorization.layout
+    blocks = layout.anchor(like).expand(len(ranks), *layout.value_shape)
+    left = torch.ones_like(blocks, dtype=torch.bool)
+    if observed is not None:
+        blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]
+    for step in range(int(ranks.max()) + 1):
+        now = left & layout.spread(ranks == step)
+        if not now.any():
+            continue
+        params = network(blocks)
+        if is_cut and observed is not None:
+            drawn = layout.sample_given(params, *observed)
+        else:
+            drawn = sample(layout, params)
+        if factorization.end is not None and factorization.pad is not None:
+            ended = factorization.ended(blocks.masked_fill(layout.spread(ranks >= step), -1), ranks)
+            drawn = drawn.masked_fill(ended, factorization.pad)
+        blocks = torch.where(now, drawn, blocks)
+    return blocks

@@ -148,7 +148,7 @@ def made_windows() -> Iterator[Case]:
     def step_by_step() -> None:
         decoder = net.decoder(64)
         decoder.max_window = 1
-        draw(decoder, like)
+        draw(decoder, net.factorization, like)
 
     def case(what: str) -> Case:
         return f"MADE, D=64 Normal, {what}: sample(64)", (lambda: net.condition().sample((64,))), {

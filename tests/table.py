@@ -1,11 +1,14 @@
 """The named networks and factorizations that every property is held against."""
 
+import copy
 from collections.abc import Callable
+from itertools import cycle
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import AffineTransform, StickBreakingTransform, TanhTransform
 
 import ardist as ad
 from ardist import families as fam
@@ -41,14 +44,32 @@ FAMILIES = {
     "mixture": fam.Mixture(fam.Normal(), 2),
     "discretized": fam.DiscretizedLogisticMixture(2, bins=4),
     "gumbel": fam.Parametric(dist.Gumbel),
+    "tempered": fam.Tempered(fam.Normal(), 0.5),
+    "top_k": fam.TopK(fam.Tempered(fam.Categorical(4), 0.8), 2),
+    "nucleus": fam.Nucleus(fam.Bernoulli(), 0.7),
+    "spline": fam.Spline(4),
+    "transformed": fam.Transformed(fam.Normal(), TanhTransform()),
+    "transformed_decreasing": fam.Transformed(fam.LogNormal(), AffineTransform(3.0, -2.0)),
 }
 
 VECTORS = {
-    "dirichlet": fam.Parametric(dist.Dirichlet, event_shape=(2,)),
-    "multivariate_normal": fam.Parametric(dist.MultivariateNormal, event_shape=(2,)),
+    "dirichlet": fam.Dirichlet(2),
+    "parametric_dirichlet": fam.Parametric(dist.Dirichlet, event_shape=(2,)),
+    "multivariate_normal": fam.MultivariateNormal(2),
+    "low_rank_multivariate_normal": fam.LowRankMultivariateNormal(2, rank=1),
+    "one_hot": fam.OneHotCategorical(2),
     "independent": fam.Independent(fam.Bernoulli(), (2,)),
     "independent_mixture": fam.Independent(fam.Mixture(fam.Normal(), 2), (2,)),
+    "transformed_simplex": fam.Transformed(fam.MultivariateNormal(1), StickBreakingTransform()),
 }
+
+
+def _nested() -> fam.Nested:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        inner = ad.Factorization(2, fam.Bernoulli())
+        return fam.Nested(networks.MADE(inner, context_shape=(3,), hidden_features=(8,)))
+
 
 FACTORIZATIONS = {
     **{
@@ -64,9 +85,24 @@ FACTORIZATIONS = {
     **{f"{name}-2": ad.Factorization(2, family) for name, family in FAMILIES.items()},
     **{
         f"{name}-along": ad.Factorization((2, 2), family, partition=ad.Partition.along(dim))
-        for dim, (name, family) in zip((0, 1, 0, 1), VECTORS.items(), strict=True)
+        for dim, (name, family) in zip(cycle((0, 1)), VECTORS.items(), strict=False)
     },
     "scalar": ad.Factorization((), fam.Normal()),
+    "nested": ad.Factorization((2, 2), _nested(), partition=ad.Partition.along(0)),
+    "nested-columns": ad.Factorization.columns(
+        {"a": fam.Bernoulli(), "b": _nested(), "c": fam.Categorical(3)}
+    ),
+    "ended": ad.Factorization(4, fam.Categorical(3), end=2),
+    "ended-padded": ad.Factorization(
+        (2, 2), fam.Categorical(3), ordering=ad.Ordering.random(3), end=1, pad=0
+    ),
+    "ended-columns": ad.Factorization(
+        3,
+        [fam.Categorical(4), fam.Bernoulli(), fam.Categorical(3)],
+        ordering=ad.Ordering.reverse(),
+        end=1,
+        pad=0,
+    ),
     "one-bernoulli": ad.Factorization(1, fam.Bernoulli()),
     "columns": ad.Factorization.columns(
         a=fam.Bernoulli(), b=fam.Normal(), c=fam.Categorical(3), d=fam.Bernoulli()
@@ -83,14 +119,31 @@ FACTORIZATIONS = {
     "image-turned": ad.Factorization(
         (3, 3), fam.Bernoulli(), ordering=ad.Ordering.from_ranks([[6, 3, 0], [7, 4, 1], [8, 5, 2]])
     ),
-    "image-snake": ad.Factorization(
-        (3, 3), fam.Bernoulli(), ordering=ad.Ordering.from_ranks([[0, 1, 2], [5, 4, 3], [6, 7, 8]])
+    "image-snake": ad.Factorization((3, 3), fam.Bernoulli(), ordering=ad.Ordering.snake()),
+    "image-diagonal": ad.Factorization((3, 3), fam.Normal(), ordering=ad.Ordering.diagonal()),
+    "image-spiral": ad.Factorization((3, 3), fam.Bernoulli(), ordering=ad.Ordering.spiral()),
+    "image-hilbert": ad.Factorization((3, 3), fam.Normal(), ordering=ad.Ordering.hilbert()),
+    "image-checkerboard": ad.Factorization(
+        (3, 3), fam.Bernoulli(), ordering=ad.Ordering.checkerboard()
     ),
-    "image-diagonal": ad.Factorization(
-        (3, 3), fam.Normal(), ordering=ad.Ordering.from_ranks([[0, 1, 2], [1, 2, 3], [2, 3, 4]])
+    "image-multiscale": ad.Factorization(
+        (3, 3), fam.Bernoulli(), ordering=ad.Ordering.multiscale(3)
     ),
     "image-channels": ad.Factorization(
         (2, 3, 2), VECTORS["independent"], partition=ad.Partition.along(0, 1)
+    ),
+    "patches": ad.Factorization(
+        (4, 2), fam.Independent(fam.Bernoulli(), (2, 1)), partition=ad.Partition.patches((2, 1))
+    ),
+    "labels": ad.Factorization(
+        (2, 3),
+        [
+            fam.Independent(fam.Bernoulli(), (2,)),
+            fam.Independent(fam.Bernoulli(), (3,)),
+            fam.Categorical(3),
+        ],
+        partition=ad.Partition.from_labels([[0, 1, 0], [2, 1, 1]]),
+        ordering=ad.Ordering.permutation([2, 0, 1]),
     ),
     "columns-of-one-family": ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Bernoulli()),
     "split": ad.Factorization(
@@ -209,7 +262,8 @@ def fits(network: str, factorization: str) -> bool:
     follows = FOLLOWS.get(network.split("-")[0])
     if follows is not None and not follows(FACTORIZATIONS[factorization]):
         return False
-    return network in _MEETS_ALL_FAMILIES or factorization.removesuffix("-2") not in FAMILIES
+    name = factorization.removesuffix("-2").removesuffix("-along")
+    return network in _MEETS_ALL_FAMILIES or name not in {**FAMILIES, **VECTORS}
 
 
 CASES = [
@@ -225,7 +279,9 @@ def build(
 ) -> nn.Module:
     """A freshly initialized network of the table, always the same one."""
     torch.manual_seed(7)
-    return NETWORKS[network](FACTORIZATIONS[factorization], context_shape=context_shape, **kind)
+    # A nested network belongs to the one around it.
+    fac = copy.deepcopy(FACTORIZATIONS[factorization])
+    return NETWORKS[network](fac, context_shape=context_shape, **kind)
 
 
 def condition(network: nn.Module, batch: int | None = None) -> ad.AutoregressiveDistribution:

@@ -2,7 +2,11 @@
 
 from ardist.families.base import Family
 from ardist.families.composed import DiscretizedLogisticMixture, Independent, Mixture
+from ardist.families.nested import Nested
 from ardist.families.parametric import Parametric
+from ardist.families.spline import Spline
+from ardist.families.transformed import Transformed
+from ardist.families.truncated import Nucleus, Tempered, TopK
 from ardist.families.univariate import (
     Bernoulli,
     Beta,
@@ -19,11 +23,18 @@ from ardist.families.univariate import (
     StudentT,
     VonMises,
 )
+from ardist.families.vector import (
+    Dirichlet,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    OneHotCategorical,
+)
 
 __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Dirichlet",
     "DiscretizedLogisticMixture",
     "Exponential",
     "Family",
@@ -33,11 +44,20 @@ __all__ = [
     "Laplace",
     "LogNormal",
     "Logistic",
+    "LowRankMultivariateNormal",
     "Mixture",
+    "MultivariateNormal",
     "NegativeBinomial",
+    "Nested",
     "Normal",
+    "Nucleus",
+    "OneHotCategorical",
     "Parametric",
     "Poisson",
+    "Spline",
     "StudentT",
+    "Tempered",
+    "TopK",
+    "Transformed",
     "VonMises",
 ]

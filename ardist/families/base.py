@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
-_MOST_STATES = 2**16  # of one block that is enumerated
+MOST_STATES = 2**16  # of one block that is enumerated
 
 
 class Family(ABC):
@@ -149,7 +149,8 @@ class Family(ABC):
         """A value well inside the support, always the same: (*event_shape)."""
         if not self.support.is_discrete:
             link = transform_to(self.support)
-            return link(torch.zeros(link.inverse_shape(self.event_shape)))
+            anchor: Tensor = link(torch.zeros(link.inverse_shape(self.event_shape)))
+            return anchor
         zeros = torch.zeros(self.event_shape)
         states = None if bool(self.inside(zeros).all()) else self.enumerate_support()
         return zeros if states is None else states[0]
@@ -158,19 +159,30 @@ class Family(ABC):
         """log_prob of the elements under `mask`, with the others integrated out: (...).
 
         Args:
-            mask: (..., *event_shape) bool; value is inside the support elsewhere too.
+            mask: (..., *event_shape) bool; `value` is inside the support elsewhere too.
 
         Raises:
-            ValueError: where the family has no such marginals.
+            ValueError: where the mask cuts a block of a family that has no such marginals.
         """
-        raise ValueError(f"mask: expected one that does not cut a block of {self}")
+        return torch.where(self._whole(mask), self.log_prob(params, value), 0.0)
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """A draw, without gradients, given the elements of `value` under `mask`, which it keeps.
 
         Args and errors are those of `marginal_log_prob`; the result is (..., *event_shape).
         """
-        raise ValueError(f"mask: expected one that does not cut a block of {self}")
+        self._whole(mask)
+        return torch.where(mask, value, self.sample(params))
+
+    def _whole(self, mask: Tensor) -> Tensor:
+        """Whether blocks are under the mask, (...) bool, if it cuts none."""
+        elements = mask.reshape(*mask.shape[: mask.dim() - len(self.event_shape)], -1)
+        whole = elements.all(-1)
+        if not torch.equal(whole, elements.any(-1)):
+            raise ValueError(
+                f"mask: expected one that cuts no block, since {self} is not given in part"
+            )
+        return whole
 
     def enumerate_support(self) -> Tensor | None:
         """All values of a block, (num_states, *event_shape), or None where there is no end."""
@@ -193,12 +205,13 @@ def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor 
     if isinstance(support, constraints.independent) and support.base_constraint.event_dim == 0:
         single = _states(support.base_constraint, torch.Size())
         count = math.prod(event_shape)
-        if single is None or len(single) ** count > _MOST_STATES:
+        if single is None or len(single) ** count > MOST_STATES:
             return None
         return torch.cartesian_prod(*[single] * count).reshape(-1, *event_shape)
-    if support is constraints.boolean:
+    # Copies of a constraint are other objects.
+    if isinstance(support, type(constraints.boolean)):
         return torch.tensor([0.0, 1.0])
-    if support is constraints.one_hot:
+    if isinstance(support, type(constraints.one_hot)):
         return torch.eye(event_shape[-1])
     if isinstance(support, constraints.integer_interval):
         return torch.arange(int(support.lower_bound), int(support.upper_bound) + 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
@@ -33,9 +33,45 @@ class _OfFamily(Family):
     def is_index(self) -> bool:
         return self.family.is_index
 
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return self.family.modules
+
 
 @dataclass(frozen=True, repr=False)
-class Mixture(_OfFamily):
+class _OfSameValues(_OfFamily):
+    """A family made of one other, whose values it has and shows to networks likewise."""
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return self.family.event_shape
+
+    @property
+    def num_features(self) -> int:
+        return self.family.num_features
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.family.support
+
+    def inside(self, value: Tensor) -> Tensor:
+        return self.family.inside(value)
+
+    def features(self, value: Tensor) -> Tensor:
+        return self.family.features(value)
+
+    def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.family.project(value, weight, bias)
+
+    def anchor(self) -> Tensor:
+        return self.family.anchor()
+
+    def enumerate_support(self) -> Tensor | None:
+        return self.family.enumerate_support()
+
+
+@dataclass(frozen=True, repr=False)
+class Mixture(_OfSameValues):
     """`num_components` of one family, mixed. Parameters: the logits, then each component's.
 
     A continuous mixture has `rsample` where its component has a CDF with gradients to its
@@ -55,20 +91,8 @@ class Mixture(_OfFamily):
         as_positive(self.num_components, "num_components")
 
     @property
-    def event_shape(self) -> torch.Size:
-        return self.family.event_shape
-
-    @property
     def num_params(self) -> int:
         return self.num_components * (1 + self.family.num_params)
-
-    @property
-    def num_features(self) -> int:
-        return self.family.num_features
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return self.family.support
 
     @property
     def has_rsample(self) -> bool:
@@ -131,12 +155,6 @@ class Mixture(_OfFamily):
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
         return self.family.push(self._component(params, noise[..., 0]), inner)
-
-    def features(self, value: Tensor) -> Tensor:
-        return self.family.features(value)
-
-    def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.family.project(value, weight, bias)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)
@@ -264,13 +282,15 @@ class Independent(_OfFamily):
     def _each(self, params: Tensor) -> Tensor:
         return params.reshape(*params.shape[:-1], *self.shape, self.family.num_params)
 
+    def _total(self, each: Tensor) -> Tensor:
+        return each.sum(tuple(range(-len(self.shape), 0))) if self.shape else each
+
     def __call__(self, params: Tensor) -> Distribution:
         inner = self.family(self._each(params))
         return TorchIndependent(inner, len(self.shape), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        each = self.family.log_prob(self._each(params), value)
-        return each.sum(tuple(range(-len(self.shape), 0))) if self.shape else each
+        return self._total(self.family.log_prob(self._each(params), value))
 
     def sample(self, params: Tensor) -> Tensor:
         return self.family.sample(self._each(params))
@@ -287,3 +307,9 @@ class Independent(_OfFamily):
 
     def features(self, value: Tensor) -> Tensor:
         return self.family.features(value).flatten(-1 - len(self.shape))
+
+    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        return self._total(self.family.marginal_log_prob(self._each(params), value, mask))
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        return self.family.sample_given(self._each(params), value, mask)

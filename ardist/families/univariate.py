@@ -24,6 +24,11 @@ def _uniform(out: Tensor) -> Tensor:
     return out.uniform_().clamp_(min=torch.finfo(out.dtype).tiny)
 
 
+def gumbel(out: Tensor) -> Tensor:
+    """Gumbel draws, in place: the largest sum of these and logits is a draw by the logits."""
+    return out.exponential_().log_().neg_()
+
+
 @dataclass(frozen=True, repr=False)
 class Bernoulli(Family):
     """0 or 1, as floats. One parameter: the log odds.
@@ -113,7 +118,7 @@ class Categorical(Family):
         return torch.Size((self.num_categories,))
 
     def _fill(self, out: Tensor) -> Tensor:
-        return out.exponential_().log_().neg_()  # Gumbel
+        return gumbel(out)
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         return (params + noise).argmax(-1)

@@ -49,6 +49,10 @@ class ConditionalNetwork(nn.Module):
         if not isinstance(factorization, Factorization):
             raise ValueError(f"factorization: expected a Factorization, got {factorization!r}")
         self.factorization = factorization
+        # What families have inside is trained, moved and saved with the network.
+        inside = [module for f in factorization.layout.distinct for module in f.modules]
+        if inside:
+            self.nested = nn.ModuleList(dict.fromkeys(inside))
         self.context_shape = as_size(context_shape, "context_shape")
         self.context_kind = context_kind
         if context_kind not in self.context_kinds:
@@ -158,10 +162,17 @@ class ConditionalNetwork(nn.Module):
         return f"{type(self).__name__} was built for {self.factorization}"
 
     def condition(
-        self, context: Tensor | None = None, *, params: Mapping[str, Tensor] | None = None
+        self,
+        context: Tensor | None = None,
+        *,
+        params: Mapping[str, Tensor] | None = None,
+        nan_policy: str = "raise",
+        validate_args: bool | None = None,
     ) -> AutoregressiveDistribution:
         """The distribution given a context: see `AutoregressiveDistribution`."""
-        return AutoregressiveDistribution(self, context, params=params)
+        return AutoregressiveDistribution(
+            self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
+        )
 
     def extra_repr(self) -> str:
         context = f"\ncontext_shape={tuple(self.context_shape)}" if self.context_shape else ""
@@ -172,11 +183,13 @@ class ConditionalNetwork(nn.Module):
     def _fingerprint(self) -> dict[str, Any]:
         """What a state has to agree in, by name."""
         factorization = self.factorization
-        dependencies = bytes(factorization.dependencies.flatten().to(torch.uint8).tolist())
+        places = torch.arange(factorization.event_shape.numel())
+        elements = factorization.split(places.reshape(factorization.event_shape))
         return {
             "grid_shape": list(factorization.grid_shape),
             "families": [str(family) for family in factorization.families],
-            "dependencies": hashlib.sha256(dependencies).hexdigest()[:16],
+            "dependencies": _digest(factorization.dependencies),
+            "elements": _digest(elements),
         }
 
     def get_extra_state(self) -> Tensor:
@@ -211,6 +224,11 @@ class LogLikelihood(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log_prob of events x (*lead, *event_shape), in nats: (*lead)."""
         return AutoregressiveDistribution(self.network, context).log_prob(x)
+
+
+def _digest(values: Tensor) -> str:
+    raw = bytes(values.contiguous().view(torch.uint8).flatten().tolist())
+    return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def reference(network: nn.Module) -> Tensor:

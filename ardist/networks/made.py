@@ -166,6 +166,7 @@ class _Schedule:
     """
 
     def __init__(self, factorization: Factorization, available: Sequence[Tensor]) -> None:
+        self._factorization = factorization
         self._layout, self._steps = factorization.layout, factorization.steps
         self._order = list(chain(*self._steps))
         self._straight = self._order == sorted(self._order)
@@ -176,7 +177,6 @@ class _Schedule:
         widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
         share = _UNITS_AT_ONCE * len(self._steps) // widest
         self.max_window = max(1, min(len(self._steps), share))
-        self._layouts: dict[tuple[int, int], Layout] = {}
 
     def _step_ends(self, kind: str) -> list[int]:
         sizes = self._layout.sizes[kind]
@@ -184,9 +184,7 @@ class _Schedule:
 
     def layout(self, start: int, stop: int) -> Layout:
         """The blocks of the steps from `start` to `stop`."""
-        if (start, stop) not in self._layouts:
-            self._layouts[start, stop] = self._layout.select(list(chain(*self._steps[start:stop])))
-        return self._layouts[start, stop]
+        return self._factorization.layout_of(start, stop)
 
     def in_order(self, weight: Tensor, kind: str, dim: int) -> Tensor:
         """Features or parameters along `dim` from raster order to the order of drawing."""
@@ -283,7 +281,7 @@ class _MADEWindow(Window):
 
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
         schedule = decoder._schedule
-        self.layout = schedule.layout(start, stop)
+        self._layout = schedule.layout(start, stop)
         self._activate = decoder._network.activate
         inside = [slice(ends[start], ends[stop]) for ends in schedule.ends]
         self._kept = [state[part] for state, part in zip(decoder.states, inside, strict=True)]
@@ -309,17 +307,17 @@ class _MADEWindow(Window):
     def __call__(self, guess: Tensor | None) -> Tensor:
         states = self._states
         if guess is not None:
-            states[0] = self.layout.features(guess).to(self._base.dtype).T
+            states[0] = self._layout.features(guess).to(self._base.dtype).T
         for layer, (base, weight) in enumerate(self._hidden):
             before = torch.addmm(base, weight, states[layer])
             states[layer + 1] = self._activate(layer, before, states[layer])
         params = self._base
         for source, weight in self._outputs:
             params = torch.addmm(params, weight, states[source])
-        return _as_params(params, self.layout)
+        return _as_params(params, self._layout)
 
     def keep(self, blocks: Tensor) -> None:
-        self._states[0] = self.layout.features(blocks).T
+        self._states[0] = self._layout.features(blocks).T
         for kept, state in zip(self._kept, self._states, strict=True):
             kept.copy_(state)
 

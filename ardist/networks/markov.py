@@ -107,7 +107,7 @@ class Markov(UniformNetwork):
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
             # It is not read, but has to be inside the support.
-            padding = family.sample(torch.zeros(family.num_params))
+            padding = factorization.layout.anchor(torch.empty(0))[0]
         else:
             like = reference(module)
             padding = torch.zeros(

@@ -92,7 +92,7 @@ class Transformer(ConditionalNetwork):
         if not factorization.is_transitive:
             raise ValueError(
                 f"factorization: Transformer follows transitive dependencies, since a token also "
-                f"sees what those before it have seen, got {factorization.ordering}"
+                f"sees what those before it have seen, got {factorization.ordering!r}"
             )
         self.dim, self.depth = as_positive(dim, "dim"), as_positive(depth, "depth")
         self.heads, self.any_order = as_positive(heads, "heads"), any_order
@@ -149,7 +149,7 @@ class Transformer(ConditionalNetwork):
             if self.context_kind == "blocks" and self.context_shape:
                 return super().accepts(factorization)
         if not self.any_order and factorization.ordering != own.ordering:
-            return f"{name} with any_order=False was trained in the order {own.ordering}"
+            return f"{name} with any_order=False was trained in the order {own.ordering!r}"
         if factorization.ordering.name == "from_graph" and not factorization.is_total:
             return f"{name} takes another order by its ranks, which do not tell a graph"
         if not self.two_streams and not factorization.is_total:
@@ -163,6 +163,7 @@ class Transformer(ConditionalNetwork):
             del own["dependencies"]
         if self.positions == "rotary" and factorization.is_uniform:
             own["families"], own["grid_shape"] = str(factorization.families[0]), "any"
+            del own["elements"]
             if not self.any_order:
                 own["dependencies"] = repr(factorization.ordering)
         return own

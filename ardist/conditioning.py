@@ -1,0 +1,147 @@
+"""Conditionals and marginals of sets: in which order they are exact, and marginals themselves."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from ardist.constraints import BlockConstraint
+from ardist.factorization import Factorization
+from ardist.layout import Layout
+from ardist.ordering import Ordering
+
+
+def observed_first(
+    factorization: Factorization, ranks: Tensor | None, mask: Tensor
+) -> Ordering | Tensor | None:
+    """The order of the blocks that puts those under a mask first, both parts in their old order.
+
+    Args:
+        factorization: of the blocks.
+        ranks: (*lead, num_blocks) where they differ from row to row.
+        mask: (*lead, *value_shape) bool. A block that it cuts comes after those that are whole.
+
+    Returns:
+        None where no block under the mask depends on one that is not: the set is ancestral, and
+        its marginal is that of the order as it is. Otherwise an ordering or, where rows differ,
+        ranks (*lead, *grid_shape), in which rows with an ancestral set keep their order.
+    """
+    layout, count = factorization.layout, factorization.num_blocks
+    whole, touched = layout.whole(mask), layout.count(mask) > 0
+    if ranks is None:
+        dependencies = factorization.dependencies.to(mask.device)
+        lacking = (~whole).float() @ dependencies.T.float() > 0
+    else:
+        lacking = ranks > ranks.masked_fill(whole, count).amin(-1, keepdim=True)
+    wrong = (touched & lacking).any(-1, keepdim=True)
+    if not wrong.any():
+        return None
+    own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
+    wanted = own + count * (2 - whole.long() - touched.long())
+    rows = wanted.reshape(-1, count)
+    if ranks is None and bool((rows == rows[:1]).all()):
+        return Ordering.from_ranks(dense(rows[0]).reshape(factorization.grid_shape))
+    wanted = torch.where(wrong, wanted, own)
+    return dense(wanted).reshape(*wanted.shape[:-1], *factorization.grid_shape)
+
+
+def dense(ranks: Tensor) -> Tensor:
+    """Ranks (..., n) as 0, 1, ... without gaps, ties kept."""
+    ordered, order = ranks.sort(-1)
+    steps = F.pad((ordered[..., 1:] != ordered[..., :-1]).cumsum(-1), (1, 0))
+    return torch.empty_like(ranks).scatter_(-1, order, steps)
+
+
+class Marginal(TorchDistribution):
+    """The elements of an event that a mask keeps, as vectors; the others are integrated out.
+
+    Made by `AutoregressiveDistribution.marginal`.
+
+    Args:
+        joint: an autoregressive distribution in which the kept elements are ancestral.
+        mask: (*event_shape) bool: which elements are kept, in raster order.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, joint: Any, mask: Tensor, validate_args: bool | None = None) -> None:
+        self.joint, self.kept = joint, mask
+        self.has_rsample = joint.has_rsample
+        super().__init__(joint.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
+
+    @property
+    def ordering(self) -> Ordering | Tensor:
+        """The order in which the joint draws its blocks."""
+        result: Ordering | Tensor = self.joint.ordering
+        return result
+
+    @constraints.dependent_property(event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """Where the kept elements lie."""
+        return _support(self.joint.factorization, self.kept)
+
+    def expand(self, batch_shape: Any, _instance: "Marginal | None" = None) -> "Marginal":
+        """The same with a larger batch_shape, in constant time."""
+        joint, batch_shape = self.joint.expand(batch_shape), Size(batch_shape)
+        new = object.__new__(type(self)) if _instance is None else _instance
+        new.__dict__.update({**self.__dict__, "joint": joint, "_batch_shape": batch_shape})
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability or density of kept elements (*lead, number kept), in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        blocks = self.joint.scores_of(self._fill(value), self.kept)
+        result: Tensor = blocks.sum(-1)
+        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Kept elements, drawn without the steps after the last of them."""
+        drawn: Tensor = self.joint.draws_of(sample_shape, self.kept)
+        return drawn[..., self.kept]
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Kept elements with gradients, where the joint has them."""
+        drawn: Tensor = self.joint.rsample(sample_shape)
+        return drawn[..., self.kept]
+
+    def _fill(self, value: Tensor) -> Tensor:
+        """Events with these elements, and anything inside the support elsewhere."""
+        anchor: Tensor = self.joint.anchor
+        dtype = torch.promote_types(anchor.dtype, value.dtype)
+        events = anchor.to(dtype).expand(*value.shape[:-1], *anchor.shape).clone()
+        events[..., self.kept] = value.to(dtype)
+        return events
+
+    def __repr__(self) -> str:
+        return (
+            f"Marginal({self.joint}, batch_shape={tuple(self.batch_shape)}, "
+            f"event_shape={tuple(self.event_shape)})"
+        )
+
+
+def _support(factorization: Factorization, mask: Tensor) -> constraints.Constraint:
+    """Where the elements under a mask lie: each by itself where blocks allow that."""
+    split, merge, layout = factorization.split, factorization.merge, factorization.layout
+    blocks = torch.arange(layout.num_blocks, device=mask.device)
+    owners = merge(layout.spread(blocks))[mask].tolist()
+    each = [_of_an_element(layout.families[block].support) for block in owners]
+    if all(constraint.event_dim == 0 for constraint in each):
+        if len(set(map(id, each))) == 1:
+            return constraints.independent(each[0], 1)
+        return constraints.independent(constraints.cat(each, -1, [1] * len(each)), 1)
+    places = torch.full(mask.shape, -1, device=mask.device)
+    places[mask] = torch.arange(len(owners), device=mask.device)
+    kept = sorted(set(owners))
+    order = layout.take("value", split(places).unsqueeze(0), kept).flatten()
+    families = [layout.families[block] for block in kept]
+    return BlockConstraint(Layout(families, flat=True), order.cpu(), Size((len(owners),)))
+
+
+def _of_an_element(constraint: constraints.Constraint) -> constraints.Constraint:
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint

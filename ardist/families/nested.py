@@ -1,0 +1,121 @@
+"""A conditional that is itself an autoregressive distribution."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from ardist.families.base import MOST_STATES, Family
+
+
+@dataclass(frozen=True, repr=False)
+class Nested(Family):
+    """A block with an autoregressive distribution of its own: a network inside a network.
+
+    Its parameters are the inner network's context. The inner network becomes a submodule of the
+    outer one, which trains, moves and saves it. A step of the outer draw is a whole inner draw,
+    each through its own decoder. RNN-NADE (Boulanger-Lewandowski et al. 2012) is a `MADE` inside
+    an `RNN`; PixelCNN++'s dependent channels (Salimans et al. 2017) are a small network over 3
+    channels inside a `PixelCNN`. Equal to another where the network is the same object.
+
+    Args:
+        network: a conditional network with a context.
+
+    Raises:
+        ValueError: where it is none, or has no context.
+
+    >>> import torch, ardist as ad
+    >>> chord = ad.Factorization(88, ad.families.Bernoulli())
+    >>> inner = ad.networks.MADE(chord, context_shape=(32,), hidden_features=64)
+    >>> fac = ad.Factorization(
+    ...     (100, 88), ad.families.Nested(inner), partition=ad.Partition.along(0)
+    ... )
+    >>> p = ad.networks.RNN(fac, hidden_size=16).condition()
+    >>> p.log_prob(torch.zeros(5, 100, 88)).shape
+    torch.Size([5])
+    """
+
+    network: nn.Module
+
+    def __post_init__(self) -> None:
+        shape = getattr(self.network, "context_shape", None)
+        if shape is None:
+            raise ValueError(f"network: expected a conditional network, got {self.network!r}")
+        if not shape:
+            raise ValueError(
+                "network: expected one with a context_shape, by which it is told the past, got ()"
+            )
+
+    @property
+    def _inner(self) -> Any:
+        return self.network
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        shape: torch.Size = self._inner.factorization.event_shape
+        return shape
+
+    @property
+    def num_params(self) -> int:
+        return math.prod(self._inner.context_shape)
+
+    @property
+    def num_features(self) -> int:
+        return sum(self._inner.factorization.layout.sizes["feature"])
+
+    @property
+    def support(self) -> constraints.Constraint:
+        support: constraints.Constraint = self._inner.factorization.support
+        return support
+
+    @property
+    def has_rsample(self) -> bool:
+        return bool(self._inner.factorization.has_rsample)
+
+    @property
+    def is_index(self) -> bool:
+        return bool(self._inner.factorization.layout.is_index)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        result: Distribution = self._given(params)
+        return result
+
+    def _given(self, params: Tensor) -> Any:
+        context = params.reshape(*params.shape[:-1], *self._inner.context_shape)
+        return self._inner.condition(context, validate_args=False)
+
+    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        scores: Tensor = self._given(params).scores_of(value, mask)
+        return scores.sum(-1)
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        drawn: Tensor = self._given(params).given(value, mask).sample()
+        return drawn
+
+    def features(self, value: Tensor) -> Tensor:
+        factorization = self._inner.factorization
+        features: Tensor = factorization.layout.features(factorization.split(value))
+        return features
+
+    def anchor(self) -> Tensor:
+        factorization = self._inner.factorization
+        anchor: Tensor = factorization.merge(factorization.layout.anchor(torch.empty(0)))
+        return anchor
+
+    def enumerate_support(self) -> Tensor | None:
+        factorization = self._inner.factorization
+        states = factorization.num_states
+        if states is None or states > MOST_STATES:
+            return None
+        values: Tensor = factorization.enumerate_support()
+        return values
+
+    def __repr__(self) -> str:
+        return f"Nested({type(self.network).__name__}, {self._inner.factorization})"

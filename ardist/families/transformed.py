@@ -1,0 +1,393 @@
+"""A family that is the image of another one under bijections."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import ComposeTransform, Distribution, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
+
+from ardist.families.base import Family
+from ardist.families.composed import _OfFamily
+
+Ends = tuple[float, float]  # of an interval of the reals
+_REALS = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True, repr=False, eq=False, init=False)
+class Transformed(_OfFamily):
+    """A continuous family pushed through fixed or learned bijections.
+
+    Its parameters are those of the family, and so are its features: a network reads the value
+    that the family gave. A transform that is a module (Pyro's `TransformModule`) is learned:
+    networks register it. Where rounding would carry a draw to an end of its support, as `tanh`
+    does in float32, it stays just inside. Two are equal where their transforms are the same
+    objects, or equal and made of plain numbers.
+
+    Args:
+        family: of what the first transform is applied to.
+        transforms: one of torch or Pyro, or several in the order of application.
+
+    Raises:
+        ValueError: where the family is discrete, a transform is not bijective, or the values
+            that it is given do not fit its domain.
+
+    >>> import torch, ardist as ad
+    >>> from torch.distributions import AffineTransform, SigmoidTransform
+    >>> percent = ad.families.Transformed(
+    ...     ad.families.Normal(), [SigmoidTransform(), AffineTransform(0.0, 100.0)]
+    ... )
+    >>> percent.support
+    Interval(lower_bound=0.0, upper_bound=100.0)
+    >>> percent.cdf(torch.zeros(2), torch.tensor(50.0))
+    tensor(0.5000)
+    """
+
+    transforms: tuple[Transform, ...]
+    _event_shape: torch.Size
+    _support: constraints.Constraint
+    _stages: tuple[Ends | None, ...]  # where numbers lie after none, one, ... of the transforms
+
+    def __init__(self, family: Family, transforms: Transform | Sequence[Transform]) -> None:
+        object.__setattr__(self, "family", family)
+        super().__post_init__()
+        if family.support.is_discrete:
+            raise ValueError(f"family: expected a continuous one to transform, got {family}")
+        given = transforms if isinstance(transforms, Sequence) else (transforms,)
+        object.__setattr__(self, "transforms", tuple(_flat(given)))
+        if not self.transforms:
+            raise ValueError("transforms: expected at least one, got none")
+        support, shape = _without_dims(family.support), family.event_shape
+        ends = [_ends(support)]
+        for transform in self.transforms:
+            if transform.domain.event_dim > len(shape):
+                raise ValueError(
+                    f"transforms: {transform!r} takes values of {transform.domain.event_dim} "
+                    f"dimensions, got those of {family}, of shape {tuple(shape)}"
+                )
+            support, shape = _image(support, transform, family), transform.forward_shape(shape)
+            ends.append(_ends(support))
+        object.__setattr__(self, "_stages", tuple(ends))
+        spare = len(shape) - support.event_dim
+        object.__setattr__(
+            self, "_support", constraints.independent(support, spare) if spare else support
+        )
+        object.__setattr__(self, "_event_shape", torch.Size(shape))
+        self._try()
+
+    def _try(self) -> None:
+        """Raises where the transforms do not take the family's values or change their shape."""
+        tensors = [tensor for transform in self.transforms for tensor in _tensors(transform)]
+        tensors += [parameter for module in self.modules for parameter in module.parameters()]
+        like = next(iter(tensors), torch.empty(0))
+        what = f"transforms: values of {self.family}, of shape {tuple(self.family.event_shape)}"
+        for rows in (2, 3):  # a tensor that goes along rows can fit one of these, not both
+            value = self.family.anchor().to(like).expand(rows, *self.family.event_shape)
+            try:
+                with torch.no_grad():
+                    found = self._forward(value).shape
+            except RuntimeError as error:
+                raise ValueError(f"{what}, are not taken by {self._spelled()}: {error}") from error
+            if found != (rows, *self.event_shape):
+                raise ValueError(
+                    f"{what}, give {rows} of shape {tuple(found)} by {self._spelled()}, expected "
+                    f"{(rows, *self.event_shape)}"
+                )
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return self._event_shape
+
+    @property
+    def num_params(self) -> int:
+        return self.family.num_params
+
+    @property
+    def num_features(self) -> int:
+        return self.family.num_features
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self._support
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.family.has_rsample
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.family.noise_shape
+
+    @property
+    def has_cdf_gradient(self) -> bool:
+        is_scalar = not (self.event_shape or self.family.event_shape)
+        return is_scalar and self.family.has_cdf_gradient and all(map(_has_sign, self.transforms))
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        own = (_forward_of(transform)[0] for transform in self.transforms)
+        return (*(part for part in own if isinstance(part, nn.Module)), *self.family.modules)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        result: Distribution = dist.TransformedDistribution(
+            self.family(params), [_fresh(part) for part in self.transforms], validate_args=False
+        )
+        return result
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        x, log_slopes = self._backward(value)
+        dims = len(self.event_shape)
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        for transform, log_slope in zip(reversed(self.transforms), log_slopes, strict=True):
+            dims -= transform.codomain.event_dim
+            total = total + _sum_last(log_slope, dims)
+            dims += transform.domain.event_dim
+        return self.family.log_prob(params, x) - total
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self._forward(self.family.sample(params))
+
+    def rsample(self, params: Tensor) -> Tensor:
+        return self._forward(self.family.rsample(params))
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self._forward(self.family.push(params, noise))
+
+    def _fill(self, out: Tensor) -> Tensor:
+        lead = out.shape[: out.dim() - len(self.noise_shape)]
+        return self.family.noise(lead, dtype=out.dtype, device=out.device)
+
+    def features(self, value: Tensor) -> Tensor:
+        return self.family.features(self._backward(value)[0])
+
+    def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.family.project(self._backward(value)[0], weight, bias)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        result = self.family.cdf(params, self._backward(value)[0])
+        sign = math.prod(transform.sign for transform in self.transforms)
+        return torch.where(torch.as_tensor(sign, device=result.device) > 0, result, 1 - result)
+
+    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        if not self._is_elementwise:
+            return super().marginal_log_prob(params, value, mask)
+        x, log_slopes = self._backward(value)
+        total = _sum_last(mask * sum(log_slopes), len(self.event_shape))
+        return self.family.marginal_log_prob(params, x, mask) - total
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        if not self._is_elementwise:
+            return super().sample_given(params, value, mask)
+        with torch.no_grad():
+            x = self.family.sample_given(params, self._backward(value)[0], mask)
+            return torch.where(mask, value, self._forward(x))
+
+    @property
+    def _is_elementwise(self) -> bool:
+        return all(
+            part.domain.event_dim == part.codomain.event_dim == 0 for part in self.transforms
+        )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        for transform, ends in zip(self.transforms, self._stages[1:], strict=True):
+            x = _inside(_fresh(transform)(x), ends)
+        return x
+
+    def _backward(self, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The family's value, and log |dy/dx| of each transform from the last to the first."""
+        y, log_slopes = _inside(y, self._stages[-1]), []
+        for number in reversed(range(len(self.transforms))):
+            transform = _fresh(self.transforms[number])
+            x = _inside(transform.inv(y), self._stages[number])
+            log_slopes.append(transform.log_abs_det_jacobian(x, y))
+            y = x
+        return y, log_slopes
+
+    # Values and copies.
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Transformed)
+            and self.family == other.family
+            and len(self.transforms) == len(other.transforms)
+            and all(map(_equal, self.transforms, other.transforms))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.family, tuple(map(type, self.transforms))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The inverse that torch makes of a transform forgets of which one when it is copied.
+        return _rebuild, (self.family, [_forward_of(transform) for transform in self.transforms])
+
+    def _spelled(self) -> str:
+        parts = [_spell(transform) for transform in self.transforms]
+        return parts[0] if len(parts) == 1 else f"[{', '.join(parts)}]"
+
+    def __repr__(self) -> str:
+        return f"Transformed({self.family}, {self._spelled()})"
+
+
+def _rebuild(family: Family, parts: list[tuple[Transform, bool]]) -> Transformed:
+    return Transformed(family, [part.inv if is_inverse else part for part, is_inverse in parts])
+
+
+def _flat(transforms: Sequence[Transform]) -> Iterator[Transform]:
+    """The transforms, compositions taken apart, each checked on its own."""
+    for transform in transforms:
+        if isinstance(transform, ComposeTransform):
+            yield from _flat(transform.parts)
+            continue
+        if not (isinstance(transform, Transform) and transform.bijective):
+            raise ValueError(f"transforms: expected bijections, got {transform!r}")
+        if any(tensor.requires_grad for tensor in _tensors(transform)):
+            raise ValueError(
+                f"transforms: expected a learned one to be a torch.nn.Module, which networks can "
+                f"register, got {_spell(transform)}"
+            )
+        yield transform
+
+
+def _forward_of(transform: Transform) -> tuple[Transform, bool]:
+    """The transform itself, or of which one it is the inverse, and whether it is one."""
+    is_inverse = isinstance(transform, _InverseTransform)
+    return (transform.inv if is_inverse else transform), is_inverse
+
+
+def _fresh(transform: Transform) -> Transform:
+    """The transform with an empty cache of its own, if it has one, for a single call.
+
+    A value that was computed before the parameters changed must not come back.
+    """
+    part, is_inverse = _forward_of(transform)
+    if part._cache_size or isinstance(part, nn.Module):
+        part = copy.copy(part)  # whose parameters are the same objects
+        part._cached_x_y = None, None
+    return part.inv if is_inverse else part
+
+
+def _tensors(transform: Transform) -> list[Tensor]:
+    """The constants of a transform that is no module."""
+    part, _ = _forward_of(transform)
+    if isinstance(part, nn.Module):
+        return []
+    return [value for value in vars(part).values() if isinstance(value, Tensor)]
+
+
+def _equal(one: Transform, other: Transform) -> bool:
+    # Tensors may change, so that transforms made of them are equal only to themselves.
+    alike = type(one) is type(other) and not _tensors(one)
+    return one is other or (alike and bool(one == other))
+
+
+def _has_sign(transform: Transform) -> bool:
+    try:
+        return transform.sign is not None
+    except NotImplementedError:
+        return False
+
+
+def _spell(transform: Transform) -> str:
+    part, is_inverse = _forward_of(transform)
+    numbers = [] if isinstance(part, nn.Module) else vars(part).items()
+    inside = ", ".join(
+        f"{name}={_number(value)}"
+        for name, value in numbers
+        if not name.startswith("_") and isinstance(value, int | float | Tensor)
+    )
+    return f"{type(part).__name__}({inside}){'.inv' if is_inverse else ''}"
+
+
+def _number(value: float | Tensor) -> object:
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else f"<{tuple(value.shape)}>"
+    return value
+
+
+def _sum_last(value: Tensor, dims: int) -> Tensor:
+    return value.sum(tuple(range(-dims, 0))) if dims else value
+
+
+# Where the transforms carry a support.
+
+
+def _without_dims(constraint: constraints.Constraint) -> constraints.Constraint:
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint
+
+
+def _ends(constraint: constraints.Constraint) -> Ends | None:
+    """Of an interval of the reals."""
+    if constraint.event_dim:
+        return None
+    ends = (("lower_bound", -math.inf), ("upper_bound", math.inf))
+    lower, upper = (float(getattr(constraint, *end)) for end in ends)
+    return lower, upper
+
+
+def _image(
+    support: constraints.Constraint, transform: Transform, family: Family
+) -> constraints.Constraint:
+    """Where a transform carries values of a support, without dimensions of the block."""
+    domain, codomain = map(_without_dims, (transform.domain, transform.codomain))
+    ends, limits = _ends(support), _ends(domain)
+    misfit = ValueError(
+        f"transforms: expected the values of {family} to fill the domain of {_spell(transform)}, "
+        f"which is {domain}, got those in {support}"
+    )
+    if ends is None or limits is None:
+        if type(support) is not type(domain):
+            raise misfit
+        return codomain
+    if ends == limits:
+        return codomain
+    # A fixed map of single numbers carries a part of its domain to what is between the images of
+    # the part's ends; a learned one would move that.
+    around = _ends(codomain)
+    is_fixed = not isinstance(_forward_of(transform)[0], nn.Module)
+    if not (is_fixed and limits[0] <= ends[0] and ends[1] <= limits[1]):
+        raise misfit
+    if transform.domain.event_dim or around is None:
+        raise misfit
+    images = torch.stack([transform(torch.tensor([end], dtype=torch.float64)) for end in ends])
+    first, last = images.flatten(1)[:, 0].tolist()
+    if bool((images != images[:, :1]).any()) or not first != last:
+        raise misfit
+    start, stop = around if first < last else around[::-1]
+    first = start if ends[0] == limits[0] else first
+    last = stop if ends[1] == limits[1] else last
+    return _between(min(first, last), max(first, last))
+
+
+def _between(lower: float, upper: float) -> constraints.Constraint:
+    if upper == math.inf:
+        return constraints.real if lower == -math.inf else constraints.greater_than_eq(lower)
+    if lower == -math.inf:
+        return constraints.less_than(upper)
+    return constraints.interval(lower, upper)
+
+
+def _inside(value: Tensor, ends: Ends | None) -> Tensor:
+    """Numbers that rounding put at an end, or beyond the largest number, as the nearest inside."""
+    if ends is None or ends == _REALS:
+        return value
+    return value.clamp(*_nearest_inside(ends, value.dtype))
+
+
+@cache
+def _nearest_inside(ends: Ends, dtype: torch.dtype) -> tuple[float, float]:
+    """The smallest and the largest number of this dtype between two ends."""
+    lower, upper = torch.tensor(ends, dtype=dtype)
+    tiny = torch.finfo(dtype).tiny
+    return (
+        tiny if lower == 0 else torch.nextafter(lower, upper).item(),
+        -tiny if upper == 0 else torch.nextafter(upper, lower).item(),
+    )

@@ -1,0 +1,353 @@
+"""Families made sharper or cut short, under the parameters of the family that was trained.
+
+They keep its parameters and features, so that a trained network serves them as it is, and they
+are normalized, so that `log_prob` is that of what is drawn.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from ardist.families.base import Family
+from ardist.families.composed import Independent, _OfSameValues
+from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
+from ardist.families.vector import OneHotCategorical
+from ardist.shapes import as_positive
+
+
+@dataclass(frozen=True, repr=False)
+class _SameHeads(_OfSameValues):
+    """A family with the parameters, values and features of another."""
+
+    @property
+    def num_params(self) -> int:
+        return self.family.num_params
+
+
+@dataclass(frozen=True, repr=False)
+class _OfStates(_SameHeads):
+    """A finite family, by the log-probabilities of its states."""
+
+    has_push = True
+
+    @abstractmethod
+    def state_logits(self, params: Tensor) -> Tensor:
+        """Log-probabilities of the states, up to a constant: (..., num_states)."""
+
+    @cached_property
+    def _num_states(self) -> int:
+        return len(_states(self.family))
+
+    @cached_property
+    def _is_range(self) -> bool:
+        """Whether values are the numbers of their states."""
+        states = _states(self.family)
+        return self.is_index and torch.equal(states, torch.arange(self._num_states))
+
+    def _states_like(self, like: Tensor) -> Tensor:
+        dtype = torch.int64 if self.is_index else like.dtype
+        return _states(self.family).to(like.device, dtype)
+
+    def _number(self, value: Tensor) -> Tensor:
+        """Which state each value is: (...) int64."""
+        if self._is_range:
+            return value.long()
+        if isinstance(self.support, type(constraints.one_hot)):
+            return value.argmax(-1)
+        dim = len(self.event_shape)
+        same = value.unsqueeze(-1 - dim) == self._states_like(value)
+        return same.reshape(*same.shape[: same.dim() - dim], -1).all(-1).int().argmax(-1)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        if self._is_range:
+            logits = self.state_logits(params)
+            result: Distribution = dist.Categorical(logits=logits, validate_args=False)
+            return result
+        return _Conditional(self, params)
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        scores, number = self.state_logits(params).log_softmax(-1), self._number(value)
+        shape = torch.broadcast_shapes(scores.shape[:-1], number.shape)
+        scores = scores.expand(*shape, self._num_states)
+        return scores.gather(-1, number.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size((self._num_states,))
+
+    def _fill(self, out: Tensor) -> Tensor:
+        return gumbel(out)
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        number = (self.state_logits(params) + noise).argmax(-1)
+        return number if self._is_range else self._states_like(params)[number]
+
+
+class _Conditional(TorchDistribution):
+    """A family's conditional, where torch has no class for it."""
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    has_enumerate_support = True
+
+    def __init__(self, family: _OfStates, params: Tensor) -> None:
+        self._family, self._params = family, params
+        super().__init__(params.shape[:-1], family.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self._family.support
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: Distribution | None = None
+    ) -> "_Conditional":
+        return _Conditional(self._family, self._params.expand(*batch_shape, -1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._family.log_prob(self._params, value)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._family.sample(self._params.expand(*sample_shape, *self._params.shape))
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        states = self._family._states_like(self._params)
+        ones = (1,) * len(self.batch_shape)
+        states = states.reshape(len(states), *ones, *self.event_shape)
+        return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states
+
+
+def _states(family: Family) -> Tensor:
+    states = family.enumerate_support()
+    if states is None:
+        raise ValueError(f"family: expected a finite discrete one, got {family}")
+    return states
+
+
+def _state_logits(family: Family, params: Tensor) -> Tensor:
+    """Log-probabilities of a finite family's states, up to a constant: (..., num_states)."""
+    if isinstance(family, Tempered):
+        family = family._form
+    if isinstance(family, _OfStates):
+        return family.state_logits(params)
+    if type(family) in (Categorical, OneHotCategorical):
+        return params
+    states = _states(family).to(params.device)
+    if not family.is_index:
+        states = states.to(params.dtype)
+    return family.log_prob(params.unsqueeze(-2), states)
+
+
+@dataclass(frozen=True, repr=False)
+class _TemperedStates(_OfStates):
+    temperature: float
+
+    def __repr__(self) -> str:
+        return f"Tempered({self.family}, {self.temperature})"
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        return _state_logits(self.family, params) / self.temperature
+
+
+@dataclass(frozen=True, repr=False)
+class _Stretched(LocationScale):
+    """With each scale `stretch` times what it was."""
+
+    stretch: float = 1.0
+
+    def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = super()._loc_scale(params)
+        return loc, scale * self.stretch
+
+
+class _StretchedNormal(_Stretched, Normal):
+    pass
+
+
+class _StretchedLaplace(_Stretched, Laplace):
+    pass
+
+
+def _tempered(family: Family, temperature: float) -> Family:
+    """The family of densities to the power 1 / temperature, normalized."""
+    if isinstance(family, Tempered):
+        return _tempered(family.family, family.temperature * temperature)
+    if isinstance(family, Independent):
+        return Independent(_tempered(family.family, temperature), family.shape)
+    if type(family) is Normal:
+        return _StretchedNormal(family.min_scale, math.sqrt(temperature))
+    if type(family) is Laplace:
+        return _StretchedLaplace(family.min_scale, temperature)
+    if family.enumerate_support() is not None:
+        return _TemperedStates(family, temperature)
+    raise ValueError(
+        f"family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
+        f"these, got {family}"
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class Tempered(_SameHeads):
+    """Another family's conditionals to the power 1 / `temperature`, normalized.
+
+    Below 1 they are sharper, above 1 flatter. It tempers each conditional, not the joint.
+
+    Args:
+        family: a finite discrete one, `Normal`, `Laplace`, or `Independent` of one of these.
+        temperature: above 0.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.Tempered(ad.families.Categorical(2), 0.5)
+    >>> family(torch.tensor([0.75, 0.25]).log()).probs
+    tensor([0.9000, 0.1000])
+    """
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        self._form  # noqa: B018  a family that cannot be tempered raises
+
+    @cached_property
+    def _form(self) -> Family:
+        """A family of the same heads, which does the work."""
+        return _tempered(self.family, self.temperature)
+
+    @property
+    def has_rsample(self) -> bool:
+        return self._form.has_rsample
+
+    @property
+    def has_push(self) -> bool:
+        return self._form.has_push
+
+    @property
+    def has_cdf_gradient(self) -> bool:
+        return self._form.has_cdf_gradient
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self._form.noise_shape
+
+    def __call__(self, params: Tensor) -> Distribution:
+        return self._form(params)
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._form.log_prob(params, value)
+
+    def rsample(self, params: Tensor) -> Tensor:
+        return self._form.rsample(params)
+
+    def _fill(self, out: Tensor) -> Tensor:
+        return self._form._fill(out)
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self._form.push(params, noise)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._form.cdf(params, value)
+
+    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        return self._form.marginal_log_prob(params, value, mask)
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        return self._form.sample_given(params, value, mask)
+
+
+@dataclass(frozen=True, repr=False)
+class _Truncated(_OfStates):
+    """The states that are kept, renormalized; the others have no probability."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.family, Independent):
+            raise ValueError(
+                f"family: expected one of single values, got {self.family}; "
+                f"Independent({type(self).__name__}({self.family.family}, ...), "
+                f"{tuple(self.family.shape)}) truncates each element"
+            )
+        if self.event_shape and not isinstance(self.support, type(constraints.one_hot)):
+            raise ValueError(f"family: expected one of single values, got {self.family}")
+        _states(self.family)
+
+    @abstractmethod
+    def _kept(self, logits: Tensor) -> Tensor:
+        """Which states are kept: (..., num_states) bool."""
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        logits = _state_logits(self.family, params)
+        return logits.masked_fill(~self._kept(logits.detach()), -math.inf)
+
+
+@dataclass(frozen=True, repr=False)
+class TopK(_Truncated):
+    """Another family's `k` most probable states (Fan et al. 2018), of equal ones the first.
+
+    The support stays that of the other family: states that are not kept have a log_prob of
+    -inf. So may a draw, if rarely: where the last state kept and the first one left out differ
+    by less than what rounding makes of a decoder's step and of the parallel pass.
+
+    Args:
+        family: a finite discrete one of single values, or `OneHotCategorical`.
+        k: how many states are kept; all of them where there are no more.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.TopK(ad.families.Tempered(ad.families.Categorical(65), 0.8), 40)
+    >>> int((family(torch.randn(65)).probs > 0).sum())
+    40
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_positive(self.k, "k")
+
+    def _kept(self, logits: Tensor) -> Tensor:
+        if self.k >= self._num_states:
+            return torch.ones_like(logits, dtype=torch.bool)
+        last = logits.topk(self.k, -1).values[..., -1:]
+        above, equal = logits > last, logits == last
+        return above | (equal & (equal.cumsum(-1) <= self.k - above.sum(-1, keepdim=True)))
+
+
+@dataclass(frozen=True, repr=False)
+class Nucleus(_Truncated):
+    """Another family's fewest states of mass `p` together (Holtzman et al. 2020).
+
+    The most probable first, of equal ones the first, and at least one. What `TopK` says of
+    states that are not kept holds here too.
+
+    Args:
+        family: a finite discrete one of single values, or `OneHotCategorical`.
+        p: above 0 and at most 1.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.Nucleus(ad.families.Categorical(4), 0.75)
+    >>> family(torch.tensor([0.1, 0.3, 0.5, 0.1]).log()).probs
+    tensor([0.0000, 0.3750, 0.6250, 0.0000])
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.p <= 1:
+            raise ValueError(f"p: expected a probability above 0, got {self.p}")
+
+    def _kept(self, logits: Tensor) -> Tensor:
+        if self.p == 1:  # which a sum of rounded numbers may reach too soon
+            return torch.ones_like(logits, dtype=torch.bool)
+        probs, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+        before = F.pad(probs.cumsum(-1)[..., :-1], (1, 0))
+        return torch.empty_like(before, dtype=torch.bool).scatter_(-1, order, before < self.p)

@@ -1,0 +1,307 @@
+"""The named families of vectors."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from ardist.families.base import Family
+from ardist.families.links import Bounded, Positive
+from ardist.families.univariate import gumbel
+from ardist.shapes import as_positive
+
+_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+# Beyond this float32 cannot tell the smallest from the largest direction of a covariance.
+_FACTOR = Bounded(100.0)
+
+
+@dataclass(frozen=True, repr=False)
+class _Gaussian(Family):
+    """loc + scale * (root @ e) for standard normal e, where each row of the root holds a one.
+
+    The root has no unit, so that numbers stay in float32's range whatever the scale.
+    """
+
+    size: int
+    support = constraints.real_vector
+    has_rsample = True
+    has_push = True
+
+    def __post_init__(self) -> None:
+        as_positive(self.size, "size")
+
+    # Features are the default, asinh: scale and root both follow what was drawn before, so that
+    # a draw may grow as its square, and draws of draws without end.
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size((self.size,))
+
+    def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        return params[..., : self.size], Positive()(params[..., self.size : 2 * self.size])
+
+    @abstractmethod
+    def _root(self, params: Tensor) -> Tensor:
+        """(..., size, *noise_shape)."""
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(params)
+        return torch.addcmul(loc, scale, _apply(self._root(params), noise))
+
+    def rsample(self, params: Tensor) -> Tensor:
+        return self.push(params, self._noise_for(params))
+
+    def _fill(self, out: Tensor) -> Tensor:
+        return out.normal_()
+
+    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(params)
+        factor = _factor_of_kept(self._root(params), mask)
+        away = ((value - loc) / scale * mask).unsqueeze(-1)
+        z: Tensor = torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log()
+        return -(0.5 * z.square() + log_det + mask * (scale.log() + _HALF_LOG_TAU)).sum(-1)
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        # Matheron's rule: a draw of all, moved by what the error at the kept elements says of
+        # the others (Wilson et al. 2021, "Pathwise conditioning of Gaussian processes").
+        with torch.no_grad():
+            lead = torch.broadcast_shapes(params.shape[:-1], value.shape[:-1], mask.shape[:-1])
+            params = params.expand(*lead, -1)
+            loc, scale = self._loc_scale(params)
+            root = self._root(params)
+            drawn = _apply(root, self._noise_for(params))
+            error = ((value - loc) / scale - drawn) * mask
+            factor = _factor_of_kept(root, mask)
+            weight = torch.cholesky_solve(error.unsqueeze(-1), factor).squeeze(-1)
+            drawn = drawn + _apply(root, _apply(root.mT, weight))
+            return torch.where(mask, value, torch.addcmul(loc, scale, drawn))
+
+
+def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Their product, by which autocast does not round."""
+    return (matrix * vector.unsqueeze(-2)).sum(-1)
+
+
+def _factor_of_kept(root: Tensor, mask: Tensor) -> Tensor:
+    """A triangular root of the covariance of the elements under the mask, one for each other.
+
+    From the QR decomposition of the root: it cannot fail, as the Cholesky decomposition of a
+    covariance can.
+    """
+    kept = root * mask.unsqueeze(-1)
+    others = torch.diag_embed((~mask).to(root.dtype))
+    others = others.expand(*kept.shape[:-1], -1)
+    upper: Tensor = torch.linalg.qr(torch.cat((kept, others), -1).mT).R
+    return upper.mT
+
+
+@dataclass(frozen=True, repr=False)
+class MultivariateNormal(_Gaussian):
+    """The normal distribution of a vector, by its location and `scale_tril`.
+
+    Parameters: loc, the diagonal of `scale_tril` through `links.Positive`, and what is below it,
+    row after row, each in units of its row's diagonal over the root of `size`. So its inverse
+    stays in float32's range for parameters of any network that was not trained yet.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.MultivariateNormal(3)
+    >>> family.num_params, family(torch.zeros(9)).scale_tril.diag()
+    (9, tensor([1.0000, 1.0000, 1.0000]))
+    """
+
+    @property
+    def num_params(self) -> int:
+        return self.size + self.size * (self.size + 1) // 2
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.event_shape
+
+    def _root(self, params: Tensor) -> Tensor:
+        below = params[..., 2 * self.size :] / math.sqrt(self.size)
+        rows, columns = torch.tril_indices(self.size, self.size, -1, device=params.device)
+        root = torch.diag_embed(torch.ones_like(params[..., : self.size]))
+        root[..., rows, columns] = below
+        return root
+
+    def __call__(self, params: Tensor) -> Distribution:
+        loc, scale = self._loc_scale(params)
+        scale_tril = scale.unsqueeze(-1) * self._root(params)
+        result: Distribution = dist.MultivariateNormal(
+            loc, scale_tril=scale_tril, validate_args=False
+        )
+        return result
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(params)
+        away = ((value - loc) / scale).unsqueeze(-1)
+        z: Tensor = torch.linalg.solve_triangular(
+            self._root(params), away, upper=False, unitriangular=True
+        ).squeeze(-1)
+        return -(0.5 * z.square() + scale.log() + _HALF_LOG_TAU).sum(-1)
+
+
+@dataclass(frozen=True, repr=False)
+class LowRankMultivariateNormal(_Gaussian):
+    """The normal distribution of a vector whose covariance is a diagonal plus one of low rank.
+
+    Its cost grows with `size` as that of independent normals. Parameters: loc, the root of the
+    covariance's diagonal part through `links.Positive`, and the factor (size, rank), row after
+    row, each in units of its row's root and within 100 of zero.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.LowRankMultivariateNormal(784, rank=5)
+    >>> family.num_params, family.sample(torch.zeros(2, family.num_params)).shape
+    (5488, torch.Size([2, 784]))
+    """
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        as_positive(self.rank, "rank")
+
+    @property
+    def num_params(self) -> int:
+        return self.size * (2 + self.rank)
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size((self.rank + self.size,))
+
+    def _factor(self, params: Tensor) -> Tensor:
+        return _FACTOR(params[..., 2 * self.size :].unflatten(-1, (self.size, self.rank)))
+
+    def _root(self, params: Tensor) -> Tensor:
+        factor = self._factor(params)
+        own = torch.eye(self.size, dtype=factor.dtype, device=factor.device)
+        return torch.cat((factor, own.expand(*factor.shape[:-1], -1)), -1)
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(params)
+        shared, own = noise.split((self.rank, self.size), -1)
+        return torch.addcmul(loc, scale, _apply(self._factor(params), shared) + own)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        loc, scale = self._loc_scale(params)
+        factor = scale.unsqueeze(-1) * self._factor(params)
+        result: Distribution = dist.LowRankMultivariateNormal(
+            loc, factor, scale.square(), validate_args=False
+        )
+        return result
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(params)
+        factor, away = self._factor(params), (value - loc) / scale
+        with torch.autocast(params.device.type, enabled=False):
+            inner = torch.eye(self.rank, dtype=factor.dtype, device=factor.device)
+            root: Tensor = torch.linalg.cholesky(inner + factor.mT @ factor)
+        # The shared noise that fits best; the distance is what it leaves, plus its own size.
+        towards = _apply(factor.mT, away).unsqueeze(-1)
+        shared: Tensor = torch.cholesky_solve(towards, root).squeeze(-1)
+        own = away - _apply(factor, shared)
+        distance = own.square().sum(-1) + shared.square().sum(-1)
+        log_det: Tensor = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * distance - log_det - (scale.log() + _HALF_LOG_TAU).sum(-1)
+
+
+@dataclass(frozen=True, repr=False)
+class Dirichlet(Family):
+    """The Dirichlet distribution of `size` shares of one, by concentrations of at least 0.01.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Dirichlet(3)(torch.zeros(3)).concentration
+    tensor([1.0100, 1.0100, 1.0100])
+    """
+
+    size: int
+    support = constraints.simplex
+    has_rsample = True
+
+    def __post_init__(self) -> None:
+        as_positive(self.size, "size")
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size((self.size,))
+
+    @property
+    def num_params(self) -> int:
+        return self.size
+
+    def __call__(self, params: Tensor) -> Distribution:
+        result: Distribution = dist.Dirichlet(Positive(1e-2)(params), validate_args=False)
+        return result
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        concentration = Positive(1e-2)(params)
+        each = torch.xlogy(concentration - 1, value) - concentration.lgamma()
+        return each.sum(-1) + concentration.sum(-1).lgamma()
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(params)
+
+    def rsample(self, params: Tensor) -> Tensor:
+        # Gamma draws of small concentrations underflow, their logarithms do not: a draw for
+        # a + 1 times u^(1/a) is one for a (Marsaglia and Tsang 2000).
+        concentration = Positive(1e-2)(params)
+        uniform = torch.rand_like(concentration).clamp(min=torch.finfo(params.dtype).tiny)
+        larger: Tensor = dist.Gamma(concentration + 1, 1.0, validate_args=False).rsample()
+        shares = (larger.log() + uniform.log() / concentration).softmax(-1)
+        return shares.clamp(min=torch.finfo(params.dtype).tiny)
+
+    def features(self, value: Tensor) -> Tensor:
+        return value
+
+
+@dataclass(frozen=True, repr=False)
+class OneHotCategorical(Family):
+    """One of `num_categories` unit vectors, as floats. Its parameters are the logits.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.OneHotCategorical(3).log_prob(torch.zeros(3), torch.tensor([0.0, 1.0, 0.0]))
+    tensor(-1.0986)
+    """
+
+    num_categories: int
+    support = constraints.one_hot
+    has_push = True
+
+    def __post_init__(self) -> None:
+        as_positive(self.num_categories, "num_categories")
+
+    @property
+    def event_shape(self) -> torch.Size:
+        return torch.Size((self.num_categories,))
+
+    @property
+    def num_params(self) -> int:
+        return self.num_categories
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return self.event_shape
+
+    def __call__(self, params: Tensor) -> Distribution:
+        result: Distribution = dist.OneHotCategorical(logits=params, validate_args=False)
+        return result
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        return (params.log_softmax(-1) * value).sum(-1)
+
+    def _fill(self, out: Tensor) -> Tensor:
+        return gumbel(out)
+
+    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+        index = (params + noise).argmax(-1)
+        return F.one_hot(index, self.num_categories).to(params.dtype)
+
+    def features(self, value: Tensor) -> Tensor:
+        return value

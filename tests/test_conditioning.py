@@ -1,0 +1,393 @@
+"""Conditionals and marginals of any set, orders for each row, and missing values."""
+
+import pytest
+import torch
+from pyro.distributions.testing.gof import auto_goodness_of_fit
+from table import GPT
+from torch.distributions import MultivariateNormal as TorchNormal
+from torch.distributions import biject_to, constraints
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+
+MIXED = {"a": fam.Bernoulli(), "b": fam.Categorical(3), "c": fam.Bernoulli()}
+DISCRETE = {
+    "raster": ad.Factorization((2, 2), fam.Bernoulli()),
+    "ties": ad.Factorization(4, fam.Bernoulli(), ordering=ad.Ordering.from_ranks([1, 0, 1, 0])),
+    "columns": ad.Factorization.columns(MIXED),
+    "columns-ties": ad.Factorization.columns(MIXED, ordering=ad.Ordering.from_ranks([1, 0, 1])),
+    "ended": ad.Factorization(3, fam.Categorical(3), end=1, pad=0),
+}
+
+
+def transformer(factorization, **options):
+    torch.manual_seed(0)
+    net = networks.Transformer(factorization, **GPT, **options).double()
+    with torch.no_grad():  # far from uniform, so that orders differ
+        for weight in net.parameters():
+            weight.mul_(4)
+    return net
+
+
+def masks_of(factorization):
+    """Every subset of the elements."""
+    size = factorization.event_shape.numel()
+    every = torch.cartesian_prod(*[torch.tensor([False, True])] * size)
+    return every.reshape(-1, *factorization.event_shape)
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", list(DISCRETE))
+def test_any_set_agrees_with_enumeration_under_the_order_it_names(name, float64):
+    p = transformer(DISCRETE[name]).condition()
+    orders = set()
+    for mask in masks_of(p.factorization):
+        q = p.given(p.anchor, mask)
+        orders.add(str(q.ordering))
+        joint = p.with_ordering(q.ordering)
+        states = joint.enumerate_support()
+        probs = joint.log_prob(states).exp()
+        kept = states[:, mask]
+        values = kept.unique(dim=0) if mask.any() else kept[:1]
+        totals = [probs[(kept == value).all(-1)].sum() for value in values]
+        if mask.any():
+            marginal = p.marginal(mask)
+            assert str(marginal.ordering) == str(q.ordering)
+            close(marginal.log_prob(values).exp(), torch.stack(totals))
+        for value, total in zip(values, totals, strict=True):
+            event = states[(kept == value).all(-1)][0]
+            agree = (kept == value).all(-1)
+            found = p.given(event, mask).log_prob(states).exp()
+            close(found, torch.where(agree, probs / total, 0.0))
+    assert len(orders) > 2
+
+
+@pytest.mark.parametrize("name", list(DISCRETE))
+def test_draws_of_any_set_follow_its_log_prob(name, float64):
+    torch.manual_seed(1)
+    p = transformer(DISCRETE[name]).condition()
+    for mask in masks_of(p.factorization)[1:-1]:
+        q = p.given(p.sample(), mask)
+        states = q.enumerate_support()
+        probs = q.log_prob(states).exp()
+        drawn = q.sample((3000,)).flatten(1)
+        counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
+        assert (counts - probs).abs().max() < 5 * (0.25 / 3000) ** 0.5
+        assert counts[probs == 0].sum() == 0
+
+
+@pytest.mark.parametrize("name", list(DISCRETE))
+def test_rows_may_be_observed_in_different_sets(name, float64):
+    torch.manual_seed(2)
+    p = transformer(DISCRETE[name]).condition()
+    masks = masks_of(p.factorization)
+    x = p.sample((len(masks),))
+    if name == "ended":  # so that no row's observed part says that another part is padding
+        x = torch.where(x == 1, 2, x)
+    q = p.given(x, masks)
+    assert q.batch_shape == (len(masks),)
+    each = torch.stack(
+        [p.given(*one).log_prob(x[i]) for i, one in enumerate(zip(x, masks, strict=True))]
+    )
+    close(q.log_prob(x), each)
+    drawn = q.sample((200,))
+    assert ((drawn == x) | ~masks).all()
+    assert q.log_prob(drawn).isfinite().all()
+    scores = torch.stack(
+        [p.given(*one).log_prob(drawn[:, i]) for i, one in enumerate(zip(x, masks, strict=True))], 1
+    )
+    close(q.log_prob(drawn), scores)
+    # The empty row is p itself: its draws are p's.
+    states = p.enumerate_support()
+    drawn = p.given(x[:2], masks[:2]).sample((3000,))[:, 0].flatten(1)
+    counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
+    assert (counts - p.log_prob(states).exp()).abs().max() < 5 * (0.25 / 3000) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["raster", "ties", "columns", "columns-ties"])
+def test_an_order_for_each_row(name, float64):
+    torch.manual_seed(3)
+    p = transformer(DISCRETE[name]).condition()
+    fac = p.factorization
+    ranks = torch.rand(5, fac.num_blocks).argsort(-1).reshape(5, *fac.grid_shape)
+    q = p.with_ordering(ranks)
+    assert torch.equal(q.ordering, ranks)
+    assert q.batch_shape == (5,)
+    x = q.sample((2000,))
+    for row in range(5):
+        one = p.with_ordering(ad.Ordering.from_ranks(ranks[row]))
+        close(q.log_prob(x)[:, row], one.log_prob(x[:, row]))
+        states = one.enumerate_support()
+        counts = (x[:, row].flatten(1).unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
+        assert (counts - one.log_prob(states).exp()).abs().max() < 5 * (0.25 / 2000) ** 0.5
+    assert q.expand((2, 5)).sample().shape == (2, 5, *p.event_shape)
+
+
+def test_a_graph_is_conditioned_on_its_ancestors():
+    graph = ad.Ordering.from_graph([[0, 0, 0], [0, 0, 0], [1, 0, 0]])
+    net = networks.MADE(ad.Factorization(3, fam.Normal(), ordering=graph), hidden_features=8)
+    x = torch.randn(5, 3)
+    p, blocks = net.condition(), net.condition().log_prob_blocks(x)
+    for mask, rest in (([1, 0, 0], [1, 2]), ([0, 1, 0], [0, 2]), ([1, 0, 1], [1])):
+        q = p.given(x, torch.tensor(mask).bool())
+        assert q.ordering == graph
+        torch.testing.assert_close(q.log_prob(x), blocks[:, rest].sum(-1))
+    with pytest.raises(ValueError, match="mask: blocks under it depend on others in the order"):
+        p.given(x, torch.tensor([False, False, True]))
+
+
+def inner(size=2):
+    torch.manual_seed(4)
+    return networks.MADE(
+        ad.Factorization(size, fam.Bernoulli()), context_shape=(4,), hidden_features=8
+    )
+
+
+CUT = {
+    "independent": lambda: fam.Independent(fam.Bernoulli(), (2,)),
+    "nested": lambda: fam.Nested(inner()),
+}
+
+
+@pytest.mark.parametrize("name", list(CUT))
+def test_a_mask_that_cuts_a_block_goes_to_its_family(name, float64):
+    fac = ad.Factorization((2, 2), CUT[name](), partition=ad.Partition.along(0))
+    torch.manual_seed(5)
+    p = networks.RNN(fac, hidden_size=8).double().condition()
+    states = p.enumerate_support()
+    probs = p.log_prob(states).exp()
+    for mask in ([[1, 0], [0, 0]], [[1, 1], [1, 0]]):
+        mask = torch.tensor(mask).bool()
+        kept = states[:, mask]
+        for value in kept.unique(dim=0):
+            agree = (kept == value).all(-1)
+            total = probs[agree].sum()
+            close(p.marginal(mask).log_prob(value).exp(), total)
+            q = p.given(states[agree][0], mask)
+            close(q.log_prob(states).exp(), torch.where(agree, probs / total, 0.0))
+            drawn = q.sample((3000,)).flatten(1)
+            counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
+            assert (counts - q.log_prob(states).exp()).abs().max() < 0.05
+    with pytest.raises(ValueError, match=r"refused|cuts no block"):
+        p.given(p.anchor, torch.tensor([[True, False], [True, False]]))
+
+
+def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):
+    fac = ad.Factorization(
+        5,
+        [fam.Normal(), fam.MultivariateNormal(3), fam.Bernoulli()],
+        partition=ad.Partition.split([1, 3, 1]),
+    )
+    torch.manual_seed(6)
+    p = networks.MADE(fac, hidden_features=16).double().condition()
+    x = p.sample((4,))
+    mask = torch.tensor([1, 1, 0, 1, 0]).bool()
+    one, block, _ = p.conditionals(x)
+    rows = torch.tensor([0, 2])
+    part = TorchNormal(block.mean[..., rows], block.covariance_matrix[..., rows[:, None], rows])
+    close(
+        p.marginal(mask).log_prob(x[:, mask]), one.log_prob(x[:, 0]) + part.log_prob(x[:, [1, 3]])
+    )
+    q = p.given(x, mask)
+    close(q.log_prob(x), p.log_prob(x) - p.marginal(mask).log_prob(x[:, mask]))
+    drawn = q.sample((2000,))
+    assert torch.equal(drawn[..., mask], x[:, mask].expand(2000, 4, 3))
+    # The free coordinate, by its density.
+    y = drawn[:, 0]
+    density = q.given(x, torch.tensor([0, 0, 0, 0, 0]).bool()).log_prob_blocks(drawn)[:, 0, 1].exp()
+    assert auto_goodness_of_fit(y[:, 2], density, dim=1) > 1e-3
+    with pytest.raises(NotImplementedError, match="no gradients"):
+        networks.MADE(
+            ad.Factorization((1, 3), fam.MultivariateNormal(3), partition=ad.Partition.along(0)),
+            hidden_features=4,
+        ).condition().given(torch.zeros(1, 3), torch.tensor([[True, False, False]])).rsample()
+
+
+def test_conditions_add_up():
+    p = transformer(ad.Factorization(4, fam.Bernoulli())).condition()
+    x = p.sample()
+    first, both = torch.tensor([0, 0, 1, 0]).bool(), torch.tensor([1, 0, 1, 0]).bool()
+    q = p.given(x, first).given(x, torch.tensor([1, 0, 0, 0]).bool())
+    r = p.given(x, first)
+    assert str(q.ordering) == str(ad.Ordering.from_ranks([1, 2, 0, 3]))
+    torch.testing.assert_close(
+        q.log_prob(x), r.log_prob(x) - r.marginal(torch.tensor([1, 0, 0, 0]).bool()).log_prob(x[:1])
+    )
+    assert q.sample((5,))[:, both].eq(x[both]).all()
+    # Another order, in which what is observed comes first all the same.
+    turned = r.with_ordering(ad.Ordering.reverse())
+    assert str(turned.ordering) == str(ad.Ordering.from_ranks([3, 2, 0, 1]))
+    assert turned.sample((5,))[:, 2].eq(x[2]).all()
+
+
+@pytest.mark.parametrize("name", ["raster", "columns", "columns-ties"])
+def test_nan_is_missing(name, float64):
+    torch.manual_seed(7)
+    net = transformer(DISCRETE[name])
+    p = net.condition(nan_policy="marginalize")
+    masks = masks_of(p.factorization)
+    x = p.sample((len(masks),)).double()
+    missing = x.masked_fill(~masks, torch.nan)
+    expected = [
+        p.marginal(mask).log_prob(row[mask]) if mask.any() else row.new_zeros(())
+        for row, mask in zip(x, masks, strict=True)
+    ]
+    found = p.log_prob(missing)
+    close(found, torch.stack(expected))
+    assert p.log_prob_blocks(missing).flatten(1)[~masks.flatten(1)].eq(0).all()
+    found.sum().backward()
+    assert all(w.grad is None or w.grad.isfinite().all() for w in net.parameters())
+    close(p.log_prob(x), net.condition().log_prob(x))
+    with pytest.raises(ValueError, match=r"value: expected .* inside the support"):
+        net.condition().log_prob(missing)
+
+
+def test_nan_in_a_float_event_needs_no_other_order_where_the_end_is_missing():
+    net = networks.RNN(ad.Factorization(4, fam.Gamma()), hidden_size=8)
+    p = net.condition(nan_policy="marginalize")
+    x = p.sample((3,))
+    lengths = torch.tensor([0, 2, 4]).unsqueeze(-1)
+    cut = x.masked_fill(torch.arange(4) >= lengths, torch.nan)
+    expected = torch.where(cut.isnan(), 0.0, p.log_prob_blocks(x))
+    torch.testing.assert_close(p.log_prob_blocks(cut), expected)
+    p.log_prob(cut).sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in net.parameters())
+    cut[0, 0], cut[0, 1] = torch.nan, 1.0
+    with pytest.raises(ValueError, match="RNN has one order for all rows"):
+        p.log_prob(cut)
+    with pytest.raises(ValueError, match=r"mask: blocks under it depend on others .* RNN was "):
+        p.log_prob(cut[:1])
+
+
+def test_supports_of_marginals():
+    keep = torch.tensor([True, False, True])
+    net = networks.MADE(ad.Factorization(3, fam.Gamma()), hidden_features=8)
+    q = net.condition().marginal(torch.tensor([True, True, False]))
+    assert isinstance(biject_to(q.support)(torch.zeros(2)), torch.Tensor)
+    fac = ad.Factorization.columns(
+        a=fam.Gamma(),
+        b=fam.Dirichlet(3),
+        c=fam.Normal(),
+        ordering=ad.Ordering.from_ranks([0, 1, 2]),
+    )
+    p = networks.MADE(fac, hidden_features=8).condition()
+    q = p.marginal(torch.tensor([1, 1, 1, 1, 0]).bool())
+    x = q.sample((4,))
+    assert q.support.check(x).all()
+    free = biject_to(q.support).inv(x)
+    assert free.shape == (4, 3)
+    torch.testing.assert_close(biject_to(q.support)(free), x)
+    q = networks.MADE(ad.Factorization.columns(a=fam.Gamma(), c=fam.Normal()), hidden_features=8)
+    q = q.condition().marginal(torch.tensor([True, True]))
+    assert torch.equal(
+        q.support.check(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), torch.tensor([True, False])
+    )
+    assert constraints.is_dependent(type(q).support)
+    assert len(keep) == 3
+
+
+def test_marginals_are_distributions():
+    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
+    p = net.condition(torch.randn(4, 2))
+    q = p.marginal(torch.tensor([True, True, False]))
+    assert repr(q).startswith("Marginal(AutoregressiveDistribution(MADE")
+    for shape in ((), (2,), (3, 2)):
+        x = q.sample(shape)
+        assert x.shape == q.shape(shape) == (*shape, 4, 2)
+        assert q.log_prob(x).shape == (*shape, 4)
+    wide = q.expand((3, 4))
+    assert wide.sample((2,)).shape == (2, 3, 4, 2)
+    assert wide.log_prob(q.sample()).shape == (3, 4)
+    x = q.rsample()
+    x.sum().backward()
+    assert any(weight.grad is not None for weight in net.parameters())
+    with pytest.raises(ValueError, match="within the support"):
+        q.log_prob(torch.full((2,), torch.nan))
+
+
+def test_given_has_gradients_and_serves_any_batch():
+    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
+    p = net.condition(torch.randn(4, 2))
+    mask = torch.tensor([True, False, False])
+    value = torch.randn(5, 1, 3, requires_grad=True)
+    q = p.given(value, mask)
+    assert q.batch_shape == (5, 4)
+    x = q.rsample((2,))
+    assert x.shape == (2, 5, 4, 3)
+    x[..., 2].sum().backward()
+    assert value.grad[..., 0].abs().min() > 0
+    assert q.expand((3, 5, 4)).sample().shape == (3, 5, 4, 3)
+    assert q.log_prob(x).shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda p: p.given(torch.zeros(3), torch.zeros(3)),
+            r"mask: expected \(\*lead, 3\) of dtype torch.bool, got \(3,\) of dtype torch.float32",
+        ),
+        (
+            lambda p: p.given(torch.zeros(3), torch.ones(2).bool()),
+            r"mask: expected \(\*lead, 3\) of dtype torch.bool, got \(2,\)",
+        ),
+        (
+            lambda p: p.expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
+            r"mask: expected leading dimensions that broadcast with batch_shape \(2,\)",
+        ),
+        (
+            lambda p: p.given(torch.full((3,), 0.5), torch.ones(3).bool()),
+            r"value: expected block \(0,\) inside the support",
+        ),
+        (
+            lambda p: p.marginal(torch.zeros(3).bool()),
+            r"mask: expected \(3,\) with an element to keep, got \(3,\) with 0",
+        ),
+        (
+            lambda p: p.marginal(torch.ones(2, 3).bool()),
+            r"mask: expected \(3,\) with an element to keep, got \(2, 3\) with 6",
+        ),
+        (
+            lambda p: p.marginal(torch.tensor([False, True, False])),
+            r"mask: blocks under it depend on others in the order Ordering.raster\(\), and the "
+            r"order that puts them first is refused: factorization: MADE was built for",
+        ),
+        (
+            lambda p: p.with_ordering(torch.zeros(2).long()),
+            r"ordering: expected ranks \(\*lead, 3\) whose lead broadcasts with batch_shape \(\)",
+        ),
+        (
+            lambda p: p.with_ordering(torch.arange(3).expand(2, 3)),
+            r"ordering: MADE has one order for all rows, got ranks \(2, 3\)",
+        ),
+        (
+            lambda p: p.with_families(fam.Normal()),
+            r"factorization: MADE was built for .*, got .*Normal",
+        ),
+        (
+            lambda p: ad.AutoregressiveDistribution(p.network, nan_policy="omit"),
+            r"nan_policy: expected one of \('raise', 'marginalize'\), got 'omit'",
+        ),
+    ],
+)
+def test_bad_questions_are_refused_by_name(ask, message):
+    net = networks.MADE(ad.Factorization(3, fam.Bernoulli()), hidden_features=8)
+    with pytest.raises(ValueError, match=message):
+        ask(net.condition())
+
+
+def test_rows_with_ties_need_a_network_that_serves_ties():
+    plain = transformer(ad.Factorization(3, fam.Bernoulli())).condition()
+    tied = torch.tensor([[0, 0, 1], [0, 1, 2]])
+    with pytest.raises(ValueError, match="ordering: Transformer was built without ties"):
+        plain.with_ordering(tied)
+    p = transformer(
+        ad.Factorization(3, fam.Bernoulli(), ordering=ad.Ordering.from_ranks([0, 0, 1]))
+    ).condition()
+    q = p.with_ordering(tied)
+    x = q.sample((4,))
+    torch.testing.assert_close(q.log_prob(x)[:, 0], p.log_prob(x[:, 0]))
