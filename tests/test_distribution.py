@@ -402,3 +402,53 @@ def test_vmap_over_an_ensemble_of_parameters():
     found = torch.func.vmap(score)(stacked)
     each = [score({n: w[i] for n, w in stacked.items()}) for i in range(2)]
     torch.testing.assert_close(found, torch.stack(each))
+
+
+TRUNCATED = {
+    "tempered": fam.Tempered(fam.Categorical(3), 0.5),
+    "top_k": fam.TopK(fam.Categorical(3), 2),
+    "nucleus": fam.Nucleus(fam.TopK(fam.Tempered(fam.Categorical(3), 2.0), 2), 0.7),
+}
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer", "pixelcnn"])
+@pytest.mark.parametrize("name", list(TRUNCATED))
+def test_other_families_on_the_same_network(network, name, float64):
+    torch.manual_seed(0)
+    fac = ad.Factorization((2, 2), fam.Categorical(3), end=2 if network == "rnn-gru" else None)
+    net = NETWORKS[network](fac).double()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(3)
+    p = net.condition()
+    q = p.with_families(TRUNCATED[name])
+    assert q.factorization.end == fac.end
+    states = q.enumerate_support()
+    ad.testing.check_normalized(q, tolerance=1e-9)
+    x = q.sample((4000,))
+    counts = (x.flatten(1).unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
+    probs = q.log_prob(states).exp()
+    assert (counts - probs).abs().max() < 5 * (0.25 / 4000) ** 0.5
+    assert counts[probs == 0].sum() == 0
+    # Each conditional is the family's, from the parameters that the network gives.
+    conditionals = q.conditionals(states).logits
+    if fac.end is None:
+        expected = TRUNCATED[name](p._params(states).reshape(*states.shape, 3)).logits
+        torch.testing.assert_close(conditionals, expected)
+    assert q.with_families(fam.Categorical(3)).log_prob(states).equal(p.log_prob(states))
+    again = ad.AutoregressiveDistribution(
+        net, factorization=fac.with_families(TRUNCATED[name])
+    ).log_prob(states)
+    assert again.equal(q.log_prob(states))
+
+
+def test_families_of_columns_are_replaced_one_by_one():
+    columns = {"a": fam.Categorical(3), "b": fam.Normal(), "c": fam.Categorical(2)}
+    net = networks.MADE(ad.Factorization.columns(columns), hidden_features=8)
+    cold = [fam.Tempered(family, 0.01) for family in columns.values()]
+    p = net.condition().with_families(cold)
+    x = p.sample((50,))
+    assert x.std(0).max() < 0.5
+    assert list(p.conditionals(x)) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"factorization: MADE was built for"):
+        net.condition().with_families([fam.Normal(), fam.Normal(), fam.Categorical(2)])
