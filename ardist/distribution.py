@@ -13,11 +13,11 @@ from torch.func import functional_call
 
 from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import SequenceConstraint
+from ardist.decoding import Decoder, WholePasses, draw, draw_by_rows
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.sampling import Decoder, WholePasses, draw, draw_by_rows
 from ardist.shapes import spelled
 
 _MAX_STATES = 4096  # of an event that is enumerated

@@ -9,11 +9,11 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import biject_to, constraints
 
+from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution, unwrap
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.layout import Layout
-from ardist.sampling import Decoder
 
 _ROWS_AT_ONCE = 4096
 

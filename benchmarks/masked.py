@@ -13,7 +13,7 @@ from torch import Tensor
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
-from ardist.sampling import draw
+from ardist.decoding import draw
 
 
 def by_passes(network: Callable[[Tensor], Tensor], size: int, features: int) -> Call:

@@ -44,7 +44,7 @@ TRANSFORMED = [
 SCALARS = [
     fam.Spline(5),
     fam.Transformed(fam.Normal(), SigmoidTransform()),
-    fam.Transformed(fam.Normal(), [AffineTransform(0.5, -2.0), TanhTransform()]),
+    fam.Transformed(fam.Normal(), [AffineTransform(0.5, -0.3), TanhTransform()]),
     fam.Transformed(fam.Spline(3), ExpTransform()),
     fam.Mixture(fam.Spline(4), 3),
 ]
@@ -67,7 +67,8 @@ def test_scores_and_shapes_are_those_of_torch(family, float64):
     torch.testing.assert_close(family.log_prob(params, x), expected.log_prob(x))
     for transform in reversed(family.transforms):
         x = transform.inv(x)
-    torch.testing.assert_close(family.features(family._forward(x)), family.family.features(x))
+    features = family.features(family._forward(x))
+    torch.testing.assert_close(features, family.family.features(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_scores_and_shapes_are_those_of_torch(family, float64):
         (fam.Gamma(), ExpTransform(), (1.0, torch.inf)),
         (fam.Gamma(), ExpTransform().inv, (-torch.inf, torch.inf)),
         (fam.Gamma(), PowerTransform(-1.0), (0.0, torch.inf)),
-        (fam.Normal(), [ExpTransform(), SigmoidTransform()], (0.5, 1.0)),
+        (fam.Exponential(), SigmoidTransform(), (0.5, 1.0)),
     ],
 )
 def test_the_support_is_where_the_transforms_carry_that_of_the_family(family, transforms, support):
@@ -96,7 +97,7 @@ def test_the_support_is_where_the_transforms_carry_that_of_the_family(family, tr
 @pytest.mark.parametrize("family", [family for family in SCALARS if family.has_push], ids=str)
 def test_gradients_match_finite_differences(family, float64):
     params = torch.randn(20, family.num_params, requires_grad=True)
-    x = family.sample(params).requires_grad_()
+    x = family.sample(params / 3).requires_grad_()
     assert torch.autograd.gradcheck(family.log_prob, (params, x))
     assert torch.autograd.gradcheck(family.cdf, (params, x))
     if not isinstance(family, fam.Mixture):
@@ -178,12 +179,13 @@ def test_learned_transforms_are_trained_with_the_network(transform, inverse):
     (-before.mean()).backward()
     assert all(value.grad.abs().sum() > 0 for value in own)
     optimizer.step()
-    family_scores = family.log_prob(torch.zeros(4), x)
+    params = torch.linspace(-1, 1, 4)
+    scores = family.log_prob(params, x)
     with torch.no_grad():
         for value in own:
-            value.add_(0.1)
+            value.add_(0.1 * torch.randn_like(value))
     # Nothing that was computed before comes back, nor is in the way of copies.
-    assert not torch.allclose(family.log_prob(torch.zeros(4), x), family_scores)
+    assert not torch.allclose(family.log_prob(params, x), scores)
     after = net.condition().log_prob(x)
     again = copy.deepcopy(net)
     torch.testing.assert_close(again.condition().log_prob(x), after)
@@ -251,7 +253,7 @@ def test_elements_are_given_and_kept_through_transforms_of_single_numbers(float6
         (
             fam.Independent(fam.Exponential(), (2,)),
             AffineTransform(torch.tensor([1.0, 2.0]), 1.0),
-            r"values of Independent\(Exponential\(\), \(2,\)\) to fill the domain of AffineTransform",
+            r"values of Independent\(Exponential\(\), \(2,\)\) to fill the domain of Affine",
         ),
         (
             fam.Independent(fam.Exponential(), (2,)),

@@ -269,7 +269,7 @@ def _fresh(transform: Transform) -> Transform:
     part, is_inverse = _forward_of(transform)
     if part._cache_size or isinstance(part, nn.Module):
         part = copy.copy(part)  # whose parameters are the same objects
-        part._cached_x_y = None, None
+        part._cached_x_y, part._inv = (None, None), None
     return part.inv if is_inverse else part
 
 

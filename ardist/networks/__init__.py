@@ -1,5 +1,6 @@
 """Conditional networks: from the past, and a context, to the conditionals' parameters."""
 
+from ardist.decoding import Decoder
 from ardist.networks.base import ConditionalNetwork
 from ardist.networks.foreign import FromModule
 from ardist.networks.made import MADE
@@ -9,7 +10,6 @@ from ardist.networks.recurrent import RNN
 from ardist.networks.transformer import Transformer
 from ardist.networks.unshared import Unshared
 from ardist.networks.wavenet import WaveNet
-from ardist.sampling import Decoder
 
 __all__ = [
     "MADE",

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.ordering import Ordering
-from ardist.sampling import Decoder, WholePasses
 from ardist.shapes import as_size
 
 

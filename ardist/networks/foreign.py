@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical
 from ardist.networks.base import reference
 from ardist.networks.sequence import UniformNetwork
-from ardist.sampling import Decoder
 from ardist.testing import CheckError, check_autoregressive
 
 

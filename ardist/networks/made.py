@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
-from ardist.sampling import Decoder, Window
 from ardist.shapes import as_probability, as_size
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder

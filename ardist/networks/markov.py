@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import ConditionalNetwork, reference
 from ardist.networks.perceptron import perceptron
 from ardist.networks.sequence import UniformNetwork
-from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_size
 
 

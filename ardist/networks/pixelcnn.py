@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork
 from ardist.networks.gated_stacks import GatedStacks, turn_of
 from ardist.networks.locally_masked import LocallyMasked
 from ardist.networks.sequence import BlockEmbedding, BlockHead
-from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_probability, as_size
 
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import add_encoding
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
-from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_probability
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.attention import (
     AttentionLayer,
@@ -24,7 +25,6 @@ from ardist.networks.attention import (
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
 from ardist.ordering import Ordering
-from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_probability
 
 _POSITIONS = ("learned", "rotary")

@@ -6,10 +6,10 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, reference
 from ardist.networks.perceptron import Constant, perceptron
-from ardist.sampling import Decoder
 from ardist.shapes import as_size
 
 

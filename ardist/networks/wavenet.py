@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
-from ardist.sampling import Decoder
 from ardist.shapes import as_positive, as_probability
 
 
