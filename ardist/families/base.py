@@ -107,6 +107,25 @@ class Family(ABC):
         """A draw with gradients to `params`, where `has_rsample`: (..., *event_shape)."""
         return self(params).rsample()
 
+    def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
+        """A draw once more, with its exact gradient to `params`, where `has_rsample`.
+
+        The gradient is that of the draw under fixed noise. By default it is implicit (Figurnov et
+        al. 2018): dx = -dF / p(x), by the family's CDF.
+
+        Args:
+            value: a draw under these parameters, (..., *event_shape).
+            noise: what `push` made it from, where that is known.
+        """
+        if noise is not None and self.has_push:
+            return self.push(params, noise)
+        if not self.has_cdf_gradient:
+            raise NotImplementedError(f"{self} has no gradients through its draws")
+        value = value.detach()
+        density = self.log_prob(params, value).detach().exp()
+        cdf = self.cdf(params, value)
+        return value - (cdf - cdf.detach()) / density
+
     def inside(self, value: Tensor) -> Tensor:
         """Whether values are inside the support: (...) bool."""
         valid: Tensor = self.support.check(value)
