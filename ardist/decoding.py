@@ -78,7 +78,7 @@ class Window(ABC):
 
 
 class WholePasses(Decoder):
-    """A decoder for any network: a parallel pass a step. It does keep the graph, if one is on."""
+    """A decoder for any network: a parallel pass a step."""
 
     def __init__(
         self,
@@ -204,10 +204,10 @@ def draw(
     decoder: Decoder,
     factorization: Factorization,
     like: Tensor,
-    sample: Sample | None = None,
     observed: tuple[Tensor, Tensor] | None = None,
     is_cut: bool = False,
     num_steps: int | None = None,
+    attach: Callable[[Layout, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """A draw of all blocks, in raster order of the grid.
 
@@ -215,24 +215,24 @@ def draw(
         decoder: from which nothing was drawn yet.
         factorization: the decoder's, or one with other families of the same parameters.
         like: a tensor of the parameters' dtype and device.
-        sample: how a step's blocks are drawn from their parameters; by default `Layout.sample`,
-            with the noise drawn ahead where the families have a `push`.
         observed: values and a mask, each (rows, *value_shape), of what is not drawn but given.
         is_cut: whether a block is observed in part.
         num_steps: how many are wanted; the blocks of the others are left at some value.
+        attach: from a step's blocks, their parameters and a draw of them to the draw as it goes
+            on; a decoder that keeps the graph goes step by step.
     """
     layout, order = factorization.layout, list(chain(*factorization.steps))
     if observed is not None:
         values, mask = (layout.take("value", part, order) for part in observed)
         observed = values, mask
     forced = _Forced(factorization, observed, num_steps)
-    if sample is not None or is_cut or not layout.has_push:
-        pieces = _draw_steps(decoder, factorization, sample or Layout.sample, forced, is_cut)
-    elif decoder.max_window > 1:
+    if is_cut or not layout.has_push:
+        pieces = _draw_steps(decoder, factorization, Layout.sample, forced, is_cut, attach)
+    elif decoder.max_window > 1 and attach is None:
         pieces = _draw_windows(decoder, factorization, like, forced)
     else:
         pushes = _Pushes(decoder, factorization, like)
-        pieces = _draw_steps(decoder, factorization, pushes, forced)
+        pieces = _draw_steps(decoder, factorization, pushes, forced, attach=attach)
     drawn = torch.cat(pieces, 1)
     total = layout.value_shape[0]
     if drawn.shape[1] == total and order == sorted(order):
@@ -249,6 +249,7 @@ def _draw_steps(
     sample: Sample,
     forced: _Forced,
     is_cut: bool = False,
+    attach: Callable[[Layout, Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     pieces, layouts = forced.known, factorization.step_layouts
     if forced.num_known == forced.num_steps:
@@ -256,10 +257,12 @@ def _draw_steps(
     params = forced.begin(decoder)
     for step in range(forced.num_known, forced.num_steps):
         observed = forced.columns(step, step + 1) if is_cut else None
-        if observed is None:
+        if observed is not None:
+            drawn = layouts[step].sample_given(params, *observed)
+        elif attach is None:
             drawn = sample(layouts[step], params)
         else:
-            drawn = layouts[step].sample_given(params, *observed)
+            drawn = attach(layouts[step], params, sample(layouts[step], params.detach()))
         pieces.append(forced.apply(drawn, step, step + 1))
         if forced.take(pieces[-1]) or step + 1 == forced.num_steps:
             break
@@ -337,7 +340,6 @@ def draw_by_rows(
     factorization: Factorization,
     ranks: Tensor,
     like: Tensor,
-    sample: Sample,
     observed: tuple[Tensor, Tensor] | None = None,
     is_cut: bool = False,
 ) -> Tensor:
@@ -348,7 +350,7 @@ def draw_by_rows(
     Args:
         network: from blocks (rows, *value_shape) to all parameters, under these ranks.
         ranks: (rows, num_blocks) int64, dense in each row.
-        like, sample, observed, is_cut: as for `draw`.
+        like, observed, is_cut: as for `draw`.
     """
     layout = factorization.layout
     blocks = layout.anchor(like).expand(len(ranks), *layout.value_shape)
@@ -363,7 +365,7 @@ def draw_by_rows(
         if is_cut and observed is not None:
             drawn = layout.sample_given(params, *observed)
         else:
-            drawn = sample(layout, params)
+            drawn = layout.sample(params)
         if factorization.end is not None and factorization.pad is not None:
             ended = factorization.ended(blocks.masked_fill(layout.spread(ranks >= step), -1), ranks)
             drawn = drawn.masked_fill(ended, factorization.pad)

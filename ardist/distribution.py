@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from math import prod
 from typing import Any, ClassVar, TypeVar
 
@@ -13,11 +14,12 @@ from torch.func import functional_call
 
 from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import SequenceConstraint
-from ardist.decoding import Decoder, WholePasses, draw, draw_by_rows
+from ardist.decoding import Decoder, draw, draw_by_rows
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
+from ardist.pathwise import attach, by_iteration, by_sweep
 from ardist.shapes import spelled
 
 _MAX_STATES = 4096  # of an event that is enumerated
@@ -216,39 +218,47 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events drawn step by step from cached state: sample_shape + batch_shape + event_shape."""
         with torch.no_grad():
-            return self._replaced(self._draw, Size(sample_shape), False)
+            return self._replaced(self._draw, Size(sample_shape))
 
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
         """Events of which only the elements `kept` are drawn; for what is made of this one."""
         fac = self.factorization
         steps = fac.ranks.flatten()[fac.layout.count(fac.split(kept)).cpu() > 0]
         with torch.no_grad():
-            return self._replaced(self._draw, Size(sample_shape), False, int(steps.max()) + 1)
+            return self._replaced(self._draw, Size(sample_shape), int(steps.max()) + 1)
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Events with gradients to the parameters and the context, by autograd through the steps.
+    def rsample(self, sample_shape: Sequence[int] = (), *, tol: float = 0.0) -> Tensor:
+        """Events with gradients to the parameters, the context and what made it.
+
+        The draw is that of `sample`, and its gradient that of plain autograd through the steps,
+        by implicit differentiation, in the memory of one parallel pass. A MADE finds it in one
+        sweep back over the steps, and an RNN keeps the graph of its steps; other networks iterate,
+        up to one pass back a step.
+
+        Args:
+            tol: where iterating, stop when a pass changes no entry of a row's gradient by more
+                than this share of the largest. That is an approximation, and where blocks depend
+                strongly on each other it can be a bad one; 0 is exact.
 
         Raises:
             NotImplementedError: where a family has no `rsample`, or a block is observed in part.
+            RuntimeError: in a backward pass with `create_graph=True`: a draw is differentiable
+                once.
         """
-        if self._observed is not None:
-            layout, mask = self.factorization.layout, self.factorization.split(self._observed[1])
-            if layout.is_cut(mask):
-                raise NotImplementedError("rsample: no gradients through a block observed in part")
-        if not self.factorization.has_rsample:
-            without = [f for f in self.factorization.layout.distinct if not f.has_rsample]
-            raise NotImplementedError(f"rsample: no gradients through draws of {without}")
-        return self._replaced(self._draw, Size(sample_shape), True)
+        return self._replaced(self._rsample, Size(sample_shape), tol)[0]
 
     def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """A draw and its log_prob, both from the network without dropout."""
         x = self.sample(sample_shape)
-        return x, self._unchecked_log_prob(x)
+        with self._core.evaluating():
+            return x, self._replaced(self._score, x).sum(-1)
 
-    def rsample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """A draw with gradients and its log_prob."""
-        x = self.rsample(sample_shape)
-        return x, self._unchecked_log_prob(x)
+    def rsample_and_log_prob(
+        self, sample_shape: Sequence[int] = (), *, tol: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """A draw with gradients and its log_prob, from the same pass; args as of `rsample`."""
+        x, scores = self._replaced(self._rsample, Size(sample_shape), tol)
+        return x, scores.sum(-1)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All events: (num_states, *batch_shape, *event_shape), or with ones for batch_shape.
@@ -534,7 +544,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return self._unrows(params, lead)
 
     def _draw(
-        self, sample_shape: Size, reparameterized: bool, num_steps: int | None = None
+        self, sample_shape: Size, num_steps: int | None = None
     ) -> Tensor:
         fac, lead = self.factorization, sample_shape + self.batch_shape
         rows, like, layout = prod(lead), self._reference, self.factorization.layout
@@ -542,36 +552,102 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             return like.new_empty(*lead, *self.event_shape, dtype=layout.dtype(like.dtype))
         contexts, ranks, observed = self._contexts, self._row_ranks(lead), self._row_observed(lead)
         is_cut = observed is not None and layout.is_cut(observed[1])
-        sample = Layout.rsample if reparameterized else None
         # Decoders write into buffers of the network's dtype, which autocast would not know.
         with self._core.evaluating(), torch.autocast(like.device.type, enabled=False):
-            if ranks is not None and (reparameterized or layout.flat or _has_ties(ranks)):
+            if ranks is not None and (layout.flat or _has_ties(ranks)):
                 network = partial(self._network, context=contexts, ranks=ranks)
-                sample = sample or Layout.sample
-                blocks = draw_by_rows(network, fac, ranks, like, sample, observed, is_cut)
+                blocks = draw_by_rows(network, fac, ranks, like, observed, is_cut)
                 return self._unrows(fac.merge(blocks), lead)
-            if reparameterized:
-                decoder: Decoder = WholePasses(self._network, fac, rows, contexts, like=like)
-            else:
-                own = self._known is self._core.factorization
-                other = {} if own else {"factorization": self._known}
-                decoder = self._core.decoder(rows, contexts, ranks, **other)
+            decoder = self._core.decoder(rows, contexts, ranks, **self._other)
             if ranks is None:
-                blocks = draw(decoder, fac, like, sample, observed, is_cut, num_steps)
+                blocks = draw(decoder, fac, like, observed, is_cut, num_steps)
             else:  # steps of one block, which differs from row to row
-                steps, order = (
-                    fac.with_ordering(Ordering.raster()),
-                    layout.spread(ranks.argsort(-1)),
-                )
+                steps, order = fac.with_ordering(Ordering.raster()), layout.spread(ranks.argsort(-1))
                 if observed is not None:
                     observed = observed[0].gather(1, order), observed[1].gather(1, order)
-                blocks = draw(decoder, steps, like, sample, observed, is_cut, num_steps)
+                blocks = draw(decoder, steps, like, observed, is_cut, num_steps)
                 blocks = blocks.gather(1, layout.spread(ranks))
         return self._unrows(fac.merge(blocks), lead)
 
-    def _unchecked_log_prob(self, x: Tensor) -> Tensor:
-        with self._core.evaluating():
-            return self._replaced(self._score, x).sum(-1)
+    @property
+    def _other(self) -> dict[str, Factorization]:
+        """The factorization, as decoders are told it where it is not the network's own."""
+        return {} if self._known is self._core.factorization else {"factorization": self._known}
+
+    # Draws with gradients.
+
+    def _rsample(self, sample_shape: Size, tol: float) -> tuple[Tensor, Tensor]:
+        """Events, and the scores of their blocks."""
+        fac, lead = self.factorization, sample_shape + self.batch_shape
+        if not fac.has_rsample:
+            without = [f for f in fac.layout.distinct if not f.has_rsample]
+            raise NotImplementedError(f"rsample: no gradients through draws of {without}")
+        if self._observed is not None and fac.layout.is_cut(fac.split(self._observed[1])):
+            raise NotImplementedError("rsample: no gradients through a block observed in part")
+        if self._ranks is None and prod(lead) > 0:
+            with self._core.evaluating(), torch.autocast(self._reference.device.type, enabled=False):
+                decoder = self._core._differentiable_decoder(
+                    self._known, prod(lead), self._contexts
+                )
+                if decoder is not None:
+                    return self._by_steps(decoder, lead)
+        with torch.no_grad():
+            x = self._draw(sample_shape)
+        return self.attach(x, tol)
+
+    def _by_steps(self, decoder: Decoder, lead: Size) -> tuple[Tensor, Tensor]:
+        """By plain autograd through the steps of a draw."""
+        fac, layout = self.factorization, self.factorization.layout
+        scores: list[Tensor] = []
+
+        def again_of(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
+            again = step.pathwise(params, drawn)
+            scores.append(step.log_prob(params, again))
+            return again
+
+        observed = self._row_observed(lead)
+        again = draw(decoder, fac, self._reference, observed, attach=again_of)
+        drawn = list(chain(*fac.steps[fac.num_steps - len(scores) :]))
+        each = again.new_zeros(len(again), fac.num_blocks)
+        if scores:
+            each[:, drawn] = torch.cat(scores, 1)
+        if observed is not None:
+            each = each.masked_fill(layout.whole(observed[1]), 0.0)
+        value, each = attach(again.detach(), again, each, lambda *gradients: gradients)
+        return self._unrows(fac.merge(value), lead), self._unrows(each, lead)
+
+    def attach(self, x: Tensor, tol: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Draws (*lead, *event_shape) of this distribution with their gradients, and the scores
+        of their blocks; for what is made of this one.
+        """
+        fac, layout, core = self.factorization, self.factorization.layout, self._core
+        if not torch.is_grad_enabled() or x.numel() == 0:
+            return x, self._score(x)
+        lead = self._lead(x)
+        blocks = fac.split(self._per_row(x.detach(), self.event_shape, lead))
+        ranks, observed, contexts = self._row_ranks(lead), self._row_observed(lead), self._contexts
+        leaf = blocks.detach().requires_grad_()
+        with core.evaluating(), torch.autocast(blocks.device.type, enabled=False):
+            params = self._network(leaf, contexts, ranks)
+            sweep = None if ranks is not None or self._other else core._sweep(blocks, contexts)
+        scores, again, free = layout.log_prob(params, leaf), layout.pathwise(params, blocks), None
+        if observed is not None:
+            free = ~observed[1]
+            again = torch.where(free, again, observed[0])
+            scores = scores.masked_fill(layout.whole(observed[1]), 0.0)
+        if sweep is not None:
+            solve = by_sweep(fac, sweep, params, blocks, free)
+        else:
+            solve = by_iteration(again, leaf, fac.num_steps if ranks is None else fac.num_blocks, tol)
+
+        def adjoint(of_value: Tensor, of_scores: Tensor) -> tuple[Tensor, Tensor]:
+            if of_scores.any():
+                (through,) = torch.autograd.grad(scores, leaf, of_scores, retain_graph=True)
+                of_value = of_value + through
+            return solve(of_value), of_scores
+
+        value, each = attach(blocks, again, scores, adjoint)
+        return self._unrows(fac.merge(value), lead), self._unrows(each, lead)
 
     def _replaced(self, function: Callable[..., Result], *args: Any) -> Result:
         """A call while `params` stand in for the network's own."""

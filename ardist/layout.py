@@ -1,6 +1,6 @@
 """Blocks side by side in one tensor, and all their conditionals at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
 from math import prod
@@ -133,41 +133,48 @@ class Layout:
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """Of each block, in nats: (..., num_blocks)."""
         parts = zip(
-            self.distinct, self._split("param", params), self._split("value", values), strict=True
+            self.distinct, self.split("param", params), self.split("value", values), strict=True
         )
         return self._join("block", [family.log_prob(p, v) for family, p, v in parts])
 
     def marginal_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Of the elements of each block under a mask, the others integrated out."""
         kinds = (("param", params), ("value", values), ("value", mask))
-        parts = zip(self.distinct, *(self._split(*kind) for kind in kinds), strict=True)
+        parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
         return self._join("block", [f.marginal_log_prob(p, v, m) for f, p, v, m in parts])
 
     def inside(self, values: Tensor) -> Tensor:
         """Whether each block is inside its support: (..., num_blocks) bool."""
-        parts = zip(self.distinct, self._split("value", values), strict=True)
+        parts = zip(self.distinct, self.split("value", values), strict=True)
         return self._join("block", [family.inside(value) for family, value in parts])
 
     def features(self, values: Tensor) -> Tensor:
         """What networks read of the blocks, block after block: (..., total features)."""
-        parts = zip(self.distinct, self._split("value", values), strict=True)
+        parts = zip(self.distinct, self.split("value", values), strict=True)
         features = [family.features(value) for family, value in parts]
         return self._join("feature", [feature.flatten(-2) for feature in features])
 
     def sample(self, params: Tensor) -> Tensor:
         """A draw of each block, without gradients."""
-        parts = zip(self.distinct, self._split("param", params), strict=True)
+        parts = zip(self.distinct, self.split("param", params), strict=True)
         return self._draws([family.sample(p) for family, p in parts], params)
 
     def rsample(self, params: Tensor) -> Tensor:
         """A draw of each block, with gradients to the parameters."""
-        parts = zip(self.distinct, self._split("param", params), strict=True)
+        parts = zip(self.distinct, self.split("param", params), strict=True)
         return self._draws([family.rsample(p) for family, p in parts], params)
+
+    def pathwise(self, params: Tensor, values: Tensor) -> Tensor:
+        """Draws once more, with their gradients to the parameters."""
+        parts = zip(
+            self.distinct, self.split("param", params), self.split("value", values), strict=True
+        )
+        return self._draws([family.pathwise(p, v) for family, p, v in parts], params)
 
     def sample_given(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """A draw of each block given its elements under a mask, without gradients."""
         kinds = (("param", params), ("value", values), ("value", mask))
-        parts = zip(self.distinct, *(self._split(*kind) for kind in kinds), strict=True)
+        parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
         return self._draws([f.sample_given(p, v, m) for f, p, v, m in parts], params)
 
     def noise(self, rows: int, like: Tensor) -> list[Tensor]:
@@ -182,8 +189,38 @@ class Layout:
         """The draws that this noise gives."""
         if not self.flat:  # what follows is the same, and this is in the innermost loop
             return self.distinct[0].push(params, noise[0])
-        parts = zip(self.distinct, self._split("param", params), noise, strict=True)
+        parts = zip(self.distinct, self.split("param", params), noise, strict=True)
         return self._draws([family.push(p, given) for family, p, given in parts], params)
+
+    def slopes(
+        self,
+        inside: tuple[str, Tensor],
+        outside: str,
+        function: Callable[[Family, Tensor, int], Tensor],
+    ) -> list[Tensor]:
+        """The Jacobian of each block by itself: (inputs, outputs, rows), in raster order.
+
+        Args:
+            inside: the inputs of all blocks, (rows, ...), and their kind.
+            outside: the kind of the outputs.
+            function: from a family, the inputs of its blocks and its number among the distinct
+                ones to their outputs.
+        """
+        kind, rows = inside
+        found: list[Tensor] = [rows] * self.num_blocks
+        members = self._members or [list(range(self.num_blocks))]
+        for number, part in enumerate(self.split(kind, rows)):
+            with torch.enable_grad():
+                leaf, shape = part.detach().requires_grad_(), (*part.shape[:2], -1)
+                outputs = function(self.distinct[number], leaf, number).reshape(shape)
+                each = [
+                    torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0].reshape(shape)
+                    for output in outputs.unbind(-1)
+                ]
+            jacobian = torch.stack(each).permute(2, 3, 0, 1).contiguous()
+            for block, one in zip(members[number], jacobian.unbind(0), strict=True):
+                found[block] = one
+        return found
 
     def _draws(self, draws: list[Tensor], params: Tensor) -> Tensor:
         if not self.flat:
@@ -193,8 +230,11 @@ class Layout:
         dtype = self.dtype(params.dtype)
         return self._join("value", [draw.to(dtype) for draw in flat])
 
-    def _split(self, kind: str, rows: Tensor) -> list[Tensor]:
-        """For each distinct family the entries of its blocks: (..., its blocks, *shape)."""
+    def split(self, kind: str, rows: Tensor) -> list[Tensor]:
+        """For each distinct family the entries of its blocks: (..., its blocks, *shape).
+
+        `kind` is "value" or "param".
+        """
         if not self.flat:
             return [rows]
         parts = []

@@ -21,6 +21,7 @@ ORDER = (
     "factorization",
     "conditioning",
     "decoding",
+    "pathwise",
     "distribution",
     "mixtures",
     "networks.base",

@@ -91,6 +91,10 @@ class Nested(Family):
         context = params.reshape(*params.shape[:-1], *self._inner.context_shape)
         return self._inner.condition(context, validate_args=False)
 
+    def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
+        result: Tensor = self._given(params).attach(value)[0]
+        return result
+
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         scores: Tensor = self._given(params).scores_of(value, mask)
         return scores.sum(-1)

@@ -13,6 +13,7 @@ from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.ordering import Ordering
+from ardist.pathwise import Sweep
 from ardist.shapes import as_size
 
 
@@ -133,6 +134,19 @@ class ConditionalNetwork(nn.Module):
         return WholePasses(
             self._evaluate, factorization, batch_size, context, order, like=reference(self)
         )
+
+    def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
+        """What sends gradients back through a draw in one sweep over its steps.
+
+        By default there is none, and they are found by iteration.
+        """
+        return None
+
+    def _differentiable_decoder(
+        self, factorization: Factorization, batch_size: int, context: Tensor | None
+    ) -> Decoder | None:
+        """A decoder that keeps the graph of its steps, where that is the way to gradients."""
+        return None
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

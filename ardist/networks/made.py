@@ -13,6 +13,7 @@ from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
+from ardist.pathwise import Sweep
 from ardist.shapes import as_probability, as_size
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
@@ -127,10 +128,13 @@ class MADE(ConditionalNetwork):
         self, layer: int, before: Tensor, source: Tensor, rows: slice = slice(None)
     ) -> Tensor:
         """A hidden layer's units from their sums; `rows` of the layer below go with them."""
-        after, widths = self.activation(before), self.hidden_features
-        if self.residual and layer > 0 and widths[layer] == widths[layer - 1]:
-            return after + source[rows]
-        return after
+        after = self.activation(before)
+        return after + source[rows] if self.adds(layer) else after
+
+    def adds(self, layer: int) -> bool:
+        """Whether a hidden layer's units add those of the layer below."""
+        widths = self.hidden_features
+        return self.residual and layer > 0 and widths[layer] == widths[layer - 1]
 
     @property
     def output_bias(self) -> Tensor:
@@ -150,6 +154,10 @@ class MADE(ConditionalNetwork):
     ) -> Decoder:
         """A decoder that uses each weight once in a whole sample."""
         return _MADEDecoder(self, batch_size, context)
+
+    def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep:
+        """Gradients through a draw that use each weight once."""
+        return _MADESweep(_MADEDecoder(self, len(blocks), context), blocks)
 
 
 class _Schedule:
@@ -274,6 +282,66 @@ class _MADEDecoder(Decoder):
             seen = ends[number][stop if number else stop - 1]
             params = torch.addmm(params, weight[rows, :seen], self.states[number][:seen])
         return _as_params(params, self._schedule.layout(stop - 1, stop))
+
+
+class _MADESweep(Sweep):
+    """Sends gradients back through each unit when all that read it have theirs.
+
+    Gradients are (units, rows), in the decoder's orders of outputs, units and features.
+    """
+
+    def __init__(self, decoder: _MADEDecoder, blocks: Tensor) -> None:
+        self._decoder, self._blocks = decoder, blocks
+        self._weights, self._outputs = decoder.weights, decoder.outputs
+        self._ends, self._output_ends = decoder._schedule.ends, decoder._schedule.output_ends
+        # Of each hidden layer: its slopes, and the gradients of its units and of their sums.
+        self._slopes: list[Tensor] = []
+        self._units: list[Tensor] = []
+        self._sums: list[Tensor] = []
+
+    def _prepare(self) -> None:
+        """The slopes of all units at the draw."""
+        network, schedule = self._decoder._network, self._decoder._schedule
+        state = schedule.in_order(network.factorization.layout.features(self._blocks), "feature", 1)
+        state = state.T
+        for layer, (weight, bias) in enumerate(zip(self._weights, self._decoder.biases, strict=True)):
+            before = torch.addmm(bias, weight, state)
+            with torch.enable_grad():
+                leaf = before.detach().requires_grad_()
+                after = network.activation(leaf)
+                self._slopes.append(torch.autograd.grad(after.sum(), leaf)[0])
+            state = network.activate(layer, before, state)
+        self._units = [torch.empty_like(slope) for slope in self._slopes]
+        self._sums = [torch.empty_like(slope) for slope in self._slopes]
+        self._params = state.new_empty(self._output_ends[-1], len(self._blocks))
+
+    def step(self, step: int, params: Tensor) -> Tensor:
+        if step + 1 == self._decoder.factorization.num_steps:
+            self._slopes = []
+            self._prepare()
+        first = self._output_ends[step]
+        self._params[first : self._output_ends[step + 1]] = params
+        for layer in range(len(self._weights) - 1, -1, -1):
+            ends = self._ends[layer + 1]
+            units = slice(ends[step], ends[step + 1])
+            gradient = self._into(layer + 1, units, step)
+            self._units[layer][units] = gradient
+            self._sums[layer][units] = gradient * self._slopes[layer][units]
+        return self._into(0, slice(self._ends[0][step - 1], self._ends[0][step]), step)
+
+    def _into(self, state: int, entries: slice, step: int) -> Tensor:
+        """The gradient of some entries of a state, from all that is computed at a step or later."""
+        total = self._params.new_zeros(entries.stop - entries.start, self._params.shape[1])
+        first = self._output_ends[step]
+        for source, weight in self._outputs:
+            if source == state:
+                total.addmm_(weight[first:, entries].T, self._params[first:])
+        if state < len(self._weights):
+            first = self._ends[state + 1][step]
+            total.addmm_(self._weights[state][first:, entries].T, self._sums[state][first:])
+            if self._decoder._network.adds(state):
+                total += self._units[state][entries]
+        return total
 
 
 class _MADEWindow(Window):

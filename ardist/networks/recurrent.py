@@ -137,12 +137,18 @@ class RNN(SequenceNetwork):
         """A decoder that costs one cell a step."""
         return _RNNDecoder(self, factorization, batch_size, context)
 
+    def _differentiable_decoder(
+        self, factorization: Factorization, batch_size: int, context: Tensor | None
+    ) -> Decoder:
+        return _RNNSteps(self, factorization, batch_size, context)
+
 
 class _Cell(NamedTuple):
     """A cell as one linear map of its input and state, and what is done with the sums.
 
     Attributes:
         module: torch's own, for the parallel pass.
+        step: torch's own, of one step, for draws with gradients.
         rows: the rows of that map in units of hidden_size, each taken from torch's weights of the
             input and of the state; None is zero.
         parts: views of the sums (rows, len(rows) * hidden_size), as `advance` takes them.
@@ -150,6 +156,7 @@ class _Cell(NamedTuple):
     """
 
     module: Callable[..., nn.RNNBase]
+    step: Callable[..., Tensor | tuple[Tensor, Tensor]]
     rows: tuple[tuple[int | None, int | None], ...]
     parts: Callable[[Tensor], tuple[Tensor, ...]]
     advance: Callable[[tuple[Tensor, ...], Tensor, Tensor], object]
@@ -172,6 +179,7 @@ def _advance_lstm(parts: tuple[Tensor, ...], hidden: Tensor, cell: Tensor) -> No
 _CELLS = {
     "tanh": _Cell(
         nn.RNN,
+        torch.rnn_tanh_cell,
         rows=((0, 0),),
         parts=lambda sums: (sums,),
         advance=lambda parts, hidden, _: torch.tanh(parts[0], out=hidden),
@@ -179,6 +187,7 @@ _CELLS = {
     # The reset gate keeps the two parts of the candidate apart.
     "gru": _Cell(
         nn.GRU,
+        torch.gru_cell,
         rows=((0, 0), (1, 1), (2, None), (None, 2)),
         parts=lambda sums: (sums.chunk(2, -1)[0], *sums.chunk(4, -1)),
         advance=_advance_gru,
@@ -186,6 +195,7 @@ _CELLS = {
     # torch's order is input, forget, cell, output; here the three sigmoids are side by side.
     "lstm": _Cell(
         nn.LSTM,
+        torch.lstm_cell,
         rows=((0, 0), (1, 1), (3, 3), (2, 2)),
         parts=lambda sums: (sums[:, : 3 * sums.shape[1] // 4], *sums.chunk(4, -1)),
         advance=_advance_lstm,
@@ -323,3 +333,47 @@ class _RNNDecoder(Decoder):
         if not self.factorization.layout.flat:
             return F.linear(hidden, *self._head).unsqueeze(1)
         return F.linear(hidden, *self._network.head.map_of(self._blocks[self.num_taken]))
+
+
+class _RNNSteps(Decoder):
+    """One cell of torch's a step, with the graph of all steps: for draws with gradients."""
+
+    def __init__(
+        self, network: RNN, factorization: Factorization, batch_size: int, context: Tensor | None
+    ) -> None:
+        super().__init__(factorization, batch_size)
+        self._network, self._step = network, _CELLS[network.cell].step
+        ranks = factorization.ranks.flatten()
+        self._blocks = ranks.argsort().tolist()
+        order = network.order(ranks, network.start.device)
+        self._encoding, states = network.encode(context, batch_size, order)
+        self._states = [tuple(layer.unbind(0)) for layer in states.unbind(1)]
+
+    def step(self, previous: Tensor | None) -> Tensor:
+        network = self._network
+        if previous is None:
+            x = network.start.expand(self.batch_size, -1)
+        else:
+            x = network.embedding(previous, [self._blocks[self.num_taken]]).squeeze(1)
+            self.num_taken += 1
+        if self._encoding is not None:
+            steps = self._encoding.shape[1]
+            x = add_encoding(x, self._encoding[:, min(self.num_taken, steps - 1)])
+        for layer, states in enumerate(self._states):
+            weights = (
+                getattr(network.rnn, f"{name}_l{layer}")
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            after = self._step(x, states if len(states) > 1 else states[0], *weights)
+            self._states[layer] = after if isinstance(after, tuple) else (after,)
+            x = self._states[layer][0]
+        params: Tensor = network.head(x.unsqueeze(1), [self._blocks[self.num_taken]])
+        return params
+
+    def select(self, rows: Tensor) -> None:
+        self.batch_size = len(rows)
+        self._states = [
+            tuple(state.index_select(0, rows) for state in states) for states in self._states
+        ]
+        if self._encoding is not None:
+            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))

@@ -1,0 +1,134 @@
+"""Exact gradients through draws, by implicit differentiation.
+
+A draw x solves x = F(x, theta): the parameters of each block follow from the blocks before it, and
+the block from its parameters and its noise. So dx = (1 - J)^-1 dF/dtheta, with J = dF/dx strictly
+triangular in the order of drawing, and a gradient g of x becomes lambda = g + J^T lambda before it
+goes on to the parameters. The draw itself needs no graph: one parallel pass at x has it all.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ardist.factorization import Factorization
+
+
+class Sweep(ABC):
+    """The mirror of a decoder: gradients flow back through a draw, from its last step to its first.
+
+    Gradients are (entries, rows), those of parameters and of features in the order of drawing.
+    """
+
+    @abstractmethod
+    def step(self, step: int, params: Tensor) -> Tensor:
+        """Takes the gradient of a step's parameters; that of the features of the step before it.
+
+        Called for the last step first, and for each but the first; the result is complete.
+        """
+
+
+Adjoint = Callable[[Tensor], Tensor]
+
+
+def attach(value: Tensor, again: Tensor, scores: Tensor, adjoint: Callable[..., Any]) -> Any:
+    """Draws and their scores, with gradients.
+
+    Args:
+        value: the draws, (rows, ...).
+        again: the same, as a function of what does not come through other blocks.
+        scores: the log_prob of each block, (rows, num_blocks).
+        adjoint: from the gradients of value and scores to those of `again` and `scores`.
+    """
+    return _Attach.apply(again, scores, value, adjoint)
+
+
+class _Attach(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, again: Tensor, scores: Tensor, value: Tensor, adjoint: Any) -> Any:
+        ctx.adjoint = adjoint
+        return value.clone(), scores.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "rsample: a draw is differentiable once; its second derivative, which "
+                "create_graph=True asks for, would be wrong"
+            )
+        return (*ctx.adjoint(*gradients), None, None)
+
+
+def by_iteration(again: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Adjoint:
+    """Solves lambda = g + J^T lambda by passes back through the network.
+
+    After `num_steps` passes nothing changes any more, J being nilpotent.
+
+    Args:
+        again: a function of `blocks`, through the network.
+        tol: stops when, in each row, a pass changes no entry by more than this share of the
+            largest: an approximation, unless it is 0.
+    """
+
+    def solve(gradient: Tensor) -> Tensor:
+        total = gradient
+        for _ in range(num_steps - 1):
+            (pulled,) = torch.autograd.grad(
+                again, blocks, total, retain_graph=True, allow_unused=True
+            )
+            if pulled is None:
+                break
+            before, total = total, gradient + pulled
+            change = (total - before).abs().flatten(1).amax(1)
+            if bool((change <= tol * total.abs().flatten(1).amax(1)).all()):
+                break
+        return total
+
+    return solve
+
+
+def by_sweep(
+    factorization: Factorization,
+    sweep: Sweep,
+    params: Tensor,
+    blocks: Tensor,
+    free: Tensor | None,
+) -> Adjoint:
+    """Solves lambda = g + J^T lambda in one sweep from the last step to the first.
+
+    Args:
+        params: of all conditionals, (rows, ...), at the draw `blocks`.
+        free: (rows, *value_shape) bool: what was drawn and not given.
+    """
+    layout, steps = factorization.layout, factorization.steps
+
+    def solve(gradient: Tensor) -> Tensor:
+        values = layout.split("value", blocks)
+        drawn = layout.slopes(
+            ("param", params), "value", lambda family, p, n: family.pathwise(p, values[n])
+        )
+        read = layout.slopes(("value", blocks), "feature", lambda family, v, _: family.features(v))
+        sizes = layout.sizes["value"]
+        total = list(gradient.flatten(1).T.contiguous().split(sizes))
+        chosen = None if free is None else free.flatten(1).T.split(sizes)
+        for step in range(len(steps) - 1, 0, -1):
+            each = []
+            for block in steps[step]:
+                one = total[block] if chosen is None else total[block] * chosen[block]
+                each.append(_contract(drawn[block], one))
+            features = sweep.step(step, each[0] if len(each) == 1 else torch.cat(each))
+            widths = [layout.sizes["feature"][block] for block in steps[step - 1]]
+            for block, part in zip(steps[step - 1], features.split(widths), strict=True):
+                total[block] = total[block] + _contract(read[block], part)
+        return torch.cat(total).T.reshape(gradient.shape)
+
+    return solve
+
+
+def _contract(jacobian: Tensor, gradient: Tensor) -> Tensor:
+    """(inputs, outputs, rows) and (outputs, rows) to (inputs, rows)."""
+    if jacobian.shape[1] == 1:
+        return jacobian.squeeze(1) * gradient
+    return (jacobian * gradient).sum(1)
