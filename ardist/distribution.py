@@ -621,8 +621,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         of their blocks; for what is made of this one.
         """
         fac, layout, core = self.factorization, self.factorization.layout, self._core
-        if not torch.is_grad_enabled() or x.numel() == 0:
-            return x, self._score(x)
+        given = (self.context, *(self.params or {}).values(), *(self._observed or ()))
+        sources = (*core.parameters(), *(part for part in given if part is not None))
+        wanted = torch.is_grad_enabled() and any(part.requires_grad for part in sources)
+        if not wanted or x.numel() == 0:
+            with core.evaluating():
+                return x, self._score(x)
         lead = self._lead(x)
         blocks = fac.split(self._per_row(x.detach(), self.event_shape, lead))
         ranks, observed, contexts = self._row_ranks(lead), self._row_observed(lead), self._contexts
