@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attention
+import gradients
 import torch
 from harness import Call, Case
 
@@ -23,6 +24,7 @@ def made(features: int) -> Callable[[int], object]:
 # What draws a batch, from one number that is given on the command line.
 WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
     "made": made,
+    **gradients.WORK,
     **{name: lambda _, name=name: attention.generators()[name] for name in attention.NAMES},
 }
 
@@ -48,6 +50,20 @@ def memory() -> Iterator[Case]:
         for name, mebibytes in found.items():
             ratio = mebibytes / found["ardist"]
             print(f"  batch {batch}: {name:<34}{mebibytes:8.1f} MiB {ratio:6.1f} x ardist's")
+    print("\npeak memory of rsample with backward, MADE of 512x512, D=64; aim: at most a tenth")
+    for batch in (64, 256):
+        found = {name: peak(f"rsample {name}", 64, batch) for name in ("made", "zuko", "pyro")}
+        for name, mebibytes in found.items():
+            print(f"  batch {batch}: {name:<12}{mebibytes:8.1f} MiB {mebibytes / found['made']:6.1f} x ardist's")
+    print("\nthe same, batch 64, as D grows; aim: by no more than gradients of weights and draws")
+    for features in (64, 256, 784):
+        found = [peak(f"{what} made", features, 64) for what in ("rsample", "log_prob")]
+        print(f"  D={features:<5}{found[0]:8.1f} MiB, log_prob with backward {found[1]:8.1f} MiB")
+    print("\npeak memory of rsample beside log_prob, with backward, batch 64; aim: at most 1.5")
+    for name in ("rnn", "transformer"):
+        for length in (64, 256):
+            mine, other = (peak(f"{what} {name}", length, 64) for what in ("rsample", "log_prob"))
+            print(f"  {name}, T={length:<5}{mine:8.1f} MiB, {other:8.1f} MiB: {mine / other:.2f}")
     yield from ()
 
 

@@ -12,6 +12,7 @@ import warnings
 import torch
 from attention import gpt
 from convolution import locally_masked, pixelcnn, wavenet
+from gradients import gradients, gradients_of_many
 from harness import compare
 from limits import limits
 from masked import made_continuous, made_sampling, made_scoring, made_windows
@@ -28,6 +29,8 @@ CASES = {
         made_scoring,
         made_continuous,
         made_windows,
+        gradients,
+        gradients_of_many,
         lstm,
         gpt,
         wavenet,

@@ -134,7 +134,9 @@ class MADE(ConditionalNetwork):
     def adds(self, layer: int) -> bool:
         """Whether a hidden layer's units add those of the layer below."""
         widths = self.hidden_features
-        return self.residual and layer > 0 and widths[layer] == widths[layer - 1]
+        if not self.residual or not 0 < layer < len(widths):
+            return False
+        return widths[layer] == widths[layer - 1]
 
     @property
     def output_bias(self) -> Tensor:
@@ -301,6 +303,7 @@ class _MADESweep(Sweep):
 
     def _prepare(self) -> None:
         """The slopes of all units at the draw."""
+        self._slopes = []
         network, schedule = self._decoder._network, self._decoder._schedule
         state = schedule.in_order(network.factorization.layout.features(self._blocks), "feature", 1)
         state = state.T
@@ -317,7 +320,6 @@ class _MADESweep(Sweep):
 
     def step(self, step: int, params: Tensor) -> Tensor:
         if step + 1 == self._decoder.factorization.num_steps:
-            self._slopes = []
             self._prepare()
         first = self._output_ends[step]
         self._params[first : self._output_ends[step + 1]] = params
@@ -325,22 +327,24 @@ class _MADESweep(Sweep):
             ends = self._ends[layer + 1]
             units = slice(ends[step], ends[step + 1])
             gradient = self._into(layer + 1, units, step)
-            self._units[layer][units] = gradient
-            self._sums[layer][units] = gradient * self._slopes[layer][units]
+            if self._decoder._network.adds(layer):
+                self._units[layer][units] = gradient
+            torch.mul(gradient, self._slopes[layer][units], out=self._sums[layer][units])
         return self._into(0, slice(self._ends[0][step - 1], self._ends[0][step]), step)
 
     def _into(self, state: int, entries: slice, step: int) -> Tensor:
         """The gradient of some entries of a state, from all that is computed at a step or later."""
-        total = self._params.new_zeros(entries.stop - entries.start, self._params.shape[1])
         first = self._output_ends[step]
-        for source, weight in self._outputs:
-            if source == state:
-                total.addmm_(weight[first:, entries].T, self._params[first:])
+        readers = [(w, first, self._params) for source, w in self._outputs if source == state]
         if state < len(self._weights):
             first = self._ends[state + 1][step]
-            total.addmm_(self._weights[state][first:, entries].T, self._sums[state][first:])
-            if self._decoder._network.adds(state):
-                total += self._units[state][entries]
+            readers.append((self._weights[state], first, self._sums[state]))
+        weight, first, gradients = readers[0]
+        total = torch.mm(weight[first:, entries].T, gradients[first:])
+        for weight, first, gradients in readers[1:]:
+            total.addmm_(weight[first:, entries].T, gradients[first:])
+        if self._decoder._network.adds(state):
+            total += self._units[state][entries]
         return total
 
 
