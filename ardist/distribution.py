@@ -543,9 +543,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         _, params, lead = self._pass(value)
         return self._unrows(params, lead)
 
-    def _draw(
-        self, sample_shape: Size, num_steps: int | None = None
-    ) -> Tensor:
+    def _draw(self, sample_shape: Size, num_steps: int | None = None) -> Tensor:
         fac, lead = self.factorization, sample_shape + self.batch_shape
         rows, like, layout = prod(lead), self._reference, self.factorization.layout
         if rows == 0:
@@ -562,7 +560,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             if ranks is None:
                 blocks = draw(decoder, fac, like, observed, is_cut, num_steps)
             else:  # steps of one block, which differs from row to row
-                steps, order = fac.with_ordering(Ordering.raster()), layout.spread(ranks.argsort(-1))
+                steps, order = (
+                    fac.with_ordering(Ordering.raster()),
+                    layout.spread(ranks.argsort(-1)),
+                )
                 if observed is not None:
                     observed = observed[0].gather(1, order), observed[1].gather(1, order)
                 blocks = draw(decoder, steps, like, observed, is_cut, num_steps)
@@ -585,36 +586,67 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self._observed is not None and fac.layout.is_cut(fac.split(self._observed[1])):
             raise NotImplementedError("rsample: no gradients through a block observed in part")
         if self._ranks is None and prod(lead) > 0:
-            with self._core.evaluating(), torch.autocast(self._reference.device.type, enabled=False):
-                decoder = self._core._differentiable_decoder(
-                    self._known, prod(lead), self._contexts
-                )
+            with (
+                self._core.evaluating(),
+                torch.autocast(self._reference.device.type, enabled=False),
+            ):
+                decoder = self.differentiable_decoder(lead)
                 if decoder is not None:
                     return self._by_steps(decoder, lead)
         with torch.no_grad():
             x = self._draw(sample_shape)
         return self.attach(x, tol)
 
+    def differentiable_decoder(self, lead: Size) -> Decoder | None:
+        """A decoder for these rows that keeps the graph of its steps, where there is one."""
+        decoder: Decoder | None = self._core._differentiable_decoder(
+            self._known, prod(lead), self._contexts
+        )
+        return decoder
+
     def _by_steps(self, decoder: Decoder, lead: Size) -> tuple[Tensor, Tensor]:
         """By plain autograd through the steps of a draw."""
-        fac, layout = self.factorization, self.factorization.layout
-        scores: list[Tensor] = []
 
-        def again_of(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
-            again = step.pathwise(params, drawn)
-            scores.append(step.log_prob(params, again))
-            return again
+        def again(step: int, layout: Layout, params: Tensor, drawn: Tensor) -> Sequence[Tensor]:
+            drawn = layout.pathwise(params, drawn)
+            return drawn, layout.log_prob(params, drawn)
 
+        blocks, scores = self.through_steps(decoder, lead, again)
+        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+        return self._unrows(self.factorization.merge(value), lead), self._unrows(scores, lead)
+
+    def through_steps(
+        self,
+        decoder: Decoder,
+        lead: Size,
+        each: Callable[[int, Layout, Tensor, Tensor], Sequence[Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """A draw step by step that keeps its graph: blocks and scores of all rows.
+
+        Args:
+            decoder: one that keeps the graph.
+            each: from a step, the layout of its blocks, their parameters and a draw of them to
+                the blocks as they go on, and their scores.
+        """
+        fac, layout, scores = self.factorization, self.factorization.layout, list[Tensor]()
         observed = self._row_observed(lead)
-        again = draw(decoder, fac, self._reference, observed, attach=again_of)
-        drawn = list(chain(*fac.steps[fac.num_steps - len(scores) :]))
-        each = again.new_zeros(len(again), fac.num_blocks)
+
+        def take(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
+            drawn, score = each(decoder.num_taken, step, params, drawn)
+            scores.append(score)
+            return drawn
+
+        blocks = draw(decoder, fac, self._reference, observed, attach=take)
+        last = decoder.num_taken + 1
+        drawn = list(chain(*fac.steps[last - len(scores) : last])) if scores else []
+        found = blocks.new_zeros(len(blocks), fac.num_blocks, dtype=self._reference.dtype)
         if scores:
-            each[:, drawn] = torch.cat(scores, 1)
+            found = found.index_copy(
+                1, torch.tensor(drawn, device=blocks.device), torch.cat(scores, 1)
+            )
         if observed is not None:
-            each = each.masked_fill(layout.whole(observed[1]), 0.0)
-        value, each = attach(again.detach(), again, each, lambda *gradients: gradients)
-        return self._unrows(fac.merge(value), lead), self._unrows(each, lead)
+            found = found.masked_fill(layout.whole(observed[1]), 0.0)
+        return blocks, found
 
     def attach(self, x: Tensor, tol: float = 0.0) -> tuple[Tensor, Tensor]:
         """Draws (*lead, *event_shape) of this distribution with their gradients, and the scores
@@ -642,7 +674,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if sweep is not None:
             solve = by_sweep(fac, sweep, params, blocks, free)
         else:
-            solve = by_iteration(again, leaf, fac.num_steps if ranks is None else fac.num_blocks, tol)
+            solve = by_iteration(
+                again, leaf, fac.num_steps if ranks is None else fac.num_blocks, tol
+            )
 
         def adjoint(of_value: Tensor, of_scores: Tensor) -> tuple[Tensor, Tensor]:
             if of_scores.any():

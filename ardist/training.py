@@ -1,0 +1,134 @@
+"""What teacher forcing leaves out: blocks of the model's own in the past, in training and measured.
+
+A model that is trained on true prefixes never sees its own errors. Teacher forcing makes training
+one parallel pass and shortens the path of the gradient; the price is that a draw runs on prefixes
+that training never showed, known as exposure bias (Ranzato et al. 2016).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
+
+from ardist.distribution import AutoregressiveDistribution
+from ardist.layout import Layout
+
+
+def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
+    """log_prob of events on prefixes that are partly the model's own, in nats.
+
+    Scheduled sampling (Bengio et al. 2015): each block of the past is replaced, with this
+    probability, by a draw of the model's. A network with parallel passes makes two of them, and
+    the draws of the first are on true prefixes (Mihaylova and Martins 2019); an RNN goes step by
+    step, its draws on the prefixes as replaced. No gradient flows through the draws. At
+    probability 0 it is `log_prob`; at others no likelihood of `x`, but a training objective.
+
+    Args:
+        x: events (*lead, *event_shape); `lead` broadcasts with batch_shape.
+        probability: of replacing a block; training raises it as it goes on.
+
+    Returns:
+        the sum over blocks, of shape (*lead).
+
+    Raises:
+        ValueError: where the probability is none, or part of the event is observed.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
+    >>> loss = -ad.training.scheduled_log_prob(net.condition(), torch.ones(16, 4), 0.25).mean()
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability: expected one within [0, 1], got {probability}")
+    if p._observed is not None:
+        raise ValueError("p: expected a distribution of which nothing is observed")
+    x = p._checked(x)
+    fac, layout, lead = p.factorization, p.factorization.layout, p._lead(x)
+    blocks = fac.split(p._per_row(x, p.event_shape, lead))
+    own = layout.spread(torch.rand(len(blocks), fac.num_blocks, device=x.device) < probability)
+    decoder = p.differentiable_decoder(lead) if p._ranks is None else None
+    if decoder is None:
+        ranks = p._row_ranks(lead)
+        with torch.no_grad():
+            drawn = layout.sample(p._network(blocks, p._contexts, ranks))
+        params = p._network(torch.where(own, drawn, blocks), p._contexts, ranks)
+        scores = layout.log_prob(params, blocks)
+    else:
+
+        def teach(step: int, now: Layout, params: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+            true, replaced = (layout.take("value", part, fac.steps[step]) for part in (blocks, own))
+            return torch.where(replaced, drawn, true), now.log_prob(params, true)
+
+        scores = p.through_steps(decoder, lead, teach)[1]
+    if fac.end is not None:
+        scores = scores.masked_fill(fac.ended(blocks, p._row_ranks(lead)), 0.0)
+    return p._unrows(scores, lead).sum(-1)
+
+
+class Exposure(NamedTuple):
+    """Nats of each block, (*grid_shape), on prefixes from data and on the model's own."""
+
+    on_data: Tensor
+    on_own: Tensor
+
+
+@torch.no_grad()
+def exposure_bias(
+    p: AutoregressiveDistribution,
+    x: Tensor,
+    truth: AutoregressiveDistribution | None = None,
+    num_samples: int = 1000,
+) -> Exposure:
+    """How many nats each block costs on prefixes from data, and on the model's own draws.
+
+    Where the `truth` is known, nats are what is lost by believing p: the divergence of the truth's
+    conditional from p's, given the same prefix. On prefixes from data their sum is KL(truth || p);
+    what they are more on the model's own is exposure bias: errors that lead to errors. Where it
+    is not known, nats are -log p of the block that follows in the data, and in the model's own
+    draw: the second is p's entropy, and a difference says that the model's draws are not like
+    data (less: they are too sure of themselves and repeat; more: they stray).
+
+    Args:
+        x: data (*lead, *event_shape).
+        truth: a distribution over the same event in the same order.
+        num_samples: draws of p for each of its contexts.
+
+    Raises:
+        ValueError: where the truth is of another event or order.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
+    >>> ad.training.exposure_bias(net.condition(), torch.ones(16, 4)).on_own.shape
+    torch.Size([4])
+    """
+    fac = p.factorization
+    own = p.sample((num_samples,))
+    if truth is None:
+        found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
+    else:
+        other = truth.factorization
+        same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
+        if not same or not torch.equal(other.ranks, fac.ranks):
+            raise ValueError(f"truth: expected one over {fac}, got {other}")
+        found = [_divergences(truth, p, prefix) for prefix in (x, own)]
+    on_data, on_own = (each.reshape(-1, *fac.grid_shape).mean(0) for each in found)
+    return Exposure(on_data, on_own)
+
+
+def _divergences(
+    truth: AutoregressiveDistribution, p: AutoregressiveDistribution, prefix: Tensor
+) -> Tensor:
+    """KL of each block's conditionals: (*lead, *grid_shape)."""
+    each, theirs = truth.conditionals(prefix), p.conditionals(prefix)
+    if isinstance(each, Distribution) and isinstance(theirs, Distribution):
+        return kl_divergence(each, theirs)
+    pairs = zip(_listed(each), _listed(theirs), strict=True)
+    return torch.stack([kl_divergence(one, other) for one, other in pairs], -1)
+
+
+def _listed(
+    conditionals: Distribution | tuple[Distribution, ...] | dict[str, Distribution],
+) -> list[Distribution]:
+    if isinstance(conditionals, dict):
+        return list(conditionals.values())
+    return [conditionals] if isinstance(conditionals, Distribution) else list(conditionals)

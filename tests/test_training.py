@@ -1,0 +1,140 @@
+"""Blocks of the model's own in the past: scheduled sampling, and what their absence costs."""
+
+import pytest
+import torch
+from table import CONTEXT, build
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+from ardist.training import exposure_bias, scheduled_log_prob
+
+NETWORKS = ("made", "rnn-gru", "transformer", "plain")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "factorization", ["bernoulli-permutation", "normal-raster", "columns", "ended"]
+)
+def test_at_probability_zero_it_is_log_prob(network, factorization, float64):
+    net = build(network, factorization, CONTEXT).double()
+    p = net.condition(torch.randn(2, *CONTEXT))
+    x = p.sample((3,))
+    found = scheduled_log_prob(p, x, 0.0)
+    torch.testing.assert_close(found, p.log_prob(x))
+    found.sum().backward()
+    assert all(
+        weight.grad.isfinite().all() for weight in net.parameters() if weight.grad is not None
+    )
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_at_probability_one_the_past_is_the_models(network, float64):
+    """The expected score, by enumeration of the pasts that a model draws."""
+    net = build(network, "bernoulli-raster").double()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.mul_(3)
+    p = net.condition()
+    fac, x = p.factorization, torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    states = p.enumerate_support()
+    scores = torch.stack(
+        [p.conditionals(past).log_prob(x) for past in states]
+    )  # of x on each past, (16, 2, 2)
+    if network == "rnn-gru":  # its draws are on its own draws
+        weights = p.log_prob(states).exp()
+    else:  # all draws are on the true past
+        weights = p.conditionals(x).log_prob(states).flatten(1).sum(-1).exp()
+    expected = (weights @ scores.flatten(1)).sum()
+    torch.manual_seed(0)
+    found = scheduled_log_prob(p, x.expand(4000, 2, 2), 1.0)
+    assert abs(found.mean() - expected) < 4 * found.std() / 4000**0.5
+    assert fac.num_blocks == 4
+
+
+def test_half_of_the_past_is_replaced():
+    """Each block repeats the one before it, which the model's own draws never do."""
+
+    class Repeats(networks.ConditionalNetwork):
+        def forward(self, blocks, context=None, ranks=None):
+            before = torch.cat((torch.ones_like(blocks[:, :1]), blocks[:, :-1]), 1)
+            return (before - 0.5).unsqueeze(-1) * torch.tensor([-8.0])
+
+    p = Repeats(ad.Factorization(400, fam.Bernoulli())).condition()
+    ones = torch.ones(50, 400)
+    own = scheduled_log_prob(p, ones, 0.5) / 400
+    # On a true past a one is unlikely (-4), on a replaced one, which is a zero, it is likely.
+    share = (own - p.log_prob(ones) / 400) / 4.0
+    assert share.mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_orders_for_rows_and_contexts():
+    net = build("transformer", "normal-raster", CONTEXT)
+    p = net.condition(torch.randn(2, *CONTEXT))
+    ranks = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])
+    q = p.with_ordering(ranks)
+    x = q.sample((3,))
+    torch.testing.assert_close(scheduled_log_prob(q, x, 0.0), q.log_prob(x))
+    assert scheduled_log_prob(q, x, 0.5).shape == (3, 2)
+
+
+def chain(stays):
+    """A Markov chain of two states that stays with this probability, as a network."""
+    odds = torch.tensor([[stays, 1 - stays], [1 - stays, stays]]).log()
+
+    class Chain(networks.ConditionalNetwork):
+        def forward(self, blocks, context=None, ranks=None):
+            first = torch.full((len(blocks), 1, 2), 0.5).log()
+            return torch.cat((first, odds[blocks[:, :-1]]), 1)
+
+    return Chain(ad.Factorization(6, fam.Categorical(2))).condition()
+
+
+def test_exposure_is_what_is_lost_on_each_prefix():
+    truth, p = chain(0.9), chain(0.6)
+    torch.manual_seed(0)
+    x = truth.sample((500,))
+    found = exposure_bias(p, x, truth)
+    each = 0.9 * torch.tensor(0.9 / 0.6).log() + 0.1 * torch.tensor(0.1 / 0.4).log()
+    expected = torch.cat((torch.zeros(1), each.expand(5)))
+    torch.testing.assert_close(found.on_data, expected)
+    torch.testing.assert_close(found.on_own, expected)  # a chain of order one recovers at once
+    unknown = exposure_bias(p, x, num_samples=4000)
+    entropy = -(0.6 * torch.tensor(0.6).log() + 0.4 * torch.tensor(0.4).log())
+    torch.testing.assert_close(unknown.on_own[1:].mean(), entropy, rtol=0.05, atol=0)
+    assert unknown.on_data.sum().item() == pytest.approx(-p.log_prob(x).mean().item(), rel=1e-5)
+
+
+def test_exposure_of_columns():
+    fac = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Normal())
+    torch.manual_seed(0)
+    p, truth = (networks.MADE(fac, hidden_features=8).condition() for _ in range(2))
+    found = exposure_bias(p, truth.sample((50,)), truth)
+    assert found.on_data.shape == found.on_own.shape == (2,)
+    assert (found.on_data > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda p: scheduled_log_prob(p, torch.zeros(6).long(), 1.5),
+            r"probability: expected one within \[0, 1\], got 1.5",
+        ),
+        (
+            lambda p: scheduled_log_prob(
+                p.given(torch.zeros(6).long(), torch.arange(6) < 2), torch.zeros(6).long(), 0.5
+            ),
+            "p: expected a distribution of which nothing is observed",
+        ),
+        (
+            lambda p: exposure_bias(
+                p, p.sample((2,)), build("made", "bernoulli-raster").condition()
+            ),
+            r"truth: expected one over Factorization\(\(6,\), Categorical\(2\)\)",
+        ),
+    ],
+)
+def test_bad_questions_are_refused(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(chain(0.5))
