@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.score_parts import ScoreParts
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.func import functional_call
@@ -259,6 +260,24 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """A draw with gradients and its log_prob, from the same pass; args as of `rsample`."""
         x, scores = self._replaced(self._rsample, Size(sample_shape), tol)
         return x, scores.sum(-1)
+
+    def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
+        """What Pyro's ELBOs need of a draw.
+
+        `has_rsample` is true where all blocks are reparameterized. `p.has_rsample_(True)` asks
+        for a chain of both kinds: gradients through the blocks that have them, and the score
+        function of the others. `Trace_ELBO` and `TraceEnum_ELBO` are unbiased under it;
+        `TraceGraph_ELBO` does not ask for the parts of a site with `has_rsample`, and is biased.
+        """
+        layout = self.factorization.layout
+        if not self.has_rsample or layout.has_rsample:
+            parts: ScoreParts = super().score_parts(x, *args, **kwargs)
+            return parts
+        blocks = self._log_prob_blocks(x)
+        scored = torch.tensor([not f.has_rsample for f in layout.families], device=blocks.device)
+        shape = torch.broadcast_shapes(blocks.shape[:-1], self.batch_shape)
+        whole, score = (part.sum(-1).expand(shape) for part in (blocks, blocks[..., scored]))
+        return ScoreParts(whole, score, whole)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All events: (num_states, *batch_shape, *event_shape), or with ones for batch_shape.
@@ -580,9 +599,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def _rsample(self, sample_shape: Size, tol: float) -> tuple[Tensor, Tensor]:
         """Events, and the scores of their blocks."""
         fac, lead = self.factorization, sample_shape + self.batch_shape
-        if not fac.has_rsample:
+        if not (fac.has_rsample or self.has_rsample):
             without = [f for f in fac.layout.distinct if not f.has_rsample]
-            raise NotImplementedError(f"rsample: no gradients through draws of {without}")
+            raise NotImplementedError(
+                f"rsample: no gradients through draws of {without}; has_rsample_(True) asks for "
+                f"those of the other blocks"
+            )
         if self._observed is not None and fac.layout.is_cut(fac.split(self._observed[1])):
             raise NotImplementedError("rsample: no gradients through a block observed in part")
         if self._ranks is None and prod(lead) > 0:
@@ -656,6 +678,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         given = (self.context, *(self.params or {}).values(), *(self._observed or ()))
         sources = (*core.parameters(), *(part for part in given if part is not None))
         wanted = torch.is_grad_enabled() and any(part.requires_grad for part in sources)
+        wanted = wanted and any(family.has_rsample for family in layout.distinct)
         if not wanted or x.numel() == 0:
             with core.evaluating():
                 return x, self._score(x)

@@ -165,11 +165,12 @@ class Layout:
         return self._draws([family.rsample(p) for family, p in parts], params)
 
     def pathwise(self, params: Tensor, values: Tensor) -> Tensor:
-        """Draws once more, with their gradients to the parameters."""
+        """Draws once more, with their gradients to the parameters where families have them."""
         parts = zip(
             self.distinct, self.split("param", params), self.split("value", values), strict=True
         )
-        return self._draws([family.pathwise(p, v) for family, p, v in parts], params)
+        again = [family.pathwise(p, v) if family.has_rsample else v for family, p, v in parts]
+        return self._draws(again, params)
 
     def sample_given(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """A draw of each block given its elements under a mask, without gradients."""
@@ -193,26 +194,24 @@ class Layout:
         return self._draws([family.push(p, given) for family, p, given in parts], params)
 
     def slopes(
-        self,
-        inside: tuple[str, Tensor],
-        outside: str,
-        function: Callable[[Family, Tensor, int], Tensor],
+        self, kind: str, rows: Tensor, function: Callable[[Family, Tensor, int], Tensor]
     ) -> list[Tensor]:
         """The Jacobian of each block by itself: (inputs, outputs, rows), in raster order.
 
         Args:
-            inside: the inputs of all blocks, (rows, ...), and their kind.
-            outside: the kind of the outputs.
+            kind: of the inputs, "value" or "param".
+            rows: the inputs of all blocks, (rows, ...).
             function: from a family, the inputs of its blocks and its number among the distinct
                 ones to their outputs.
         """
-        kind, rows = inside
         found: list[Tensor] = [rows] * self.num_blocks
         members = self._members or [list(range(self.num_blocks))]
         for number, part in enumerate(self.split(kind, rows)):
             with torch.enable_grad():
                 leaf, shape = part.detach().requires_grad_(), (*part.shape[:2], -1)
                 outputs = function(self.distinct[number], leaf, number).reshape(shape)
+                if not outputs.requires_grad:  # a draw without gradients, or a discrete feature
+                    outputs = outputs + 0.0 * leaf.sum()
                 each = [
                     torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0].reshape(shape)
                     for output in outputs.unbind(-1)

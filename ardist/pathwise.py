@@ -107,9 +107,11 @@ def by_sweep(
     def solve(gradient: Tensor) -> Tensor:
         values = layout.split("value", blocks)
         drawn = layout.slopes(
-            ("param", params), "value", lambda family, p, n: family.pathwise(p, values[n])
+            "param",
+            params,
+            lambda f, p, n: f.pathwise(p, values[n]) if f.has_rsample else values[n],
         )
-        read = layout.slopes(("value", blocks), "feature", lambda family, v, _: family.features(v))
+        read = layout.slopes("value", blocks, lambda family, v, _: family.features(v))
         sizes = layout.sizes["value"]
         total = list(gradient.flatten(1).T.contiguous().split(sizes))
         chosen = None if free is None else free.flatten(1).T.split(sizes)
