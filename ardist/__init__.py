@@ -4,7 +4,7 @@ p(x | c) = prod_i p(x_i | earlier x, c), over any ordering and any partition of 
 each conditional of any form, as one object of the `torch.distributions` API.
 """
 
-from ardist import families, networks, testing
+from ardist import families, information, networks, sampling, testing, training, transforms
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.mixtures import OrderingMixture
@@ -22,6 +22,10 @@ __all__ = [
     "OrderingMixture",
     "Partition",
     "families",
+    "information",
     "networks",
+    "sampling",
     "testing",
+    "training",
+    "transforms",
 ]

@@ -446,6 +446,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             new.has_rsample = self.has_rsample
             new.has_enumerate_support = self.has_enumerate_support
         new.__dict__.update({"_ranks": self._ranks, "_observed": self._observed, **rows})
+        if new._ranks is not None and new.factorization.end is not None:
+            new.has_enumerate_support = False  # rows have different states
         shapes = [self._context_batch]
         if new._ranks is not None:
             shapes.append(new._ranks.shape[:-1])
@@ -684,22 +686,39 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 return x, self._score(x)
         lead = self._lead(x)
         blocks = fac.split(self._per_row(x.detach(), self.event_shape, lead))
+        value, each = self.attach_rows(lead, blocks, tol=tol)
+        return self._unrows(fac.merge(value), lead), self._unrows(each, lead)
+
+    def attach_rows(
+        self,
+        lead: Size,
+        blocks: Tensor,
+        again: Callable[[Tensor, Tensor], Tensor] | None = None,
+        tol: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """As `attach`, for the blocks of rows.
+
+        Args:
+            again: from all parameters and blocks to the same blocks, with gradients to the
+                parameters, and perhaps to more; by default `Layout.pathwise`.
+        """
+        fac, layout, core = self.factorization, self.factorization.layout, self._core
         ranks, observed, contexts = self._row_ranks(lead), self._row_observed(lead), self._contexts
         leaf = blocks.detach().requires_grad_()
         with core.evaluating(), torch.autocast(blocks.device.type, enabled=False):
             params = self._network(leaf, contexts, ranks)
             sweep = None if ranks is not None or self._other else core._sweep(blocks, contexts)
-        scores, again, free = layout.log_prob(params, leaf), layout.pathwise(params, blocks), None
+        same, free = (again or layout.pathwise)(params, blocks), None
+        scores = layout.log_prob(params, leaf)
         if observed is not None:
             free = ~observed[1]
-            again = torch.where(free, again, observed[0])
+            same = torch.where(free, same, observed[0])
             scores = scores.masked_fill(layout.whole(observed[1]), 0.0)
         if sweep is not None:
             solve = by_sweep(fac, sweep, params, blocks, free)
         else:
-            solve = by_iteration(
-                again, leaf, fac.num_steps if ranks is None else fac.num_blocks, tol
-            )
+            steps = fac.num_steps if ranks is None else fac.num_blocks
+            solve = by_iteration(same, leaf, steps, tol)
 
         def adjoint(of_value: Tensor, of_scores: Tensor) -> tuple[Tensor, Tensor]:
             if of_scores.any():
@@ -707,8 +726,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 of_value = of_value + through
             return solve(of_value), of_scores
 
-        value, each = attach(blocks, again, scores, adjoint)
-        return self._unrows(fac.merge(value), lead), self._unrows(each, lead)
+        value, each = attach(blocks, same, scores, adjoint)
+        return value, each
 
     def _replaced(self, function: Callable[..., Result], *args: Any) -> Result:
         """A call while `params` stand in for the network's own."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
-from itertools import accumulate, chain
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +12,8 @@ from torch.distributions import Distribution
 
 from ardist.decoding import Decoder, _Forced
 from ardist.distribution import AutoregressiveDistribution
-from ardist.families import Family
+from ardist.families.truncated import _state_logits
+from ardist.families.univariate import gumbel
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import as_positive
@@ -36,7 +37,7 @@ class Step(NamedTuple):
             step has the whole event.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # instead of the tuple's method
     blocks: Tensor
     conditional: Distribution | tuple[Distribution, ...]
     value: Tensor | tuple[Tensor, ...]
@@ -89,21 +90,21 @@ def ancestral(
 
 
 def _each_step(rows: "_Rows", steps: Iterable[int]) -> Iterator[Step]:
-    decoder, forced = rows.call(rows.decoder), _Forced(rows.factorization, rows.observed)
-    blocks, previous = rows.anchor, None
-    ended = torch.zeros(len(blocks), 1, dtype=torch.bool, device=blocks.device)
+    p, fac = rows.p, rows.factorization
+    decoder, forced = _call(p, rows.decoder), _Forced(fac, rows.observed)
+    blocks, start, previous = rows.anchor, 0, None
+    ended = rows.ended(blocks[:, :0])
     for step in steps:
-        params = rows.call(decoder.step, previous)
-        layout = rows.factorization.step_layouts[step]
+        layout, params = fac.step_layouts[step], _call(p, decoder.step, previous)
         observed = forced.columns(step, step + 1) if rows.is_cut else None
         if observed is None:
-            drawn = rows.call(layout.sample, params)
+            drawn = _call(p, layout.sample, params)
         else:
-            drawn = rows.call(layout.sample_given, params, *observed)
+            drawn = _call(p, layout.sample_given, params, *observed)
         previous = forced.apply(drawn, step, step + 1)
-        blocks = rows.put(blocks, previous, rows.ends[step])
+        blocks = rows.put(blocks, previous, start)
         yield rows.show(step, params, previous, ended, blocks)
-        ended = ended | (previous == rows.factorization.end)
+        start, ended = start + previous.shape[1], ended | rows.ended(previous)
         if forced.take(previous):
             return
 
@@ -167,18 +168,18 @@ def _iterate(p: AutoregressiveDistribution, lead: Size, tol: float) -> tuple[Ten
     allowed = layout.spread(torch.where(exact, 0.0, tol).to(like))
     num_steps = fac.num_steps if ranks is None else int(ranks.max()) + 1
     noise = layout.noise(prod(lead), like)
-    blocks = fac.split(p.anchor)
-    blocks = blocks.expand(prod(lead), *blocks.shape)
-    for passes in range(1, num_steps + 1):
+    anchor = fac.split(p.anchor)
+    blocks, passes, settled = anchor.expand(prod(lead), *anchor.shape), 0, False
+    while passes < num_steps and not settled:
         drawn = layout.push(p._network(blocks, p._contexts, ranks), noise)
-        if fac.end is not None:
-            drawn = drawn.masked_fill(fac.ended(drawn, ranks), fac.pad)
         if observed is not None:
             drawn = torch.where(observed[1], observed[0], drawn)
+        if fac.end is not None and fac.pad is not None:
+            ended = fac.ended(drawn, ranks)
+            ended = ended if observed is None else ended & ~observed[1]
+            drawn = drawn.masked_fill(ended, fac.pad)
         settled = bool(((drawn - blocks).abs() <= allowed * (1 + drawn.abs())).all())
-        blocks = drawn
-        if settled:
-            break
+        blocks, passes = drawn, passes + 1
     return blocks, passes
 
 
@@ -215,8 +216,8 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
     Returns:
         the events, (found, *batch_shape, *event_shape), and their log_prob, (found, *batch_shape),
         in nats and falling. As many as `width` are found where there are so many of positive
-        probability; a row of the batch that has fewer than another is filled up with events of
-        log_prob -inf.
+        probability; a row of the batch that has fewer than another is filled up with its first
+        event, at log_prob -inf.
 
     Raises:
         ValueError: where blocks have no finite set of states, or orders differ from row to row and
@@ -233,9 +234,7 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
     return events, log_prob
 
 
-def without_replacement(
-    p: AutoregressiveDistribution, k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draws `k` different events: the first by p, each further one by p without those before it.
 
     A beam search over log-probabilities perturbed by Gumbels, which finds the k largest of all
@@ -268,22 +267,193 @@ def without_replacement(
 def _search(
     p: AutoregressiveDistribution, width: int, perturb: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The events whose log_prob, or perturbed log_prob, is largest, with both."""
-    states = {family: family.enumerate_support() for family in p.factorization.layout.distinct}
-    if infinite := [family for family, values in states.items() if values is None]:
+    """The events that rank highest by log_prob, or by that perturbed; their log_prob, and rank."""
+    families = p.factorization.layout.distinct
+    states = {f: values for f in families if (values := f.enumerate_support()) is not None}
+    if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
     rows = _Rows(p, p.batch_shape)
-    fac, batch, decoder = rows.factorization, len(rows.anchor), rows.decoder()
+    fac, decoder, batch = rows.factorization, rows.decoder(), len(rows.anchor)
     forced = _Forced(fac, rows.observed)
-    # Rows are beams by contexts, the contexts' own last: as networks have them.
-    drawn = forced.known[0] if forced.known else rows.anchor[:, :0]
-    log_prob = rows.like.new_zeros(1, batch)
-    score = _gumbels(log_prob) if perturb else log_prob
-    params = forced.begin(decoder) if forced.num_known < fac.num_steps else rows.like
+    # Beams by contexts, the contexts' own dimension last, are the rows.
+    drawn = torch.cat([rows.anchor[:, :0], *forced.known], 1)
+    log_prob = torch.zeros(1, batch, dtype=rows.like.dtype, device=rows.like.device)
+    rank = gumbel(torch.empty_like(log_prob)) if perturb else log_prob
+    params = forced.begin(decoder) if forced.num_known < fac.num_steps else log_prob
     for step in range(forced.num_known, fac.num_steps):
-        kept = torch.arange(len(drawn), device=drawn.device)
-        layout, at = fac.step_layouts[step], 0
-        for family in layout.families:
-            single, values = layout.select([0]), states[family]
-            ...
-    raise NotImplementedError
+        layout, taken = fac.step_layouts[step], drawn.shape[1]
+        kept = unmoved = torch.arange(len(drawn), device=drawn.device)
+        for number, family in enumerate(layout.families):
+            each = _state_logits(family, _by_block(layout, params)[number]).log_softmax(-1)
+            values = states[family].to(drawn)
+            each = rows.scores(each, values, drawn).unflatten(0, (-1, batch))
+            total = log_prob.unsqueeze(-1) + each  # beam, context, state
+            ranked = _perturbed(total, rank.unsqueeze(-1)) if perturb else total
+            parents, chosen, rank = _best(ranked, width)
+            log_prob = total.flatten(0, 1)[parents, chosen].reshape(rank.shape)
+            kept, params, drawn = kept[parents], params[parents], drawn[parents]
+            block = values[chosen].reshape(len(drawn), -1, *drawn.shape[2:])
+            drawn = torch.cat((drawn, block), 1)
+        if step + 1 == fac.num_steps or bool(rows.ended(drawn).all()):
+            break
+        if not torch.equal(kept, unmoved):
+            decoder.select(kept)
+        params = decoder.step(drawn[:, taken:])
+    lead = Size((len(log_prob), *p.batch_shape))
+    blocks = rows.put(rows.anchor[:1].expand(len(drawn), *rows.anchor.shape[1:]), drawn, 0)
+    log_prob, rank = (p._unrows(x.flatten(), lead) for x in (log_prob, rank))
+    events = rows.events(blocks, lead)
+    found = (log_prob > -torch.inf).reshape(*lead, *(1,) * len(p.event_shape))
+    return torch.where(found, events, events[:1]), log_prob, rank
+
+
+def _by_block(layout: Layout, params: Tensor) -> Sequence[Tensor]:
+    """The parameters of each block, (..., num_params)."""
+    return params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
+
+
+def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best of all (beam, context, state) for each context; ranks of -inf only fill up.
+
+    Returns:
+        their rows and states, (found * contexts,), and their ranks (found, contexts).
+    """
+    beams, batch, count = ranked.shape
+    best, at = ranked.transpose(0, 1).flatten(1).topk(min(width, beams * count))
+    found = max(1, int((best > -torch.inf).sum(-1).max()))
+    best, at = best[:, :found].T, at[:, :found].T
+    parents = at // count * batch + torch.arange(batch, device=at.device)
+    return parents.flatten(), (at % count).flatten(), best
+
+
+def _perturbed(log_prob: Tensor, largest: Tensor) -> Tensor:
+    """Gumbels at `log_prob` (..., states), given that this is the largest of them."""
+    free = log_prob + gumbel(torch.empty_like(log_prob))
+    gap = free.amax(-1, keepdim=True) - free
+    above = largest - free + torch.log(-torch.expm1(-gap))
+    drawn = largest - above.relu() - torch.log1p(torch.exp(-above.abs()))
+    return drawn.masked_fill(log_prob == -torch.inf, -torch.inf)
+
+
+class _Rows:
+    """The rows of a distribution, with blocks in the order in which they are drawn.
+
+    Args:
+        p: the distribution.
+        lead: shape of the draw, which ends with batch_shape.
+    """
+
+    def __init__(self, p: AutoregressiveDistribution, lead: Size) -> None:
+        fac, layout = p.factorization, p.factorization.layout
+        if prod(lead) == 0:
+            raise ValueError(f"p: expected at least one event to draw, got shape {tuple(lead)}")
+        ranks, observed = p._row_ranks(lead), p._row_observed(lead)
+        if ranks is None:
+            order = list(chain(*fac.steps))
+            columns = layout.columns("value", order) if layout.flat else order
+            self._columns = torch.tensor([columns], device=p._reference.device)
+        elif layout.flat or bool((ranks.amax(-1) + 1 < layout.num_blocks).any()):
+            raise ValueError(
+                "p: expected one order for all rows, where blocks differ in family or are tied, "
+                f"got ranks of shape {tuple(ranks.shape)}"
+            )
+        else:
+            self._columns, fac = ranks.argsort(-1), fac.with_ordering(Ordering.raster())
+        self.p, self._lead, self._ranks = p, lead, ranks
+        self.factorization = fac  # whose steps are those of the draw
+        self.like = p._reference
+        anchor = fac.split(p.anchor)
+        self.anchor = anchor.expand(prod(lead), *anchor.shape)
+        self.observed: tuple[Tensor, Tensor] | None = None
+        self.is_cut = False
+        if observed is not None:
+            values, mask = (part.gather(1, self._at(part, 0)) for part in observed)
+            self.observed, self.is_cut = (values, mask), layout.is_cut(observed[1])
+
+    def decoder(self) -> Decoder:
+        p, rows = self.p, prod(self._lead)
+        decoder: Decoder = p._core.decoder(rows, p._contexts, self._ranks, **p._other)
+        return decoder
+
+    def put(self, blocks: Tensor, values: Tensor, start: int) -> Tensor:
+        """Blocks in raster order with those replaced that are drawn from `start` on."""
+        return blocks.scatter(1, self._at(values, start), values)
+
+    def _at(self, values: Tensor, start: int) -> Tensor:
+        """Where in raster order values belong that are drawn from `start` on."""
+        at = self._columns[:, start : start + values.shape[1]]
+        at = at if len(at) == 1 else at.repeat(len(values) // len(at), 1)
+        return at.reshape(*at.shape, *(1,) * (values.dim() - 2)).expand_as(values)
+
+    def events(self, blocks: Tensor, lead: Size) -> Tensor:
+        """Blocks in raster order as events."""
+        return self.p._unrows(self.factorization.merge(blocks), lead)
+
+    def ended(self, drawn: Tensor) -> Tensor:
+        """Whether nothing but padding can follow: (rows, 1) bool."""
+        end = self.factorization.end
+        if end is None:
+            return torch.zeros(len(drawn), 1, dtype=torch.bool, device=drawn.device)
+        return (drawn == end).any(1, keepdim=True)
+
+    def scores(self, log_prob: Tensor, states: Tensor, drawn: Tensor) -> Tensor:
+        """log_prob of the next block's states, which may have to be padding or what is observed.
+
+        Args:
+            log_prob: (rows, n) by its conditional.
+            states: (n, *event_shape).
+            drawn: what comes before it.
+        """
+        states = states.flatten(1) if states.dim() > 1 else states.unsqueeze(-1)
+        if (pad := self.factorization.pad) is not None:
+            certain = torch.where(states.T.eq(pad), 0.0, -torch.inf).to(log_prob)
+            log_prob = torch.where(self.ended(drawn), certain, log_prob)
+        if self.observed is not None:
+            width = states.shape[1] if self.factorization.layout.flat else 1
+            columns = slice(drawn.shape[1], drawn.shape[1] + width)
+            values, mask = (
+                part[:, columns].flatten(1).repeat(len(drawn) // len(part), 1)
+                for part in self.observed
+            )
+            agree = ((states == values.unsqueeze(1)) | ~mask.unsqueeze(1)).all(-1)
+            log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
+            log_prob = log_prob.masked_fill(~agree, -torch.inf)
+            some = mask.any(-1, keepdim=True)
+            log_prob = torch.where(some, log_prob.log_softmax(-1), log_prob)
+        return log_prob
+
+    def show(self, step: int, params: Tensor, value: Tensor, ended: Tensor, event: Tensor) -> Step:
+        """What a user sees of a step."""
+        layout, fac = self.factorization.step_layouts[step], self.factorization
+        params, value, ended = (self.p._unrows(x, self._lead) for x in (params, value, ended))
+        conditional: Distribution | tuple[Distribution, ...]
+        shown: Tensor | tuple[Tensor, ...]
+        if not layout.flat:
+            conditional, shown = layout.families[0](params), value
+            if fac.end is not None:
+                conditional = self.p._padded(conditional, ended)
+        else:
+            pieces = zip(layout.families, _by_block(layout, params), strict=True)
+            conditional = tuple(family(piece) for family, piece in pieces)
+            if fac.end is not None:
+                after = ended.squeeze(-1)
+                conditional = tuple(self.p._padded(one, after) for one in conditional)
+            values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
+            shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
+        if self._ranks is None:
+            blocks = torch.tensor(fac.steps[step], device=self.like.device)
+        else:
+            blocks = self.p._unrows(self._columns[:, step : step + 1], self._lead)
+        return Step(step, blocks, conditional, shown, self.events(event, self._lead))
+
+
+def _check(p: AutoregressiveDistribution) -> None:
+    if not isinstance(p, AutoregressiveDistribution):
+        raise ValueError(f"p: expected an AutoregressiveDistribution, got {p!r}")
+
+
+def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:
+    """A call under which networks are as they are in draws."""
+    off = torch.autocast(p._reference.device.type, enabled=False)
+    with torch.no_grad(), p._core.evaluating(), off:
+        return p._replaced(function, *args)

@@ -14,6 +14,7 @@ from attention import gpt
 from convolution import locally_masked, pixelcnn, wavenet
 from gradients import gradients, gradients_of_many
 from harness import compare
+from information import information
 from limits import limits
 from masked import made_continuous, made_sampling, made_scoring, made_windows
 from memory import memory
@@ -39,6 +40,7 @@ CASES = {
         scoring,
         memory,
         limits,
+        information,
     )
 }
 

@@ -24,6 +24,9 @@ ORDER = (
     "pathwise",
     "distribution",
     "mixtures",
+    "sampling",
+    "information",
+    "training",
     "networks.base",
     "networks.masking",
     "networks.sequence",
@@ -41,6 +44,7 @@ ORDER = (
     "testing",
     "networks.foreign",
     "networks",
+    "transforms",
 )
 
 

@@ -1,296 +1,185 @@
-"""Gradients through draws: those of plain autograd through the steps, for every network."""
+"""Gradients of families' draws, against quadrature and against torch's own."""
 
+import math
+
+import pyro.distributions as dist
 import pytest
 import torch
-from table import CASES, CONTEXT, FACTORIZATIONS, GPT, build
+from table import FAMILIES, VECTORS
+from torch.distributions import AffineTransform, SigmoidTransform, StickBreakingTransform
 
-import ardist as ad
 from ardist import families as fam
-from ardist import networks
 
-REPARAMETERIZED = [case for case in CASES if FACTORIZATIONS[case[1]].has_rsample]
-
-
-def through_steps(p, x):
-    """The draws x (rows, ...) once more, each step's from a pass over those before it."""
-    fac, layout = p.factorization, p.factorization.layout
-    drawn = fac.split(x)
-    blocks = drawn.clone()
-    observed = p._row_observed(x.shape[:1])
-    steps = [(fac.ranks.flatten() == step).expand(len(x), -1) for step in range(fac.num_steps)]
-    if p._ranks is not None:
-        steps = [p._row_ranks(x.shape[:1]) == step for step in range(fac.num_blocks)]
-    for now in steps:
-        params = p._network(blocks, p._contexts, p._row_ranks(x.shape[:1]))
-        again = layout.pathwise(params, drawn)
-        if observed is not None:
-            again = torch.where(observed[1], observed[0], again)
-        blocks = torch.where(layout.spread(now), again, blocks)
-    return fac.merge(blocks)
-
-
-def holds(p, inputs, tolerance=1e-9):
-    """Draws, scores and gradients agree with those through the steps."""
-    torch.manual_seed(3)
-    x, score = p.rsample_and_log_prob()
-    torch.manual_seed(3)
-    torch.testing.assert_close(x, p.sample(), rtol=1e-8, atol=1e-8)
-    again = through_steps(p, x.detach())
-    torch.testing.assert_close(x, again, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(score, p.log_prob(again), rtol=1e-8, atol=1e-8)
-    of_x, of_score = torch.randn_like(x), torch.randn_like(score)
-
-    def gradients(x, score):
-        total = (x * of_x).sum() + (0 if score is None else (score * of_score).sum())
-        return torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
-
-    torch.manual_seed(3)
-    alone = p.rsample()
-    for ours, theirs in (
-        (gradients(x, score), gradients(again, p.log_prob(again))),
-        (gradients(alone, None), gradients(again, None)),
-        (gradients(alone, None), gradients(again, None)),  # and once more from the same graph
-    ):
-        for own, other in zip(ours, theirs, strict=True):
-            if other is not None:
-                own = torch.zeros_like(other) if own is None else own
-                assert (own - other).abs().max() <= tolerance * (1 + other.abs().max())
-    assert any(other is not None and other.abs().max() > 0 for other in theirs)
+PAIR = fam.Independent(fam.Normal(), (2,))
+# Of torch's gradients of Gamma and Beta draws a few digits are right.
+BY_TORCH = [
+    fam.Gamma(),
+    fam.Beta(),
+    fam.Mixture(fam.Gamma(), 2),
+    fam.Mixture(fam.Beta(), 2),
+    fam.Parametric(dist.InverseGamma),
+    fam.Transformed(fam.Beta(), SigmoidTransform().inv),
+]
+SCALARS = [
+    *(family for family in FAMILIES.values() if family.has_rsample),
+    *(fam.Mixture(f(), 3) for f in (fam.Laplace, fam.Logistic, fam.LogNormal, fam.Exponential)),
+    fam.Mixture(fam.StudentT(), 2),
+    fam.Mixture(fam.Spline(3), 2),
+    fam.Mixture(fam.Relaxed(fam.Bernoulli(), 0.5), 2),
+    fam.Tempered(fam.Laplace(), 2.0),
+    fam.Transformed(fam.Spline(3), [AffineTransform(0.5, -0.3), SigmoidTransform()]),
+    fam.Transformed(fam.Mixture(fam.Normal(), 2), SigmoidTransform()),
+    fam.Transformed(fam.StudentT(), SigmoidTransform()),
+    *map(fam.Parametric, (dist.Cauchy, dist.HalfNormal, dist.Kumaraswamy, dist.Weibull)),
+    *BY_TORCH,
+]
+FUNCTIONS = (torch.sin, torch.square, lambda x: (-x.square()).exp())
 
 
-@pytest.mark.parametrize(("network", "factorization"), REPARAMETERIZED)
-def test_gradients_are_those_through_the_steps(network, factorization, float64):
-    net = build(network, factorization, CONTEXT).double()
-    context = torch.randn(2, *CONTEXT, requires_grad=True)
-    holds(net.condition(context), [*net.parameters(), context])
+@pytest.mark.parametrize("family", SCALARS, ids=str)
+def test_draws_have_the_gradient_of_the_expectation(family, float64):
+    """E[f(x)] by quadrature over a normal variable; its slopes by differences."""
+    z = torch.linspace(-3, 3, 201)
+    uniform, weight = torch.special.ndtr(z), (-0.5 * z * z).exp() * 0.03 / math.sqrt(2 * math.pi)
+    params = (0.7 * torch.randn(family.num_params)).requires_grad_()
+
+    def expectations(x):
+        return torch.stack([(function(x) * weight).sum(-1) for function in FUNCTIONS])
+
+    x = family.icdf(params, uniform).detach()
+    drawn = family.pathwise(params.expand(len(z), -1), x)
+    assert torch.equal(drawn, x)
+    found = torch.stack(
+        [torch.autograd.grad(e, params, retain_graph=True)[0] for e in expectations(drawn)]
+    )
+    step = 2e-5 * torch.eye(family.num_params).unsqueeze(1)
+    above, below = (expectations(family.icdf(params + sign * step, uniform)) for sign in (1, -1))
+    tolerance = 1e-3 if family in BY_TORCH else 1e-6
+    torch.testing.assert_close(found, (above - below) / 4e-5, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(
-    "network", ["made", "made-residual", "rnn-lstm", "transformer", "unshared"]
-)
-def test_gradients_given_a_prefix(network, float64):
-    net = build(network, "normal-raster", CONTEXT).double()
-    context = torch.randn(3, *CONTEXT, requires_grad=True)
-    value = torch.randn(3, 4, requires_grad=True)
-    for mask in ([1, 1, 0, 0], [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]):
-        p = net.condition(context).given(value, torch.tensor(mask).bool())
-        holds(p, [*net.parameters(), context, value])
+GAUSSIANS = [
+    PAIR,
+    fam.MultivariateNormal(2),
+    fam.LowRankMultivariateNormal(2, 1),
+    fam.LowRankMultivariateNormal(2, 3),
+    fam.Parametric(dist.MultivariateNormal, event_shape=(2,)),
+    fam.Parametric(dist.Normal, event_shape=(2,)),
+]
 
 
-@pytest.mark.parametrize("factorization", ["normal-raster", "normal-ties"])
-def test_gradients_with_an_order_for_each_row(factorization, float64):
-    net = build("transformer", factorization).double()
-    ranks = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2], [2, 0, 1, 3]])
-    holds(net.condition().with_ordering(ranks), list(net.parameters()))
-
-
-def nested(network, **options):
-    torch.manual_seed(0)
-    inner = networks.MADE(ad.Factorization(2, fam.Normal()), context_shape=(3,), hidden_features=8)
-    fac = ad.Factorization((3, 2), fam.Nested(inner), partition=ad.Partition.along(0))
-    return network(fac, **options).double()
-
-
-@pytest.mark.parametrize(
-    ("network", "options"),
-    [
-        (networks.MADE, {"hidden_features": 16}),
-        (networks.RNN, {"hidden_size": 8}),
-        (networks.Transformer, GPT),
-    ],
-)
-def test_gradients_reach_nested_networks(network, options, float64):
-    net = nested(network, **options)
-    p = net.condition().expand((3,))
-    holds(p, list(net.parameters()))
-    net.zero_grad()
-    p.rsample().sum().backward()
-    assert all(weight.grad.abs().sum() > 0 for weight in net.nested.parameters())
-
-
-@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
-def test_a_second_derivative_is_refused(network):
-    net = build(network, "normal-raster", CONTEXT)
-    context = torch.randn(*CONTEXT, requires_grad=True)
-    for draw in (net.condition(context).rsample, net.condition(context).rsample_and_log_prob):
-        x = draw()
-        x = x[0].sum() + x[1] if isinstance(x, tuple) else x.sum()
-        with pytest.raises(RuntimeError, match="rsample: a draw is differentiable once"):
-            torch.autograd.grad(x, context, create_graph=True)
-        with pytest.raises(RuntimeError, match="rsample: a draw is differentiable once"):
-            x.backward(inputs=[context], create_graph=True)
-        torch.autograd.grad(x, context)
-
-
-@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
-def test_dropout_changes_nothing(network):
-    kinds = {
-        "made": (networks.MADE, {"hidden_features": 32}),
-        "rnn-gru": (networks.RNN, {"hidden_size": 8, "num_layers": 2}),
-        "transformer": (networks.Transformer, GPT),
-    }
-    make, options = kinds[network]
-    torch.manual_seed(0)
-    net = make(ad.Factorization(4, fam.Normal()), dropout=0.5, **options)
-    found = []
-    for mode in (True, False):
-        net.train(mode).zero_grad()
-        torch.manual_seed(1)
-        x = net.condition().rsample((5,))
-        assert net.training == mode
-        x.sum().backward()
-        found.append(
-            [x.detach(), *(w.grad.clone() for w in net.parameters() if w.grad is not None)]
+@pytest.mark.parametrize("family", GAUSSIANS, ids=str)
+def test_gaussian_draws_have_the_gradient_of_the_expectation(family, float64):
+    z = torch.cartesian_prod(*[torch.linspace(-7, 7, 141)] * 2)
+    weight = (-0.5 * z.square().sum(-1)).exp() * 0.1**2 / (2 * math.pi)
+    params = (0.5 * torch.randn(family.num_params)).requires_grad_()
+    law = family(params)
+    x = (law.mean + z @ torch.linalg.cholesky(_covariance(law)).T).detach()
+    drawn, scores = family.pathwise(params.expand(len(z), -1), x), family.log_prob(params, x)
+    direction = torch.tensor([0.6, -0.3])
+    for function in FUNCTIONS:
+        (found,) = torch.autograd.grad(
+            (function(drawn @ direction) * weight).sum(), params, retain_graph=True
         )
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+        (expected,) = torch.autograd.grad(
+            (function(x @ direction) * scores * weight).sum(), params, retain_graph=True
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_gradients_of_what_stands_in_for_the_parameters(float64):
-    net = build("made", "normal-raster", CONTEXT).double()
-    given = {n: (2 * w.detach()).requires_grad_() for n, w in net.named_parameters()}
-    context = torch.randn(2, *CONTEXT)
-    p = net.condition(context, params=given)
-    torch.manual_seed(1)
-    x = p.rsample()
-    with torch.no_grad():  # before the backward pass, as an optimizer might
-        for weight in net.parameters():
-            weight.zero_()
-    ours = torch.autograd.grad(x.sum(), list(given.values()))
-    other = build("made", "normal-raster", CONTEXT).double()
-    other.load_state_dict({**other.state_dict(), **given})
-    torch.manual_seed(1)
-    theirs = torch.autograd.grad(other.condition(context).rsample().sum(), list(other.parameters()))
-    for one, two in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, two)
+def _covariance(law):
+    is_product = isinstance(law, torch.distributions.Independent)
+    return law.variance.diag() if is_product else law.covariance_matrix
 
 
-def test_a_tolerance_is_an_approximation(float64):
-    net = build("transformer", "normal-raster", CONTEXT).double()
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.mul_(2)
-    context = torch.randn(2, *CONTEXT, requires_grad=True)
-
-    def gradient(tol):
-        torch.manual_seed(2)
-        return torch.autograd.grad(net.condition(context).rsample((5,), tol=tol).sum(), context)[0]
-
-    exact = gradient(0.0)
-    assert not torch.allclose(gradient(10.0), exact, rtol=1e-3)
-    torch.testing.assert_close(gradient(1e-12), exact, rtol=1e-8, atol=1e-8)
-
-
-def test_no_graph_where_none_is_wanted():
-    net = build("made", "normal-raster", CONTEXT)
-    p = net.condition(torch.randn(2, *CONTEXT))
-    with torch.no_grad():
-        x, score = p.rsample_and_log_prob((3,))
-    assert not x.requires_grad
-    torch.testing.assert_close(score, p.log_prob(x))
-    assert p.rsample((0,)).shape == (0, 2, 4)
-    assert p.rsample_and_log_prob((0,))[1].shape == (0, 2)
-    for weight in net.parameters():
-        weight.requires_grad_(False)
-    assert not p.rsample().requires_grad
+@pytest.mark.parametrize(
+    "family",
+    [
+        fam.Dirichlet(3),
+        fam.Parametric(dist.Dirichlet, event_shape=(3,)),
+        fam.Transformed(PAIR, StickBreakingTransform()),
+        fam.Relaxed(fam.OneHotCategorical(3), 0.8),
+        fam.Independent(fam.Mixture(fam.Gamma(), 2), (2,)),
+    ],
+    ids=str,
+)
+def test_draws_of_vectors_have_the_gradient_of_the_expectation(family, float64):
+    """Within four standard errors of what scores give."""
+    rows = 100_000
+    params = (0.5 * torch.randn(family.num_params)).expand(rows, -1).clone().requires_grad_()
+    x = family.sample(params.detach())
+    drawn, scores = family.pathwise(params, x), family.log_prob(params, x)
+    direction = torch.linspace(-1, 2, family.event_shape[0])
+    for function in FUNCTIONS:
+        values = function(drawn @ direction)
+        total = values - (values - values.mean()).detach() * scores
+        (error,) = torch.autograd.grad(total.sum(), params, retain_graph=True)
+        assert (error.mean(0).abs() < 4 * error.std(0) / math.sqrt(rows)).all()
 
 
-def test_gradients_of_an_expectation_match_quadrature(float64):
-    """Two steps, whose noise is integrated on a grid."""
-    torch.manual_seed(0)
-    net = networks.MADE(
-        ad.Factorization(2, fam.Normal()), hidden_features=(16,), activation=torch.tanh
-    ).double()
-    nodes, weights = (torch.as_tensor(part) for part in _hermite(40))
-    noise = torch.cartesian_prod(nodes, nodes)
-    weight = torch.cartesian_prod(weights, weights).prod(-1)
-
-    def function(x):
-        return torch.sin(x[:, 0]) * torch.exp(-0.1 * x[:, 1] ** 2) + x[:, 1] * x[:, 0]
-
-    def push(blocks):  # both steps from the noise, with a graph
-        first = net.factorization.families[0].push(net(blocks), noise)[:, 0]
-        blocks = torch.stack((first, torch.zeros_like(first)), 1)
-        second = net.factorization.families[0].push(net(blocks), noise)[:, 1]
-        return torch.stack((first, second), 1)
-
-    exact = torch.autograd.grad(
-        (weight * function(push(torch.zeros_like(noise)))).sum(), list(net.parameters())
-    )
-    x = push(torch.zeros_like(noise)).detach()
-    attached, _ = net.condition().attach(x)
-    ours = torch.autograd.grad((weight * function(attached)).sum(), list(net.parameters()))
-    for one, other in zip(ours, exact, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
-    # And by draws, within four standard errors.
-    drawn = net.condition().rsample((20000,))
-    bias = list(net.parameters())[-1]
-    total = torch.autograd.grad(function(drawn).mean(), bias)[0]
-    parts = torch.stack(
-        [
-            torch.autograd.grad(function(net.condition().rsample((500,))).mean(), bias)[0]
-            for _ in range(40)
-        ]
-    )
-    error = parts.std(0) / (20000 / 500) ** 0.5
-    exact = exact[[w is bias for w in net.parameters()].index(True)]
-    assert ((total - exact).abs() < 4 * error + 1e-9).all()
+@pytest.mark.parametrize(
+    "family",
+    [family for family in {**FAMILIES, **VECTORS}.values() if family.has_pull],
+    ids=str,
+)
+def test_the_noise_is_told_from_the_value(family, float64):
+    params = torch.randn(50, family.num_params).requires_grad_()
+    noise = family.noise((50,), dtype=torch.float64)
+    value = family.push(params, noise)
+    torch.testing.assert_close(family.pull(params, value), noise)
+    along = torch.randn_like(value)
+    (expected,) = torch.autograd.grad((value * along).sum(), params, retain_graph=True)
+    for known in (None, noise):
+        again = family.pathwise(params, value, known)
+        assert torch.equal(again, value)
+        (found,) = torch.autograd.grad((again * along).sum(), params)
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
 
 
-def _hermite(count):
-    from numpy.polynomial.hermite_e import hermegauss
-
-    nodes, weights = hermegauss(count)
-    return nodes, weights / weights.sum()
-
-
-def test_chains_of_both_kinds_are_unbiased_where_asked_for(float64):
-    """Trap 1: Pyro's estimators beside the exact gradient, by enumeration and quadrature."""
-    fac = ad.Factorization.columns(k=fam.Bernoulli(), z=fam.Normal())
-    torch.manual_seed(0)
-    net = networks.MADE(fac, hidden_features=(4,), activation=torch.tanh).double()
-    p = net.condition()
-    assert not p.has_rsample
-    with pytest.raises(NotImplementedError, match=r"has_rsample_\(True\) asks for"):
-        p.rsample()
-    p.has_rsample_(True)
-    x = p.rsample((3,))
-    assert x.requires_grad
-    assert p.expand((2,)).has_rsample
-
-    def cost(x):
-        return (x[..., 1] - 2.0 * x[..., 0] + 0.5).square()
-
-    nodes, weights = (torch.as_tensor(part) for part in _hermite(40))
-    states = torch.tensor([0.0, 1.0]).repeat_interleave(40)
-    events = torch.stack((states, torch.zeros(80)), -1)
-    params = net(events)
-    bernoulli, normal = fac.layout.families
-    drawn = normal.push(params[:, 1:], nodes.repeat(2))
-    log_prob = bernoulli.log_prob(params[:, :1], states)
-    mass = weights.repeat(2) * log_prob.exp()
-    exact = torch.autograd.grad(
-        (mass * cost(torch.stack((states, drawn), -1))).sum(), net.output_bias
-    )[0]
-    estimates = []
-    for _ in range(400):
-        x = p.rsample((50,))
-        parts = p.score_parts(x)
-        surrogate = cost(x) + parts.score_function * cost(x).detach()
-        estimates.append(torch.autograd.grad(surrogate.mean(), net.output_bias)[0])
-    found = torch.stack(estimates)
-    assert ((found.mean(0) - exact).abs() < 4 * found.std(0) / 20 + 1e-9).all()
-    torch.testing.assert_close(parts.log_prob, p.log_prob(x))
-    torch.testing.assert_close(parts.score_function, p.log_prob_blocks(x)[..., 0])
-    assert parts.entropy_term is parts.log_prob
+CLASSES = [
+    *((cls, ()) for cls in (dist.Normal, dist.Laplace, dist.LogNormal, dist.Exponential)),
+    *((cls, ()) for cls in (dist.Gumbel, dist.Cauchy, dist.HalfNormal, dist.HalfCauchy)),
+    *((cls, ()) for cls in (dist.Weibull, dist.Kumaraswamy, dist.Logistic, dist.Gamma)),
+    *((cls, ()) for cls in (dist.Chi2, dist.InverseGamma, dist.Beta)),
+    *((cls, (3,)) for cls in (dist.Dirichlet, dist.MultivariateNormal, dist.Gamma, dist.Gumbel)),
+]
 
 
-def test_discrete_chains_have_nothing_to_attach():
-    p = build("made", "bernoulli-raster").condition()
-    p.has_rsample_(True)
-    assert not p.rsample().requires_grad
-    columns = build("made", "columns", CONTEXT)
-    context = torch.randn(2, *CONTEXT, requires_grad=True)
-    p = columns.condition(context).has_rsample_(True)
-    p.rsample((3,))[..., 1].sum().backward()
-    assert context.grad.abs().min() > 0
+@pytest.mark.parametrize(("cls", "shape"), CLASSES)
+def test_gradients_are_those_of_torch(cls, shape, float64):
+    family = fam.Parametric(cls, event_shape=shape)
+    assert family.has_rsample
+    params = torch.randn(200, family.num_params).requires_grad_()
+    drawn = family(params).rsample()
+    along = torch.randn_like(drawn)
+    (expected,) = torch.autograd.grad((drawn * along).sum(), params)
+    again = family.pathwise(params, drawn)
+    assert torch.equal(again, drawn)
+    (found,) = torch.autograd.grad((again * along).sum(), params)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_a_class_whose_given_draws_have_no_gradient_has_no_rsample():
+    family = fam.Parametric(dist.StudentT)
+    assert family(torch.zeros(3)).has_rsample
+    assert not family.has_rsample
+    assert not family.has_cdf
+    with pytest.raises(NotImplementedError):
+        family.pathwise(torch.zeros(3), torch.tensor(1.0))
+    assert not fam.Parametric(dist.VonMises).has_rsample
+    gamma = fam.Parametric(dist.Gamma)
+    assert gamma.has_cdf
+    assert not gamma.has_cdf_gradient
+
+
+@pytest.mark.parametrize(
+    "family",
+    [fam.Gamma(), fam.Beta(), fam.StudentT(), fam.Mixture(fam.Gamma(), 3), fam.Dirichlet(50)],
+    ids=str,
+)
+@pytest.mark.parametrize("spread", [3.0, 30.0])
+def test_wild_parameters_give_finite_gradients_in_float32(family, spread):
+    params = (spread * torch.randn(5000, family.num_params)).requires_grad_()
+    x = family.rsample(params)
+    (gradient,) = torch.autograd.grad((x * torch.randn_like(x)).sum(), params)
+    assert gradient.isfinite().all()

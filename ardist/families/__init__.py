@@ -4,6 +4,7 @@ from ardist.families.base import Family
 from ardist.families.composed import DiscretizedLogisticMixture, Independent, Mixture
 from ardist.families.nested import Nested
 from ardist.families.parametric import Parametric
+from ardist.families.relaxed import Relaxed
 from ardist.families.spline import Spline
 from ardist.families.transformed import Transformed
 from ardist.families.truncated import Nucleus, Tempered, TopK
@@ -54,6 +55,7 @@ __all__ = [
     "OneHotCategorical",
     "Parametric",
     "Poisson",
+    "Relaxed",
     "Spline",
     "StudentT",
     "Tempered",

@@ -3,12 +3,16 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
+
+from ardist.families.implicit import attached, by_cdf
+from ardist.families.quantiles import of_counts, of_reals, of_states
 
 MOST_STATES = 2**16  # of one block that is enumerated
 
@@ -24,6 +28,8 @@ class Family(ABC):
     define `__call__`. Override `log_prob`, `sample` and `features` where something faster or
     safer is known, and `push` and `_fill` where a draw is a function of the parameters and of
     noise that does not depend on them: such families are sampled with all noise drawn ahead.
+    Where draws have gradients, `pathwise` finds them by `pull`, the inverse of `push`, else by
+    a `cdf` that has gradients, else from the class of torch that `__call__` returns.
     """
 
     @property
@@ -60,6 +66,21 @@ class Family(ABC):
     def noise_shape(self) -> torch.Size:
         """Shape of the noise of one value."""
         return torch.Size()
+
+    @property
+    def has_pull(self) -> bool:
+        """Whether `pull` exists; then `push` has the gradients of draws."""
+        return False
+
+    @property
+    def has_log_slope(self) -> bool:
+        """Whether `pull` and `log_slope` exist, and `push` is a bijection of real noise."""
+        return False
+
+    @property
+    def has_cdf(self) -> bool:
+        """Whether `cdf` and `icdf` exist; they do for finite discrete families of one number."""
+        return self.has_cdf_gradient or self._numbers() is not None
 
     @property
     def has_cdf_gradient(self) -> bool:
@@ -105,26 +126,32 @@ class Family(ABC):
 
     def rsample(self, params: Tensor) -> Tensor:
         """A draw with gradients to `params`, where `has_rsample`: (..., *event_shape)."""
-        return self(params).rsample()
+        if self.has_pull:
+            return self.push(params, self._noise_for(params))
+        return self.pathwise(params, self.sample(params))
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         """A draw once more, with its exact gradient to `params`, where `has_rsample`.
 
-        The gradient is that of the draw under fixed noise. By default it is implicit (Figurnov et
-        al. 2018): dx = -dF / p(x), by the family's CDF.
+        The gradient is that of the draw under fixed noise, or, where the noise cannot be told from
+        the draw, the implicit one (Figurnov et al. 2018): dx = -dF / p(x), by the CDF.
 
         Args:
             value: a draw under these parameters, (..., *event_shape).
             noise: what `push` made it from, where that is known.
         """
-        if noise is not None and self.has_push:
-            return self.push(params, noise)
-        if not self.has_cdf_gradient:
-            raise NotImplementedError(f"{self} has no gradients through its draws")
         value = value.detach()
-        density = self.log_prob(params, value).detach().exp()
-        cdf = self.cdf(params, value)
-        return value - (cdf - cdf.detach()) / density
+        if self.has_pull:
+            if noise is None:
+                with torch.no_grad():
+                    noise = self.pull(params, value)
+            again = self.push(params, noise)
+        elif self.has_cdf_gradient:
+            density = self.log_prob(params, value).detach().exp()
+            again = by_cdf(self.cdf(params, value), density, value)
+        else:
+            again = attached(self(params), value)
+        return value + (again - again.detach())
 
     def inside(self, value: Tensor) -> Tensor:
         """Whether values are inside the support: (...) bool."""
@@ -156,6 +183,14 @@ class Family(ABC):
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         """The value that this noise gives under these parameters, where `has_push`."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
+
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        """The noise of which `push` makes this value, where `has_pull`: (..., *noise_shape)."""
+        raise NotImplementedError(f"{self} does not tell the noise from the value")
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        """log |det dvalue/dnoise| of `push` at this value, where `has_log_slope`: (...)."""
+        raise NotImplementedError(f"{self} does not tell the noise from the value")
 
     def _fill(self, out: Tensor) -> Tensor:
         """Noise of `push`, drawn into an empty tensor or made from it."""
@@ -208,9 +243,42 @@ class Family(ABC):
         return _states(self.support, self.event_shape)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        """Probability of a value of at most `value`, where torch has it: (...)."""
-        result: Tensor = self(params).cdf(value)
-        return result
+        """Probability of at most `value`, where `has_cdf`: (...)."""
+        numbers = self._numbers()
+        if numbers is None:
+            result: Tensor = self(params).cdf(value)
+            return result
+        cumulative = F.pad(self._masses(params, numbers).cumsum(-1).clamp(max=1.0), (1, 0))
+        count = torch.searchsorted(numbers.to(value), value.contiguous(), right=True)
+        shape = torch.broadcast_shapes(cumulative.shape[:-1], count.shape)
+        cumulative = cumulative.expand(*shape, cumulative.shape[-1])
+        return cumulative.gather(-1, count.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        """The smallest value whose CDF reaches `uniform`, where `has_cdf`: (...).
+
+        Where it is found by search it has no gradients.
+        """
+        with torch.no_grad():
+            shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
+            params, uniform = params.expand(*shape, -1), uniform.expand(shape)
+            numbers, cdf = self._numbers(), partial(self.cdf, params)
+            if numbers is not None:
+                numbers = numbers.to(
+                    uniform.device, torch.int64 if self.is_index else uniform.dtype
+                )
+                return numbers[of_states(self._masses(params, numbers), uniform)]
+            if self.support.is_discrete:
+                return of_counts(cdf, uniform)
+            return of_reals(cdf, lambda x: self.log_prob(params, x).exp(), self.support, uniform)
+
+    def _numbers(self) -> Tensor | None:
+        """All values of a finite discrete family of one number, in ascending order."""
+        return None if self.event_shape else self.enumerate_support()
+
+    def _masses(self, params: Tensor, numbers: Tensor) -> Tensor:
+        """The probabilities of `_numbers`: (..., how many)."""
+        return self.log_prob(params.unsqueeze(-2), numbers.to(params.device)).exp()
 
 
 def flatten_event(value: Tensor, event_shape: torch.Size) -> Tensor:

@@ -75,8 +75,8 @@ class Mixture(_OfSameValues):
     """`num_components` of one family, mixed. Parameters: the logits, then each component's.
 
     A continuous mixture has `rsample` where its component has a CDF with gradients to its
-    parameters (Normal, Laplace, Logistic, LogNormal, Exponential), by implicit differentiation
-    of the mixture's CDF (Figurnov et al. 2018).
+    parameters (all named ones of one number do, but `VonMises`), by implicit differentiation of
+    the mixture's CDF (Figurnov et al. 2018).
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Mixture(ad.families.Normal(), 8)
@@ -97,6 +97,10 @@ class Mixture(_OfSameValues):
     @property
     def has_rsample(self) -> bool:
         return self.family.has_cdf_gradient and not self.event_shape
+
+    @property
+    def has_cdf(self) -> bool:
+        return self.family.has_cdf
 
     @property
     def has_cdf_gradient(self) -> bool:
@@ -134,13 +138,6 @@ class Mixture(_OfSameValues):
         with torch.no_grad():
             uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
             return self.family.sample(self._component(params, uniform))
-
-    def rsample(self, params: Tensor) -> Tensor:
-        value = self.sample(params)
-        # dx = -dF / p(x): a term that is zero, and whose gradient is that of the draw
-        density = self.log_prob(params, value).detach().exp()
-        cdf = self.cdf(params, value)
-        return value - (cdf - cdf.detach()) / density
 
     @property
     def noise_shape(self) -> torch.Size:
@@ -236,6 +233,13 @@ class DiscretizedLogisticMixture(Family):
         value = torch.addcmul(loc, self._scale(raw), noise[..., 1])
         return ((value + 1) * ((self.bins - 1) / 2)).round().clamp(0, self.bins - 1).long()
 
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
+        edge = self._centre(value.floor() + 0.5).unsqueeze(-1)
+        below = (logits.softmax(-1) * ((edge - loc) / self._scale(raw)).sigmoid()).sum(-1)
+        below = torch.where(value < self.bins - 1, below, 1.0)
+        return torch.where(value < 0, 0.0, below)
+
     def features(self, value: Tensor) -> Tensor:
         return self._centre(value).unsqueeze(-1)
 
@@ -295,8 +299,8 @@ class Independent(_OfFamily):
     def sample(self, params: Tensor) -> Tensor:
         return self.family.sample(self._each(params))
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self.family.rsample(self._each(params))
+    def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.family.pathwise(self._each(params), value, noise)
 
     def _fill(self, out: Tensor) -> Tensor:
         lead = out.shape[: out.dim() - len(self.family.noise_shape)]
@@ -304,6 +308,20 @@ class Independent(_OfFamily):
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         return self.family.push(self._each(params), noise)
+
+    @property
+    def has_pull(self) -> bool:
+        return self.family.has_pull
+
+    @property
+    def has_log_slope(self) -> bool:
+        return self.family.has_log_slope
+
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.pull(self._each(params), value)
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._total(self.family.log_slope(self._each(params), value))
 
     def features(self, value: Tensor) -> Tensor:
         return self.family.features(value).flatten(-1 - len(self.shape))

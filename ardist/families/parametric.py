@@ -2,27 +2,18 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributions as torch_dist
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints, transform_to
 
 from ardist.families.base import Family
+from ardist.families.implicit import attached
 from ardist.families.links import Link
 from ardist.shapes import as_size
 
-# Classes whose cdf is there and differentiable in parameters and value.
-_CDF_GRADIENT = (
-    torch_dist.Normal,
-    torch_dist.Laplace,
-    torch_dist.LogNormal,
-    torch_dist.Exponential,
-    torch_dist.Gumbel,
-    torch_dist.Cauchy,
-)
 # Parameters that say the same: a fixed one is kept, else the first that the class has.
 _ALTERNATIVES = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
 
@@ -32,6 +23,10 @@ class Parametric(Family):
 
     Each parameter's link is `transform_to` of its constraint in `arg_constraints`; of several
     that say the same, `logits` and `scale_tril` are taken.
+
+    It has `rsample` where the class has it and the gradient of a given draw can be told: where
+    the class has a differentiable CDF, is one of Gamma, Beta, Dirichlet, MultivariateNormal and
+    those derived from them, or a bijective transform of any of these.
 
     Args:
         cls: a distribution class of torch or Pyro.
@@ -101,7 +96,9 @@ class Parametric(Family):
                 f"cls: expected a distribution whose support is the same for all parameters, "
                 f"got {cls.__name__}; give the parameters that move it by fixed="
             )
-        self._has_rsample = bool(ours.has_rsample)
+        self._has_rsample = ours.has_rsample and self._trial(attached) == "differentiable"
+        cdf = "absent" if self.event_shape else self._trial(lambda made, value: made.cdf(value))
+        self._has_cdf, self._has_cdf_gradient = cdf != "absent", cdf == "differentiable"
 
     @property
     def event_shape(self) -> torch.Size:
@@ -120,8 +117,26 @@ class Parametric(Family):
         return self._has_rsample
 
     @property
+    def has_cdf(self) -> bool:
+        return self._has_cdf or super().has_cdf
+
+    @property
     def has_cdf_gradient(self) -> bool:
-        return issubclass(self.cls, _CDF_GRADIENT) and not self.event_shape
+        return self._has_cdf_gradient
+
+    def _trial(self, function: Callable[[Distribution, Tensor], Tensor]) -> str:
+        """Whether a function of a conditional and its value is there, and differentiable."""
+        params = torch.zeros(self.num_params, requires_grad=True)
+        with torch.enable_grad():
+            try:
+                result = function(self(params), self.anchor())
+            except NotImplementedError:
+                return "absent"
+            try:
+                torch.autograd.grad(result.sum(), params)
+            except RuntimeError:  # torch's word for a derivative that it does not have
+                return "there"
+        return "differentiable"
 
     def _shape_of(self, name: str, constraint: Any) -> torch.Size:
         if name in self.shapes:

@@ -44,6 +44,8 @@ class Spline(Family):
     support = constraints.real
     has_rsample = True
     has_push = True
+    has_pull = True
+    has_log_slope = True
     has_cdf_gradient = True
 
     def __post_init__(self) -> None:
@@ -82,12 +84,11 @@ class Spline(Family):
         return log_slope - 0.5 * z * z - _HALF_LOG_TAU - scale.log()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        loc, scale, curve = self._parts(params)
-        result: Tensor = torch.special.ndtr(curve((value - loc) / scale))
+        result: Tensor = torch.special.ndtr(self.pull(params, value))
         return result
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self.push(params, self._noise_for(params))
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        return self.push(params, torch.special.ndtri(uniform))
 
     def _fill(self, out: Tensor) -> Tensor:
         return out.normal_()
@@ -95,6 +96,14 @@ class Spline(Family):
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
         return torch.addcmul(loc, scale, curve.inv(noise))
+
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, scale, curve = self._parts(params)
+        return curve.evaluate((value - loc) / scale)[0]
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, scale, curve = self._parts(params)
+        return scale.log() - curve.evaluate((value - loc) / scale)[1]
 
 
 class _Curve(Transform):

@@ -125,9 +125,17 @@ class Transformed(_OfFamily):
         return self.family.noise_shape
 
     @property
+    def has_cdf(self) -> bool:
+        return self.family.has_cdf and self._is_monotone
+
+    @property
     def has_cdf_gradient(self) -> bool:
+        return self.family.has_cdf_gradient and self._is_monotone
+
+    @property
+    def _is_monotone(self) -> bool:
         is_scalar = not (self.event_shape or self.family.event_shape)
-        return is_scalar and self.family.has_cdf_gradient and all(map(_has_sign, self.transforms))
+        return is_scalar and all(map(_has_sign, self.transforms))
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -142,23 +150,45 @@ class Transformed(_OfFamily):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         x, log_slopes = self._backward(value)
+        return self.family.log_prob(params, x) - self._total(log_slopes)
+
+    def _total(self, log_slopes: list[Tensor]) -> Tensor:
+        """log |det dy/dx| of all transforms, from those that `_backward` gives."""
         dims = len(self.event_shape)
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        total = torch.zeros((), dtype=log_slopes[0].dtype, device=log_slopes[0].device)
         for transform, log_slope in zip(reversed(self.transforms), log_slopes, strict=True):
             dims -= transform.codomain.event_dim
             total = total + _sum_last(log_slope, dims)
             dims += transform.domain.event_dim
-        return self.family.log_prob(params, x) - total
+        return total
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():
             return self._forward(self.family.sample(params))
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self._forward(self.family.rsample(params))
+    def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
+        with torch.no_grad():
+            x = self._backward(value)[0]
+        again = self._forward(self.family.pathwise(params, x, noise))
+        return value.detach() + (again - again.detach())
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         return self._forward(self.family.push(params, noise))
+
+    @property
+    def has_pull(self) -> bool:
+        return self.family.has_pull
+
+    @property
+    def has_log_slope(self) -> bool:
+        return self.family.has_log_slope and self.family.noise_shape == self.event_shape
+
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.pull(params, self._backward(value)[0])
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        x, log_slopes = self._backward(value)
+        return self.family.log_slope(params, x) + self._total(log_slopes)
 
     def _fill(self, out: Tensor) -> Tensor:
         lead = out.shape[: out.dim() - len(self.noise_shape)]
@@ -171,9 +201,15 @@ class Transformed(_OfFamily):
         return self.family.project(self._backward(value)[0], weight, bias)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        result = self.family.cdf(params, self._backward(value)[0])
+        return self._turned(self.family.cdf(params, self._backward(value)[0]))
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        return self._forward(self.family.icdf(params, self._turned(uniform)))
+
+    def _turned(self, uniform: Tensor) -> Tensor:
+        """One minus it, where the transforms together decrease."""
         sign = math.prod(transform.sign for transform in self.transforms)
-        return torch.where(torch.as_tensor(sign, device=result.device) > 0, result, 1 - result)
+        return torch.where(torch.as_tensor(sign, device=uniform.device) > 0, uniform, 1 - uniform)
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         if not self._is_elementwise:

@@ -81,6 +81,9 @@ class _OfStates(_SameHeads):
         scores = scores.expand(*shape, self._num_states)
         return scores.gather(-1, number.expand(shape).unsqueeze(-1)).squeeze(-1)
 
+    def _masses(self, params: Tensor, numbers: Tensor) -> Tensor:
+        return self.state_logits(params).softmax(-1)
+
     @property
     def noise_shape(self) -> torch.Size:
         return torch.Size((self._num_states,))
@@ -245,17 +248,31 @@ class Tempered(_SameHeads):
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return self._form.log_prob(params, value)
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self._form.rsample(params)
-
     def _fill(self, out: Tensor) -> Tensor:
         return self._form._fill(out)
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         return self._form.push(params, noise)
 
+    @property
+    def has_pull(self) -> bool:
+        return self._form.has_pull
+
+    @property
+    def has_log_slope(self) -> bool:
+        return self._form.has_log_slope
+
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._form.pull(params, value)
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._form.log_slope(params, value)
+
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._form.cdf(params, value)
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        return self._form.icdf(params, uniform)
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         return self._form.marginal_log_prob(params, value, mask)

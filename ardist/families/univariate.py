@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -12,7 +13,9 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
+from ardist.families.implicit import attached
 from ardist.families.links import Bounded, Positive
+from ardist.families.quantiles import betainc
 from ardist.shapes import as_positive
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -113,6 +116,9 @@ class Categorical(Family):
         rows = F.embedding(value.long(), weight.t())
         return rows if bias is None else rows + bias
 
+    def _masses(self, params: Tensor, numbers: Tensor) -> Tensor:
+        return params.softmax(-1)
+
     @property
     def noise_shape(self) -> torch.Size:
         return torch.Size((self.num_categories,))
@@ -136,6 +142,8 @@ class LocationScale(Family):
     support: ClassVar[constraints.Constraint] = constraints.real
     has_rsample = True
     has_push = True
+    has_pull = True
+    has_log_slope = True
     has_cdf_gradient = True
     distribution: ClassVar[Any]
 
@@ -160,8 +168,18 @@ class LocationScale(Family):
         loc, scale = self._loc_scale(params)
         return torch.addcmul(loc, scale, noise)
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self.push(params, self._noise_for(params))
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, scale = self._loc_scale(params)
+        return (value - loc) / scale
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._loc_scale(params)[1].log().expand(value.shape)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._standard_cdf(self.pull(params, value))
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        return self.push(params, self._standard_icdf(uniform))
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
@@ -169,6 +187,14 @@ class LocationScale(Family):
     @abstractmethod
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         """Log density of z."""
+
+    @abstractmethod
+    def _standard_cdf(self, z: Tensor) -> Tensor:
+        """Probability of at most z."""
+
+    @abstractmethod
+    def _standard_icdf(self, uniform: Tensor) -> Tensor:
+        """The inverse of `_standard_cdf`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,6 +211,14 @@ class Normal(LocationScale):
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         return -0.5 * z * z - _HALF_LOG_TAU
 
+    def _standard_cdf(self, z: Tensor) -> Tensor:
+        result: Tensor = torch.special.ndtr(z)
+        return result
+
+    def _standard_icdf(self, uniform: Tensor) -> Tensor:
+        result: Tensor = torch.special.ndtri(uniform)
+        return result
+
     def _fill(self, out: Tensor) -> Tensor:
         return out.normal_()
 
@@ -198,9 +232,16 @@ class Laplace(LocationScale):
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         return -z.abs() - math.log(2)
 
+    def _standard_cdf(self, z: Tensor) -> Tensor:
+        tail = 0.5 * (-z.abs()).exp()
+        return torch.where(z < 0, tail, 1 - tail)
+
+    def _standard_icdf(self, uniform: Tensor) -> Tensor:
+        tail = torch.minimum(uniform, 1 - uniform)
+        return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-100.0)
+
     def _fill(self, out: Tensor) -> Tensor:
-        centred = _uniform(out) - 0.5
-        return -centred.sign() * torch.log1p(-2 * centred.abs()).clamp(min=-100.0)
+        return self._standard_icdf(_uniform(out))
 
 
 @dataclass(frozen=True, repr=False)
@@ -211,6 +252,12 @@ class Logistic(LocationScale):
 
     def _standard_log_prob(self, z: Tensor) -> Tensor:
         return F.logsigmoid(z) + F.logsigmoid(-z)
+
+    def _standard_cdf(self, z: Tensor) -> Tensor:
+        return z.sigmoid()
+
+    def _standard_icdf(self, uniform: Tensor) -> Tensor:
+        return uniform.logit()
 
     def _fill(self, out: Tensor) -> Tensor:
         return torch.logit(_uniform(out))
@@ -230,18 +277,28 @@ class LogNormal(Normal):
         limit = math.log(torch.finfo(params.dtype).max) - 1
         return super().push(params, noise).clamp(-limit, limit).exp()
 
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        return super().pull(params, value.log())
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return super().log_slope(params, value) + value.log()
+
     def features(self, value: Tensor) -> Tensor:
         return value.log().unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
 class StudentT(Family):
-    """Student's t with loc, scale and degrees of freedom above 1 as its three parameters."""
+    """Student's t with loc, scale and degrees of freedom above 1 as its three parameters.
+
+    Its CDF, and with it the gradient of draws to the degrees of freedom, is integrated.
+    """
 
     min_scale: float = 1e-6
     num_params = 3
     support = constraints.real
     has_rsample = True
+    has_cdf_gradient = True
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale, df = params.unbind(-1)
@@ -250,14 +307,63 @@ class StudentT(Family):
         )
         return result
 
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        # By Gauss's rule: over (0, z) near zero, and farther out over the tail beyond |z|, where
+        # the power of the nodes reaches far enough.
+        loc, raw, df = params.double().unbind(-1)
+        z = ((value - loc) / Positive(self.min_scale)(raw)).unsqueeze(-1)
+        nodes, weights = _gauss_legendre(48, z.device)
+        is_near = z.abs() < 1.5
+        far = torch.where(is_near, 1.5, z.abs())
+        at = torch.where(is_near, z * nodes, far / nodes**4)
+        slope = torch.where(is_near, z, 4 * far / nodes**5)
+        standard = dist.StudentT(Positive(1.0)(df).unsqueeze(-1), validate_args=False)
+        mass = (standard.log_prob(at).exp() * slope * weights).sum(-1)
+        z, is_near = z.squeeze(-1), is_near.squeeze(-1)
+        result = torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
+        return result.to(params.dtype)
+
+
+@cache
+def _gauss_legendre(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of an integral over (0, 1) (Golub and Welsch 1969)."""
+    k = torch.arange(1, count, dtype=torch.float64)
+    beside = k / (4 * k * k - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(beside.diag(1) + beside.diag(-1))
+    return (0.5 * (nodes + 1)).to(device), vectors[0].square().to(device)
+
 
 @dataclass(frozen=True, repr=False)
-class Gamma(Family):
+class _ThroughDraws(Family):
+    """A family whose draws have gradients in torch, and through them its CDF: dF = -p(x) dx."""
+
+    has_rsample = True
+    has_cdf_gradient = True
+
+    def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
+        value = value.detach()
+        again = attached(self(params), value)
+        return value + (again - again.detach())
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        with torch.no_grad():
+            result = self._cdf(params, value)
+        if not torch.is_grad_enabled():
+            return result
+        density = self.log_prob(params, value).detach().exp()
+        return result + density * (value - self.pathwise(params, value))
+
+    @abstractmethod
+    def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        """The CDF, without gradients."""
+
+
+@dataclass(frozen=True, repr=False)
+class Gamma(_ThroughDraws):
     """The gamma distribution, by concentration (at least 0.01) and rate."""
 
     num_params = 2
     support = constraints.positive
-    has_rsample = True
 
     def __call__(self, params: Tensor) -> Distribution:
         concentration, rate = params.unbind(-1)
@@ -266,17 +372,23 @@ class Gamma(Family):
         )
         return result
 
+    def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        concentration, rate = params.unbind(-1)
+        result: Tensor = torch.special.gammainc(
+            Positive(1e-2)(concentration), value * Positive()(rate)
+        )
+        return result
+
     def features(self, value: Tensor) -> Tensor:
         return value.log1p().unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
-class Beta(Family):
+class Beta(_ThroughDraws):
     """The beta distribution, by two concentrations of at least 0.01."""
 
     num_params = 2
     support = constraints.unit_interval
-    has_rsample = True
 
     def __call__(self, params: Tensor) -> Distribution:
         first, second = Positive(1e-2)(params).unbind(-1)
@@ -284,15 +396,13 @@ class Beta(Family):
         return result
 
     def sample(self, params: Tensor) -> Tensor:
-        return self._inside(super().sample(params))
-
-    def rsample(self, params: Tensor) -> Tensor:
-        return self._inside(super().rsample(params))
-
-    @staticmethod
-    def _inside(value: Tensor) -> Tensor:
         # In float32 a draw near an end rounds to it, where the density may be infinite.
+        value = super().sample(params)
         return value.clamp(torch.finfo(value.dtype).tiny, 1 - torch.finfo(value.dtype).eps / 2)
+
+    def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        first, second = Positive(1e-2)(params).unbind(-1)
+        return betainc(first, second, value).to(params.dtype)
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
@@ -306,6 +416,7 @@ class Exponential(Family):
     support = constraints.nonnegative
     has_rsample = True
     has_push = True
+    has_pull = True
     has_cdf_gradient = True
 
     def __call__(self, params: Tensor) -> Distribution:
@@ -318,8 +429,14 @@ class Exponential(Family):
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         return noise / Positive()(params[..., 0])
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self.push(params, self._noise_for(params))
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+        return value * Positive()(params[..., 0])
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return -torch.expm1(-self.pull(params, value))
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        return self.push(params, -torch.log1p(-uniform))
 
     def features(self, value: Tensor) -> Tensor:
         return value.log1p().unsqueeze(-1)
@@ -330,6 +447,7 @@ class _Count(Family):
     """Families of the numbers 0, 1, 2, ..., as floats."""
 
     support = constraints.nonnegative_integer
+    has_cdf = True
 
     def features(self, value: Tensor) -> Tensor:
         return value.log1p().unsqueeze(-1)
@@ -345,6 +463,11 @@ class Poisson(_Count):
         result: Distribution = dist.Poisson(Positive()(params[..., 0]), validate_args=False)
         return result
 
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        rate = Positive()(params[..., 0]).detach()
+        result: Tensor = torch.special.gammaincc((value.floor() + 1).clamp(min=0), rate)
+        return result
+
 
 @dataclass(frozen=True, repr=False)
 class NegativeBinomial(_Count):
@@ -358,6 +481,12 @@ class NegativeBinomial(_Count):
             Positive(1e-2)(count), logits=_LOG_ODDS(logits), validate_args=False
         )
         return result
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        count, logits = params.double().unbind(-1)
+        after, failure = (value.floor() + 1).clamp(min=0), (-_LOG_ODDS(logits)).sigmoid()
+        result = betainc(Positive(1e-2)(count), after, failure).to(params.dtype)
+        return torch.where(after > 0, result, 0.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -380,6 +509,14 @@ class Geometric(_Count):
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         return (noise / F.softplus(_LOG_ODDS(params[..., 0]))).floor()
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        after = (value.floor() + 1).clamp(min=0)
+        return -torch.expm1(-after * F.softplus(_LOG_ODDS(params[..., 0])))
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        reached = -torch.log1p(-uniform) / F.softplus(_LOG_ODDS(params[..., 0]))
+        return (reached.ceil() - 1).clamp(min=0)
 
 
 @dataclass(frozen=True, repr=False)

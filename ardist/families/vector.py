@@ -53,9 +53,6 @@ class _Gaussian(Family):
         loc, scale = self._loc_scale(params)
         return torch.addcmul(loc, scale, _apply(self._root(params), noise))
 
-    def rsample(self, params: Tensor) -> Tensor:
-        return self.push(params, self._noise_for(params))
-
     def _fill(self, out: Tensor) -> Tensor:
         return out.normal_()
 
@@ -115,6 +112,9 @@ class MultivariateNormal(_Gaussian):
     (9, tensor([1.0000, 1.0000, 1.0000]))
     """
 
+    has_pull = True
+    has_log_slope = True
+
     @property
     def num_params(self) -> int:
         return self.size + self.size * (self.size + 1) // 2
@@ -138,13 +138,20 @@ class MultivariateNormal(_Gaussian):
         )
         return result
 
-    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+    def pull(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         away = ((value - loc) / scale).unsqueeze(-1)
         z: Tensor = torch.linalg.solve_triangular(
             self._root(params), away, upper=False, unitriangular=True
         ).squeeze(-1)
-        return -(0.5 * z.square() + scale.log() + _HALF_LOG_TAU).sum(-1)
+        return z
+
+    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._loc_scale(params)[1].log().sum(-1).expand(value.shape[:-1])
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        z = self.pull(params, value)
+        return -(0.5 * z.square() + _HALF_LOG_TAU).sum(-1) - self.log_slope(params, z)
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,18 +204,30 @@ class LowRankMultivariateNormal(_Gaussian):
         return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        noise, root = self._mean_noise(params, value)
+        _, scale = self._loc_scale(params)
+        log_det: Tensor = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        distance = noise.square().sum(-1)
+        return -0.5 * distance - log_det - (scale.log() + _HALF_LOG_TAU).sum(-1)
+
+    def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
+        value = value.detach()
+        if noise is None:  # Many give this value. A gradient is linear in them: take the mean.
+            with torch.no_grad():
+                noise = self._mean_noise(params, value)[0]
+        again = self.push(params, noise)
+        return value + (again - again.detach())
+
+    def _mean_noise(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean, and mode, of the noise given a value, and the root of its precision."""
         loc, scale = self._loc_scale(params)
         factor, away = self._factor(params), (value - loc) / scale
         with torch.autocast(params.device.type, enabled=False):
             inner = torch.eye(self.rank, dtype=factor.dtype, device=factor.device)
             root: Tensor = torch.linalg.cholesky(inner + factor.mT @ factor)
-        # The shared noise that fits best; the distance is what it leaves, plus its own size.
         towards = _apply(factor.mT, away).unsqueeze(-1)
         shared: Tensor = torch.cholesky_solve(towards, root).squeeze(-1)
-        own = away - _apply(factor, shared)
-        distance = own.square().sum(-1) + shared.square().sum(-1)
-        log_det: Tensor = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * distance - log_det - (scale.log() + _HALF_LOG_TAU).sum(-1)
+        return torch.cat((shared, away - _apply(factor, shared)), -1), root
 
 
 @dataclass(frozen=True, repr=False)
@@ -245,17 +264,14 @@ class Dirichlet(Family):
         return each.sum(-1) + concentration.sum(-1).lgamma()
 
     def sample(self, params: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(params)
-
-    def rsample(self, params: Tensor) -> Tensor:
         # Gamma draws of small concentrations underflow, their logarithms do not: a draw for
         # a + 1 times u^(1/a) is one for a (Marsaglia and Tsang 2000).
-        concentration = Positive(1e-2)(params)
-        uniform = torch.rand_like(concentration).clamp(min=torch.finfo(params.dtype).tiny)
-        larger: Tensor = dist.Gamma(concentration + 1, 1.0, validate_args=False).rsample()
-        shares = (larger.log() + uniform.log() / concentration).softmax(-1)
-        return shares.clamp(min=torch.finfo(params.dtype).tiny)
+        with torch.no_grad():
+            concentration = Positive(1e-2)(params)
+            uniform = torch.rand_like(concentration).clamp(min=torch.finfo(params.dtype).tiny)
+            larger: Tensor = dist.Gamma(concentration + 1, 1.0, validate_args=False).sample()
+            shares = (larger.log() + uniform.log() / concentration).softmax(-1)
+            return shares.clamp(min=torch.finfo(params.dtype).tiny)
 
     def features(self, value: Tensor) -> Tensor:
         return value
