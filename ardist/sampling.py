@@ -175,9 +175,7 @@ def _iterate(p: AutoregressiveDistribution, lead: Size, tol: float) -> tuple[Ten
         if observed is not None:
             drawn = torch.where(observed[1], observed[0], drawn)
         if fac.end is not None and fac.pad is not None:
-            ended = fac.ended(drawn, ranks)
-            ended = ended if observed is None else ended & ~observed[1]
-            drawn = drawn.masked_fill(ended, fac.pad)
+            drawn = drawn.masked_fill(fac.ended(drawn, ranks), fac.pad)
         settled = bool(((drawn - blocks).abs() <= allowed * (1 + drawn.abs())).all())
         blocks, passes = drawn, passes + 1
     return blocks, passes

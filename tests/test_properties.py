@@ -29,6 +29,7 @@ DIFFERENTIABLE = [
 REPARAMETERIZED = [case for case in CASES if FACTORIZATIONS[case[1]].has_rsample]
 HAS_CDF = [
     "beta",
+    "relaxed_bernoulli",
     "student_t",
     "laplace",
     "logistic",
@@ -203,6 +204,8 @@ def _cdf(conditionals, x):
     if isinstance(conditionals, torch.distributions.Beta):
         ends = conditionals.concentration1, conditionals.concentration0
         return torch.as_tensor(betainc(*(end.numpy() for end in ends), x.numpy()))
+    if isinstance(conditionals, torch.distributions.RelaxedBernoulli):
+        return (conditionals.temperature * x.logit() - conditionals.logits).sigmoid()
     if isinstance(conditionals, torch.distributions.StudentT):
         z = (x - conditionals.loc) / conditionals.scale
         return torch.as_tensor(student_t.cdf(z.numpy(), conditionals.df.numpy()))

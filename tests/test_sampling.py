@@ -339,6 +339,7 @@ def test_the_network_is_left_as_it_was_between_steps():
 
 
 def test_a_bar_shows_the_progress(monkeypatch, capsys):
+    pytest.importorskip("tqdm")
     p = conditioned("made", "bernoulli-raster", ())
     steps = ancestral(p, (2,), progress=True)
     assert next(steps).index == 0
@@ -431,13 +432,13 @@ def test_passes_and_tolerance():
     assert fewer < passes
     assert early.shape == x.shape
     # Integers beside reals have to stay as they are, whatever the tolerance.
-    columns = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Normal(), c=fam.Bernoulli())
+    columns = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Bernoulli(), c=fam.Normal())
     net = networks.MADE(columns, hidden_features=16).double()
     torch.manual_seed(0)
     exact, _ = fixed_point(net.condition(), (50,), tol=0.0)
     torch.manual_seed(0)
     rough, _ = fixed_point(net.condition(), (50,), tol=100.0)
-    assert torch.equal(exact[:, 0], rough[:, 0])
+    assert torch.equal(exact[:, :2], rough[:, :2])
     assert fixed_point(p, (0,))[0].shape == (0, 20)
 
 

@@ -61,18 +61,21 @@ def _gamma(distribution: dist.Gamma, value: Tensor) -> Tensor:
     standard = (value * rate).detach()
     known = concentration.detach().expand_as(standard)
     slope = torch._standard_gamma_grad(known, standard)
-    return (standard + slope * (concentration - concentration.detach())) / rate
+    result: Tensor = (standard + slope * (concentration - concentration.detach())) / rate
+    return result
 
 
 @attached.register
 def _dirichlet(distribution: dist.Dirichlet, value: Tensor) -> Tensor:
+    concentration: Tensor
     value, concentration = torch.broadcast_tensors(value, distribution.concentration)
     if value.shape[-1] == 1:  # always one, with a slope of 0 / 0
-        return value + 0 * concentration
+        return concentration * 0 + value
     known = concentration.detach()
     slope = torch._dirichlet_grad(value, known, known.sum(-1, keepdim=True).expand_as(value))
     step = slope * (concentration - concentration.detach())
-    return value + step - value * step.sum(-1, keepdim=True)
+    result: Tensor = value + step - value * step.sum(-1, keepdim=True)
+    return result
 
 
 @attached.register
@@ -89,4 +92,5 @@ def _normal(distribution: dist.MultivariateNormal, value: Tensor) -> Tensor:
     with torch.no_grad():
         away = (value - loc).unsqueeze(-1)
         noise = torch.linalg.solve_triangular(root, away, upper=False).squeeze(-1)
-    return loc + (root * noise.unsqueeze(-2)).sum(-1)
+    result: Tensor = loc + (root * noise.unsqueeze(-2)).sum(-1)
+    return result

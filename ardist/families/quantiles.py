@@ -21,13 +21,21 @@ def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
 
 
 def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
-    """The smallest of the numbers 0, 1, 2, ... whose CDF reaches the uniform, by bisection."""
-    steps = 24 if uniform.dtype == torch.float32 else 44
-    lower, upper = torch.full_like(uniform, -1.0), torch.full_like(uniform, 2.0**steps)
-    for _ in range(steps + 1):
+    """The smallest of the numbers 0, 1, 2, ... whose CDF reaches the uniform.
+
+    By doubling, then by bisection, up to the largest number from which one can count.
+    """
+    most = 2 / torch.finfo(uniform.dtype).eps
+    lower, upper = torch.full_like(uniform, -1.0), torch.zeros_like(uniform)
+    below = (cdf(upper) < uniform) & (upper < most)
+    while bool(below.any()):
+        lower = torch.where(below, upper, lower)
+        upper = torch.where(below, (2 * upper + 1).clamp(max=most), upper)
+        below = (cdf(upper) < uniform) & (upper < most)
+    while bool((upper - lower > 1).any()):
         middle = ((lower + upper) / 2).floor()
-        reached = cdf(middle) >= uniform
-        lower, upper = torch.where(reached, lower, middle), torch.where(reached, middle, upper)
+        below = cdf(middle) < uniform
+        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
     return upper
 
 
@@ -60,7 +68,7 @@ def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     a, b, x = torch.broadcast_tensors(*(part.detach().double() for part in (a, b, x)))
     front = a * x.log() + b * (-x).log1p() + (a + b).lgamma() - a.lgamma() - b.lgamma()
     # The fraction converges fast on one side of the mean, and I_x(a, b) = 1 - I_(1-x)(b, a).
-    other = x > (a + 1) / (a + b + 2)
+    other = (x > (a + 1) / (a + b + 2)) & ((a + b) * x > 100)
     a, b, x = torch.where(other, b, a), torch.where(other, a, b), torch.where(other, 1 - x, x)
     c, d = torch.ones_like(x), _away_from_zero(1 - (a + b) * x / (a + 1)).reciprocal()
     total = d
@@ -72,7 +80,7 @@ def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
             d = _away_from_zero(1 + term * d).reciprocal()
             c = _away_from_zero(1 + term / c)
             total = total * c * d
-        if not bool(((total - before).abs() > 1e-15 * total.abs()).any()):
+        if not bool(((total - before).abs() > 5e-15 * total.abs()).any()):
             break
     result = front.exp() * total / a
     return torch.where(other, 1 - result, result)
