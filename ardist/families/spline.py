@@ -94,7 +94,7 @@ class Spline(Family):
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
-        return torch.addcmul(loc, scale, curve.inv(noise))
+        return torch.addcmul(loc, scale, curve._inverse(noise))
 
 
 class _Curve(Transform):
