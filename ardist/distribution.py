@@ -42,8 +42,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             where the network takes none, and then batch_shape is ().
         factorization: in place of the network's own, where the network accepts it.
         params: tensors that replace the network's parameters, by name.
-        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` means missing,
-            and what is scored is the rest, as by `marginal`.
+        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` (in floating
+            point, of indices too) means missing, and what is scored is the rest, as by `marginal`.
         validate_args: whether values and the context are checked; torch's default if None.
 
     Raises:
@@ -329,12 +329,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"ordering: {type(core).__name__} has one order for all rows, got ranks "
                 f"{tuple(ordering.shape)}"
             )
-        ranks = dense(ordering.reshape(*lead, -1).to(self._reference.device))
-        # Rows are refused for their ties, if at all: one that has some stands for all.
-        row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
-        one = self._known.with_ordering(Ordering.from_ranks(row.reshape(grid)))
-        if (reason := core.accepts(one)) is not None:
-            raise ValueError(f"ordering: {reason}, got {one}")
+        ranks = dense(
+            ordering.reshape(*lead, self.factorization.num_blocks).to(self._reference.device)
+        )
+        if ranks.numel():  # rows are refused for their ties, if at all: the one with most tells
+            row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
+            one = self._known.with_ordering(Ordering.from_ranks(row.reshape(grid)))
+            if (reason := core.accepts(one)) is not None:
+                raise ValueError(f"ordering: {reason}, got {one}")
         return self._with(_ranks=ranks)
 
     def with_families(self, families: Family | Sequence[Family]) -> "AutoregressiveDistribution":

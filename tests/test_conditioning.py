@@ -380,6 +380,21 @@ def test_bad_questions_are_refused_by_name(ask, message):
         ask(net.condition())
 
 
+def test_no_rows_at_all():
+    p = transformer(ad.Factorization((2, 2), fam.Categorical(3))).condition()
+    q = p.with_ordering(torch.zeros(0, 2, 2, dtype=torch.int64))
+    assert q.sample((3,)).shape == (3, 0, 2, 2)
+    assert q.log_prob(q.sample()).shape == (0,)
+
+
+def test_missing_indices_are_nan_of_a_float_tensor(float64):
+    p = transformer(ad.Factorization(3, fam.Categorical(3))).condition(nan_policy="marginalize")
+    x = torch.tensor([[1.0, torch.nan, 2.0], [0.0, 1.0, torch.nan]])
+    mask = ~x.isnan()
+    expected = [p.marginal(m).log_prob(row[m].long()) for row, m in zip(x, mask, strict=True)]
+    close(p.log_prob(x), torch.stack(expected))
+
+
 def test_rows_with_ties_need_a_network_that_serves_ties():
     plain = transformer(ad.Factorization(3, fam.Bernoulli())).condition()
     tied = torch.tensor([[0, 0, 1], [0, 1, 2]])

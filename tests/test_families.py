@@ -58,7 +58,7 @@ WILD = [
     fam.Transformed(fam.Normal(), AffineTransform(3.0, -2.0)),
     fam.Transformed(fam.Normal(), [TanhTransform(), AffineTransform(0.0, 100.0)]),
     fam.Transformed(fam.Laplace(), SoftplusTransform()),
-    fam.Mixture(fam.Transformed(fam.Logistic(), SigmoidTransform()), 3),
+    fam.Transformed(fam.Mixture(fam.Logistic(), 3), SigmoidTransform()),
 ]
 
 

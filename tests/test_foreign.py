@@ -258,7 +258,8 @@ def test_a_leak_is_named_on_request():
 
 
 def test_blocks_that_are_vectors_start_with_a_vector():
-    fac = FACTORIZATIONS["independent_mixture-along"]
+    pair = fam.Independent(fam.Normal(), (2,))
+    fac = ad.Factorization((2, 2), pair, partition=ad.Partition.along(1))
     start = torch.tensor([1.0, -1.0])
     net = networks.FromModule(TinyGPT(fac), fac, start=start)
     x = torch.randn(3, 2, 2)

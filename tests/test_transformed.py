@@ -98,11 +98,11 @@ def test_the_support_is_where_the_transforms_carry_that_of_the_family(family, tr
 def test_gradients_match_finite_differences(family, float64):
     params = torch.randn(20, family.num_params, requires_grad=True)
     x = family.sample(params / 3).requires_grad_()
-    assert torch.autograd.gradcheck(family.log_prob, (params, x))
-    assert torch.autograd.gradcheck(family.cdf, (params, x))
+    assert torch.autograd.gradcheck(family.log_prob, (params, x), fast_mode=True)
+    assert torch.autograd.gradcheck(family.cdf, (params, x), fast_mode=True)
     if not isinstance(family, fam.Mixture):
         noise = family.noise(torch.Size((20,)))
-        assert torch.autograd.gradcheck(lambda p: family.push(p, noise), (params,))
+        assert torch.autograd.gradcheck(lambda p: family.push(p, noise), (params,), fast_mode=True)
 
 
 @scalars
@@ -336,8 +336,8 @@ def test_splines_are_normalized_whatever_the_parameters(spread, float64):
     family = fam.Spline(6)
     params = spread * torch.randn(20, 1, family.num_params)
     params[..., :2] = torch.tensor([0.5, 0.0])
-    x = torch.linspace(-12, 12, 400_001)
-    mass = family.log_prob(params, x).exp().sum(-1) * 24 / 400_000
+    x = torch.linspace(-12, 12, 100_001)
+    mass = family.log_prob(params, x).exp().sum(-1) * 24 / 100_000
     torch.testing.assert_close(mass, torch.ones(20), rtol=0, atol=1e-4)
 
 

@@ -95,7 +95,7 @@ class Spline(Family):
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
-        return torch.addcmul(loc, scale, curve.inv(noise))
+        return torch.addcmul(loc, scale, curve._inverse(noise))
 
     def pull(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)

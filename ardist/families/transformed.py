@@ -241,7 +241,7 @@ class Transformed(_OfFamily):
         y, log_slopes = _inside(y, self._stages[-1]), []
         for number in reversed(range(len(self.transforms))):
             transform = _fresh(self.transforms[number])
-            x = _inside(transform.inv(y), self._stages[number])
+            x = _inside(_inverse(transform)(y), self._stages[number])
             log_slopes.append(transform.log_abs_det_jacobian(x, y))
             y = x
         return y, log_slopes
@@ -272,7 +272,9 @@ class Transformed(_OfFamily):
 
 
 def _rebuild(family: Family, parts: list[tuple[Transform, bool]]) -> Transformed:
-    return Transformed(family, [part.inv if is_inverse else part for part, is_inverse in parts])
+    return Transformed(
+        family, [_inverse(part) if is_inverse else part for part, is_inverse in parts]
+    )
 
 
 def _flat(transforms: Sequence[Transform]) -> Iterator[Transform]:
@@ -306,7 +308,13 @@ def _fresh(transform: Transform) -> Transform:
     if part._cache_size or isinstance(part, nn.Module):
         part = copy.copy(part)  # whose parameters are the same objects
         part._cached_x_y, part._inv = (None, None), None
-    return part.inv if is_inverse else part
+    return _inverse(part) if is_inverse else part
+
+
+def _inverse(transform: Transform) -> Transform:
+    """Its inverse, to which it holds no reference: a cycle would keep caches alive."""
+    part, is_inverse = _forward_of(transform)
+    return part if is_inverse else _InverseTransform(part)
 
 
 def _tensors(transform: Transform) -> list[Tensor]:
