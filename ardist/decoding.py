@@ -78,7 +78,11 @@ class Window(ABC):
 
 
 class WholePasses(Decoder):
-    """A decoder for any network: a parallel pass a step."""
+    """A decoder for any network, by parallel passes.
+
+    A pass a step or, where the families have a `push`, as many as a fixed-point iteration over all
+    steps needs: the same draws, and usually far fewer passes.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class WholePasses(Decoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network, self._context, self._ranks = network, context, ranks
+        self.max_window = factorization.num_steps
         layout = factorization.layout
         # Blocks not drawn yet are hidden from those that are, but have to be inside the support.
         self._blocks = layout.anchor(like).expand(batch_size, *layout.value_shape)
@@ -107,6 +112,9 @@ class WholePasses(Decoder):
         self._put(blocks, 0, self._num_steps_of(blocks))
         return self.step(None)
 
+    def window(self, num_steps: int) -> Window:
+        return _WholeWindow(self, self.num_taken, self.num_taken + num_steps)
+
     def _put(self, blocks: Tensor, start: int, stop: int) -> None:
         """Takes the blocks of the steps from `start` to `stop`."""
         which = list(chain(*self.factorization.steps[start:stop]))
@@ -120,6 +128,24 @@ class WholePasses(Decoder):
             self._context = self._context.index_select(0, rows % len(self._context))
 
 
+class _WholeWindow(Window):
+    """Steps from `start` to `stop`, by whole passes."""
+
+    def __init__(self, decoder: WholePasses, start: int, stop: int) -> None:
+        self._decoder, self._steps = decoder, (start, stop)
+        self._which = list(chain(*decoder.factorization.steps[start:stop]))
+
+    def __call__(self, guess: Tensor | None) -> Tensor:
+        decoder = self._decoder
+        if guess is not None:
+            decoder._put(guess, *self._steps)
+        params = decoder._network(decoder._blocks, decoder._context, decoder._ranks)
+        return decoder.factorization.layout.take("param", params, self._which)
+
+    def keep(self, blocks: Tensor) -> None:
+        self._decoder._put(blocks, *self._steps)
+
+
 def step_widths(factorization: Factorization) -> list[int]:
     """How many entries along dimension 1 the blocks of each step have."""
     layout = factorization.layout
@@ -128,7 +154,7 @@ def step_widths(factorization: Factorization) -> list[int]:
     return [sum(layout.sizes["value"][block] for block in step) for step in factorization.steps]
 
 
-class _Forced:
+class Forced:
     """What is not drawn freely: observed blocks, and those after the end of a sequence.
 
     Args:
@@ -225,7 +251,7 @@ def draw(
     if observed is not None:
         values, mask = (layout.take("value", part, order) for part in observed)
         observed = values, mask
-    forced = _Forced(factorization, observed, num_steps)
+    forced = Forced(factorization, observed, num_steps)
     if is_cut or not layout.has_push:
         pieces = _draw_steps(decoder, factorization, Layout.sample, forced, is_cut, attach)
     elif decoder.max_window > 1 and attach is None:
@@ -247,7 +273,7 @@ def _draw_steps(
     decoder: Decoder,
     factorization: Factorization,
     sample: Sample,
-    forced: _Forced,
+    forced: Forced,
     is_cut: bool = False,
     attach: Callable[[Layout, Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
@@ -297,7 +323,7 @@ class _Pushes:
 
 
 def _draw_windows(
-    decoder: Decoder, factorization: Factorization, like: Tensor, forced: _Forced
+    decoder: Decoder, factorization: Factorization, like: Tensor, forced: Forced
 ) -> list[Tensor]:
     """Windows of steps, each solved by fixed-point iteration under noise that stays.
 
@@ -331,8 +357,8 @@ def _settled(before: Tensor, after: Tensor, discrete: bool) -> bool:
     """Whether an iteration changed nothing, beyond the rounding of its own arithmetic."""
     if discrete:
         return torch.equal(before, after)
-    change = (after - before).abs_().max().item()
-    return change <= 8 * torch.finfo(after.dtype).eps
+    change = (after - before).abs_()
+    return bool((change <= 8 * torch.finfo(after.dtype).eps * (1 + after.abs())).all())
 
 
 def draw_by_rows(

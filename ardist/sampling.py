@@ -10,9 +10,9 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
-from ardist.decoding import Decoder, _Forced
+from ardist.decoding import Decoder, Forced
 from ardist.distribution import AutoregressiveDistribution
-from ardist.families.truncated import _state_logits
+from ardist.families.truncated import state_logits_of
 from ardist.families.univariate import gumbel
 from ardist.layout import Layout
 from ardist.ordering import Ordering
@@ -91,7 +91,7 @@ def ancestral(
 
 def _each_step(rows: "_Rows", steps: Iterable[int]) -> Iterator[Step]:
     p, fac = rows.p, rows.factorization
-    decoder, forced = _call(p, rows.decoder), _Forced(fac, rows.observed)
+    decoder, forced = _call(p, rows.decoder), Forced(fac, rows.observed)
     blocks, start, previous = rows.anchor, 0, None
     ended = rows.ended(blocks[:, :0])
     for step in steps:
@@ -272,7 +272,7 @@ def _search(
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
     rows = _Rows(p, p.batch_shape)
     fac, decoder, batch = rows.factorization, rows.decoder(), len(rows.anchor)
-    forced = _Forced(fac, rows.observed)
+    forced = Forced(fac, rows.observed)
     # Beams by contexts, the contexts' own dimension last, are the rows.
     drawn = torch.cat([rows.anchor[:, :0], *forced.known], 1)
     log_prob = torch.zeros(1, batch, dtype=rows.like.dtype, device=rows.like.device)
@@ -282,7 +282,7 @@ def _search(
         layout, taken = fac.step_layouts[step], drawn.shape[1]
         kept = unmoved = torch.arange(len(drawn), device=drawn.device)
         for number, family in enumerate(layout.families):
-            each = _state_logits(family, _by_block(layout, params)[number]).log_softmax(-1)
+            each = state_logits_of(family, _by_block(layout, params)[number]).log_softmax(-1)
             values = states[family].to(drawn)
             each = rows.scores(each, values, drawn).unflatten(0, (-1, batch))
             total = log_prob.unsqueeze(-1) + each  # beam, context, state

@@ -9,7 +9,7 @@ from pyro.distributions import TransformModule
 from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
 
-from ardist.decoding import _Forced, step_widths
+from ardist.decoding import Forced, step_widths
 from ardist.distribution import AutoregressiveDistribution, unwrap
 from ardist.families import Family
 from ardist.layout import Layout
@@ -326,7 +326,7 @@ def _by_decoder(
 ) -> Tensor:
     """Step by step."""
     fac, order = p.factorization, list(chain(*p.factorization.steps))
-    decoder, forced = p._core.decoder(len(noise), p._contexts, **p._other), _Forced(fac, None)
+    decoder, forced = p._core.decoder(len(noise), p._contexts, **p._other), Forced(fac, None)
     given = fac.layout.take("value", noise, order).split(step_widths(fac), 1)
     pieces: list[Tensor] = []
     for step, layout in enumerate(fac.step_layouts):

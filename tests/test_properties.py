@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 import ardist as ad
 from ardist import networks
-from ardist.decoding import Decoder, _draw_steps, _Forced, draw
+from ardist.decoding import Decoder, _draw_steps, Forced, draw
 
 contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
 cases = pytest.mark.parametrize(("network", "factorization"), CASES)
@@ -492,7 +492,7 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization, 
             net.decoder(50),
             fac,
             lambda layout, params: layout.push(params, next(left)),
-            _Forced(fac, None),
+            Forced(fac, None),
         ),
         1,
     )

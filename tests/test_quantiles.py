@@ -69,14 +69,14 @@ NAMED = [
 
 
 @pytest.mark.parametrize("family", NAMED, ids=str)
-@pytest.mark.parametrize("spread", [1.0, 4.0])
+@pytest.mark.parametrize("spread", [1.0, 3.0])
 def test_cdfs_are_scipys(family, spread, float64):
-    params = spread * torch.randn(2000, family.num_params)
+    params = spread * torch.randn(500, family.num_params)
     value = family.sample(params)
     reference = _scipy(family, params)
     expected = torch.from_numpy(reference.cdf(value.numpy()))
     torch.testing.assert_close(family.cdf(params, value), expected, rtol=1e-7, atol=1e-9)
-    uniform = torch.rand(2000)
+    uniform = torch.rand(500)
     found, expected = family.icdf(params, uniform), torch.from_numpy(reference.ppf(uniform.numpy()))
     if family.support.is_discrete:
         assert torch.equal(found, expected.clamp(min=0))

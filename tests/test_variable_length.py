@@ -98,7 +98,7 @@ class Counting(networks.ConditionalNetwork):
 def test_sampling_stops_when_all_have_ended():
     net = Counting(ad.Factorization(100, fam.Categorical(3), end=2, pad=0))
     x = net.condition().sample((7,))
-    assert net.calls == 1
+    assert net.calls <= 2  # of which one tells that nothing changes
     assert x[:, 0].eq(2).all()
     assert x[:, 1:].eq(0).all()
     window = build(ad.Ordering.raster(), size=100)

@@ -68,7 +68,7 @@ def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     a, b, x = torch.broadcast_tensors(*(part.detach().double() for part in (a, b, x)))
     front = a * x.log() + b * (-x).log1p() + (a + b).lgamma() - a.lgamma() - b.lgamma()
     # The fraction converges fast on one side of the mean, and I_x(a, b) = 1 - I_(1-x)(b, a).
-    other = (x > (a + 1) / (a + b + 2)) & ((a + b) * x > 100)
+    other = x > (a + 1) / (a + b + 2)
     a, b, x = torch.where(other, b, a), torch.where(other, a, b), torch.where(other, 1 - x, x)
     c, d = torch.ones_like(x), _away_from_zero(1 - (a + b) * x / (a + 1)).reciprocal()
     total = d

@@ -135,7 +135,7 @@ def _states(family: Family) -> Tensor:
     return states
 
 
-def _state_logits(family: Family, params: Tensor) -> Tensor:
+def state_logits_of(family: Family, params: Tensor) -> Tensor:
     """Log-probabilities of a finite family's states, up to a constant: (..., num_states)."""
     if isinstance(family, Tempered):
         family = family._form
@@ -157,7 +157,7 @@ class _TemperedStates(_OfStates):
         return f"Tempered({self.family}, {self.temperature})"
 
     def state_logits(self, params: Tensor) -> Tensor:
-        return _state_logits(self.family, params) / self.temperature
+        return state_logits_of(self.family, params) / self.temperature
 
 
 @dataclass(frozen=True, repr=False)
@@ -302,7 +302,7 @@ class _Truncated(_OfStates):
         """Which states are kept: (..., num_states) bool."""
 
     def state_logits(self, params: Tensor) -> Tensor:
-        logits = _state_logits(self.family, params)
+        logits = state_logits_of(self.family, params)
         return logits.masked_fill(~self._kept(logits.detach()), -math.inf)
 
 
