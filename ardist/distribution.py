@@ -271,7 +271,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         layout = self.factorization.layout
         if not self.has_rsample or layout.has_rsample:
-            parts: ScoreParts = super().score_parts(x, *args, **kwargs)
+            parts: ScoreParts = super().score_parts(x, *args, **kwargs)  # type: ignore[no-untyped-call]
             return parts
         blocks = self._log_prob_blocks(x)
         scored = torch.tensor([not f.has_rsample for f in layout.families], device=blocks.device)

@@ -42,7 +42,7 @@ def attach(value: Tensor, again: Tensor, scores: Tensor, adjoint: Callable[..., 
         scores: the log_prob of each block, (rows, num_blocks).
         adjoint: from the gradients of value and scores to those of `again` and `scores`.
     """
-    return _Attach.apply(again, scores, value, adjoint)
+    return _Attach.apply(again, scores, value, adjoint)  # type: ignore[no-untyped-call]
 
 
 class _Attach(torch.autograd.Function):
@@ -75,9 +75,9 @@ def by_iteration(again: Tensor, blocks: Tensor, num_steps: int, tol: float) -> A
     def solve(gradient: Tensor) -> Tensor:
         total = gradient
         for _ in range(num_steps - 1):
-            (pulled,) = torch.autograd.grad(
+            pulled: Tensor | None = torch.autograd.grad(
                 again, blocks, total, retain_graph=True, allow_unused=True
-            )
+            )[0]
             if pulled is None:
                 break
             before, total = total, gradient + pulled

@@ -54,7 +54,8 @@ def memory() -> Iterator[Case]:
     for batch in (64, 256):
         found = {name: peak(f"rsample {name}", 64, batch) for name in ("made", "zuko", "pyro")}
         for name, mebibytes in found.items():
-            print(f"  batch {batch}: {name:<12}{mebibytes:8.1f} MiB {mebibytes / found['made']:6.1f} x ardist's")
+            ratio = mebibytes / found["made"]
+            print(f"  batch {batch}: {name:<12}{mebibytes:8.1f} MiB {ratio:6.1f} x ardist's")
     print("\nthe same, batch 64, as D grows; aim: by no more than gradients of weights and draws")
     for features in (64, 256, 784):
         found = [peak(f"{what} made", features, 64) for what in ("rsample", "log_prob")]

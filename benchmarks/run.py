@@ -12,6 +12,7 @@ import warnings
 import torch
 from attention import gpt
 from convolution import locally_masked, pixelcnn, wavenet
+from fixed_point import fixed_points
 from gradients import gradients, gradients_of_many
 from harness import compare
 from information import information
@@ -30,6 +31,7 @@ CASES = {
         made_scoring,
         made_continuous,
         made_windows,
+        fixed_points,
         gradients,
         gradients_of_many,
         lstm,

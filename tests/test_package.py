@@ -76,10 +76,18 @@ def test_the_order_names_every_module():
 
 def test_the_core_is_small():
     """Under 1,900 lines of code; comments and docs not counted."""
-    core = ("shapes", "partition", "ordering", "layout", "constraints", "factorization", "decoding",)
+    core = (
+        "shapes",
+        "partition",
+        "ordering",
+        "layout",
+        "constraints",
+        "factorization",
+        "decoding",
+    )
     total = 0
     for name, path in modules():
-        if name not in (*core, "distribution"):
+        if name not in (*core, "decoding", "distribution"):
             continue
         tree = ast.parse(path.read_text())
         prose = set()

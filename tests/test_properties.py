@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 import ardist as ad
 from ardist import networks
-from ardist.decoding import Decoder, _draw_steps, Forced, draw
+from ardist.decoding import Decoder, Forced, _draw_steps, draw
 
 contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
 cases = pytest.mark.parametrize(("network", "factorization"), CASES)

@@ -307,7 +307,9 @@ class _MADESweep(Sweep):
         network, schedule = self._decoder._network, self._decoder._schedule
         state = schedule.in_order(network.factorization.layout.features(self._blocks), "feature", 1)
         state = state.T
-        for layer, (weight, bias) in enumerate(zip(self._weights, self._decoder.biases, strict=True)):
+        for layer, (weight, bias) in enumerate(
+            zip(self._weights, self._decoder.biases, strict=True)
+        ):
             before = torch.addmm(bias, weight, state)
             with torch.enable_grad():
                 leaf = before.detach().requires_grad_()
