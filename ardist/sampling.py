@@ -125,7 +125,7 @@ def fixed_point(
         p: a distribution whose families make draws from noise that does not depend on their
             parameters: by an inverse CDF, a location and a scale, or Gumbels.
         sample_shape: of the draw.
-        tol: stop when a pass changes no real number x by more than tol * (1 + |x|). By default
+        tol: stop when a pass changes no real number x by more than tol * (1 + abs(x)). By default
             that is rounding, 8 units in the last place; more is an approximation. Integers have
             to stay as they are.
 

@@ -114,7 +114,7 @@ class AutoregressiveTransform(TransformModule):
         return p._unrows(p.factorization.merge(layout._draws(each, params)), lead)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log |det dy/dx| of noise x and events y, which tell all: (*lead)."""
+        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead)."""
         p = self._p
         blocks, params, lead = _pass(p, y)
         layout = p.factorization.layout

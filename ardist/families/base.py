@@ -189,7 +189,7 @@ class Family(ABC):
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
-        """log |det dvalue/dnoise| of `push` at this value, where `has_log_slope`: (...)."""
+        """log abs(det dvalue/dnoise) of `push` at this value, where `has_log_slope`: (...)."""
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
     def _fill(self, out: Tensor) -> Tensor:

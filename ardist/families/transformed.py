@@ -153,7 +153,7 @@ class Transformed(_OfFamily):
         return self.family.log_prob(params, x) - self._total(log_slopes)
 
     def _total(self, log_slopes: list[Tensor]) -> Tensor:
-        """log |det dy/dx| of all transforms, from those that `_backward` gives."""
+        """log abs(det dy/dx) of all transforms, from those that `_backward` gives."""
         dims = len(self.event_shape)
         total = torch.zeros((), dtype=log_slopes[0].dtype, device=log_slopes[0].device)
         for transform, log_slope in zip(reversed(self.transforms), log_slopes, strict=True):

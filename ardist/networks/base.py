@@ -22,7 +22,8 @@ class ConditionalNetwork(nn.Module):
 
     To write one, define `forward`; whatever dependencies the factorization does not allow it
     must not have (`ardist.testing.check_autoregressive` tells). `decoder` makes sampling cost
-    one step a step instead of a whole pass; by default it makes whole passes.
+    one step a step instead of a whole pass; by default it makes whole passes, by fixed-point
+    iteration where that may be fewer than one a step.
 
     Args:
         factorization: the only source of truth about blocks, order and families.
