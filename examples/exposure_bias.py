@@ -58,7 +58,7 @@ def main() -> None:
     truth = Motifs(ad.Factorization(LENGTH, fam.Categorical(4))).condition()
     train, test = truth.sample((3000,)), truth.sample((1000,))
     print("nats lost in a sequence of 24 notes, on prefixes of")
-    print(f"{'':44}{'data':>8}{'its own':>9}{'draws under the truth':>24}")
+    print(f"{'':43}{'data':>10}{'its own':>9}{'draws under the truth':>24}")
     for count, probability in ((300, 0.0), (300, 0.25), (300, 0.5), (3000, 0.0)):
         p = fit(train[:count], probability, args)
         lost = exposure_bias(p, test, truth)
@@ -68,7 +68,7 @@ def main() -> None:
             f"{count:>5} sequences, {forcing:<26}{lost.on_data.sum():10.3f}"
             f"{lost.on_own.sum():9.3f}{drawn:24.3f}"
         )
-    print(f"{'the truth itself':<44}{0:8.3f}{0:9.3f}{truth.log_prob(test).mean():24.3f}")
+    print(f"{'the truth itself':<43}{0:10.3f}{0:9.3f}{truth.log_prob(test).mean():24.3f}")
 
 
 if __name__ == "__main__":
