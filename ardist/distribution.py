@@ -246,7 +246,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             RuntimeError: in a backward pass with `create_graph=True`: a draw is differentiable
                 once.
         """
-        return self._replaced(self._rsample, Size(sample_shape), tol)[0]
+        return self._replaced(self._rsample, Size(sample_shape), tol, False)[0]
 
     def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """A draw and its log_prob, both from the network without dropout."""
@@ -258,7 +258,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, sample_shape: Sequence[int] = (), *, tol: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """A draw with gradients and its log_prob, from the same pass; args as of `rsample`."""
-        x, scores = self._replaced(self._rsample, Size(sample_shape), tol)
+        x, scores = self._replaced(self._rsample, Size(sample_shape), tol, True)
         return x, scores.sum(-1)
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
@@ -600,8 +600,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     # Draws with gradients.
 
-    def _rsample(self, sample_shape: Size, tol: float) -> tuple[Tensor, Tensor]:
-        """Events, and the scores of their blocks."""
+    def _rsample(self, sample_shape: Size, tol: float, scored: bool) -> tuple[Tensor, Tensor]:
+        """Events, and the scores of their blocks if they are asked for."""
         fac, lead = self.factorization, sample_shape + self.batch_shape
         if not (fac.has_rsample or self.has_rsample):
             without = [f for f in fac.layout.distinct if not f.has_rsample]
@@ -621,7 +621,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                     return self._by_steps(decoder, lead)
         with torch.no_grad():
             x = self._draw(sample_shape)
-        return self.attach(x, tol)
+        return self.attach(x, tol, scored)
 
     def differentiable_decoder(self, lead: Size) -> Decoder | None:
         """A decoder for these rows that keeps the graph of its steps, where there is one."""
@@ -674,9 +674,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             found = found.masked_fill(layout.whole(observed[1]), 0.0)
         return blocks, found
 
-    def attach(self, x: Tensor, tol: float = 0.0) -> tuple[Tensor, Tensor]:
+    def attach(self, x: Tensor, tol: float = 0.0, scored: bool = False) -> tuple[Tensor, Tensor]:
         """Draws (*lead, *event_shape) of this distribution with their gradients, and the scores
-        of their blocks; for what is made of this one.
+        of their blocks, zeros if not asked for; for what is made of this one.
         """
         fac, layout, core = self.factorization, self.factorization.layout, self._core
         given = (self.context, *(self.params or {}).values(), *(self._observed or ()))
@@ -685,10 +685,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         wanted = wanted and any(family.has_rsample for family in layout.distinct)
         if not wanted or x.numel() == 0:
             with core.evaluating():
-                return x, self._score(x)
+                return x, self._score(x) if scored else x.new_zeros(())
         lead = self._lead(x)
         blocks = fac.split(self._per_row(x.detach(), self.event_shape, lead))
-        value, each = self.attach_rows(lead, blocks, tol=tol)
+        value, each = self.attach_rows(lead, blocks, tol=tol, scored=scored)
         return self._unrows(fac.merge(value), lead), self._unrows(each, lead)
 
     def attach_rows(
@@ -697,6 +697,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         blocks: Tensor,
         again: Callable[[Tensor, Tensor], Tensor] | None = None,
         tol: float = 0.0,
+        scored: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """As `attach`, for the blocks of rows.
 
@@ -706,12 +707,16 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         fac, layout, core = self.factorization, self.factorization.layout, self._core
         ranks, observed, contexts = self._row_ranks(lead), self._row_observed(lead), self._contexts
-        leaf = blocks.detach().requires_grad_()
         with core.evaluating(), torch.autocast(blocks.device.type, enabled=False):
+            with torch.no_grad():
+                own = ranks is None and not self._other
+                sweep = core._sweep(blocks, contexts) if own else None
+            leaf = blocks.detach().requires_grad_(scored or sweep is None)
             params = self._network(leaf, contexts, ranks)
-            sweep = None if ranks is not None or self._other else core._sweep(blocks, contexts)
         same, free = (again or layout.pathwise)(params, blocks), None
-        scores = layout.log_prob(params, leaf)
+        scores = blocks.new_zeros(len(blocks), fac.num_blocks)
+        if scored:
+            scores = layout.log_prob(params, leaf)
         if observed is not None:
             free = ~observed[1]
             same = torch.where(free, same, observed[0])
@@ -722,11 +727,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             steps = fac.num_steps if ranks is None else fac.num_blocks
             solve = by_iteration(same, leaf, steps, tol)
 
-        def adjoint(of_value: Tensor, of_scores: Tensor) -> tuple[Tensor, Tensor]:
-            if of_scores.any():
+        def adjoint(
+            of_value: Tensor | None, of_scores: Tensor | None
+        ) -> tuple[Tensor | None, Tensor | None]:
+            if of_scores is not None:
                 (through,) = torch.autograd.grad(scores, leaf, of_scores, retain_graph=True)
-                of_value = of_value + through
-            return solve(of_value), of_scores
+                of_value = through if of_value is None else of_value + through
+            return None if of_value is None else solve(of_value), of_scores
 
         value, each = attach(blocks, same, scores, adjoint)
         return value, each

@@ -196,7 +196,8 @@ class Layout:
     def slopes(
         self, kind: str, rows: Tensor, function: Callable[[Family, Tensor, int], Tensor]
     ) -> list[Tensor]:
-        """The Jacobian of each block by itself: (inputs, outputs, rows), in raster order.
+        """The Jacobian of each block by itself, in raster order: (inputs, outputs, rows), or
+        (inputs, rows) where there is one output.
 
         Args:
             kind: of the inputs, "value" or "param".
@@ -217,6 +218,7 @@ class Layout:
                     for output in outputs.unbind(-1)
                 ]
             jacobian = torch.stack(each).permute(2, 3, 0, 1).contiguous()
+            jacobian = jacobian.squeeze(2) if len(each) == 1 else jacobian
             for block, one in zip(members[number], jacobian.unbind(0), strict=True):
                 found[block] = one
         return found

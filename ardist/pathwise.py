@@ -40,7 +40,8 @@ def attach(value: Tensor, again: Tensor, scores: Tensor, adjoint: Callable[..., 
         value: the draws, (rows, ...).
         again: the same, as a function of what does not come through other blocks.
         scores: the log_prob of each block, (rows, num_blocks).
-        adjoint: from the gradients of value and scores to those of `again` and `scores`.
+        adjoint: from the gradients of value and scores to those of `again` and `scores`; None
+            stands for one of zeros.
     """
     return _Attach.apply(again, scores, value, adjoint)  # type: ignore[no-untyped-call]
 
@@ -49,10 +50,11 @@ class _Attach(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, again: Tensor, scores: Tensor, value: Tensor, adjoint: Any) -> Any:
         ctx.adjoint = adjoint
+        ctx.set_materialize_grads(False)
         return value.clone(), scores.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "rsample: a draw is differentiable once; its second derivative, which "
@@ -113,24 +115,28 @@ def by_sweep(
         )
         read = layout.slopes("value", blocks, lambda family, v, _: family.features(v))
         sizes = layout.sizes["value"]
-        total = list(gradient.flatten(1).T.contiguous().split(sizes))
+        columns = gradient.flatten(1).T.clone(memory_format=torch.contiguous_format)
+        total = columns.split(sizes)
         chosen = None if free is None else free.flatten(1).T.split(sizes)
         for step in range(len(steps) - 1, 0, -1):
             each = []
             for block in steps[step]:
                 one = total[block] if chosen is None else total[block] * chosen[block]
                 each.append(_contract(drawn[block], one))
-            features = sweep.step(step, each[0] if len(each) == 1 else torch.cat(each))
-            widths = [layout.sizes["feature"][block] for block in steps[step - 1]]
-            for block, part in zip(steps[step - 1], features.split(widths), strict=True):
-                total[block] = total[block] + _contract(read[block], part)
-        return torch.cat(total).T.reshape(gradient.shape)
+            features, before = sweep.step(step, _together(each)), steps[step - 1]
+            widths = [layout.sizes["feature"][block] for block in before]
+            parts = features.split(widths) if len(before) > 1 else (features,)
+            for block, part in zip(before, parts, strict=True):
+                total[block].add_(_contract(read[block], part))
+        return columns.T.reshape(gradient.shape)
 
     return solve
 
 
+def _together(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
 def _contract(jacobian: Tensor, gradient: Tensor) -> Tensor:
-    """(inputs, outputs, rows) and (outputs, rows) to (inputs, rows)."""
-    if jacobian.shape[1] == 1:
-        return jacobian.squeeze(1) * gradient
-    return (jacobian * gradient).sum(1)
+    """A block's slopes, as `Layout.slopes` has them, by (outputs, rows): (inputs, rows)."""
+    return jacobian * gradient if jacobian.dim() == 2 else (jacobian * gradient).sum(1)

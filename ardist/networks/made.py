@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, reduce
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -289,64 +289,61 @@ class _MADEDecoder(Decoder):
 class _MADESweep(Sweep):
     """Sends gradients back through each unit when all that read it have theirs.
 
-    Gradients are (units, rows), in the decoder's orders of outputs, units and features.
+    Gradients are (units, rows), in the decoder's orders of outputs, units and features. Those that
+    are not known yet are zero, and so are the weights that would read them.
     """
 
     def __init__(self, decoder: _MADEDecoder, blocks: Tensor) -> None:
         self._decoder, self._blocks = decoder, blocks
-        self._weights, self._outputs = decoder.weights, decoder.outputs
-        self._ends, self._output_ends = decoder._schedule.ends, decoder._schedule.output_ends
-        # Of each hidden layer: its slopes, and the gradients of its units and of their sums.
-        self._slopes: list[Tensor] = []
-        self._units: list[Tensor] = []
-        self._sums: list[Tensor] = []
 
     def _prepare(self) -> None:
-        """The slopes of all units at the draw."""
-        self._slopes = []
-        network, schedule = self._decoder._network, self._decoder._schedule
-        state = schedule.in_order(network.factorization.layout.features(self._blocks), "feature", 1)
-        state = state.T
-        for layer, (weight, bias) in enumerate(
-            zip(self._weights, self._decoder.biases, strict=True)
-        ):
-            before = torch.addmm(bias, weight, state)
+        """All slopes at the draw, and views of what each step reads and writes."""
+        decoder, network = self._decoder, self._decoder._network
+        schedule, layers = decoder._schedule, range(len(decoder.weights))
+        features = network.factorization.layout.features(self._blocks)
+        state = schedule.in_order(features, "feature", 1).T
+        sizes = [[b - a for a, b in pairwise(ends)] for ends in schedule.ends]
+        outputs = state.new_zeros(schedule.output_ends[-1], len(self._blocks))
+        slopes, sums, self._units = [], [], []
+        for layer in layers:
+            before = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)
             with torch.enable_grad():
                 leaf = before.detach().requires_grad_()
-                after = network.activation(leaf)
-                self._slopes.append(torch.autograd.grad(after.sum(), leaf)[0])
+                slopes.append(torch.autograd.grad(network.activation(leaf).sum(), leaf)[0])
             state = network.activate(layer, before, state)
-        self._units = [torch.empty_like(slope) for slope in self._slopes]
-        self._sums = [torch.empty_like(slope) for slope in self._slopes]
-        self._params = state.new_empty(self._output_ends[-1], len(self._blocks))
+            sums.append(torch.zeros_like(before))
+            self._units.append(torch.empty_like(before).split(sizes[layer + 1]))
+        # By step: the slopes of the units that become known, and the gradients of their sums.
+        self._slopes = [part.split(size) for part, size in zip(slopes, sizes[1:], strict=True)]
+        self._sums = [part.split(size) for part, size in zip(sums, sizes[1:], strict=True)]
+        self._outputs = outputs.split([b - a for a, b in pairwise(schedule.output_ends)])
+        # By state and step: the weights that read its entries, and the gradients of the readers.
+        self._readers: list[list[tuple[tuple[Tensor, ...], Tensor]]] = [[] for _ in sizes]
+        for source, weight in decoder.outputs:
+            self._readers[source].append((weight.T.split(sizes[source]), outputs))
+        for layer in layers:
+            weight = decoder.weights[layer]
+            self._readers[layer].append((weight.T.split(sizes[layer]), sums[layer]))
 
     def step(self, step: int, params: Tensor) -> Tensor:
         if step + 1 == self._decoder.factorization.num_steps:
             self._prepare()
-        first = self._output_ends[step]
-        self._params[first : self._output_ends[step + 1]] = params
-        for layer in range(len(self._weights) - 1, -1, -1):
-            ends = self._ends[layer + 1]
-            units = slice(ends[step], ends[step + 1])
-            gradient = self._into(layer + 1, units, step)
+        self._outputs[step].copy_(params)
+        for layer in range(len(self._slopes) - 1, -1, -1):
+            gradient = self._into(layer + 1, step)
             if self._decoder._network.adds(layer):
-                self._units[layer][units] = gradient
-            torch.mul(gradient, self._slopes[layer][units], out=self._sums[layer][units])
-        return self._into(0, slice(self._ends[0][step - 1], self._ends[0][step]), step)
+                self._units[layer][step].copy_(gradient)
+            torch.mul(gradient, self._slopes[layer][step], out=self._sums[layer][step])
+        return self._into(0, step - 1)
 
-    def _into(self, state: int, entries: slice, step: int) -> Tensor:
-        """The gradient of some entries of a state, from all that is computed at a step or later."""
-        first = self._output_ends[step]
-        readers = [(w, first, self._params) for source, w in self._outputs if source == state]
-        if state < len(self._weights):
-            first = self._ends[state + 1][step]
-            readers.append((self._weights[state], first, self._sums[state]))
-        weight, first, gradients = readers[0]
-        total = torch.mm(weight[first:, entries].T, gradients[first:])
-        for weight, first, gradients in readers[1:]:
-            total.addmm_(weight[first:, entries].T, gradients[first:])
+    def _into(self, state: int, step: int) -> Tensor:
+        """The gradient of the entries of a state that become known at a step."""
+        (weights, gradients), *others = self._readers[state]
+        total = torch.mm(weights[step], gradients)
+        for weights, gradients in others:
+            total.addmm_(weights[step], gradients)
         if self._decoder._network.adds(state):
-            total += self._units[state][entries]
+            total += self._units[state][step]
         return total
 
 
