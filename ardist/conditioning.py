@@ -69,7 +69,7 @@ class Marginal(TorchDistribution):
 
     def __init__(self, joint: Any, mask: Tensor, validate_args: bool | None = None) -> None:
         self.joint, self.kept = joint, mask
-        self.has_rsample = joint.has_rsample
+        self.has_rsample = joint.has_rsample and joint.factorization.has_rsample
         super().__init__(joint.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
 
     @property

@@ -205,13 +205,15 @@ class Forced:
 
     def apply(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         """Freely drawn blocks of the steps from `start` to `stop`, as they have to be."""
+        observed = self.columns(start, stop)
+        if observed is not None:
+            blocks = torch.where(observed[1], observed[0], blocks)
         if self._end is not None and self._pad is not None:
             is_end = blocks == self._end
             ended = is_end.cumsum(1) > is_end.long()
             ended = ended if self._ended is None else ended | self._ended
+            ended = ended if observed is None else ended & ~observed[1]
             blocks = blocks.masked_fill(ended, self._pad)
-        if (observed := self.columns(start, stop)) is not None:
-            blocks = torch.where(observed[1], observed[0], blocks)
         return blocks
 
     def take(self, blocks: Tensor) -> bool:

@@ -224,7 +224,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
         """Events of which only the elements `kept` are drawn; for what is made of this one."""
         fac = self.factorization
-        steps = fac.ranks.flatten()[fac.layout.count(fac.split(kept)).cpu() > 0]
+        ranks = fac.ranks.flatten() if self._ranks is None else self._ranks
+        steps = ranks[..., fac.layout.count(fac.split(kept)).to(ranks.device) > 0]
         with torch.no_grad():
             return self._replaced(self._draw, Size(sample_shape), int(steps.max()) + 1)
 
@@ -267,7 +268,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         `has_rsample` is true where all blocks are reparameterized. `p.has_rsample_(True)` asks
         for a chain of both kinds: gradients through the blocks that have them, and the score
         function of the others. `Trace_ELBO` and `TraceEnum_ELBO` are unbiased under it;
-        `TraceGraph_ELBO` does not ask for the parts of a site with `has_rsample`, and is biased.
+        `TraceGraph_ELBO` does not ask for the parts of a site with `has_rsample`, and is biased,
+        and wrappers such as `to_event` do not pass them on.
         """
         layout = self.factorization.layout
         if not self.has_rsample or layout.has_rsample:
@@ -324,13 +326,17 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
+        if ordering.is_floating_point() or ordering.dtype == torch.bool:
+            raise ValueError(f"ordering: expected ranks of integers, got {ordering.dtype}")
         if not core.has_row_orders:
             raise ValueError(
                 f"ordering: {type(core).__name__} has one order for all rows, got ranks "
                 f"{tuple(ordering.shape)}"
             )
         ranks = dense(
-            ordering.reshape(*lead, self.factorization.num_blocks).to(self._reference.device)
+            ordering.reshape(*lead, self.factorization.num_blocks).to(
+                self._reference.device, torch.int64
+            )
         )
         if ranks.numel():  # rows are refused for their ties, if at all: the one with most tells
             row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
@@ -377,6 +383,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 [ 0.5000, -1.0000]])
         """
         mask = self._checked_mask(mask)
+        event_dim = len(self.event_shape)
+        if value.shape[max(value.dim() - event_dim, 0) :] != self.event_shape:
+            raise ValueError(
+                f"value: expected (*lead, {spelled(self.event_shape)}), got {tuple(value.shape)}"
+            )
         first = self._first(mask)
         value = first._checked(torch.where(mask, value, self.anchor))
         if self._observed is not None:
@@ -556,7 +567,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if observed is not None:
             values, mask = observed
             if layout.is_cut(mask):
-                result = result - share(mask)
+                result = layout.given_log_prob(params, blocks, mask, scored)
             result = torch.where(layout.whole(mask), 0.0, result)
             differs = layout.count((blocks != values) & mask) > 0
             result = result.masked_fill(differs, -torch.inf)

@@ -240,7 +240,8 @@ def _estimate(
 ) -> Estimate:
     """The mean over draws of the sum of each block's share and, it may be, of one of the event."""
     count = num_samples or _NUM_SAMPLES
-    pathwise = torch.is_grad_enabled() and p.has_rsample
+    # A chain of both kinds of blocks has its gradient by scores alone.
+    pathwise = torch.is_grad_enabled() and p.has_rsample and p.factorization.has_rsample
     x = p.rsample((count,)) if pathwise else p.sample((count,))
     own = _Pass(p, x)
     each, rest = shares(own, x)

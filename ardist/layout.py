@@ -116,7 +116,7 @@ class Layout:
         """How many elements of each block are under a mask (..., *value_shape)."""
         if not self.flat:
             lead = mask.shape[: mask.dim() - len(self.value_shape)]
-            return mask.reshape(*lead, self.num_blocks, -1).sum(-1)
+            return mask.reshape((*lead, self.num_blocks, self.sizes["value"][0])).sum(-1)
         pieces = mask.split(self.sizes["value"], -1)
         return torch.stack([piece.sum(-1) for piece in pieces], -1)
 
@@ -142,6 +142,15 @@ class Layout:
         kinds = (("param", params), ("value", values), ("value", mask))
         parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
         return self._join("block", [f.marginal_log_prob(p, v, m) for f, p, v, m in parts])
+
+    def given_log_prob(
+        self, params: Tensor, values: Tensor, mask: Tensor, kept: Tensor | None
+    ) -> Tensor:
+        """Of the other elements of each block, or of those kept, given those under a mask."""
+        kinds = [("param", params), ("value", values), ("value", mask)]
+        kinds += [] if kept is None else [("value", kept)]
+        parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
+        return self._join("block", [f.given_log_prob(*given) for f, *given in parts])
 
     def inside(self, values: Tensor) -> Tensor:
         """Whether each block is inside its support: (..., num_blocks) bool."""
@@ -187,7 +196,9 @@ class Layout:
         ]
 
     def push(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """The draws that this noise gives."""
+        """The draws that this noise gives, which may be more precise than the parameters."""
+        if noise[0].dtype != params.dtype:
+            return self.push(params.to(noise[0].dtype), noise).to(self.dtype(params.dtype))
         if not self.flat:  # what follows is the same, and this is in the innermost loop
             return self.distinct[0].push(params, noise[0])
         parts = zip(self.distinct, self.split("param", params), noise, strict=True)
@@ -195,9 +206,9 @@ class Layout:
 
     def slopes(
         self, kind: str, rows: Tensor, function: Callable[[Family, Tensor, int], Tensor]
-    ) -> list[Tensor]:
+    ) -> list[Tensor | None]:
         """The Jacobian of each block by itself, in raster order: (inputs, outputs, rows), or
-        (inputs, rows) where there is one output.
+        (inputs, rows) where there is one output; None where it is zero.
 
         Args:
             kind: of the inputs, "value" or "param".
@@ -205,14 +216,14 @@ class Layout:
             function: from a family, the inputs of its blocks and its number among the distinct
                 ones to their outputs.
         """
-        found: list[Tensor] = [rows] * self.num_blocks
+        found: list[Tensor | None] = [None] * self.num_blocks
         members = self._members or [list(range(self.num_blocks))]
         for number, part in enumerate(self.split(kind, rows)):
             with torch.enable_grad():
                 leaf, shape = part.detach().requires_grad_(), (*part.shape[:2], -1)
                 outputs = function(self.distinct[number], leaf, number).reshape(shape)
                 if not outputs.requires_grad:  # a draw without gradients, or a discrete feature
-                    outputs = outputs + 0.0 * leaf.sum()
+                    continue
                 each = [
                     torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0].reshape(shape)
                     for output in outputs.unbind(-1)

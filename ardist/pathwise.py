@@ -60,7 +60,11 @@ class _Attach(torch.autograd.Function):
                 "rsample: a draw is differentiable once; its second derivative, which "
                 "create_graph=True asks for, would be wrong"
             )
-        return (*ctx.adjoint(*gradients), None, None)
+        known = [part for part in gradients if part is not None]
+        if not known:
+            return None, None, None, None
+        with torch.autocast(known[0].device.type, enabled=False):
+            return (*ctx.adjoint(*gradients), None, None)
 
 
 def by_iteration(again: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Adjoint:
@@ -104,30 +108,35 @@ def by_sweep(
         params: of all conditionals, (rows, ...), at the draw `blocks`.
         free: (rows, *value_shape) bool: what was drawn and not given.
     """
-    layout, steps = factorization.layout, factorization.steps
+    layout, steps, sizes = factorization.layout, factorization.steps, factorization.layout.sizes
+    values = layout.split("value", blocks)
+    # Now, while the parameters are those of the draw.
+    drawn = layout.slopes(
+        "param",
+        params,
+        lambda f, p, n: f.pathwise(p, values[n]) if f.has_rsample else values[n],
+    )
+    read = layout.slopes("value", blocks, lambda family, v, _: family.features(v))
 
     def solve(gradient: Tensor) -> Tensor:
-        values = layout.split("value", blocks)
-        drawn = layout.slopes(
-            "param",
-            params,
-            lambda f, p, n: f.pathwise(p, values[n]) if f.has_rsample else values[n],
-        )
-        read = layout.slopes("value", blocks, lambda family, v, _: family.features(v))
-        sizes = layout.sizes["value"]
         columns = gradient.flatten(1).T.clone(memory_format=torch.contiguous_format)
-        total = columns.split(sizes)
-        chosen = None if free is None else free.flatten(1).T.split(sizes)
+        total = columns.split(sizes["value"])
+        chosen = None if free is None else free.flatten(1).T.split(sizes["value"])
         for step in range(len(steps) - 1, 0, -1):
             each = []
             for block in steps[step]:
                 one = total[block] if chosen is None else total[block] * chosen[block]
-                each.append(_contract(drawn[block], one))
+                slope = drawn[block]
+                if slope is None:
+                    each.append(one.new_zeros(sizes["param"][block], one.shape[1]))
+                else:
+                    each.append(_contract(slope, one))
             features, before = sweep.step(step, _together(each)), steps[step - 1]
-            widths = [layout.sizes["feature"][block] for block in before]
+            widths = [sizes["feature"][block] for block in before]
             parts = features.split(widths) if len(before) > 1 else (features,)
             for block, part in zip(before, parts, strict=True):
-                total[block].add_(_contract(read[block], part))
+                if (slope := read[block]) is not None:
+                    total[block].add_(_contract(slope, part))
         return columns.T.reshape(gradient.shape)
 
     return solve

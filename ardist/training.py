@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from ardist.distribution import AutoregressiveDistribution
+from ardist.distribution import AutoregressiveDistribution, unwrap
 from ardist.layout import Layout
 
 
@@ -42,7 +42,11 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
         raise ValueError(f"probability: expected one within [0, 1], got {probability}")
     if p._observed is not None:
         raise ValueError("p: expected a distribution of which nothing is observed")
-    x = p._checked(x)
+    result: Tensor = p._replaced(_scheduled, p, p._checked(x), probability)
+    return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
+
+
+def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
     fac, layout, lead = p.factorization, p.factorization.layout, p._lead(x)
     blocks = fac.split(p._per_row(x, p.event_shape, lead))
     own = layout.spread(torch.rand(len(blocks), fac.num_blocks, device=x.device) < probability)
@@ -93,8 +97,11 @@ def exposure_bias(
         truth: a distribution over the same event in the same order.
         num_samples: draws of p for each of its contexts.
 
+    Both come without dropout.
+
     Raises:
         ValueError: where the truth is of another event or order.
+        NotImplementedError: where torch has no divergence of their conditionals.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
@@ -104,13 +111,15 @@ def exposure_bias(
     fac = p.factorization
     own = p.sample((num_samples,))
     if truth is None:
-        found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
+        with unwrap(p.network).evaluating():
+            found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
     else:
         other = truth.factorization
         same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
         if not same or not torch.equal(other.ranks, fac.ranks):
             raise ValueError(f"truth: expected one over {fac}, got {other}")
-        found = [_divergences(truth, p, prefix) for prefix in (x, own)]
+        with unwrap(p.network).evaluating(), unwrap(truth.network).evaluating():
+            found = [_divergences(truth, p, prefix) for prefix in (x, own)]
     on_data, on_own = (each.reshape(-1, *fac.grid_shape).mean(0) for each in found)
     return Exposure(on_data, on_own)
 

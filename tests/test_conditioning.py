@@ -406,3 +406,60 @@ def test_rows_with_ties_need_a_network_that_serves_ties():
     q = p.with_ordering(tied)
     x = q.sample((4,))
     torch.testing.assert_close(q.log_prob(x)[:, 0], p.log_prob(x[:, 0]))
+
+
+@pytest.mark.parametrize("ordering", [ad.Ordering.raster(), ad.Ordering.reverse()])
+def test_marginals_where_rows_have_orders_of_their_own(ordering, float64):
+    torch.manual_seed(8)
+    p = transformer(ad.Factorization(4, fam.Normal(), ordering=ordering)).condition()
+    masks = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0]]).bool()
+    q = p.given(torch.zeros(4), masks).marginal(torch.tensor([True, False, False, False]))
+    assert q.sample((50,)).unique().numel() == 100
+    ranks = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
+    q = p.with_ordering(ranks).marginal(torch.tensor([False, False, False, True]))
+    assert q.sample((50,)).unique().numel() == 100
+
+
+def test_a_nested_network_of_any_order_is_cut_anywhere(float64):
+    torch.manual_seed(9)
+    chord = ad.Factorization(3, fam.Bernoulli())
+    chord = networks.Transformer(chord, context_shape=(4,), **GPT).double()
+    with torch.no_grad():
+        for weight in chord.parameters():
+            weight.mul_(6)
+    fac = ad.Factorization((2, 3), fam.Nested(chord), partition=ad.Partition.along(0))
+    p = networks.MADE(fac, hidden_features=8).double().condition()
+    states = p.enumerate_support()
+    q = p.given(p.sample(), torch.tensor([[False, True, False], [False, False, False]]))
+    probs = q.log_prob(states).exp()
+    close(probs.sum(), torch.ones(()))
+    drawn = q.sample((4000,)).flatten(1)
+    counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
+    assert (counts - probs).abs().max() < 5 * (0.25 / 4000) ** 0.5
+
+
+def test_values_and_ranks_of_other_shapes_and_dtypes():
+    p = transformer(ad.Factorization(3, fam.Bernoulli())).condition()
+    with pytest.raises(ValueError, match=r"value: expected \(\*lead, 3\), got \(4,\)"):
+        p.given(torch.zeros(4), torch.ones(3).bool())
+    with pytest.raises(
+        ValueError, match=r"ordering: expected ranks of integers, got torch.float64"
+    ):
+        p.with_ordering(torch.zeros(2, 3, dtype=torch.float64))
+    q = p.with_ordering(torch.tensor([[0, 1, 2], [2, 1, 0]], dtype=torch.int32))
+    assert q.sample((2,)).shape == (2, 2, 3)
+    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
+    empty = net.condition(torch.zeros(0, 2))
+    empty = empty.given(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool))
+    assert empty.sample((2,)).shape == (2, 0, 3)
+
+
+def test_a_nested_sequence_that_ends_is_given():
+    torch.manual_seed(0)
+    word = ad.Factorization(3, fam.Categorical(4), end=0, pad=1)
+    word = networks.MADE(word, context_shape=(5,), hidden_features=8)
+    fac = ad.Factorization((4, 3), fam.Nested(word), partition=ad.Partition.along(0))
+    p = networks.MADE(fac, hidden_features=16).condition()
+    mask = (torch.arange(4) == 0).unsqueeze(-1).expand(4, 3)
+    q = p.given(p.sample(), mask)
+    assert q.log_prob(q.sample((5,))).isfinite().all()

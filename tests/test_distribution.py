@@ -452,3 +452,19 @@ def test_families_of_columns_are_replaced_one_by_one():
     assert list(p.conditionals(x)) == ["a", "b", "c"]
     with pytest.raises(ValueError, match=r"factorization: MADE was built for"):
         net.condition().with_families([fam.Normal(), fam.Normal(), fam.Categorical(2)])
+
+
+@pytest.mark.parametrize(
+    "family", [fam.Exponential(), fam.Logistic(), fam.Normal(), fam.Geometric()]
+)
+def test_draws_in_half_precision_follow_the_same_distribution(family):
+    net = plain(family, size=1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.zero_()
+    torch.manual_seed(0)
+    wide = net.condition().sample((20000,))
+    narrow = net.to(torch.bfloat16).condition().sample((20000,))
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float().mean(), wide.mean(), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(narrow.float().std(), wide.std(), rtol=0.1, atol=0.05)

@@ -338,3 +338,31 @@ def test_gradients_of_an_expectation_in_two_dimensions(name, float64):
     found = torch.autograd.grad(function(attached).mean(), list(net.parameters()))
     total = sum((g * v).sum() for g, v in zip(found, direction.values(), strict=True)).item()
     assert abs(total - expected) <= EXACT[name] * (1 + abs(expected))
+
+
+def test_gradients_of_a_nested_networks_stand_ins(float64):
+    net = nested(networks.MADE, hidden_features=16)
+    given = {n: (1.5 * w.detach()).requires_grad_() for n, w in net.named_parameters()}
+    torch.manual_seed(1)
+    x = net.condition(params=given).rsample((3,))
+    ours = torch.autograd.grad(x.sum(), list(given.values()))
+    other = nested(networks.MADE, hidden_features=16)
+    with torch.no_grad():
+        for name, weight in other.named_parameters():
+            weight.copy_(given[name])
+    torch.manual_seed(1)
+    theirs = torch.autograd.grad(other.condition().rsample((3,)).sum(), list(other.parameters()))
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
+def test_backward_under_autocast(network):
+    net = build(network, "normal-raster")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        net.condition().rsample((3,)).sum().backward()
+    assert any(
+        weight.grad.abs().sum() > 0 for weight in net.parameters() if weight.grad is not None
+    )
+    p = build("made", "bernoulli-raster").condition().has_rsample_(True)
+    assert not p.marginal(torch.ones(2, 2).bool()).has_rsample

@@ -138,3 +138,21 @@ def test_exposure_of_columns():
 def test_bad_questions_are_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(chain(0.5))
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru"])
+def test_stand_ins_and_the_whole_batch(network):
+    net = build(network, "normal-raster")
+    given = {name: weight.detach() + 0.3 for name, weight in net.named_parameters()}
+    p = net.condition(params=given).expand((5,))
+    x = torch.randn(4)
+    torch.testing.assert_close(scheduled_log_prob(p, x, 0.0), p.log_prob(x))
+
+
+def test_exposure_comes_without_dropout():
+    fac = ad.Factorization(4, fam.Normal())
+    net = networks.MADE(fac, hidden_features=32, dropout=0.5)
+    x = torch.randn(5, 4)
+    first, again = (exposure_bias(net.condition(), x).on_data for _ in range(2))
+    assert torch.equal(first, again)
+    assert net.training

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from table import GPT
+from table import GPT, NETWORKS
 
 import ardist as ad
 from ardist import families as fam
@@ -180,3 +180,21 @@ def test_the_end_is_part_of_the_value():
 def test_an_end_that_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("network", ["made", "plain", "rnn-gru"])
+def test_rows_that_end_at_different_places_in_what_is_given(network, float64):
+    """Ends that are observed pad what follows; what is observed is never padded."""
+    torch.manual_seed(0)
+    fac = ad.Factorization(4, fam.Categorical(3), end=2, pad=0)
+    net = NETWORKS[network](fac).double()
+    masks = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]]).bool()
+    values = torch.tensor([[1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
+    p = net.condition().given(values, masks)
+    x = p.sample((2000,))
+    assert p.log_prob(x).isfinite().all()
+    states = net.condition().enumerate_support()
+    for row in range(4):
+        expected = p.log_prob(states.unsqueeze(1))[:, row].exp()
+        counts = (x[:, row].unsqueeze(1) == states).all(-1).double().mean(0)
+        assert (counts - expected).abs().max() < 5 * (0.25 / 2000) ** 0.5

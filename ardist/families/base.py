@@ -120,14 +120,12 @@ class Family(ABC):
     def sample(self, params: Tensor) -> Tensor:
         """A draw without gradients: (..., *event_shape)."""
         with torch.no_grad():
-            if self.has_push:
-                return self.push(params, self._noise_for(params))
-            return self(params).sample()
+            return self._pushed(params) if self.has_push else self(params).sample()
 
     def rsample(self, params: Tensor) -> Tensor:
         """A draw with gradients to `params`, where `has_rsample`: (..., *event_shape)."""
         if self.has_pull:
-            return self.push(params, self._noise_for(params))
+            return self._pushed(params)
         return self.pathwise(params, self.sample(params))
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -177,7 +175,12 @@ class Family(ABC):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Draws that `push` turns into values, where `has_push`: (*shape, *noise_shape)."""
+        """Draws that `push` turns into values, where `has_push`: (*shape, *noise_shape).
+
+        In half precision, in which a uniform has a few hundred values, they are float32.
+        """
+        if dtype in (torch.float16, torch.bfloat16):
+            dtype = torch.float32
         return self._fill(torch.empty((*shape, *self.noise_shape), dtype=dtype, device=device))
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -195,6 +198,11 @@ class Family(ABC):
     def _fill(self, out: Tensor) -> Tensor:
         """Noise of `push`, drawn into an empty tensor or made from it."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
+
+    def _pushed(self, params: Tensor) -> Tensor:
+        noise = self._noise_for(params)
+        value = self.push(params.to(noise.dtype), noise)
+        return value if self.is_index else value.to(params.dtype)
 
     def _noise_for(self, params: Tensor) -> Tensor:
         return self.noise(params.shape[:-1], dtype=params.dtype, device=params.device)
@@ -219,6 +227,17 @@ class Family(ABC):
             ValueError: where the mask cuts a block of a family that has no such marginals.
         """
         return torch.where(self._whole(mask), self.log_prob(params, value), 0.0)
+
+    def given_log_prob(
+        self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
+        """log_prob of the other elements, or of those `kept`, given those under `mask`: (...).
+
+        Args and errors are those of `marginal_log_prob`.
+        """
+        every = torch.ones_like(mask) if kept is None else kept | mask
+        whole = self.marginal_log_prob(params, value, every)
+        return whole - self.marginal_log_prob(params, value, mask)
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """A draw, without gradients, given the elements of `value` under `mask`, which it keeps.

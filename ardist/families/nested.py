@@ -99,6 +99,14 @@ class Nested(Family):
         scores: Tensor = self._given(params).scores_of(value, mask)
         return scores.sum(-1)
 
+    def given_log_prob(
+        self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
+        # Of one joint, which may be under another order than `log_prob`'s.
+        given = self._given(params).given(value, mask)
+        scores: Tensor = given.log_prob(value) if kept is None else given.scores_of(value, kept)
+        return scores if kept is None else scores.sum(-1)
+
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         drawn: Tensor = self._given(params).given(value, mask).sample()
         return drawn
@@ -111,7 +119,7 @@ class Nested(Family):
     def anchor(self) -> Tensor:
         factorization = self._inner.factorization
         anchor: Tensor = factorization.merge(factorization.layout.anchor(torch.empty(0)))
-        return anchor
+        return anchor if factorization.pad is None else anchor.fill_(factorization.pad)
 
     def enumerate_support(self) -> Tensor | None:
         factorization = self._inner.factorization

@@ -72,7 +72,7 @@ class _Gaussian(Family):
             params = params.expand(*lead, -1)
             loc, scale = self._loc_scale(params)
             root = self._root(params)
-            drawn = _apply(root, self._noise_for(params))
+            drawn = _apply(root, self._noise_for(params).to(params.dtype))
             error = ((value - loc) / scale - drawn) * mask
             factor = _factor_of_kept(root, mask)
             weight = torch.cholesky_solve(error.unsqueeze(-1), factor).squeeze(-1)
