@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 
+import matplotlib.pyplot as plt
 import pyro.distributions as dist
 import pytest
 import torch
@@ -479,7 +480,6 @@ def test_the_test_is_that_of_kolmogorov_and_smirnov(float64, count):
 
 
 def test_plot():
-    plt = pytest.importorskip("matplotlib.pyplot")
     p = condition(build("made", "image-raster"))
     found = calibration(p, p.sample((500,)))
     axes = found.plot()

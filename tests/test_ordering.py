@@ -5,6 +5,7 @@ import itertools
 import pickle
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -205,7 +206,6 @@ def test_orderings_are_drawn(name):
 
 
 def test_a_large_grid_has_no_numbers_and_a_figure_is_made_if_need_be():
-    plt = pytest.importorskip("matplotlib.pyplot")
     axes = ad.Ordering.raster().plot((12, 12))
     assert not axes.texts
     assert len(axes.lines[0].get_xdata()) == 144

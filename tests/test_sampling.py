@@ -339,7 +339,6 @@ def test_the_network_is_left_as_it_was_between_steps():
 
 
 def test_a_bar_shows_the_progress(monkeypatch, capsys):
-    pytest.importorskip("tqdm")
     p = conditioned("made", "bernoulli-raster", ())
     steps = ancestral(p, (2,), progress=True)
     assert next(steps).index == 0
