@@ -174,20 +174,21 @@ class Forced:
         self._end, self._pad = factorization.end, factorization.pad
         self._observed = observed
         self._ended: Tensor | None = None  # (rows, 1) bool: whether a row's end was drawn
-        self._ends = [0, *accumulate(step_widths(factorization))]
+        # For each t, where the entries of the first t steps end.
+        self.ends = [0, *accumulate(step_widths(factorization))]
         self.num_known = 0  # how many of the first steps are observed in all rows
         if observed is not None:
             rows, entries = observed[1].shape[:2]
             everywhere = observed[1].reshape(rows, entries, -1).all(-1).all(0).tolist()
             known = entries if all(everywhere) else everywhere.index(False)
-            self.num_known = min(bisect_right(self._ends, known) - 1, self.num_steps)
+            self.num_known = min(bisect_right(self.ends, known) - 1, self.num_steps)
 
     @property
     def known(self) -> list[Tensor]:
         """The blocks of the first steps, if those are observed in all rows."""
         if self._observed is None or not self.num_known:
             return []
-        return [self._observed[0][:, : self._ends[self.num_known]]]
+        return [self._observed[0][:, : self.ends[self.num_known]]]
 
     def begin(self, decoder: Decoder) -> Tensor:
         """The parameters of the first step that is not known."""
@@ -200,7 +201,7 @@ class Forced:
         """What is observed of the steps from `start` to `stop`."""
         if self._observed is None:
             return None
-        columns = slice(self._ends[start], self._ends[stop])
+        columns = slice(self.ends[start], self.ends[stop])
         return self._observed[0][:, columns], self._observed[1][:, columns]
 
     def apply(self, blocks: Tensor, start: int, stop: int) -> Tensor:
@@ -233,7 +234,6 @@ def draw(
     factorization: Factorization,
     like: Tensor,
     observed: tuple[Tensor, Tensor] | None = None,
-    is_cut: bool = False,
     num_steps: int | None = None,
     attach: Callable[[Layout, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -244,12 +244,12 @@ def draw(
         factorization: the decoder's, or one with other families of the same parameters.
         like: a tensor of the parameters' dtype and device.
         observed: values and a mask, each (rows, *value_shape), of what is not drawn but given.
-        is_cut: whether a block is observed in part.
         num_steps: how many are wanted; the blocks of the others are left at some value.
         attach: from a step's blocks, their parameters and a draw of them to the draw as it goes
             on; a decoder that keeps the graph goes step by step.
     """
     layout, order = factorization.layout, list(chain(*factorization.steps))
+    is_cut = observed is not None and layout.is_cut(observed[1])
     if observed is not None:
         values, mask = (layout.take("value", part, order) for part in observed)
         observed = values, mask
@@ -267,7 +267,7 @@ def draw(
         return drawn
     rest = layout.anchor(like) if factorization.pad is None else drawn.new_tensor(factorization.pad)
     blocks = rest.expand(len(drawn), *layout.value_shape)
-    taken = list(accumulate(step_widths(factorization))).index(drawn.shape[1]) + 1
+    taken = forced.ends.index(drawn.shape[1])
     return layout.put(blocks, list(chain(*factorization.steps[:taken])), drawn)
 
 
@@ -369,7 +369,6 @@ def draw_by_rows(
     ranks: Tensor,
     like: Tensor,
     observed: tuple[Tensor, Tensor] | None = None,
-    is_cut: bool = False,
 ) -> Tensor:
     """A draw of all blocks, in an order for each row, by a parallel pass a step.
 
@@ -378,19 +377,20 @@ def draw_by_rows(
     Args:
         network: from blocks (rows, *value_shape) to all parameters, under these ranks.
         ranks: (rows, num_blocks) int64, dense in each row.
-        like, observed, is_cut: as for `draw`.
+        like, observed: as for `draw`.
     """
     layout = factorization.layout
     blocks = layout.anchor(like).expand(len(ranks), *layout.value_shape)
     left = torch.ones_like(blocks, dtype=torch.bool)
     if observed is not None:
         blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]
+        is_cut = layout.is_cut(observed[1])
     for step in range(int(ranks.max()) + 1):
         now = left & layout.spread(ranks == step)
         if not now.any():
             continue
         params = network(blocks)
-        if is_cut and observed is not None:
+        if observed is not None and is_cut:
             drawn = layout.sample_given(params, *observed)
         else:
             drawn = layout.sample(params)

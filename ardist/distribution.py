@@ -583,16 +583,15 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if rows == 0:
             return like.new_empty(*lead, *self.event_shape, dtype=layout.dtype(like.dtype))
         contexts, ranks, observed = self._contexts, self._row_ranks(lead), self._row_observed(lead)
-        is_cut = observed is not None and layout.is_cut(observed[1])
         # Decoders write into buffers of the network's dtype, which autocast would not know.
         with self._core.evaluating(), torch.autocast(like.device.type, enabled=False):
             if ranks is not None and (layout.flat or _has_ties(ranks)):
                 network = partial(self._network, context=contexts, ranks=ranks)
-                blocks = draw_by_rows(network, fac, ranks, like, observed, is_cut)
+                blocks = draw_by_rows(network, fac, ranks, like, observed)
                 return self._unrows(fac.merge(blocks), lead)
             decoder = self._core.decoder(rows, contexts, ranks, **self._other)
             if ranks is None:
-                blocks = draw(decoder, fac, like, observed, is_cut, num_steps)
+                blocks = draw(decoder, fac, like, observed, num_steps)
             else:  # steps of one block, which differs from row to row
                 steps, order = (
                     fac.with_ordering(Ordering.raster()),
@@ -600,7 +599,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 )
                 if observed is not None:
                     observed = observed[0].gather(1, order), observed[1].gather(1, order)
-                blocks = draw(decoder, steps, like, observed, is_cut, num_steps)
+                blocks = draw(decoder, steps, like, observed, num_steps)
                 blocks = blocks.gather(1, layout.spread(ranks))
         return self._unrows(fac.merge(blocks), lead)
 

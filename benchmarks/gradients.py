@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import torch
 from harness import Call, Case
+from masked import fit_random_walks
 
 import ardist as ad
 from ardist import families as fam
@@ -18,14 +19,8 @@ def made(features: int, trained: bool) -> networks.MADE:
     net = networks.MADE(
         fac, hidden_features=(512, 512), direct=features > 512, activation=torch.relu
     )
-    if trained:  # on random walks, whose steps depend strongly on each other
-        walks = torch.randn(4000, features).cumsum(-1) / 4
-        optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-        for _ in range(300):
-            loss = -net.condition().log_prob(walks[torch.randint(4000, (128,))]).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    if trained:
+        fit_random_walks(net)
     return net
 
 

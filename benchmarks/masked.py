@@ -137,6 +137,17 @@ def made_continuous() -> Iterator[Case]:
     )
 
 
+def fit_random_walks(net: networks.MADE) -> None:
+    """Whose steps depend strongly on each other."""
+    walks = torch.randn(4000, net.factorization.num_blocks).cumsum(-1) / 4
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(300):
+        loss = -net.condition().log_prob(walks[torch.randint(4000, (128,))]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 def made_windows() -> Iterator[Case]:
     """MADE's windows of steps beside single steps, where steps depend little and strongly."""
     features = 64
@@ -156,11 +167,5 @@ def made_windows() -> Iterator[Case]:
         }, "none"  # fmt: skip
 
     yield case("fresh")
-    walks = torch.randn(4000, features).cumsum(-1) / 4
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(300):
-        loss = -net.condition().log_prob(walks[torch.randint(4000, (128,))]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit_random_walks(net)
     yield case("trained on random walks")

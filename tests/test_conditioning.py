@@ -287,7 +287,10 @@ def test_supports_of_marginals():
         q.support.check(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), torch.tensor([True, False])
     )
     assert constraints.is_dependent(type(q).support)
-    assert len(keep) == 3
+    with pytest.raises(ValueError, match="mask: blocks under it depend on others"):
+        p.marginal(torch.tensor([True, False, False, False, True]))
+    with pytest.raises(ValueError, match="mask: blocks under it depend on others"):
+        net.condition().marginal(keep)
 
 
 def test_marginals_are_distributions():
