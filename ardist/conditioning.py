@@ -61,56 +61,56 @@ class Marginal(TorchDistribution):
     Made by `AutoregressiveDistribution.marginal`.
 
     Args:
-        joint: an autoregressive distribution in which the kept elements are ancestral.
+        whole: an autoregressive distribution in which the kept elements are ancestral.
         mask: (*event_shape) bool: which elements are kept, in raster order.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, joint: Any, mask: Tensor, validate_args: bool | None = None) -> None:
-        self.joint, self.kept = joint, mask
-        self.has_rsample = joint.has_rsample and joint.factorization.has_rsample
-        super().__init__(joint.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
+    def __init__(self, whole: Any, mask: Tensor, validate_args: bool | None = None) -> None:
+        self.whole, self.kept = whole, mask
+        self.has_rsample = whole.has_rsample and whole.factorization.has_rsample
+        super().__init__(whole.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
 
     @property
     def ordering(self) -> Ordering | Tensor:
-        """The order in which the joint draws its blocks."""
-        result: Ordering | Tensor = self.joint.ordering
+        """The order in which the whole draws its blocks."""
+        result: Ordering | Tensor = self.whole.ordering
         return result
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
         """Where the kept elements lie."""
-        return _support(self.joint.factorization, self.kept)
+        return _support(self.whole.factorization, self.kept)
 
     def expand(self, batch_shape: Any, _instance: "Marginal | None" = None) -> "Marginal":
         """The same with a larger batch_shape, in constant time."""
-        joint, batch_shape = self.joint.expand(batch_shape), Size(batch_shape)
+        whole, batch_shape = self.whole.expand(batch_shape), Size(batch_shape)
         new = object.__new__(type(self)) if _instance is None else _instance
-        new.__dict__.update({**self.__dict__, "joint": joint, "_batch_shape": batch_shape})
+        new.__dict__.update({**self.__dict__, "whole": whole, "_batch_shape": batch_shape})
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability or density of kept elements (*lead, number kept), in nats."""
         if self._validate_args:
             self._validate_sample(value)
-        blocks = self.joint.scores_of(self._fill(value), self.kept)
+        blocks = self.whole.scores_of(self._fill(value), self.kept)
         result: Tensor = blocks.sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Kept elements, drawn without the steps after the last of them."""
-        drawn: Tensor = self.joint.draws_of(sample_shape, self.kept)
+        drawn: Tensor = self.whole.draws_of(sample_shape, self.kept)
         return drawn[..., self.kept]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Kept elements with gradients, where the joint has them."""
-        drawn: Tensor = self.joint.rsample(sample_shape)
+        """Kept elements with gradients, where the whole has them."""
+        drawn: Tensor = self.whole.rsample(sample_shape)
         return drawn[..., self.kept]
 
     def _fill(self, value: Tensor) -> Tensor:
         """Events with these elements, and anything inside the support elsewhere."""
-        anchor: Tensor = self.joint.anchor
+        anchor: Tensor = self.whole.joint.anchor
         dtype = torch.promote_types(anchor.dtype, value.dtype)
         events = anchor.to(dtype).expand(*value.shape[:-1], *anchor.shape).clone()
         events[..., self.kept] = value.to(dtype)
@@ -118,7 +118,7 @@ class Marginal(TorchDistribution):
 
     def __repr__(self) -> str:
         return (
-            f"Marginal({self.joint}, batch_shape={tuple(self.batch_shape)}, "
+            f"Marginal({self.whole}, batch_shape={tuple(self.batch_shape)}, "
             f"event_shape={tuple(self.event_shape)})"
         )
 

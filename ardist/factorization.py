@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pyro.distributions import Categorical
 from torch import Size, Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.families import Family
@@ -297,6 +298,15 @@ class Factorization:
         """Which blocks come after an end and are not `pad`: (*lead, num_blocks) bool."""
         pad: Any = self.pad
         return self.ended(blocks, ranks) & torch.ne(blocks, pad)
+
+    def padded(self, free: Distribution, ended: Tensor) -> Distribution:
+        """A conditional over indices, certain of `pad` where the sequence has ended."""
+        logits = free.log_prob(free.enumerate_support(expand=False)).movedim(0, -1)
+        certain = torch.full_like(logits, -torch.inf)
+        certain[..., self.pad] = 0.0
+        logits = torch.where(ended.unsqueeze(-1), certain, logits)
+        result: Distribution = Categorical(logits=logits, validate_args=False)
+        return result
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""

@@ -18,7 +18,7 @@ from torch.distributions import (
 )
 from torch.distributions.kl import kl_divergence as analytic_kl
 
-from ardist.distribution import AutoregressiveDistribution, unwrap
+from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 
 if TYPE_CHECKING:
@@ -134,18 +134,18 @@ class _Pass:
 
     def __init__(self, p: AutoregressiveDistribution, x: Tensor) -> None:
         fac = self.factorization = p.factorization
-        x = p._checked(x)
+        x = p.checked(x)
         lead = x.shape[: x.dim() - len(p.event_shape)]
-        blocks, params = fac.split(x), p._replaced(p._params, x)
+        blocks, params = fac.split(x), p.joint.unrows(*p.joint.replaced(p.joint.teach, x)[1:])
         self.values = blocks.reshape(prod(lead), *fac.layout.value_shape)
         self.params = params.reshape(prod(lead), *fac.layout.param_shape)
-        ranks = fac.ranks.flatten() if p._ranks is None else p._ranks
+        ranks = fac.ranks.flatten() if p.joint.ranks is None else p.joint.ranks
         self.ranks = ranks.to(params.device).expand(*lead, fac.num_blocks)
         self.certain = torch.zeros_like(self.ranks, dtype=torch.bool)  # observed or after an end
         if fac.end is not None:
             self.certain = fac.ended(blocks, self.ranks)
-        if p._observed is not None:
-            mask = fac.split(p._observed[1])
+        if p.joint.observed is not None:
+            mask = fac.split(p.joint.observed[1])
             if fac.layout.is_cut(mask):
                 raise ValueError("p: expected no block that is observed in part")
             self.certain = self.certain | fac.layout.whole(mask)
@@ -280,7 +280,7 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
 
 def _is_summed(p: AutoregressiveDistribution, num_samples: int | None) -> bool:
     # Where sequences end in orders of their own, rows do not have the same events.
-    same_events = p.factorization.end is None or p._ranks is None
+    same_events = p.factorization.end is None or p.joint.ranks is None
     return num_samples is None and p.has_enumerate_support and same_events
 
 
@@ -294,16 +294,17 @@ def _is_one_chain(p: AutoregressiveDistribution, q: AutoregressiveDistribution) 
         or not torch.equal(mine._cut.elements, theirs._cut.elements)
     ):
         return False
-    ranks = mine.ranks.flatten() if p._ranks is None else p._ranks.cpu()
-    if q._ranks is None:
+    ranks = mine.ranks.flatten() if p.joint.ranks is None else p.joint.ranks.cpu()
+    if q.joint.ranks is None:
         depends = theirs.dependencies
     else:
-        depends = q._ranks.cpu().unsqueeze(-1) > q._ranks.cpu().unsqueeze(-2)
+        depends = q.joint.ranks.cpu().unsqueeze(-1) > q.joint.ranks.cpu().unsqueeze(-2)
     return not bool((depends & (ranks.unsqueeze(-2) > ranks.unsqueeze(-1))).any())
 
 
 def _observe_the_same(p: AutoregressiveDistribution, q: Distribution) -> bool:
-    mine, theirs = p._observed, getattr(q, "_observed", None)
+    mine = p.joint.observed
+    theirs = q.joint.observed if isinstance(q, AutoregressiveDistribution) else None
     if mine is None or theirs is None:
         return mine is theirs
     (value, mask), (other, others) = mine, theirs
@@ -318,12 +319,12 @@ def _check(p: AutoregressiveDistribution, num_samples: int | None) -> None:
 
 
 @contextmanager
-def _evaluating(*joints: Distribution) -> Iterator[None]:
+def _evaluating(*distributions: Distribution) -> Iterator[None]:
     """Without dropout, as draws are."""
     with ExitStack() as stack:
-        for joint in joints:
-            if isinstance(joint, AutoregressiveDistribution):
-                stack.enter_context(unwrap(joint.network).evaluating())
+        for p in distributions:
+            if isinstance(p, AutoregressiveDistribution):
+                stack.enter_context(p.joint.core.evaluating())
         yield
 
 
@@ -422,7 +423,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     fac = p.factorization
     if not any(family.has_cdf for family in fac.layout.distinct):
         raise ValueError(f"p: expected blocks with a CDF, got {fac.layout.distinct}")
-    x = p._checked(x)
+    x = p.checked(x)
     lead = torch.broadcast_shapes(x.shape[: x.dim() - len(p.event_shape)], p.batch_shape)
     with _evaluating(p):
         own = _Pass(p, x.expand(*lead, *p.event_shape))

@@ -10,7 +10,8 @@ from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
 from ardist.constraints import SequenceConstraint
-from ardist.distribution import AutoregressiveDistribution, unwrap
+from ardist.distribution import AutoregressiveDistribution
+from ardist.joint import unwrap
 from ardist.ordering import Ordering
 
 

@@ -143,7 +143,7 @@ def fixed_point(
     (torch.Size([64]), True)
     """
     _check(p)
-    layout, like = p.factorization.layout, p._reference
+    layout, like = p.factorization.layout, p.joint.reference
     if not layout.has_push:
         without = [family for family in layout.distinct if not family.has_push]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
@@ -155,23 +155,23 @@ def fixed_point(
     if prod(lead) == 0:
         return p.sample(sample_shape), 0
     blocks, passes = _call(p, _iterate, p, lead, tol)
-    return p._unrows(p.factorization.merge(blocks), lead), passes
+    return p.joint.events(blocks, lead), passes
 
 
 def _iterate(p: AutoregressiveDistribution, lead: Size, tol: float) -> tuple[Tensor, int]:
     """Blocks in raster order, (rows, *value_shape), and how many passes they took."""
-    fac, layout, like = p.factorization, p.factorization.layout, p._reference
-    ranks, observed = p._row_ranks(lead), p._row_observed(lead)
+    fac, layout, joint = p.factorization, p.factorization.layout, p.joint
+    ranks, observed, like = joint.row_ranks(lead), joint.row_observed(lead), joint.reference
     if observed is not None and layout.is_cut(observed[1]):
         raise ValueError("p: expected no block observed in part, since such draws have no noise")
     exact = torch.tensor([family.support.is_discrete for family in layout.families])
     allowed = layout.spread(torch.where(exact, 0.0, tol).to(like))
     num_steps = fac.num_steps if ranks is None else int(ranks.max()) + 1
     noise = layout.noise(prod(lead), like)
-    anchor = fac.split(p.anchor)
+    anchor = fac.split(p.joint.anchor)
     blocks, passes, settled = anchor.expand(prod(lead), *anchor.shape), 0, False
     while passes < num_steps and not settled:
-        drawn = layout.push(p._network(blocks, p._contexts, ranks), noise)
+        drawn = layout.push(joint.run(blocks, ranks), noise)
         if observed is not None:
             drawn = torch.where(observed[1], observed[0], drawn)
         if fac.end is not None and fac.pad is not None:
@@ -299,7 +299,7 @@ def _search(
         params = decoder.step(drawn[:, taken:])
     lead = Size((len(log_prob), *p.batch_shape))
     blocks = rows.put(rows.anchor[:1].expand(len(drawn), *rows.anchor.shape[1:]), drawn, 0)
-    log_prob, rank = (p._unrows(x.flatten(), lead) for x in (log_prob, rank))
+    log_prob, rank = (p.joint.unrows(x.flatten(), lead) for x in (log_prob, rank))
     events = rows.events(blocks, lead)
     found = (log_prob > -torch.inf).reshape(*lead, *(1,) * len(p.event_shape))
     return torch.where(found, events, events[:1]), log_prob, rank
@@ -345,11 +345,11 @@ class _Rows:
         fac, layout = p.factorization, p.factorization.layout
         if prod(lead) == 0:
             raise ValueError(f"p: expected at least one event to draw, got shape {tuple(lead)}")
-        ranks, observed = p._row_ranks(lead), p._row_observed(lead)
+        ranks, observed = p.joint.row_ranks(lead), p.joint.row_observed(lead)
         if ranks is None:
             order = list(chain(*fac.steps))
             columns = layout.columns("value", order) if layout.flat else order
-            self._columns = torch.tensor([columns], device=p._reference.device)
+            self._columns = torch.tensor([columns], device=p.joint.reference.device)
         elif layout.flat or bool((ranks.amax(-1) + 1 < layout.num_blocks).any()):
             raise ValueError(
                 "p: expected one order for all rows, where blocks differ in family or are tied, "
@@ -359,8 +359,8 @@ class _Rows:
             self._columns, fac = ranks.argsort(-1), fac.with_ordering(Ordering.raster())
         self.p, self._lead, self._ranks = p, lead, ranks
         self.factorization = fac  # whose steps are those of the draw
-        self.like = p._reference
-        anchor = fac.split(p.anchor)
+        self.like = p.joint.reference
+        anchor = fac.split(p.joint.anchor)
         self.anchor = anchor.expand(prod(lead), *anchor.shape)
         self.observed: tuple[Tensor, Tensor] | None = None
         self.is_cut = False
@@ -369,9 +369,7 @@ class _Rows:
             self.observed, self.is_cut = (values, mask), layout.is_cut(observed[1])
 
     def decoder(self) -> Decoder:
-        p, rows = self.p, prod(self._lead)
-        decoder: Decoder = p._core.decoder(rows, p._contexts, self._ranks, **p._other)
-        return decoder
+        return self.p.joint.decoder(prod(self._lead), self._ranks)
 
     def put(self, blocks: Tensor, values: Tensor, start: int) -> Tensor:
         """Blocks in raster order with those replaced that are drawn from `start` on."""
@@ -385,7 +383,7 @@ class _Rows:
 
     def events(self, blocks: Tensor, lead: Size) -> Tensor:
         """Blocks in raster order as events."""
-        return self.p._unrows(self.factorization.merge(blocks), lead)
+        return self.p.joint.events(blocks, lead)
 
     def ended(self, drawn: Tensor) -> Tensor:
         """Whether nothing but padding can follow: (rows, 1) bool."""
@@ -423,25 +421,25 @@ class _Rows:
     def show(self, step: int, params: Tensor, value: Tensor, ended: Tensor, event: Tensor) -> Step:
         """What a user sees of a step."""
         layout, fac = self.factorization.step_layouts[step], self.factorization
-        params, value, ended = (self.p._unrows(x, self._lead) for x in (params, value, ended))
+        params, value, ended = (self.p.joint.unrows(x, self._lead) for x in (params, value, ended))
         conditional: Distribution | tuple[Distribution, ...]
         shown: Tensor | tuple[Tensor, ...]
         if not layout.flat:
             conditional, shown = layout.families[0](params), value
             if fac.end is not None:
-                conditional = self.p._padded(conditional, ended)
+                conditional = fac.padded(conditional, ended)
         else:
             pieces = zip(layout.families, _by_block(layout, params), strict=True)
             conditional = tuple(family(piece) for family, piece in pieces)
             if fac.end is not None:
                 after = ended.squeeze(-1)
-                conditional = tuple(self.p._padded(one, after) for one in conditional)
+                conditional = tuple(fac.padded(one, after) for one in conditional)
             values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
             shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
         if self._ranks is None:
             blocks = torch.tensor(fac.steps[step], device=self.like.device)
         else:
-            blocks = self.p._unrows(self._columns[:, step : step + 1], self._lead)
+            blocks = self.p.joint.unrows(self._columns[:, step : step + 1], self._lead)
         return Step(step, blocks, conditional, shown, self.events(event, self._lead))
 
 
@@ -452,6 +450,5 @@ def _check(p: AutoregressiveDistribution) -> None:
 
 def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:
     """A call under which networks are as they are in draws."""
-    off = torch.autocast(p._reference.device.type, enabled=False)
-    with torch.no_grad(), p._core.evaluating(), off:
-        return p._replaced(function, *args)
+    with torch.no_grad(), p.joint.as_drawn():
+        return p.joint.replaced(function, *args)

@@ -10,9 +10,10 @@ from torch import Size, Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from ardist.decoding import Decoder
-from ardist.distribution import AutoregressiveDistribution, unwrap
+from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Family
+from ardist.joint import unwrap
 from ardist.layout import Layout
 
 _ROWS_AT_ONCE = 4096
@@ -239,7 +240,7 @@ def check_normalized(
     1.000
     """
     fac = p.factorization
-    like = p._reference
+    like = p.joint.reference
     nodes, weights = zip(*(_nodes(f, num_points, like) for f in fac.layout.families), strict=True)
     size = math.prod(len(values) for values in nodes)
     if size > 2**22:

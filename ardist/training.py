@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from ardist.distribution import AutoregressiveDistribution, unwrap
+from ardist.distribution import AutoregressiveDistribution
 from ardist.layout import Layout
 
 
@@ -40,22 +40,22 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability: expected one within [0, 1], got {probability}")
-    if p._observed is not None:
+    if p.joint.observed is not None:
         raise ValueError("p: expected a distribution of which nothing is observed")
-    result: Tensor = p._replaced(_scheduled, p, p._checked(x), probability)
+    result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x), probability)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 
 
 def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
-    fac, layout, lead = p.factorization, p.factorization.layout, p._lead(x)
-    blocks = fac.split(p._per_row(x, p.event_shape, lead))
+    fac, layout, joint = p.factorization, p.factorization.layout, p.joint
+    lead = joint.lead(x)
+    blocks, ranks = joint.blocks(x, lead), joint.row_ranks(lead)
     own = layout.spread(torch.rand(len(blocks), fac.num_blocks, device=x.device) < probability)
-    decoder = p.differentiable_decoder(lead) if p._ranks is None else None
+    decoder = joint.differentiable_decoder(lead)
     if decoder is None:
-        ranks = p._row_ranks(lead)
         with torch.no_grad():
-            drawn = layout.sample(p._network(blocks, p._contexts, ranks))
-        params = p._network(torch.where(own, drawn, blocks), p._contexts, ranks)
+            drawn = layout.sample(joint.run(blocks, ranks))
+        params = joint.run(torch.where(own, drawn, blocks), ranks)
         scores = layout.log_prob(params, blocks)
     else:
 
@@ -63,10 +63,10 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
             true, replaced = (layout.take("value", part, fac.steps[step]) for part in (blocks, own))
             return torch.where(replaced, drawn, true), now.log_prob(params, true)
 
-        scores = p.through_steps(decoder, lead, teach)[1]
+        scores = joint.through_steps(decoder, lead, teach)[1]
     if fac.end is not None:
-        scores = scores.masked_fill(fac.ended(blocks, p._row_ranks(lead)), 0.0)
-    return p._unrows(scores, lead).sum(-1)
+        scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
+    return joint.unrows(scores, lead).sum(-1)
 
 
 class Exposure(NamedTuple):
@@ -111,14 +111,14 @@ def exposure_bias(
     fac = p.factorization
     own = p.sample((num_samples,))
     if truth is None:
-        with unwrap(p.network).evaluating():
+        with p.joint.core.evaluating():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
     else:
         other = truth.factorization
         same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
         if not same or not torch.equal(other.ranks, fac.ranks):
             raise ValueError(f"truth: expected one over {fac}, got {other}")
-        with unwrap(p.network).evaluating(), unwrap(truth.network).evaluating():
+        with p.joint.core.evaluating(), truth.joint.core.evaluating():
             found = [_divergences(truth, p, prefix) for prefix in (x, own)]
     on_data, on_own = (each.reshape(-1, *fac.grid_shape).mean(0) for each in found)
     return Exposure(on_data, on_own)

@@ -10,8 +10,9 @@ from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
 
 from ardist.decoding import Forced, step_widths
-from ardist.distribution import AutoregressiveDistribution, unwrap
+from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.joint import unwrap
 from ardist.layout import Layout
 from ardist.shapes import spelled
 
@@ -111,7 +112,7 @@ class AutoregressiveTransform(TransformModule):
         blocks, params, lead = _pass(p, x)
         layout = p.factorization.layout
         each = _each(layout, lambda family, v, p: family.pull(p, v), blocks, params)
-        return p._unrows(p.factorization.merge(layout._draws(each, params)), lead)
+        return p.joint.events(layout._draws(each, params), lead)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log abs(det dy/dx) of noise x and events y, which tell all: (*lead)."""
@@ -119,7 +120,7 @@ class AutoregressiveTransform(TransformModule):
         blocks, params, lead = _pass(p, y)
         layout = p.factorization.layout
         each = _each(layout, lambda family, v, p: family.log_slope(p, v), blocks, params)
-        return p._unrows(layout._join("block", each).sum(-1), lead)
+        return p.joint.unrows(layout._join("block", each).sum(-1), lead)
 
     def __repr__(self) -> str:
         p = self._p
@@ -170,7 +171,7 @@ class Rosenblatt(Transform):
         distinct = p.factorization.layout.distinct
         if without := [f for f in distinct if f.event_shape or not f.has_cdf]:
             raise ValueError(f"p: expected families of one number with a CDF, got {without}")
-        if p._observed is not None:
+        if p.joint.observed is not None:
             raise ValueError("p: expected no observed blocks, which have nothing uniform")
         self.p = p
         self.bijective = not any(family.support.is_discrete for family in distinct)
@@ -192,11 +193,11 @@ class Rosenblatt(Transform):
 
         Those of draws of p are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
-        like = self.p._reference.new_empty(_full_shape(self.p, "x", x.shape))
+        like = self.p.joint.reference.new_empty(_full_shape(self.p, "x", x.shape))
         return self._uniforms(x, torch.rand_like(like))
 
     def _call(self, x: Tensor) -> Tensor:
-        half = self.p._reference.new_tensor(0.5)
+        half = self.p.joint.reference.new_tensor(0.5)
         return self._uniforms(x, half.expand(_full_shape(self.p, "x", x.shape)))
 
     def _uniforms(self, x: Tensor, share: Tensor) -> Tensor:
@@ -211,11 +212,11 @@ class Rosenblatt(Transform):
         p = self.p
         fac, layout = p.factorization, p.factorization.layout
         blocks, params, lead = _pass(p, x)
-        shares = fac.split(p._per_row(share, p.event_shape, lead))
+        shares = p.joint.blocks(share, lead)
         u = layout._join("block", _each(layout, below, blocks, params, shares))
         if fac.end is not None:  # what follows an end is certain
-            u = torch.where(fac.ended(blocks, p._row_ranks(lead)), 1 - shares, u)
-        return p._unrows(fac.merge(u), lead)
+            u = torch.where(fac.ended(blocks, p.joint.row_ranks(lead)), 1 - shares, u)
+        return p.joint.events(u, lead)
 
     def _inverse(self, u: Tensor) -> Tensor:
         def value_of(layout: Layout, params: Tensor, u: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ class Rosenblatt(Transform):
         layout = p.factorization.layout
         has_gradients = any(family.has_rsample for family in layout.distinct)
         given = (_noise(p, "u", u), value_of, again if has_gradients else None)
-        return p._replaced(_drawn, p, *given)
+        return p.joint.replaced(_drawn, p, *given)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log density of events x, whatever their uniforms y: (*lead).
@@ -249,7 +250,7 @@ class Rosenblatt(Transform):
             families = self.p.factorization.layout.distinct
             discrete = [family for family in families if family.support.is_discrete]
             raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws of {discrete}")
-        with self.p._core.evaluating():
+        with self.p.joint.core.evaluating():
             return self.p.log_prob(x)
 
     def __repr__(self) -> str:
@@ -271,15 +272,15 @@ def _full_shape(p: AutoregressiveDistribution, name: str, shape: Size) -> Size:
 def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
     """Noise for events, under all of p's batch."""
     shape = _full_shape(p, name, given.shape)
-    p._check_kind(name, given, exact=True)
+    p.joint.check_kind(name, given, exact=True)
     return given.expand(shape)
 
 
 def _pass(p: AutoregressiveDistribution, x: Tensor) -> tuple[Tensor, Tensor, Size]:
     """Blocks and parameters of all rows under all of p's batch, and its shape; without dropout."""
-    x = p._checked(x)
-    with p._core.evaluating():
-        return p._replaced(p._pass, x.expand(_full_shape(p, "x", x.shape)))
+    x = p.checked(x)
+    with p.joint.core.evaluating():
+        return p.joint.replaced(p.joint.teach, x.expand(_full_shape(p, "x", x.shape)))
 
 
 def _each(
@@ -306,19 +307,17 @@ def _drawn(
         value_of: from a layout, parameters and noise of its blocks to their values.
         again: from all parameters, blocks and noise to the same blocks, with gradients.
     """
-    fac, lead = p.factorization, p._lead(noise)
-    rows = fac.split(p._per_row(noise, p.event_shape, lead))
+    joint, lead = p.joint, p.joint.lead(noise)
+    rows = joint.blocks(noise, lead)
     if len(rows) == 0:
-        return noise.to(fac.layout.dtype(noise.dtype))
-    in_turn = _by_decoder if p._ranks is None else _by_passes
-    sources = [part for part in (noise, p.context, *p._core.parameters()) if part is not None]
-    wanted = torch.is_grad_enabled() and any(part.requires_grad for part in sources)
-    with p._core.evaluating(), torch.autocast(noise.device.type, enabled=False):
+        return noise.to(p.factorization.layout.dtype(noise.dtype))
+    in_turn = _by_decoder if joint.ranks is None else _by_passes
+    with joint.as_drawn():
         with torch.no_grad():
             blocks = in_turn(p, lead, rows, value_of)
-        if again is not None and wanted:
-            blocks, _ = p.attach_rows(lead, blocks, lambda params, x: again(params, x, rows))
-    return p._unrows(fac.merge(blocks), lead)
+        if again is not None and joint.has_gradients(noise):
+            blocks, _ = joint.attach_rows(lead, blocks, lambda params, x: again(params, x, rows))
+    return joint.events(blocks, lead)
 
 
 def _by_decoder(
@@ -326,7 +325,7 @@ def _by_decoder(
 ) -> Tensor:
     """Step by step."""
     fac, order = p.factorization, list(chain(*p.factorization.steps))
-    decoder, forced = p._core.decoder(len(noise), p._contexts, **p._other), Forced(fac, None)
+    decoder, forced = p.joint.decoder(len(noise)), Forced(fac, None)
     given = fac.layout.take("value", noise, order).split(step_widths(fac), 1)
     pieces: list[Tensor] = []
     for step, layout in enumerate(fac.step_layouts):
@@ -341,10 +340,10 @@ def _by_passes(
     p: AutoregressiveDistribution, lead: Size, noise: Tensor, value_of: ValueOf
 ) -> Tensor:
     """By parallel passes, each of which makes one more step right: rows have their own orders."""
-    fac, layout, ranks = p.factorization, p.factorization.layout, p._row_ranks(lead)
+    fac, layout, ranks = p.factorization, p.factorization.layout, p.joint.row_ranks(lead)
     blocks = layout.anchor(noise).expand(len(noise), *layout.value_shape)
     for _ in range(fac.num_blocks):
-        before, blocks = blocks, value_of(layout, p._network(blocks, p._contexts, ranks), noise)
+        before, blocks = blocks, value_of(layout, p.joint.run(blocks, ranks), noise)
         if fac.end is not None and fac.pad is not None:
             blocks = blocks.masked_fill(fac.ended(blocks, ranks), fac.pad)
         if torch.equal(before, blocks):

@@ -433,7 +433,7 @@ def test_other_families_on_the_same_network(network, name, float64):
     # Each conditional is the family's, from the parameters that the network gives.
     conditionals = q.conditionals(states).logits
     if fac.end is None:
-        expected = TRUNCATED[name](p._params(states).reshape(*states.shape, 3)).logits
+        expected = TRUNCATED[name](p.joint.teach(states)[1].reshape(*states.shape, 3)).logits
         torch.testing.assert_close(conditionals, expected)
     assert q.with_families(fam.Categorical(3)).log_prob(states).equal(p.log_prob(states))
     again = ad.AutoregressiveDistribution(

@@ -46,7 +46,7 @@ def test_the_inner_network_is_part_of_the_outer_one():
 def test_the_joint_is_the_product_of_the_inner_ones(float64):
     p = chords().double().condition()
     x = p.sample((5,))
-    params = p._params(x)
+    params = p.joint.teach(x)[1]
     chord = p.network.nested[0]
     each = [chord.condition(params[:, step]).log_prob(x[:, step]) for step in range(3)]
     torch.testing.assert_close(p.log_prob(x), sum(each))
@@ -95,7 +95,7 @@ def test_dependent_channels_of_pixels():
 def test_continuous_blocks_and_gradients_through_their_draws(float64):
     p = chords(fam.Normal()).double().condition()
     x = p.sample((3000,))
-    first = p.network.nested[0].condition(p._params(x[:1])[0, 0])
+    first = p.network.nested[0].condition(p.joint.teach(x[:1])[1][0, 0])
     prob = first.log_prob(x[:, 0]).exp()
     assert auto_goodness_of_fit(x[:, 0], prob, dim=2) > 1e-3
     assert p.has_rsample

@@ -220,7 +220,7 @@ def _first_block_follows(p, x):
     fac = p.factorization
     first = fac.steps[0][0]
     family = fac.layout.families[first]
-    raw = fac.layout.take("param", p._params(x[:1]).detach(), [first]).reshape(1, -1)
+    raw = fac.layout.take("param", p.joint.teach(x[:1])[1].detach(), [first]).reshape(1, -1)
     values = fac.layout.take("value", fac.split(x), [first])
     values = values.reshape(len(x), *family.event_shape)
     prob = family.log_prob(raw, values).exp()

@@ -1,0 +1,466 @@
+"""What a distribution computes: the scores and draws of a joint, row by row.
+
+A network sees rows: one leading dimension. Here events (*lead, *event_shape) become rows and come
+back; orders, observations and parameters that stand in for the network's own are told to it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+from torch.func import functional_call
+
+from ardist.decoding import Decoder, draw, draw_by_rows
+from ardist.factorization import Factorization
+from ardist.layout import Layout
+from ardist.ordering import Ordering
+from ardist.pathwise import attach, by_iteration, by_sweep
+from ardist.shapes import spelled
+
+Result = TypeVar("Result")
+
+
+class Joint:
+    """A network under a context, and what may differ from row to row.
+
+    Args:
+        network: as of `AutoregressiveDistribution`, like the next three.
+        factorization: in place of the network's own.
+        context: (*context_batch, *network.context_shape).
+        params: tensors by the names of the parameters that they replace.
+        ranks: an order for each row, (*lead, num_blocks).
+        observed: values and a mask of what is observed, (*lead, *event_shape).
+
+    Attributes:
+        core: the network inside `network`, which may be wrapped.
+        row_batch: what the leading dimensions of rows broadcast to.
+
+    Raises:
+        ValueError: where they do not fit the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        factorization: Factorization | None = None,
+        context: Tensor | None = None,
+        params: Mapping[str, Tensor] | None = None,
+        ranks: Tensor | None = None,
+        observed: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.network, self.core = network, unwrap(network)
+        self.factorization: Factorization = factorization or self.core.factorization
+        self.context, self.params, self.ranks, self.observed = context, params, ranks, observed
+        self._known = self.factorization.with_forms_of(self.core.factorization)
+        self._is_own = self._known is self.core.factorization
+        if (reason := self.refusal(self.factorization)) is not None:
+            raise ValueError(f"factorization: {reason}, got {factorization}")
+        self._check_params()
+        self._context_batch = self._checked_context()
+        shapes = [self._context_batch]
+        if ranks is not None:
+            shapes.append(ranks.shape[:-1])
+        if observed is not None:
+            event_dim = len(self.factorization.event_shape)
+            shapes += [part.shape[: part.dim() - event_dim] for part in observed]
+        self.row_batch = Size(torch.broadcast_shapes(*shapes))
+
+    def replace(self, **changes: Any) -> "Joint":
+        """The same with other arguments."""
+        names = ("network", "factorization", "context", "params", "ranks", "observed")
+        return Joint(**{**{name: getattr(self, name) for name in names}, **changes})
+
+    def refusal(self, factorization: Factorization) -> str | None:
+        """Why the network does not follow a factorization, if it does not."""
+        known = factorization.with_forms_of(self.core.factorization)
+        same = known is self.core.factorization
+        reason: str | None = None if same else self.core.accepts(known)
+        return reason
+
+    @property
+    def reference(self) -> Tensor:
+        """A tensor of the dtype and device in which the network computes."""
+        given = iter((self.params or {}).values())
+        first = next(given, None)
+        if first is None:
+            first = next(self.core.parameters(), self.context)
+        return torch.empty(0) if first is None else first.detach()
+
+    @property
+    def anchor(self) -> Tensor:
+        """An event well inside the support, in which no sequence ends before it is padded."""
+        fac = self.factorization
+        anchor = fac.merge(fac.layout.anchor(self.reference))
+        return anchor if fac.pad is None else anchor.fill_(fac.pad)
+
+    def replaced(self, function: Callable[..., Result], *args: Any) -> Result:
+        """A call while `params` stand in for the network's own."""
+        if self.params is None:
+            return function(*args)
+        named = {f"network.{name}": value for name, value in self.params.items()}
+        result: Result = functional_call(_Scope(self.core), named, (function, *args))
+        return result
+
+    @contextmanager
+    def as_drawn(self) -> Iterator[None]:
+        """The network as it is in draws: without dropout, and in its own dtype."""
+        # Decoders write into buffers of the network's dtype, which autocast would not know.
+        off = torch.autocast(self.reference.device.type, enabled=False)
+        with self.core.evaluating(), off:
+            yield
+
+    # Rows: one leading dimension, the context's own dimensions last in it, so that row i of N
+    # contexts goes with the rows i, N + i, ... of events.
+
+    def _order(self, lead: Size) -> list[int]:
+        """The dimensions of `lead`, those along which the context does not vary first."""
+        context = (1,) * (len(lead) - len(self._context_batch)) + self._context_batch
+        varies = [size != 1 for size in context]
+        return sorted(range(len(lead)), key=varies.__getitem__)
+
+    def rows(self, each: Tensor, shape: Size, lead: Size) -> Tensor:
+        """What may differ from row to row, (..., *shape), as (rows, *shape)."""
+        each, order = each.expand((*lead, *shape)), self._order(lead)
+        return each.permute((*order, *range(len(lead), each.dim()))).reshape((prod(lead), *shape))
+
+    def unrows(self, rows: Tensor, lead: Size) -> Tensor:
+        """The inverse: (*lead, *shape)."""
+        order = self._order(lead)
+        x = rows.reshape((*(lead[dim] for dim in order), *rows.shape[1:]))
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        return x.permute((*inverse, *range(len(lead), x.dim())))
+
+    def lead(self, events: Tensor) -> Size:
+        """The leading dimensions of events, under those of the rows."""
+        lead = events.shape[: events.dim() - len(self.factorization.event_shape)]
+        return Size(torch.broadcast_shapes(lead, self.row_batch))
+
+    def blocks(self, events: Tensor, lead: Size) -> Tensor:
+        """The blocks of events, or of what is like them: (rows, *value_shape)."""
+        fac = self.factorization
+        return fac.split(self.rows(events, fac.event_shape, lead))
+
+    def events(self, blocks: Tensor, lead: Size) -> Tensor:
+        """The inverse: (*lead, *event_shape)."""
+        return self.unrows(self.factorization.merge(blocks), lead)
+
+    def row_ranks(self, lead: Size) -> Tensor | None:
+        """(rows, num_blocks) where they differ."""
+        return None if self.ranks is None else self.rows(self.ranks, self.ranks.shape[-1:], lead)
+
+    def row_observed(self, lead: Size) -> tuple[Tensor, Tensor] | None:
+        """The blocks that are observed, and a mask of them, (rows, *value_shape)."""
+        if self.observed is None:
+            return None
+        values, mask = (self.blocks(part, lead) for part in self.observed)
+        return values, mask
+
+    @property
+    def _contexts(self) -> Tensor | None:
+        if self.context is None:
+            return None
+        return self.context.reshape(prod(self._context_batch), *self.core.context_shape)
+
+    # Passes of the network.
+
+    def run(self, blocks: Tensor, ranks: Tensor | None) -> Tensor:
+        """The parameters of all blocks of rows, in one parallel pass."""
+        if ranks is None and not self._is_own:
+            ranks = self.factorization.ranks.flatten().to(self.reference.device)
+        given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
+        params: Tensor = self.network(*given)
+        expected = (len(blocks), *self.factorization.layout.param_shape)
+        if params.shape != expected:
+            raise ValueError(
+                f"network: {type(self.core).__name__} returned parameters of shape "
+                f"{tuple(params.shape)}, expected {expected}"
+            )
+        return params.to(self.reference.dtype)  # under autocast it was computed in another
+
+    def teach(self, events: Tensor) -> tuple[Tensor, Tensor, Size]:
+        """Blocks and parameters of all rows, each given what is before it in `events`."""
+        lead = self.lead(events)
+        blocks = self.blocks(events, lead)
+        if len(blocks) == 0:  # which recurrent modules of torch refuse
+            empty = self.reference.new_empty(0, *self.factorization.layout.param_shape)
+            return blocks, empty, lead
+        return blocks, self.run(blocks, self.row_ranks(lead)), lead
+
+    def decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
+        """The network's decoder, told the factorization where that is not its own."""
+        told = {} if self._is_own else {"factorization": self._known}
+        decoder: Decoder = self.core.decoder(num_rows, self._contexts, ranks, **told)
+        return decoder
+
+    def differentiable_decoder(self, lead: Size) -> Decoder | None:
+        """A decoder that keeps the graph of its steps, where there is one."""
+        if self.ranks is not None:
+            return None
+        decoder: Decoder | None = self.core._differentiable_decoder(
+            self._known, prod(lead), self._contexts
+        )
+        return decoder
+
+    # Scores.
+
+    def score(self, events: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Each block's log_prob, or that of its elements `kept`, given what is observed:
+        (*lead, num_blocks).
+        """
+        blocks, params, lead = self.teach(events)
+        fac, layout = self.factorization, self.factorization.layout
+        if len(blocks) == 0:
+            return params.new_zeros(*lead, fac.num_blocks)
+        scores = layout.log_prob(params, blocks)
+        if fac.end is not None:
+            ranks = self.row_ranks(lead)
+            scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
+            scores = scores.masked_fill(fac.misplaced(blocks, ranks), -torch.inf)
+        observed = self.row_observed(lead)
+        scored = None if kept is None else self.blocks(kept, lead)
+
+        def share(mask: Tensor) -> Tensor:
+            if layout.is_cut(mask):
+                return layout.marginal_log_prob(params, blocks, mask)
+            return torch.where(layout.whole(mask), scores, 0.0)
+
+        result = scores
+        if scored is not None:
+            result = share(scored if observed is None else scored | observed[1])
+        if observed is not None:
+            values, mask = observed
+            if layout.is_cut(mask):
+                result = layout.given_log_prob(params, blocks, mask, scored)
+            result = torch.where(layout.whole(mask), 0.0, result)
+            differs = layout.count((blocks != values) & mask) > 0
+            result = result.masked_fill(differs, -torch.inf)
+        return self.unrows(result, lead)
+
+    # Draws.
+
+    def draw(self, lead: Size, num_steps: int | None = None) -> Tensor:
+        """Events (*lead, *event_shape), of which only some steps are drawn if that is asked for."""
+        fac, like, layout = self.factorization, self.reference, self.factorization.layout
+        if prod(lead) == 0:
+            return like.new_empty(*lead, *fac.event_shape, dtype=layout.dtype(like.dtype))
+        ranks, observed = self.row_ranks(lead), self.row_observed(lead)
+        with self.as_drawn():
+            if ranks is None:
+                blocks = draw(self.decoder(prod(lead)), fac, like, observed, num_steps)
+            elif layout.flat or _has_ties(ranks):
+                blocks = draw_by_rows(lambda x: self.run(x, ranks), fac, ranks, like, observed)
+            else:  # steps of one block, which differs from row to row
+                steps = fac.with_ordering(Ordering.raster())
+                order = layout.spread(ranks.argsort(-1))
+                if observed is not None:
+                    observed = observed[0].gather(1, order), observed[1].gather(1, order)
+                decoder = self.decoder(prod(lead), ranks)
+                blocks = draw(decoder, steps, like, observed, num_steps)
+                blocks = blocks.gather(1, layout.spread(ranks))
+        return self.events(blocks, lead)
+
+    def rsample(self, lead: Size, tol: float = 0.0, scored: bool = False) -> tuple[Tensor, Tensor]:
+        """Events with gradients, and the scores of their blocks if they are asked for."""
+        if prod(lead) > 0:
+            with self.as_drawn():
+                decoder = self.differentiable_decoder(lead)
+                if decoder is not None:
+                    return self._by_steps(decoder, lead)
+        with torch.no_grad():
+            x = self.draw(lead)
+        return self.attach(x, tol, scored)
+
+    def _by_steps(self, decoder: Decoder, lead: Size) -> tuple[Tensor, Tensor]:
+        """By plain autograd through the steps of a draw."""
+
+        def again(step: int, layout: Layout, params: Tensor, drawn: Tensor) -> Sequence[Tensor]:
+            drawn = layout.pathwise(params, drawn)
+            return drawn, layout.log_prob(params, drawn)
+
+        blocks, scores = self.through_steps(decoder, lead, again)
+        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+        return self.events(value, lead), self.unrows(scores, lead)
+
+    def through_steps(
+        self,
+        decoder: Decoder,
+        lead: Size,
+        each: Callable[[int, Layout, Tensor, Tensor], Sequence[Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """A draw step by step that keeps its graph: blocks and scores of all rows.
+
+        Args:
+            decoder: one that keeps the graph.
+            each: from a step, the layout of its blocks, their parameters and a draw of them to
+                the blocks as they go on, and their scores.
+        """
+        fac, layout, scores = self.factorization, self.factorization.layout, list[Tensor]()
+        observed = self.row_observed(lead)
+
+        def take(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
+            drawn, score = each(decoder.num_taken, step, params, drawn)
+            scores.append(score)
+            return drawn
+
+        blocks = draw(decoder, fac, self.reference, observed, attach=take)
+        last = decoder.num_taken + 1
+        drawn = list(chain(*fac.steps[last - len(scores) : last])) if scores else []
+        found = blocks.new_zeros(len(blocks), fac.num_blocks, dtype=self.reference.dtype)
+        if scores:
+            found = found.index_copy(
+                1, torch.tensor(drawn, device=blocks.device), torch.cat(scores, 1)
+            )
+        if observed is not None:
+            found = found.masked_fill(layout.whole(observed[1]), 0.0)
+        return blocks, found
+
+    # Gradients through draws.
+
+    def attach(self, x: Tensor, tol: float = 0.0, scored: bool = False) -> tuple[Tensor, Tensor]:
+        """Draws (*lead, *event_shape) with their gradients, and the scores of their blocks, zeros
+        if not asked for.
+        """
+        families = self.factorization.layout.distinct
+        wanted = self.has_gradients() and any(family.has_rsample for family in families)
+        if not wanted or x.numel() == 0:
+            with self.core.evaluating():
+                return x, self.score(x) if scored else x.new_zeros(())
+        lead = self.lead(x)
+        value, each = self.attach_rows(lead, self.blocks(x.detach(), lead), tol=tol, scored=scored)
+        return self.events(value, lead), self.unrows(each, lead)
+
+    def has_gradients(self, *others: Tensor) -> bool:
+        """Whether a gradient is kept of these, or of what makes the joint."""
+        given = (self.context, *(self.params or {}).values(), *(self.observed or ()))
+        sources = (*others, *self.core.parameters(), *(part for part in given if part is not None))
+        return torch.is_grad_enabled() and any(part.requires_grad for part in sources)
+
+    def attach_rows(
+        self,
+        lead: Size,
+        blocks: Tensor,
+        again: Callable[[Tensor, Tensor], Tensor] | None = None,
+        tol: float = 0.0,
+        scored: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As `attach`, for the blocks of rows.
+
+        Args:
+            again: from all parameters and blocks to the same blocks, with gradients to the
+                parameters, and perhaps to more; by default `Layout.pathwise`.
+        """
+        fac, layout = self.factorization, self.factorization.layout
+        ranks, observed = self.row_ranks(lead), self.row_observed(lead)
+        with self.as_drawn():
+            with torch.no_grad():
+                own = ranks is None and self._is_own
+                sweep = self.core._sweep(blocks, self._contexts) if own else None
+            leaf = blocks.detach().requires_grad_(scored or sweep is None)
+            params = self.run(leaf, ranks)
+        same, free = (again or layout.pathwise)(params, blocks), None
+        scores = blocks.new_zeros(len(blocks), fac.num_blocks)
+        if scored:
+            scores = layout.log_prob(params, leaf)
+        if observed is not None:
+            free = ~observed[1]
+            same = torch.where(free, same, observed[0])
+            scores = scores.masked_fill(layout.whole(observed[1]), 0.0)
+        if sweep is not None:
+            solve = by_sweep(fac, sweep, params, blocks, free)
+        else:
+            steps = fac.num_steps if ranks is None else fac.num_blocks
+            solve = by_iteration(same, leaf, steps, tol)
+
+        def adjoint(
+            of_value: Tensor | None, of_scores: Tensor | None
+        ) -> tuple[Tensor | None, Tensor | None]:
+            if of_scores is not None:
+                (through,) = torch.autograd.grad(scores, leaf, of_scores, retain_graph=True)
+                of_value = through if of_value is None else of_value + through
+            return None if of_value is None else solve(of_value), of_scores
+
+        value, each = attach(blocks, same, scores, adjoint)
+        return value, each
+
+    # Checks of what it is made of.
+
+    def _check_params(self) -> None:
+        if self.params is None:
+            return
+        own, name = dict(self.core.named_parameters()), type(self.core).__name__
+        if unknown := sorted(set(self.params) - set(own)):
+            raise ValueError(f"params: {name} has no parameters {unknown}")
+        for key, value in self.params.items():
+            if value.shape != own[key].shape:
+                raise ValueError(
+                    f"params: expected {key!r} of shape {tuple(own[key].shape)}, as in {name}, got "
+                    f"{tuple(value.shape)}; for several networks at once use torch.func.vmap"
+                )
+
+    def _checked_context(self) -> Size:
+        """The leading dimensions of a context that fits the network."""
+        context, shape = self.context, self.core.context_shape
+        if context is None:
+            if shape:
+                raise ValueError(
+                    f"context: expected (*batch_shape, {spelled(shape)}), got none; "
+                    f"the network was built with context_shape {tuple(shape)}"
+                )
+            return Size()
+        if not isinstance(context, Tensor):
+            raise ValueError(f"context: expected a tensor, got {type(context).__name__}")
+        if not shape:
+            raise ValueError(
+                f"context: expected none, since the network was built without context_shape, "
+                f"got {tuple(context.shape)}"
+            )
+        if context.shape[-len(shape) :] != shape:
+            raise ValueError(
+                f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}"
+            )
+        self.check_kind("context", context, exact=True)
+        return context.shape[: -len(shape)]
+
+    def check_kind(self, name: str, tensor: Tensor, exact: bool) -> None:
+        """That dtype and device are the network's; integers pass for floats if not `exact`."""
+        like = self.reference
+        if tensor.device != like.device:
+            raise ValueError(
+                f"{name}: expected a tensor on {like.device}, as the network, got {tensor.device}"
+            )
+        floats = tensor.is_floating_point() or tensor.is_complex()
+        if tensor.dtype != like.dtype and (exact or floats):
+            raise ValueError(
+                f"{name}: expected dtype {like.dtype}, as the network, got {tensor.dtype}; "
+                f"{name}.to({like.dtype}) converts it"
+            )
+
+
+class _Scope(nn.Module):
+    """A module around a network, so that any call can run under `functional_call`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+def unwrap(network: nn.Module) -> Any:
+    """The conditional network inside what `torch.compile` or DDP made of it."""
+    core: Any = network
+    while not hasattr(core, "factorization"):
+        inner = getattr(core, "_orig_mod", None) or getattr(core, "module", None)
+        if inner is None:
+            raise ValueError(f"network: expected a conditional network, got {network!r}")
+        core = inner
+    return core
+
+
+def _has_ties(ranks: Tensor) -> bool:
+    return int(ranks.amax(-1).min()) < ranks.shape[-1] - 1
