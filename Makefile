@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types doctest docs bench clean
+.PHONY: demo test lint types doctest docs bench package clean
 
 demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py
@@ -21,7 +21,7 @@ types: $(VENV)/test
 	$(BIN)/mypy
 
 doctest: $(VENV)/test
-	$(BIN)/python -m pytest --doctest-modules ardist --doctest-glob='*.md' README.md docs
+	$(BIN)/python -m pytest --doctest-modules ardist --doctest-glob='*.md' --ignore=docs/_build README.md docs
 
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build/html
@@ -29,8 +29,25 @@ docs: $(VENV)/docs
 bench: $(VENV)/benchmarks
 	$(BIN)/python benchmarks/run.py
 
+# What is published: built, checked, and tried away from the source tree. The import and the doctests
+# have no more than the wheel asks for. `make package TESTS=tests/test_ordering.py` tries less.
+package: FRESH = $(VENV)-package
+package: TESTS = tests
+package: $(VENV)/package
+	rm -rf dist $(FRESH)
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(FRESH) && bin/python -c 'import ardist'
+	mkdir $(FRESH)/sdist && tar xf dist/*.tar.gz -C $(FRESH)/sdist --strip-components=1 --exclude='ardist-*/ardist'
+	$(FRESH)/bin/pip install --quiet --constraint constraints.txt pytest
+	cd $(FRESH)/sdist && ../bin/pytest --doctest-modules --pyargs ardist
+	$(FRESH)/bin/pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[test]"
+	cd $(FRESH)/sdist && ../bin/pytest $(TESTS)
+
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) $(VENV)-package dist docs/_build docs/errors.md
 
 # An extra is installed once, and again when what it depends on changes.
 $(VENV)/%: pyproject.toml constraints.txt

@@ -4,10 +4,11 @@ p(x | c) = prod_i p(x_i | earlier x, c), over any ordering and any partition of 
 each conditional of any form, as one object of the `torch.distributions` API.
 """
 
-from ardist import families, information, networks, sampling, testing, training, transforms
+from ardist import families, guides, information, networks, sampling, testing, training, transforms
+from ardist.conditioning import Marginal
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
-from ardist.mixtures import OrderingMixture
+from ardist.mixtures import Mixture, OrderingMixture
 from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
@@ -18,10 +19,13 @@ __all__ = [
     "AutoregressiveDistribution",
     "Factorization",
     "LogLikelihood",
+    "Marginal",
+    "Mixture",
     "Ordering",
     "OrderingMixture",
     "Partition",
     "families",
+    "guides",
     "information",
     "networks",
     "sampling",

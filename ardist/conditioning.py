@@ -63,6 +63,12 @@ class Marginal(TorchDistribution):
     Args:
         whole: an autoregressive distribution in which the kept elements are ancestral.
         mask: (*event_shape) bool: which elements are kept, in raster order.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+    >>> first_two = net.condition().marginal(torch.tensor([True, True, False, False]))
+    >>> first_two.event_shape, first_two.log_prob(torch.zeros(3, 2)).shape
+    (torch.Size([2]), torch.Size([3]))
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}

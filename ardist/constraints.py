@@ -70,9 +70,10 @@ class BlockTransform(Transform):
 
     domain = constraints.real_vector
 
-    def __init__(self, constraint: BlockConstraint, registry: Any) -> None:
-        super().__init__()
+    def __init__(self, constraint: BlockConstraint, registry: Any, cache_size: int = 0) -> None:
+        super().__init__(cache_size)
         self.constraint = self.codomain = constraint
+        self.registry = registry
         families = constraint.layout.families
         self.parts: list[Transform] = [registry(family.support) for family in families]
         self.bijective = all(part.bijective for part in self.parts)
@@ -81,6 +82,9 @@ class BlockTransform(Transform):
             Size(part.inverse_shape(shape))
             for part, shape in zip(self.parts, self.shapes, strict=True)
         ]
+
+    def with_cache(self, cache_size: int = 1) -> "BlockTransform":
+        return BlockTransform(self.constraint, self.registry, cache_size)
 
     def forward_shape(self, shape: Size) -> Size:
         return Size(shape[:-1]) + self.constraint.event_shape

@@ -20,6 +20,14 @@ class Decoder(ABC):
     It holds what was computed from the blocks given so far, for `batch_size` rows. The blocks of
     a step, and the parameters of its conditionals, are laid out as in `forward`, with the
     blocks of that step alone, in raster order. A decoder never drops out and keeps no graph.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+    >>> decoder = net.decoder(5)
+    >>> decoder.step(None).shape  # of the first block, in five rows: loc and scale
+    torch.Size([5, 1, 2])
+    >>> decoder.step(torch.zeros(5, 1)).shape  # of the second, given the first
+    torch.Size([5, 1, 2])
     """
 
     def __init__(self, factorization: Factorization, batch_size: int) -> None:

@@ -16,7 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import spelled
+from ardist.shapes import as_expanded, spelled
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -124,14 +124,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, batch_shape: Sequence[int], _instance: "AutoregressiveDistribution | None" = None
     ) -> "AutoregressiveDistribution":
         """The same distribution with a larger batch_shape, in constant time: nothing is run."""
-        wanted = Size(batch_shape)
-        spare = len(wanted) - len(self.batch_shape)
-        if spare < 0 or any(
-            old not in (1, new) for old, new in zip(self.batch_shape, wanted[spare:], strict=True)
-        ):
-            raise ValueError(
-                f"batch_shape: {tuple(self.batch_shape)} cannot be expanded to {tuple(wanted)}"
-            )
+        wanted = as_expanded(batch_shape, self.batch_shape)
         new = object.__new__(type(self)) if _instance is None else _instance
         new.__dict__.update({**self.__dict__, "_batch_shape": wanted})
         return new
@@ -205,7 +198,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events drawn step by step from cached state: sample_shape + batch_shape + event_shape."""
         with torch.no_grad():
-            return self.joint.replaced(self.joint.draw, Size(sample_shape) + self.batch_shape)
+            drawn = self.joint.replaced(self.joint.draw, Size(sample_shape) + self.batch_shape)
+        return drawn.detach()  # torch.jit.trace records no torch.no_grad
 
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
         """Events of which only the elements `kept` are drawn; for what is made of this one."""
@@ -231,6 +225,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
         Raises:
             NotImplementedError: where a family has no `rsample`, or a block is observed in part.
+            NotImplementedError: under `torch.jit.trace`, as in Pyro's JitTrace_ELBO.
             RuntimeError: in a backward pass with `create_graph=True`: a draw is differentiable
                 once.
         """
@@ -253,6 +248,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, sample_shape: Sequence[int], tol: float, scored: bool
     ) -> tuple[Tensor, Tensor]:
         fac, joint = self.factorization, self.joint
+        if torch._C._is_tracing():
+            raise NotImplementedError(
+                "rsample: torch.jit.trace does not record gradients through draws; "
+                "has_rsample_(False) asks Pyro for the score function instead"
+            )
         if not (fac.has_rsample or self.has_rsample):
             without = [f for f in fac.layout.distinct if not f.has_rsample]
             raise NotImplementedError(

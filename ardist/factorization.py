@@ -82,6 +82,8 @@ class Factorization:
         self.__dict__["families"] = self._check_families(families)
         self._check_ordering()
         self._check_end()
+        # Now, since torch.compile cannot trace what fills these.
+        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
 
     @staticmethod
     def columns(

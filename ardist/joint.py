@@ -59,6 +59,7 @@ class Joint:
         self._is_own = self._known is self.core.factorization
         if (reason := self.refusal(self.factorization)) is not None:
             raise ValueError(f"factorization: {reason}, got {factorization}")
+        self.core._tell_pyro()
         self._check_params()
         self._context_batch = self._checked_context()
         shapes = [self._context_batch]
@@ -119,8 +120,8 @@ class Joint:
     def _order(self, lead: Size) -> list[int]:
         """The dimensions of `lead`, those along which the context does not vary first."""
         context = (1,) * (len(lead) - len(self._context_batch)) + self._context_batch
-        varies = [size != 1 for size in context]
-        return sorted(range(len(lead)), key=varies.__getitem__)
+        shared = [dim for dim, size in enumerate(context) if size == 1]
+        return shared + [dim for dim, size in enumerate(context) if size != 1]
 
     def rows(self, each: Tensor, shape: Size, lead: Size) -> Tensor:
         """What may differ from row to row, (..., *shape), as (rows, *shape)."""
@@ -249,10 +250,13 @@ class Joint:
             return like.new_empty(*lead, *fac.event_shape, dtype=layout.dtype(like.dtype))
         ranks, observed = self.row_ranks(lead), self.row_observed(lead)
         with self.as_drawn():
-            if ranks is None:
+            if torch._C._is_tracing() or (
+                ranks is not None and (layout.flat or _has_ties(ranks))
+            ):  # a trace would repeat what a decoder's loop made of values, so it makes passes
+                order = fac.ranks.flatten().expand(prod(lead), -1) if ranks is None else ranks
+                blocks = draw_by_rows(lambda x: self.run(x, ranks), fac, order, like, observed)
+            elif ranks is None:
                 blocks = draw(self.decoder(prod(lead)), fac, like, observed, num_steps)
-            elif layout.flat or _has_ties(ranks):
-                blocks = draw_by_rows(lambda x: self.run(x, ranks), fac, ranks, like, observed)
             else:  # steps of one block, which differs from row to row
                 steps = fac.with_ordering(Ordering.raster())
                 order = layout.spread(ranks.argsort(-1))
@@ -398,7 +402,8 @@ class Joint:
             if value.shape != own[key].shape:
                 raise ValueError(
                     f"params: expected {key!r} of shape {tuple(own[key].shape)}, as in {name}, got "
-                    f"{tuple(value.shape)}; for several networks at once use torch.func.vmap"
+                    f"{tuple(value.shape)}; for several networks at once use "
+                    f"torch.func.vmap, and in Pyro vectorize_particles=False or parallel=False"
                 )
 
     def _checked_context(self) -> Size:

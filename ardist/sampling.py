@@ -18,6 +18,8 @@ from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import as_positive
 
+__all__ = ["Step", "ancestral", "beam_search", "fixed_point", "greedy", "without_replacement"]
+
 Result = TypeVar("Result")
 
 
@@ -35,6 +37,12 @@ class Step(NamedTuple):
         event: the event so far, (*lead, *event_shape). Blocks of later steps are at some value
             inside the support, those after the end of a sequence at its padding, so that the last
             step has the whole event.
+
+    >>> import ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
+    >>> first = next(ad.sampling.ancestral(net.condition(), (5,)))
+    >>> first.value.shape, first.event.shape
+    (torch.Size([5, 1]), torch.Size([5, 3]))
     """
 
     index: int  # type: ignore[assignment]  # instead of the tuple's method

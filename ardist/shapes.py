@@ -17,7 +17,9 @@ def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
 
 def as_positive(value: int, name: str) -> int:
     """`value` if it is a positive integer, else a `ValueError` that calls it `name`."""
-    return as_size(value if isinstance(value, int) else (value,), name)[0]
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return value
 
 
 def as_probability(value: float, name: str) -> float:
@@ -33,6 +35,16 @@ def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: expected integers, got {tensor.dtype}")
     return tensor
+
+
+def as_expanded(batch_shape: Iterable[int], old: torch.Size) -> torch.Size:
+    """`batch_shape` if `old` can be expanded to it, else a `ValueError`."""
+    wanted = torch.Size(batch_shape)
+    spare = len(wanted) - len(old)
+    pairs = zip(old, wanted[max(spare, 0) :], strict=False)
+    if spare < 0 or any(one not in (1, size) for one, size in pairs):
+        raise ValueError(f"batch_shape: {tuple(old)} cannot be expanded to {tuple(wanted)}")
+    return wanted
 
 
 def spelled(shape: Iterable[int]) -> str:

@@ -16,11 +16,25 @@ from ardist.families import Family
 from ardist.joint import unwrap
 from ardist.layout import Layout
 
+__all__ = [
+    "CheckError",
+    "Reach",
+    "check_autoregressive",
+    "check_decoder",
+    "check_normalized",
+    "check_shapes",
+]
+
 _ROWS_AT_ONCE = 4096
 
 
 class CheckError(AssertionError, ValueError):
-    """What a check found wrong."""
+    """What a check found wrong.
+
+    >>> import ardist as ad
+    >>> issubclass(ad.testing.CheckError, AssertionError)
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,13 @@ class Reach:
         influence: (num_blocks, num_blocks) bool: the block of the row reacts to the other one.
         reach: the share of allowed dependencies that are really there; 1.0 where none is allowed.
         context_reach: the share of blocks that react to the context; None without one.
+
+    >>> import ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Bernoulli()), hidden_features=8)
+    >>> ad.testing.check_autoregressive(net).influence
+    tensor([[False, False, False],
+            [ True, False, False],
+            [ True,  True, False]])
     """
 
     influence: Tensor
@@ -162,6 +183,10 @@ def check_decoder(
 
     Raises:
         CheckError: where they differ.
+
+    >>> import ardist as ad
+    >>> fac = ad.Factorization(4, ad.families.Normal())
+    >>> ad.testing.check_decoder(ad.networks.RNN(fac, hidden_size=8))
     """
     net = copy.deepcopy(unwrap(network)).eval()
     fac = factorization or net.factorization
@@ -302,6 +327,10 @@ def check_shapes(p: AutoregressiveDistribution) -> None:
 
     Raises:
         CheckError: where a rule is broken.
+
+    >>> import ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
+    >>> ad.testing.check_shapes(net.condition())
     """
     batch, event = p.batch_shape, p.event_shape
     grid = p.factorization.grid_shape

@@ -14,6 +14,8 @@ from torch.distributions import Distribution, kl_divergence
 from ardist.distribution import AutoregressiveDistribution
 from ardist.layout import Layout
 
+__all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
+
 
 def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
     """log_prob of events on prefixes that are partly the model's own, in nats.
@@ -70,7 +72,14 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
 
 
 class Exposure(NamedTuple):
-    """Nats of each block, (*grid_shape), on prefixes from data and on the model's own."""
+    """Nats of each block, (*grid_shape), on prefixes from data and on the model's own.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
+    >>> on_data, on_own = ad.training.exposure_bias(net.condition(), torch.ones(16, 4))
+    >>> on_data.shape
+    torch.Size([4])
+    """
 
     on_data: Tensor
     on_own: Tensor

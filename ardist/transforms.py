@@ -16,6 +16,8 @@ from ardist.joint import unwrap
 from ardist.layout import Layout
 from ardist.shapes import spelled
 
+__all__ = ["AutoregressiveTransform", "Rosenblatt"]
+
 
 class AutoregressiveTransform(TransformModule):
     """The bijection from noise to events that a network's conditionals make.

@@ -15,6 +15,7 @@ from convolution import locally_masked, pixelcnn, wavenet
 from fixed_point import fixed_points
 from gradients import gradients, gradients_of_many
 from harness import compare
+from import_time import import_time
 from information import information
 from limits import limits
 from masked import made_continuous, made_sampling, made_scoring, made_windows
@@ -43,6 +44,7 @@ CASES = {
         memory,
         limits,
         information,
+        import_time,
     )
 }
 

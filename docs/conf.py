@@ -1,5 +1,10 @@
 """Sphinx's configuration."""
 
+import os
+import re
+import runpy
+from pathlib import Path
+
 import ardist
 
 project = "ardist"
@@ -8,15 +13,38 @@ copyright = "2026, The ardist authors"
 release = version = ardist.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+
 html_theme = "furo"
 html_title = "ardist"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_copy_source = False
+pygments_style = "default"
+pygments_dark_style = "github-dark"
+# Doctests are copied without their prompts and outputs.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+# Pages with code cells are run, and again when their code changes; `make clean` forgets them.
+nb_execution_mode = "cache"
+nb_execution_timeout = 600  # seconds a cell
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_output_stderr = "warn"
+# What the processes that run them inherit: how pictures look, and that no one needs widgets.
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 # Docstrings are written in Markdown's single backticks.
@@ -31,6 +59,16 @@ def _escape_shapes(app, what, name, obj, options, lines):
         lines[number] = "`".join(parts)
 
 
+def _trim_doctests(app, name, source):
+    """Doctests in Markdown end with a blank line, which no reader needs to see."""
+    source[0] = re.sub(r"\n\n```$", "\n```", source[0], flags=re.MULTILINE)
+
+
+# The page of errors is made of the tests' table.
+runpy.run_path(str(Path(__file__).with_name("generate_errors.py")))
+
+
 def setup(app):
+    app.connect("source-read", _trim_doctests)
     # After napoleon, which adds markup of its own.
     app.connect("autodoc-process-docstring", _escape_shapes, priority=100)

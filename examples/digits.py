@@ -24,6 +24,16 @@ import ardist as ad
 
 LEVELS, PIXELS = 17, 64
 STEPS, BATCH, LEARNING_RATE = 1000, 64, 3e-3
+ORDERINGS = {
+    "raster": ad.Ordering.raster(),
+    "snake": ad.Ordering.snake(),
+    "diagonal": ad.Ordering.diagonal(),
+    "spiral": ad.Ordering.spiral(),
+    "hilbert": ad.Ordering.hilbert(),
+    "checkerboard": ad.Ordering.checkerboard(),
+    "multiscale": ad.Ordering.multiscale(3),
+    "random": ad.Ordering.random(0),
+}
 
 
 def load() -> tuple[Tensor, Tensor, Tensor]:
@@ -78,44 +88,46 @@ def fit(net: ad.networks.PixelCNN, train: Tensor, valid: Tensor, minutes: float)
     net.eval()  # without dropout
 
 
-def complete(net: ad.networks.PixelCNN, upper: Tensor) -> Tensor:
-    """Images (N, 8, 8) drawn given their upper halves (N, 4, 8), in raster order the prefix."""
-    family = net.factorization.families[0]
-    decoder = net.decoder(len(upper))
-    pieces = [upper.flatten(1)]  # a decoder takes them in at once, and then goes pixel by pixel
-    params = decoder.prefill(pieces[0])  # of the next pixel's distribution: (N, 1, num_params)
-    pieces.append(family.sample(params))  # (N, 1)
-    for _ in range(PIXELS // 2 + 1, PIXELS):
-        pieces.append(family.sample(decoder.step(pieces[-1])))
-    return torch.cat(pieces, 1).reshape(-1, 8, 8)
+def complete(net: ad.networks.PixelCNN, images: Tensor) -> Tensor:
+    """The images with their lower halves drawn anew, given the upper ones."""
+    upper = torch.arange(8).unsqueeze(-1).expand(8, 8) < 4
+    return net.condition().given(images, upper).sample()
 
 
 def picture(net: ad.networks.PixelCNN, test: Tensor, path: Path, columns: int = 16) -> None:
-    """Real digits, samples and completions: data in white, what the model drew in orange."""
+    """Digits and completions, what the model drew in orange; and orders to draw pixels in."""
     inks = ("white", "#ffa62b")
     data, drawn = (LinearSegmentedColormap.from_list("", ["#14141c", ink]) for ink in inks)
-    samples = ad.AutoregressiveDistribution(net).sample((4 * columns,))
+    samples = net.condition().sample((2 * columns,))
     chosen = test[2 * columns : 3 * columns]
-    completions = complete(net, chosen[:, :4].repeat(4, 1, 1))
-    original, given, completed = data(chosen / 16), data(chosen / 16), drawn(completions / 16)
-    given[:, 4:] = 0.85  # a light grey
-    completed[:, :4] = data(completions[:, :4] / 16)
+    completed = drawn(complete(net, chosen.repeat(3, 1, 1)) / 16)
+    completed[:, :4] = data(chosen.repeat(3, 1, 1)[:, :4] / 16)
     panels = {
-        "Real digits, from the test set": data(test[: 2 * columns] / 16),
+        "Real digits": data(test[:columns] / 16),
         "Digits drawn by the model": drawn(samples / 16),
-        "Lower halves drawn by the model": np.concatenate((original, given, completed)),
+        "Lower halves drawn by the model, three times; first the original": np.concatenate(
+            (data(chosen / 16), completed)
+        ),
     }
-    figure = Figure(figsize=(9, 7.1), layout="constrained")
-    axes = figure.subplots(3, height_ratios=[len(tiles) for tiles in panels.values()])
+    figure = Figure(figsize=(9, 6.2), layout="constrained")
+    digits, orders = figure.subfigures(2, height_ratios=[4.4, 1])
+    axes = digits.subplots(3, height_ratios=[len(tiles) for tiles in panels.values()])
     for axis, (title, tiles) in zip(axes, panels.items(), strict=True):
         framed = np.pad(tiles, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
         rows = framed.reshape(-1, columns, 9, 9, 4).swapaxes(1, 2)
         axis.imshow(rows.reshape(-1, 9 * columns, 4))
         axis.set_title(title, loc="left")
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    axes[-1].set_yticks([3.5, 12.5, 35], ["original", "given", "completed"])
-    axes[-1].tick_params(length=0)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    orders.suptitle(
+        "Some orders in which a network may draw them, from dark to light", x=0.01, ha="left"
+    )
+    shown = orders.subplots(1, len(ORDERINGS))
+    for axis, (name, ordering) in zip(shown, ORDERINGS.items(), strict=True):
+        axis.imshow(ordering.ranks((8, 8)), cmap="YlOrBr_r")
+        axis.set_title(name, fontsize="small")
+    for axis in (*axes, *shown):
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:

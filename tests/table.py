@@ -277,6 +277,21 @@ CASES = [
 ]
 
 
+def _covering() -> list[tuple[str, str]]:
+    """Every factorization once, under the network that fits it and has had the fewest so far."""
+    taken = dict.fromkeys(NETWORKS, 0)
+    chosen = []
+    for factorization in FACTORIZATIONS:
+        network = min((name for name in NETWORKS if fits(name, factorization)), key=taken.get)
+        taken[network] += 1
+        chosen.append((network, factorization))
+    return chosen
+
+
+# For properties that are of the distribution more than of the pair.
+COVERING = _covering()
+
+
 def build(
     network: str, factorization: str, context_shape: tuple[int, ...] = (), **kind: str
 ) -> nn.Module:

@@ -327,62 +327,6 @@ def test_given_has_gradients_and_serves_any_batch():
     assert q.log_prob(x).shape == (2, 5, 4)
 
 
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        (
-            lambda p: p.given(torch.zeros(3), torch.zeros(3)),
-            r"mask: expected \(\*lead, 3\) of dtype torch.bool, got \(3,\) of dtype torch.float32",
-        ),
-        (
-            lambda p: p.given(torch.zeros(3), torch.ones(2).bool()),
-            r"mask: expected \(\*lead, 3\) of dtype torch.bool, got \(2,\)",
-        ),
-        (
-            lambda p: p.expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
-            r"mask: expected leading dimensions that broadcast with batch_shape \(2,\)",
-        ),
-        (
-            lambda p: p.given(torch.full((3,), 0.5), torch.ones(3).bool()),
-            r"value: expected block \(0,\) inside the support",
-        ),
-        (
-            lambda p: p.marginal(torch.zeros(3).bool()),
-            r"mask: expected \(3,\) with an element to keep, got \(3,\) with 0",
-        ),
-        (
-            lambda p: p.marginal(torch.ones(2, 3).bool()),
-            r"mask: expected \(3,\) with an element to keep, got \(2, 3\) with 6",
-        ),
-        (
-            lambda p: p.marginal(torch.tensor([False, True, False])),
-            r"mask: blocks under it depend on others in the order Ordering.raster\(\), and the "
-            r"order that puts them first is refused: factorization: MADE was built for",
-        ),
-        (
-            lambda p: p.with_ordering(torch.zeros(2).long()),
-            r"ordering: expected ranks \(\*lead, 3\) whose lead broadcasts with batch_shape \(\)",
-        ),
-        (
-            lambda p: p.with_ordering(torch.arange(3).expand(2, 3)),
-            r"ordering: MADE has one order for all rows, got ranks \(2, 3\)",
-        ),
-        (
-            lambda p: p.with_families(fam.Normal()),
-            r"factorization: MADE was built for .*, got .*Normal",
-        ),
-        (
-            lambda p: ad.AutoregressiveDistribution(p.network, nan_policy="omit"),
-            r"nan_policy: expected one of \('raise', 'marginalize'\), got 'omit'",
-        ),
-    ],
-)
-def test_bad_questions_are_refused_by_name(ask, message):
-    net = networks.MADE(ad.Factorization(3, fam.Bernoulli()), hidden_features=8)
-    with pytest.raises(ValueError, match=message):
-        ask(net.condition())
-
-
 def test_no_rows_at_all():
     p = transformer(ad.Factorization((2, 2), fam.Categorical(3))).condition()
     q = p.with_ordering(torch.zeros(0, 2, 2, dtype=torch.int64))

@@ -17,168 +17,7 @@ def plain(family=None, size=4, **options):
     return networks.MADE(ad.Factorization(size, family or fam.Normal()), **options)
 
 
-class Wrong(networks.ConditionalNetwork):
-    """Returns what no factorization asks for."""
-
-    def forward(self, blocks, context=None, ranks=None):
-        return blocks
-
-
 with_context = {"context_shape": CONTEXT}
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: plain().condition(torch.zeros(3)), r"context: expected none, since the network"),
-        (lambda: plain(**with_context).condition(), r"context: expected \(\*batch_shape, 3\), got"),
-        (
-            lambda: plain(**with_context).condition(torch.zeros(5, 2)),
-            r"context: expected \(\*batch_shape, 3\), got \(5, 2\)",
-        ),
-        (lambda: plain(**with_context).condition(3.0), "context: expected a tensor, got float"),
-        (
-            lambda: plain(**with_context).condition(torch.zeros(5, 3).double()),
-            "context: expected dtype torch.float32, as the network, got torch.float64",
-        ),
-        (
-            lambda: plain(**with_context).condition(torch.zeros(5, 3, device="meta")),
-            "context: expected a tensor on cpu, as the network, got meta",
-        ),
-        (
-            lambda: plain(**with_context).condition(torch.full((5, 3), torch.nan)),
-            "context: expected no NaN",
-        ),
-        (
-            lambda: ad.AutoregressiveDistribution(torch.nn.Linear(2, 2)),
-            "network: expected a conditional network, got Linear",
-        ),
-        (
-            lambda: ad.AutoregressiveDistribution(
-                plain(), factorization=ad.Factorization(5, fam.Normal())
-            ),
-            r"factorization: MADE was built for .*got Factorization\(\(5,\), Normal\(\)\)",
-        ),
-        (lambda: plain().condition(params={"x": torch.zeros(1)}), r"params: MADE has no para.*'x'"),
-        (lambda: plain().condition().expand((2,)).expand((3,)), "batch_shape: .2,. cannot be"),
-        (lambda: plain().condition().log_prob(3.0), "value: expected a tensor, got float"),
-        (
-            lambda: plain().condition().log_prob(torch.zeros(7, 3)),
-            r"value: expected \(\*lead, 4\), got \(7, 3\)",
-        ),
-        (
-            lambda: plain().condition().log_prob(torch.zeros(())),
-            r"value: expected \(\*lead, 4\), got \(\)",
-        ),
-        (
-            lambda: plain().condition().expand((5,)).log_prob(torch.zeros(3, 4)),
-            r"value: expected leading dimensions that broadcast with batch_shape \(5,\), got",
-        ),
-        (
-            lambda: plain().condition().log_prob(torch.zeros(4).double()),
-            "value: expected dtype torch.float32, as the network, got torch.float64",
-        ),
-        (
-            lambda: plain().condition().log_prob(torch.zeros(4, device="meta")),
-            "value: expected a tensor on cpu, as the network, got meta",
-        ),
-        (
-            lambda: plain().condition().log_prob(torch.tensor([0.0, 1.0, torch.nan, 0.0])),
-            r"value: expected block \(2,\) inside the support Real\(\) of Normal\(\), got \[nan\]",
-        ),
-        (
-            lambda: plain(fam.Categorical(3)).condition().log_prob(torch.tensor([0, 1, 2, 3])),
-            r"block \(3,\) inside the support .* of Categorical\(3\), got \[3\]",
-        ),
-        (
-            lambda: plain(fam.Categorical(3)).condition().log_prob(torch.tensor([0, 0.5, 1, 1])),
-            r"block \(1,\) inside the support .* of Categorical\(3\), got \[0.5\]",
-        ),
-        (
-            lambda: plain(fam.Bernoulli()).condition().log_prob(torch.full((2, 4), 0.3)),
-            r"block \(0,\) inside the support Boolean\(\) of Bernoulli\(\), got \[0.3",
-        ),
-        (
-            lambda: (
-                networks.MADE(
-                    ad.Factorization.columns(a=fam.Normal(), b=fam.Gamma()), hidden_features=(8,)
-                )
-                .condition()
-                .log_prob(torch.tensor([1.0, -1.0]))
-            ),
-            r"value: expected column 'b' inside the support .* of Gamma\(\), got \[-1.0\]",
-        ),
-        (lambda: networks.MADE(3, hidden_features=(8,)), "factorization: expected a Factorization"),
-        (lambda: plain(hidden_features=(0,)), "hidden_features: expected positive integers, got"),
-        (lambda: plain(hidden_features=(), direct=False), "hidden_features: expected a layer, or"),
-        (
-            lambda: plain(hidden_features=(16, 2), direct=False),
-            "hidden_features: without direct connections every layer needs a unit for each of the "
-            r"3 distinct sets of dependencies, got \(16, 2\)",
-        ),
-        (lambda: plain(dropout=1.0), "dropout: expected a probability below 1, got 1.0"),
-        (lambda: plain(context_shape=(2, 3)), r"context_shape: expected \(C,\) for a context of k"),
-        (lambda: plain(context_shape=(0,)), "context_shape: expected positive integers"),
-        (
-            lambda: networks.RNN(ad.Factorization(4, fam.Normal()), hidden_size=8, cell="elman"),
-            r"cell: expected one of \['gru', 'lstm', 'tanh'\], got 'elman'",
-        ),
-        (
-            lambda: networks.RNN(
-                ad.Factorization(3, fam.Normal(), ordering=ad.Ordering.from_ranks([0, 1, 1])),
-                hidden_size=8,
-            ),
-            r"factorization: RNN follows orders .* without ties, got Ordering.from_ranks\(0, 1, 1",
-        ),
-        (
-            lambda: networks.RNN(
-                ad.Factorization(3, fam.Normal()),
-                hidden_size=8,
-                context_shape=(2, 5),
-                context_kind="blocks",
-            ),
-            r"context_shape: expected \(3, C\) for a context of kind 'blocks', got \(2, 5\)",
-        ),
-        (
-            lambda: networks.RNN(
-                ad.Factorization(3, fam.Normal()), hidden_size=8, context_kind="sequence"
-            ),
-            r"context_kind: RNN takes \['vector', 'blocks'\], got 'sequence'",
-        ),
-        (
-            lambda: ad.AutoregressiveDistribution(
-                networks.RNN(ad.Factorization(3, fam.Normal()), hidden_size=8),
-                factorization=ad.Factorization(5, fam.Normal(), ordering=ad.Ordering.reverse()),
-            ),
-            r"factorization: RNN was trained in the order Ordering.raster\(\)",
-        ),
-        (
-            lambda: plain().load_state_dict(
-                networks.MADE(
-                    ad.Factorization(4, fam.Normal(), ordering=ad.Ordering.reverse()),
-                    hidden_features=(16,),
-                ).state_dict()
-            ),
-            "state_dict: made for another factorization; dependencies is",
-        ),
-        (
-            lambda: plain().load_state_dict(plain(fam.Laplace()).state_dict()),
-            r"families is \['Laplace\(\)'\], here \['Normal\(\)'\]",
-        ),
-        (
-            lambda: plain().decoder(2).prefill(torch.zeros(2, 9)),
-            "blocks: expected those of whole steps from the first, which end at 1, 2, 3, 4",
-        ),
-        (lambda: ad.testing.check_normalized(plain(size=5).condition()), "p: expected an event sm"),
-        (
-            lambda: Wrong(ad.Factorization(4, fam.Normal())).condition().log_prob(torch.zeros(4)),
-            r"network: Wrong returned parameters of shape \(1, 4\), expected \(1, 4, 2\)",
-        ),
-    ],
-)
-def test_bad_input_is_refused_by_name(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_a_refused_value_changes_nothing():
@@ -219,13 +58,6 @@ def test_no_rsample_where_a_family_has_none():
         p.enumerate_support()
     with pytest.raises(NotImplementedError, match="at most 4096 states, got 8192"):
         plain(fam.Bernoulli(), size=13).condition().enumerate_support()
-
-
-def test_has_rsample_can_be_set_and_survives_expand():  # trap 4
-    p = plain().condition()
-    p.has_rsample = False
-    assert not p.expand((3,)).has_rsample
-    assert plain().condition().has_rsample
 
 
 def test_rsample_is_differentiated_through_all_steps(float64):
@@ -292,14 +124,6 @@ def test_the_context_is_encoded_once_for_all_samples():
     assert counting.rows == [2] * 4
 
 
-def test_expand_runs_nothing_and_log_prob_runs_one_pass():  # trap 6
-    net = Counting(plain())
-    p = ad.AutoregressiveDistribution(net).expand((3,)).expand((1000, 3))
-    assert net.rows == []
-    assert p.log_prob(torch.zeros(4)).shape == (1000, 3)
-    assert net.rows == [1]
-
-
 def test_wrapped_networks_are_networks():
     net = plain(fam.Bernoulli())
     wrapped = Counting(net)
@@ -350,19 +174,6 @@ def test_draws_with_their_scores():
     x, score = p.rsample_and_log_prob((5,))
     assert x.requires_grad
     assert torch.equal(score, p.log_prob(x))
-
-
-@pytest.mark.parametrize("network", list(NETWORKS))
-def test_no_state_survives_a_call(network):  # trap 28
-    net = build(network, "bernoulli-raster")
-    p = net.condition()
-    x = p.sample((3,))
-    before = p.log_prob(x)
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.data += 0.3 * torch.randn_like(weight)
-    assert not torch.equal(p.log_prob(x), before)
-    ad.testing.check_decoder(net)
 
 
 def test_rsample_comes_without_dropout():

@@ -454,13 +454,6 @@ def test_a_network_serves_cut_families_as_it_is(cut):
     assert p.log_prob(p.sample((500,))).isfinite().all()
 
 
-def test_an_error_about_a_cut_block_names_the_family():
-    family = fam.Tempered(fam.OneHotCategorical(3), 0.5)
-    mask, value = torch.tensor([True, False, False]), torch.eye(3)[0]
-    with pytest.raises(ValueError, match=r"since Tempered\(OneHotCategorical\(3\), 0.5\) is not"):
-        family.marginal_log_prob(torch.zeros(3), value, mask)
-
-
 def test_parametric_takes_logits_and_scale_tril():
     assert fam.Parametric(dist.Bernoulli).num_params == 1
     assert fam.Parametric(dist.NegativeBinomial).num_params == 2
@@ -478,62 +471,6 @@ def test_parametric_takes_constants_and_links():
     assert family(torch.tensor([3.0])).scale == 1.0
     family = fam.Parametric(dist.Bernoulli, fixed={}, links={"logits": torch.neg})
     assert family(torch.tensor([2.0])).logits == -2.0
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: fam.Parametric(dist.Pareto), "cls: expected a distribution whose support is"),
-        (lambda: fam.Parametric(dist.Uniform), "cls: expected a distribution class whose arg_c"),
-        (lambda: fam.Parametric(dist.Binomial), "fixed: Binomial's total_count is discrete"),
-        (lambda: fam.Parametric(dist.Categorical), "shapes: the shape of Categorical's logits"),
-        (lambda: fam.Parametric(dist.Normal, links={"x": torch.exp}), "x: expected a free param"),
-        (lambda: fam.Parametric(dist.Normal, fixed={"x": 1}), r"fixed: Normal takes no \['x'\]"),
-        (lambda: fam.Parametric(int), "cls: expected a distribution class whose"),
-        (
-            lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
-            "fixed: expected a free parameter of Normal, got none",
-        ),
-        (lambda: fam.Categorical(0), "num_categories: expected positive integers, got"),
-        (lambda: fam.Normal(min_scale=0.0), "min_scale: expected a positive number, got 0.0"),
-        (lambda: fam.Mixture(dist.Normal, 3), "family: expected a family, got"),
-        (lambda: fam.Mixture(fam.Normal(), 0), "num_components: expected positive integers"),
-        (lambda: fam.DiscretizedLogisticMixture(2, 1), "bins: expected an integer of at least 2"),
-        (lambda: fam.Independent(fam.Normal(), (0,)), "shape: expected positive integers"),
-        (lambda: fam.Independent(3, (2,)), "family: expected a family, got 3"),
-        (lambda: fam.MultivariateNormal(0), "size: expected positive integers, got"),
-        (lambda: fam.LowRankMultivariateNormal(3, 0), "rank: expected positive integers, got"),
-        (lambda: fam.Dirichlet(-1), "size: expected positive integers, got"),
-        (lambda: fam.OneHotCategorical(0), "num_categories: expected positive integers, got"),
-        (lambda: fam.Tempered(fam.Normal(), 0.0), "temperature: expected a positive number, got 0"),
-        (
-            lambda: fam.Tempered(fam.Gamma(), 0.5),
-            r"family: expected a finite discrete one, .*, got Gamma\(\)",
-        ),
-        (
-            lambda: fam.Tempered(fam.Independent(fam.LogNormal(), (2,)), 0.5),
-            r"family: expected a finite discrete one, .*, got LogNormal\(\)",
-        ),
-        (lambda: fam.TopK(fam.Categorical(3), 0), "k: expected positive integers, got"),
-        (
-            lambda: fam.TopK(fam.Poisson(), 3),
-            r"family: expected a finite discrete one, got Poisson\(\)",
-        ),
-        (
-            lambda: fam.TopK(fam.Independent(fam.Bernoulli(), (2,)), 1),
-            r"Independent\(TopK\(Bernoulli\(\), \.\.\.\), \(2,\)\) truncates each element",
-        ),
-        (lambda: fam.Nucleus(fam.Dirichlet(3), 0.5), "family: expected one of single values, got"),
-        (lambda: fam.Nucleus(fam.Bernoulli(), 0.0), "p: expected a probability above 0, got 0.0"),
-        (lambda: fam.Nucleus(fam.Bernoulli(), 1.5), "p: expected a probability above 0, got 1.5"),
-        (lambda: fam.Spline(0), "bins: expected positive integers, got"),
-        (lambda: fam.Spline(4, bound=0.0), "bound: expected a positive number, got 0.0"),
-        (lambda: fam.Spline(4, min_scale=-1.0), "min_scale: expected a positive number, got -1.0"),
-    ],
-)
-def test_bad_families_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_copies_have_the_states_of_the_original():

@@ -286,39 +286,3 @@ def test_the_repr_shows_factorization_and_module():
     assert repr(FAC) in text
     assert "shift=True, start=3" in text
     assert "(wte): Embedding(4, 16)" in text
-
-
-@pytest.mark.parametrize(
-    ("module", "factorization", "options", "message"),
-    [
-        (abs, FAC, {}, "module: expected a torch.nn.Module, got <built-in"),
-        (
-            nn.Identity(),
-            FACTORIZATIONS["columns"],
-            {},
-            r"factorization: FromModule has one map for all blocks, which need one family, got "
-            r"Bernoulli\(\) for column 'a' and Normal\(\) for column 'b'",
-        ),
-        (nn.Identity(), FACTORIZATIONS["bernoulli-ties"], {}, "factorization: FromModule follows"),
-        (nn.Identity(), FAC, {"start": 0.5}, "start: expected an integer, as blocks are, got 0.5"),
-        (
-            nn.Identity(),
-            FACTORIZATIONS["normal-2"],
-            {"start": torch.zeros(2)},
-            r"start: expected what broadcasts to a block \(\), got \(2,\)",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_named(module, factorization, options, message):
-    with pytest.raises(ValueError, match=message):
-        networks.FromModule(module, factorization, **options)
-
-
-def test_outputs_of_the_wrong_shape_are_named():
-    few = networks.FromModule(nn.Embedding(3, 2), FAC)
-    message = r"module: expected outputs of shape \(1, 5, 3\), got \(1, 5, 2\)"
-    with pytest.raises(ValueError, match=message):
-        few.condition().log_prob(torch.zeros(5, dtype=torch.int64))
-    more = networks.FromModule(nn.Linear(4, 12).eval(), FACTORIZATIONS["normal-raster"])
-    with pytest.raises(ValueError, match=r"expected outputs of shape \(1, 4, 2\), got \(1, 12\)"):
-        more.condition().log_prob(torch.zeros(4))

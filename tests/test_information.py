@@ -2,7 +2,6 @@
 
 import copy
 import math
-import sys
 
 import matplotlib.pyplot as plt
 import pyro.distributions as dist
@@ -383,32 +382,6 @@ def test_nothing_is_spent_on_gradients_that_nobody_wants(factorization):
     assert sum(passes) <= 2
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda p: entropy(p, 1), "num_samples: expected at least 2, got 1"),
-        (lambda p: entropy(dist.Normal(0, 1)), "p: expected an AutoregressiveDistribution, got N"),
-        (
-            lambda p: kl_divergence(p, dist.Normal(0, 1)),
-            r"q: expected the event_shape \(2, 2\) of p, got \(\)",
-        ),
-        (
-            lambda p: kl_divergence(
-                p.expand((2,)), dist.Normal(0, 1).expand((3, 2, 2)).to_event(2)
-            ),
-            r"q: expected a batch_shape that broadcasts with \(2,\), got \(3,\)",
-        ),
-        (
-            lambda p: calibration(p, torch.zeros(5, 2)),
-            r"value: expected \(\*lead, 2, 2\), got \(5, 2\)",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(condition(build("made", "bernoulli-raster")))
-
-
 def test_blocks_observed_in_part_are_refused_unless_events_are_summed_over():
     p = condition(build("made", "independent-along"))
     p = p.given(torch.ones(2, 2), torch.tensor([[True, False], [False, False]]))
@@ -495,10 +468,3 @@ def test_plot():
     assert abs(heights.mean() - 1) < 1e-6
     plt.close(figure)
     plt.close(axes[0].figure)
-
-
-def test_plotting_without_matplotlib_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    p = condition(build("made", "normal-raster"))
-    with pytest.raises(ImportError, match=r"Calibration\.plot needs matplotlib: pip install"):
-        calibration(p, p.sample((20,))).plot()

@@ -245,34 +245,3 @@ def test_the_repr_shows_factorization_and_sizes():
     assert repr(net.factorization) in text
     assert "window=3, stationary=False" in text
     assert "weight=(3, 1, 7), steps=(5, 7)" in text
-
-
-@pytest.mark.parametrize(
-    ("factorization", "options", "message"),
-    [
-        (series(3), {}, "hidden_features, module: expected one of the two, got neither"),
-        (series(3), {"hidden_features": 4, "module": nn.Identity()}, "two, got both"),
-        (series(3), {"hidden_features": 4, "window": 0}, "window: expected positive integers"),
-        (series(3), {"module": abs}, "module: expected a torch.nn.Module, got <built-in"),
-        (
-            series(3, ad.Ordering.from_ranks([0, 0, 1])),
-            {"hidden_features": 4},
-            "factorization: Markov follows orders",
-        ),
-        (
-            ad.Factorization.columns(a=fam.Normal(), b=fam.Normal(), c=fam.Gamma()),
-            {"hidden_features": 4},
-            r"factorization: Markov has one map for all blocks, which need one family, got "
-            r"Normal\(\) for column 'a' and Gamma\(\) for column 'c'",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_named(factorization, options, message):
-    with pytest.raises(ValueError, match=message):
-        networks.Markov(factorization, **options)
-
-
-def test_a_module_of_the_wrong_width_is_named():
-    net = networks.Markov(series(3), module=Recording(1, 3))
-    with pytest.raises(ValueError, match=r"module: expected parameters \(rows, 2\), got \(6, 3\)"):
-        net.condition().log_prob(torch.zeros(2, 3))

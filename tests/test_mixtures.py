@@ -1,4 +1,4 @@
-"""Mixtures over orderings: exact, and a distribution like any other."""
+"""Mixtures of networks and of orderings: exact, and a distribution like any other."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from table import CONTEXT, GPT, Plain
 from torch.distributions import biject_to, constraints
 
@@ -69,13 +69,88 @@ MIXTURES = {  # network, its factorization, and the orderings
     "normal": (_transformer, ad.Factorization(3, fam.Normal()), ORDERINGS),
     "normal, groups": (AnyOrder, ad.Factorization(3, fam.Normal()), ORDERINGS),
 }
-DISCRETE = [name for name in MIXTURES if "normal" not in name]
 each = pytest.mark.parametrize("name", MIXTURES)
+
+THREE = ad.Factorization(3, fam.Normal())
+SCALAR = ad.Factorization((), fam.Bernoulli())
+
+
+def _joint(build, factorization, batch=None, **options):
+    """A network's distribution, far from the one it starts with, under `batch` contexts if any."""
+    shape = () if batch is None else CONTEXT
+    net = build(factorization, context_shape=shape, **options).to(torch.get_default_dtype())
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight) * 0.5)
+    return net.condition(None if batch is None else torch.randn(*batch, *CONTEXT))
+
+
+def made(factorization, batch=None):
+    return _joint(networks.MADE, factorization, batch, hidden_features=(8,))
+
+
+def rnn(factorization, batch=None):
+    return _joint(networks.RNN, factorization, batch, hidden_size=8)
+
+
+def ordered(batch):
+    """An order for each row."""
+    ranks = torch.stack([torch.randperm(4) for _ in range(math.prod(batch))])
+    return _joint(networks.Transformer, TOTAL, None, **GPT).with_ordering(ranks.view(*batch, 2, 2))
+
+
+def observed(batch):
+    """As many observed elements as the number of the row, from the first on."""
+    count = torch.arange(math.prod(batch)).view(*batch, 1, 1) % 4
+    value = torch.randint(2, (*batch, 2, 2)).to(torch.get_default_dtype())
+    return made(TOTAL, batch).given(value, torch.arange(4).view(2, 2) < count)
+
+
+COMPONENTS = {  # from the batch_shape to the components
+    "networks": lambda batch: [made(TOTAL, batch), rnn(TOTAL), made(TOTAL)],
+    "networks, one": lambda batch: [rnn(TOTAL, batch)],
+    "networks, columns": lambda batch: [made(COLUMNS, batch), rnn(COLUMNS, batch)],
+    "networks, scalar": lambda batch: [made(SCALAR, batch), dist.Bernoulli(0.2)],
+    "networks, ended": lambda batch: [
+        made(ENDED, batch),
+        rnn(ENDED.with_ordering(ad.Ordering.reverse()), batch),
+    ],
+    "networks, ordered": lambda batch: [ordered(batch or ()), rnn(TOTAL)],
+    "networks, given": lambda batch: [observed(batch or ()), rnn(TOTAL)],
+    "networks, product": lambda batch: [
+        made(TOTAL, batch),
+        dist.Bernoulli(torch.rand(*(batch or ()), 2, 2)).to_event(2),
+    ],
+    "networks, changed by expand": lambda batch: [
+        made(ad.Factorization(2, fam.Bernoulli()), batch),
+        dist.ExpandedDistribution(made(ad.Factorization(2, fam.Bernoulli())), batch or ()),
+    ],
+    "networks, marginal": lambda batch: [
+        made(TOTAL, batch).marginal(torch.tensor([[True, True], [False, False]])),
+        rnn(ad.Factorization(2, fam.Bernoulli())),
+    ],
+    "networks, normal": lambda batch: [
+        made(THREE, batch),
+        rnn(THREE),
+        dist.MultivariateNormal(torch.ones(*(batch or ()), 3), torch.eye(3)),
+    ],
+}
+DISCRETE = [
+    name
+    for name in (*MIXTURES, *COMPONENTS)
+    if not any(part in name for part in ("normal", "marginal"))
+]
+every = pytest.mark.parametrize("name", [*MIXTURES, *COMPONENTS])
 discrete = pytest.mark.parametrize("name", DISCRETE)
+of_networks = pytest.mark.parametrize("name", COMPONENTS)
 
 
 def mixture(name, batch=None, **options):
-    """A mixture of the table, under `batch` contexts, or without a context."""
+    """A mixture of the tables, under `batch` contexts, or without a context."""
+    if name in COMPONENTS:
+        components = COMPONENTS[name](batch)
+        logits = torch.randn(*(batch or ()), len(components))
+        return ad.Mixture(dist.Categorical(logits=logits), components, **options)
     build, factorization, orderings = MIXTURES[name]
     net = build(factorization, () if batch is None else CONTEXT).to(torch.get_default_dtype())
     context = None if batch is None else torch.randn(*batch, *CONTEXT)
@@ -126,28 +201,29 @@ def test_samples_follow_log_prob(name):
     assert (chi2 < freedom + 5 * (2 * freedom) ** 0.5 + 5).all()
 
 
-@pytest.mark.parametrize("name", ["normal", "normal, groups"])
+@pytest.mark.parametrize("name", ["normal", "normal, groups", "networks, normal"])
 def test_continuous_samples_follow_log_prob(name, float64):
     """Importance weights between the mixture and one of its components have mean one."""
     p = mixture(name, (2,))
     x = p.sample((1500,))
     for component in p.components:
-        weight = (component.log_prob(x) - p.log_prob(x)).exp()  # at most the number of components
+        weight = (component.log_prob(x) - p.log_prob(x)).exp()  # at most one over its share
         error = weight.std(0) / len(x) ** 0.5
         assert ((weight.mean(0) - 1).abs() < 5 * error).all()
         assert (error > 1e-4).all()
 
 
-@each
+@every
 def test_shapes_expansion_and_broadcasting(name):
     for batch in (None, (), (2,), (3, 1)):
         p = mixture(name, batch)
         shape, event = p.batch_shape, p.event_shape
-        assert (shape, event) == (torch.Size(batch or ()), MIXTURES[name][1].event_shape)
+        assert (shape, event) == (torch.Size(batch or ()), p.components[0].event_shape)
         for sample in ((), (2,), (3, 2), (0,)):
             x = p.sample(sample)
             assert x.shape == p.shape(sample) == torch.Size(sample) + shape + event
-            assert p.log_prob(x).shape == torch.Size(sample) + shape
+            if 0 not in sample or name in MIXTURES:  # torch's checks fail on no vectors
+                assert p.log_prob(x).shape == torch.Size(sample) + shape
         x = p.sample()
         filled = tuple(4 if size == 1 else size for size in shape)
         for larger in (shape, filled, (2, *shape), (3, 1, *shape)):
@@ -254,11 +330,15 @@ def test_params_replace_those_of_the_network():
     assert any(weight.grad.abs().sum() > 0 for weight in other.parameters())
 
 
-@each
+@every
 def test_pickled_and_printed(name):
     p = mixture(name, (2,))
     x = p.sample((3,))
     assert torch.equal(pickle.loads(pickle.dumps(p)).log_prob(x), p.log_prob(x))
+    if name in COMPONENTS:
+        shapes = f"batch_shape=(2,), event_shape={tuple(p.event_shape)}"
+        assert repr(p) == f"Mixture({len(p.components)} components, {shapes})"
+        return
     build, factorization, orderings = MIXTURES[name]
     kind = "AnyOrder" if build is AnyOrder else "Transformer"
     assert repr(p) == (
@@ -310,3 +390,259 @@ def test_what_does_not_fit_is_refused_by_name():
         p.log_prob(torch.tensor([[0.0, 2.0], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"batch_shape: .* cannot be expanded"):
         p.expand((2,)).expand((3,))
+
+
+# Mixtures of networks.
+
+
+@of_networks
+def test_log_prob_is_that_of_the_weighted_sum(name, float64):
+    for batch in (None, (2,), (3, 1)):
+        p = mixture(name, batch, validate_args=False)
+        x = p.sample((5,))
+        parts = [component.log_prob(x).exp() for component in p.components]
+        expected = sum(w * part for w, part in zip(p.mixing.probs.unbind(-1), parts, strict=True))
+        torch.testing.assert_close(p.log_prob(x).exp(), expected)
+
+
+def test_weights_may_have_a_batch_of_their_own(float64):
+    parts = [made(TOTAL), rnn(TOTAL)]
+    p = ad.Mixture(dist.Categorical(torch.tensor([[1.0, 3.0], [0.5, 0.5], [0.0, 1.0]])), parts)
+    assert p.batch_shape == (3,)
+    x = p.sample((1000,))
+    assert p.log_prob(x[:, :1]).shape == (1000, 3)
+    states = p.enumerate_support()
+    torch.testing.assert_close(p.log_prob(states).exp().sum(0), torch.ones(3))
+    for row, share in enumerate((0.25, 0.5, 0.0)):
+        first, second = (part.log_prob(states[:, 0]).exp() for part in parts)
+        torch.testing.assert_close(
+            p.log_prob(states)[:, row].exp(), share * first + (1 - share) * second
+        )
+        found = torch.tensor([(x[:, row] == state).all((-1, -2)).sum() for state in states[:, 0]])
+        expected = p.log_prob(states)[:, row].exp() * 1000
+        assert ((found - expected).abs() < 5 * expected.sqrt() + 3).all()
+
+
+@pytest.mark.parametrize("name", ["networks", "networks, ended"])
+def test_a_component_draws_its_own_rows_and_no_others(name, monkeypatch):
+    p = mixture(name, (4,))
+    taken = []
+    for component in p.components:
+        network = component.network
+
+        def counted(rows, *args, inner=network.decoder, **options):
+            taken.append(rows)
+            return inner(rows, *args, **options)
+
+        monkeypatch.setattr(network, "decoder", counted)
+    assert p.sample((50,)).shape[:2] == (50, 4)
+    assert sum(taken) == 200
+    assert len(taken) == len(p.components)
+
+
+def test_each_row_has_its_own_context():
+    """Contexts that leave no doubt of an event."""
+    net = networks.MADE(TOTAL, hidden_features=(), context_shape=(1,))
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            weight.fill_(100.0 if "context" in name else 0.0)
+    bits = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    sure = net.condition((2 * bits - 1).unsqueeze(-1))
+    p = ad.Mixture(dist.Categorical(torch.ones(2)), [sure, sure])
+    for q in (p, p.expand((4, 3, 2))):
+        for sample in ((), (7,)):
+            x = q.sample(sample)
+            assert torch.equal(x, bits.view(3, 2, 1, 1).expand(x.shape))
+
+
+def test_orders_and_observations_of_rows_stay_with_them():
+    p = mixture("networks, given", (4,))
+    values, mask = p.components[0].joint.observed
+    only = ad.Mixture(dist.Categorical(torch.tensor([1.0, 0.0])), p.components)
+    for q in (only, only.expand((3, 4))):
+        x = q.sample((20,))
+        assert ((x == values) | ~mask).all()
+    p = mixture("networks, ordered", (2, 3))
+    only = ad.Mixture(dist.Categorical(torch.tensor([1.0, 0.0])), p.components)
+    x = only.sample((2000,))
+    states = only.enumerate_support().flatten(1, 2)[:, 0]
+    rows = only.components[0].log_prob(states.unsqueeze(1).unsqueeze(1)).exp()
+    found = (x.unsqueeze(0) == states.view(16, 1, 1, 1, 2, 2)).all(-1).all(-1).float().mean(1)
+    error = (rows * (1 - rows) / 2000).sqrt()
+    assert ((found - rows).abs() < 5 * error + 1e-3).all()
+    assert ((rows[:, 0, 0] - rows[:, 0, 1]).abs() > 10 * error[:, 0, 0] + 2e-3).any()
+
+
+def test_gradients_reach_the_weights_the_contexts_and_the_networks(float64):
+    net, other = (
+        networks.MADE(THREE, hidden_features=(4,), context_shape=CONTEXT) for _ in range(2)
+    )
+    x = torch.randn(5, 2, 3)
+
+    def score(logits, context, bias):
+        parts = [net.condition(context), other.condition(context, params={"head.bias": bias})]
+        return ad.Mixture(dist.Categorical(logits=logits), parts).log_prob(x)
+
+    given = torch.randn(2, 2), torch.randn(2, *CONTEXT), torch.randn_like(other.head.bias)
+    assert torch.autograd.gradcheck(score, [part.requires_grad_() for part in given])
+
+
+def test_draws_have_gradients_where_these_are_exact(float64):
+    net = networks.MADE(THREE, hidden_features=(4,))
+    weights = dist.Categorical(torch.tensor([0.4, 0.6]))
+
+    def draw(bias, loc):
+        torch.manual_seed(3)
+        normal = dist.Normal(loc, 0.5).expand((2, 3)).to_event(1)
+        p = ad.Mixture(weights, [net.condition(params={"head.bias": bias}), normal])
+        assert p.has_rsample
+        return p.rsample((5,))
+
+    given = torch.randn_like(net.head.bias).requires_grad_(), torch.randn(3).requires_grad_()
+    assert torch.autograd.gradcheck(draw, given)
+    learned = dist.Categorical(logits=torch.zeros(2, requires_grad=True))
+    p = ad.Mixture(learned, [net.condition(), net.condition()])
+    assert not p.has_rsample
+    with pytest.raises(NotImplementedError, match=r"rsample: .* to the weights, which require"):
+        p.rsample()
+    p = ad.Mixture(weights, [part.has_rsample_(True) for part in (made(COLUMNS), rnn(COLUMNS))])
+    assert not p.has_rsample
+    with pytest.raises(NotImplementedError, match=r"rsample: no gradients .* of \[Autoregressive"):
+        p.rsample()
+
+
+def test_score_function_gradients_of_a_guide_are_unbiased(float64):
+    """To the weights and the components: the mean over many draws against the sum."""
+    factorization = ad.Factorization(2, fam.Bernoulli())
+    parts = [networks.MADE(factorization, hidden_features=(4,)) for _ in range(2)]
+    logits = torch.tensor([0.3, -0.5], requires_grad=True)
+    target = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
+
+    def law():
+        return ad.Mixture(dist.Categorical(logits=logits), [net.condition() for net in parts])
+
+    def model():
+        x = torch.ones(2)
+        with pyro.plate("particles", 20_000):
+            x = pyro.sample("x", dist.Bernoulli(0.5).expand([2]).to_event(1))
+            index = x.long()
+            pyro.factor("f", (target[index[:, 0], index[:, 1]] * 4).log())
+
+    def guide():
+        with pyro.plate("particles", 20_000):
+            pyro.sample("x", law())
+
+    weights = [logits, *parts[0].parameters(), *parts[1].parameters()]
+    loss = Trace_ELBO().differentiable_loss(model, guide) / 20_000
+    found = torch.autograd.grad(loss, weights)
+    states = law().enumerate_support()
+    log_q = law().log_prob(states)
+    exact = (log_q.exp() * (log_q - target.flatten().log())).sum()
+    for one, other in zip(found, torch.autograd.grad(exact, weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0.02)
+
+
+def test_enumerated_by_pyro(float64):
+    p = mixture("networks", (3,))
+    x = torch.randn(3)
+
+    def model():
+        with pyro.plate("rows", 3):
+            z = pyro.sample("z", p, infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(z.sum((-1, -2)), 1.0), obs=x)
+
+    loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, lambda: None)
+    states = p.enumerate_support()
+    joint = p.log_prob(states) + dist.Normal(states.sum((-1, -2)), 1.0).log_prob(x)
+    torch.testing.assert_close(-loss, joint.logsumexp(0).sum())
+
+
+@of_networks
+def test_at_sites_of_pyro(name):
+    p = mixture(name, (5,))
+    x = p.sample()
+
+    def model(x=None):
+        with pyro.plate("rows", 5):
+            return pyro.sample("x", p, obs=x)
+
+    trace = poutine.trace(model).get_trace(x)
+    trace.compute_log_prob()
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], p.log_prob(x))
+    with pyro.plate("outer", 3, dim=-2):
+        assert model().shape == (3, *x.shape)
+
+
+def test_what_is_missing_is_integrated_out(float64):
+    nets = [networks.MADE(THREE, hidden_features=(4,)) for _ in range(2)]
+    p = ad.Mixture(
+        dist.Categorical(torch.tensor([0.3, 0.7])),
+        [net.condition(nan_policy="marginalize") for net in nets],
+    )
+    mask = torch.tensor([True, True, False])
+    kept = ad.Mixture(p.mixing, [component.marginal(mask) for component in p.components])
+    x = torch.randn(4, 3)
+    missing = torch.where(mask, x, torch.nan)
+    torch.testing.assert_close(p.log_prob(missing), kept.log_prob(x[:, mask]))
+
+
+@pytest.mark.parametrize("name", ["networks", "networks, ended"])
+def test_the_components_are_left_as_they_are(name):  # trap 21
+    parts = COMPONENTS[name]((2,))
+    p = ad.Mixture(dist.Categorical(torch.ones(len(parts))), parts, validate_args=False)
+    p.expand((3, 2)).log_prob(p.sample())
+    assert all(part._validate_args and part.batch_shape in ((), (2,)) for part in parts)
+    with pytest.raises(ValueError, match="inside the support"):
+        parts[0].log_prob(torch.full_like(p.sample(), 7))
+
+
+def test_supports_agree_by_what_they_allow():
+    laplace = ad.Factorization(3, [fam.Laplace(), fam.Normal(), fam.Laplace()])
+    columns = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Categorical(3), c=fam.Bernoulli())
+    half = dist.Uniform(torch.zeros(3), 1.0).to_event(1)
+    weights = dist.Categorical(torch.ones(2))
+    for first, second in (
+        (made(laplace), made(THREE)),
+        (made(laplace), dist.MultivariateNormal(torch.zeros(3), torch.eye(3))),
+        (made(COLUMNS), rnn(columns)),
+        (half, dist.Uniform(torch.zeros(3), 1.0).to_event(1)),
+        (dist.Dirichlet(torch.ones(3)), dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0]))),
+        (made(SCALAR), dist.Bernoulli(0.1)),
+    ):
+        p = ad.Mixture(weights, [first, second])
+        assert p.support.check(p.sample((9,))).all()
+    for first, second in (
+        (made(THREE), made(ad.Factorization(3, fam.Gamma()))),
+        (made(COLUMNS), made(ad.Factorization(3, fam.Categorical(3)))),
+        (half, dist.Uniform(torch.zeros(3), 2.0).to_event(1)),
+        (made(ENDED), made(ad.Factorization(3, fam.Categorical(3)))),
+        (made(ENDED), made(ad.Factorization(3, fam.Categorical(3), end=2))),
+    ):
+        with pytest.raises(ValueError, match=r"components\[1\]: expected the support .* got"):
+            ad.Mixture(weights, [first, second])
+
+
+def test_components_that_do_not_fit_are_refused_by_name():
+    parts, weights = [made(TOTAL), rnn(TOTAL)], dist.Categorical(torch.ones(2))
+    with pytest.raises(ValueError, match="mixing: expected a Categorical, got Bernoulli"):
+        ad.Mixture(dist.Bernoulli(0.5), parts)
+    with pytest.raises(ValueError, match=r"components: expected a sequence of some, got \[\]"):
+        ad.Mixture(weights, [])
+    with pytest.raises(ValueError, match=r"components: expected a sequence .* got Autoregressive"):
+        ad.Mixture(weights, parts[0])
+    with pytest.raises(ValueError, match=r"components\[1\]: expected a distribution, got 3"):
+        ad.Mixture(weights, [parts[0], 3])
+    with pytest.raises(ValueError, match="components: expected 3, as mixing has weights, got 2"):
+        ad.Mixture(dist.Categorical(torch.ones(3)), parts)
+    with pytest.raises(ValueError, match=r"components\[1\]: .* event_shape \(2, 2\) .* got \(3,\)"):
+        ad.Mixture(weights, [parts[0], made(THREE)])
+    message = r"components: .* broadcast with \(3,\), that of mixing, got \[\(2,\), \(\)\]"
+    with pytest.raises(ValueError, match=message):
+        ad.Mixture(dist.Categorical(torch.ones(3, 2)), [made(TOTAL, (2,)), parts[1]])
+    p = ad.Mixture(weights, parts)
+    with pytest.raises(ValueError, match=r"batch_shape: \(2,\) cannot be expanded to \(3,\)"):
+        p.expand((2,)).expand((3,))
+    with pytest.raises(ValueError, match=r"value: expected block \(0, 1\) inside the support"):
+        p.log_prob(torch.tensor([[0.0, 2.0], [0.0, 1.0]]))
+    with pytest.raises(NotImplementedError, match="at most 4096 states, got infinitely many"):
+        ad.Mixture(weights, [made(THREE), rnn(THREE)]).enumerate_support()

@@ -2,7 +2,6 @@
 
 import copy
 
-import pytest
 import torch
 from pyro.distributions.testing.gof import auto_goodness_of_fit
 from torch.func import functional_call
@@ -149,24 +148,6 @@ def test_dropout_is_of_training_alone():
     x, score = net.condition().sample_and_log_prob((4,))
     assert not torch.equal(net.condition().log_prob(x), net.condition().log_prob(x))
     torch.testing.assert_close(net.eval().condition().log_prob(x), score)
-
-
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (
-            lambda: torch.nn.Linear(2, 2),
-            "network: expected a conditional network, got Linear",
-        ),
-        (
-            lambda: networks.MADE(ad.Factorization(2, fam.Normal()), hidden_features=4),
-            "network: expected one with a context_shape",
-        ),
-    ],
-)
-def test_a_network_that_cannot_be_nested_is_refused(network, message):
-    with pytest.raises(ValueError, match=message):
-        fam.Nested(network())
 
 
 def test_nested_are_equal_where_the_network_is_the_same():

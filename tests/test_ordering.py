@@ -3,7 +3,6 @@
 import copy
 import itertools
 import pickle
-import sys
 
 import matplotlib.pyplot as plt
 import pytest
@@ -210,47 +209,3 @@ def test_a_large_grid_has_no_numbers_and_a_figure_is_made_if_need_be():
     assert not axes.texts
     assert len(axes.lines[0].get_xdata()) == 144
     plt.close(axes.figure)
-
-
-def test_drawing_without_matplotlib_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(
-        ImportError, match=r"Ordering\.plot needs matplotlib: pip install 'ardist\["
-    ):
-        ad.Ordering.raster().plot()
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: ad.Ordering.spiral().ranks(torch.Size((4,))),
-            r"ordering: spiral is for grids of two dimensions, got the grid \(4,\)",
-        ),
-        (
-            lambda: ad.Factorization((2, 2, 2), fam.Normal(), ordering=ad.Ordering.spiral()),
-            r"ordering: spiral is for grids of two dimensions, got the grid \(2, 2, 2\)",
-        ),
-        (
-            lambda: ad.Ordering.hilbert().ranks(torch.Size((2, 2, 2, 2))),
-            r"ordering: hilbert is for grids of at most three dimensions, got the grid \(2, 2, 2, ",
-        ),
-        (
-            lambda: ad.Ordering.multiscale(4).ranks(torch.Size((3, 4))),
-            r"levels: a grid \(3, 4\) has at most 3, got 4",
-        ),
-        (lambda: ad.Ordering.multiscale(0), "levels: expected positive integers, got "),
-        (lambda: ad.Ordering.snake().show((2, 0)), "grid_shape: expected positive integers, got "),
-        (
-            lambda: ad.Ordering.snake().plot((2, 2, 2)),
-            r"grid_shape: expected one or two dimensions, got \(2, 2, 2\)",
-        ),
-        (
-            lambda: GIVEN["permutation"].plot((3, 3)),
-            r"ordering: expected one over the 9 blocks of the grid \(3, 3\), got one over 4",
-        ),
-    ],
-)
-def test_orderings_that_do_not_fit_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -1,13 +1,28 @@
 """The package: what imports what, how large the core is, and what an import changes."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 import ardist
 
 ROOT = Path(ardist.__file__).parent
+PROJECT = Path(__file__).parents[1]
+
+# What a user may rely on: each name of `ardist`, and of those of its names that are modules.
+SUBMODULES = [part for name in ardist.__all__ if inspect.ismodule(part := getattr(ardist, name))]
+PUBLIC = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module in (ardist, *SUBMODULES)
+    for name in module.__all__
+    if getattr(module, name) not in SUBMODULES
+}
 
 # Each module imports only those before it.
 ORDER = (
@@ -46,6 +61,7 @@ ORDER = (
     "networks.foreign",
     "networks",
     "transforms",
+    "guides",
 )
 
 
@@ -107,7 +123,7 @@ def test_the_core_is_small():
 
 def test_import_leaves_torch_and_pyro_as_pyro_leaves_them():  # trap 26
     program = """
-import torch, pyro
+import sys, torch, pyro
 def flags():
     from torch.distributions import Distribution
     return (Distribution._validate_args, pyro.distributions.Distribution is not None,
@@ -116,6 +132,7 @@ def flags():
 before = flags()
 import ardist
 assert flags() == before, (before, flags())
+assert {"matplotlib", "scipy"}.isdisjoint(sys.modules)  # imported where they are used
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
@@ -125,3 +142,36 @@ def test_no_assert_checks_user_input():
         assert not any(
             isinstance(node, ast.Assert) for node in ast.walk(ast.parse(path.read_text()))
         )
+
+
+def test_the_api_page_documents_what_is_public():
+    page = (PROJECT / "docs" / "api.md").read_text()
+    documented = [
+        getattr(import_module(module), name)
+        for directive in re.split(r"^\.\. ", page, flags=re.MULTILINE)[1:]
+        for module, name in _documented_by(directive)
+    ]
+    assert sorted(map(_origin, documented)) == sorted(map(_origin, PUBLIC.values()))
+
+
+def _documented_by(directive):
+    """Module and name of what `autoclass`, `autofunction`, or an `automodule` documents."""
+    kind, name = re.match(r"auto(\w+):: (\S+)", directive).groups()
+    if kind != "module":
+        return [name.rsplit(".", 1)]
+    (members,) = re.findall(r":members: ([\w,\s]+)$", directive, flags=re.MULTILINE)
+    return [(name, member.strip()) for member in members.split(",")]
+
+
+def _origin(value):
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_public_name_has_an_example(name):
+    assert ">>> " in inspect.getdoc(PUBLIC[name])
+
+
+def test_one_version():
+    citation = (PROJECT / "CITATION.cff").read_text()
+    assert f"\nversion: {ardist.__version__}\n" in citation

@@ -123,30 +123,3 @@ def test_partitions_are_values():
         "Partition.from_labels(0, 0, 1, 2)",
     ]
     assert len(repr(ad.Partition.from_labels(torch.arange(784)))) < 60
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: ad.Partition.patches(3).cut(torch.Size((6, 4))),
-            r"partition: expected patches whose sides divide the first of the event's \(6, 4\), "
-            r"got Partition.patches\(3\)",
-        ),
-        (
-            lambda: ad.Partition.patches((2, 2)).cut(torch.Size((4,))),
-            r"sides divide the first of the event's \(4,\), got Partition.patches\(\(2, 2\)\)",
-        ),
-        (lambda: ad.Partition.patches(0), "size: expected positive integers, got"),
-        (lambda: ad.Partition.patches((2, 1.5)), r"size: expected positive integers, got \(2, 1.5"),
-        (lambda: ad.Partition.patches(()), "size: expected at least one dimension, got none"),
-        (lambda: ad.Partition.from_labels([0.0, 1.0]), "labels: expected integers, got torch.fl"),
-        (
-            lambda: ad.Partition.from_labels([0, 1]).cut(torch.Size((3,))),
-            r"partition: expected labels of the event's shape \(3,\), got \(2,\)",
-        ),
-    ],
-)
-def test_partitions_that_do_not_fit_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()

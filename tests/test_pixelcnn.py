@@ -1,4 +1,4 @@
-"""PixelCNN: what it refuses, what each layer adds to what is seen, and the body it chooses."""
+"""PixelCNN: what each layer adds to what is seen, and the body it chooses."""
 
 import pytest
 import torch
@@ -138,47 +138,6 @@ def test_dropout_is_for_training_alone():
     net.eval()
     assert torch.equal(net(x), net(x))
     torch.testing.assert_close(first, net(x)[:, :1])
-
-
-@pytest.mark.parametrize(
-    ("factorization", "text"),
-    [
-        (ad.Factorization(4, fam.Normal()), r"two-dimensional grid of blocks, got one of .*\(4,\)"),
-        (
-            ad.Factorization((2, 2), [fam.Normal(), fam.Laplace()] * 2),
-            "blocks of one family",
-        ),
-        (
-            ad.Factorization(
-                (2, 2),
-                fam.Normal(),
-                ordering=ad.Ordering.from_graph(torch.diag(torch.ones(3), -1)),
-            ),
-            "transitive dependencies",
-        ),
-    ],
-)
-def test_what_it_cannot_follow_is_refused(factorization, text):
-    with pytest.raises(ValueError, match=text):
-        ad.networks.PixelCNN(factorization, channels=8, depth=2)
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"kernel_size": 4}, "kernel_size: expected an odd number of at least 3, got 4"),
-        ({"kernel_size": 1}, "kernel_size: expected an odd number of at least 3, got 1"),
-        ({"dilation": (1, 2, 4)}, r"dilation: expected one for all .* 2 layers, got \(1, 2, 4\)"),
-        ({"dilation": 0}, "dilation: expected positive"),
-        ({"channels": 0}, "channels: expected positive"),
-        ({"depth": 0}, "depth: expected positive"),
-        ({"dropout": 1.0}, "dropout: expected a probability below 1"),
-        ({"context_shape": (6, 2, 3), "context_kind": "blocks"}, "context_shape: expected"),
-    ],
-)
-def test_arguments_off_are_named(options, text):
-    with pytest.raises(ValueError, match=text):
-        ad.networks.PixelCNN(IMAGE, **{"channels": 8, "depth": 2, **options})
 
 
 def test_weights_of_another_order_are_refused():

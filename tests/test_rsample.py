@@ -249,47 +249,6 @@ def _hermite(count):
     return nodes, weights / weights.sum()
 
 
-def test_chains_of_both_kinds_are_unbiased_where_asked_for(float64):
-    """Trap 1: Pyro's estimators beside the exact gradient, by enumeration and quadrature."""
-    fac = ad.Factorization.columns(k=fam.Bernoulli(), z=fam.Normal())
-    torch.manual_seed(0)
-    net = networks.MADE(fac, hidden_features=(4,), activation=torch.tanh).double()
-    p = net.condition()
-    assert not p.has_rsample
-    with pytest.raises(NotImplementedError, match=r"has_rsample_\(True\) asks for"):
-        p.rsample()
-    p.has_rsample_(True)
-    x = p.rsample((3,))
-    assert x.requires_grad
-    assert p.expand((2,)).has_rsample
-
-    def cost(x):
-        return (x[..., 1] - 2.0 * x[..., 0] + 0.5).square()
-
-    nodes, weights = (torch.as_tensor(part) for part in _hermite(40))
-    states = torch.tensor([0.0, 1.0]).repeat_interleave(40)
-    events = torch.stack((states, torch.zeros(80)), -1)
-    params = net(events)
-    bernoulli, normal = fac.layout.families
-    drawn = normal.push(params[:, 1:], nodes.repeat(2))
-    log_prob = bernoulli.log_prob(params[:, :1], states)
-    mass = weights.repeat(2) * log_prob.exp()
-    exact = torch.autograd.grad(
-        (mass * cost(torch.stack((states, drawn), -1))).sum(), net.output_bias
-    )[0]
-    estimates = []
-    for _ in range(400):
-        x = p.rsample((50,))
-        parts = p.score_parts(x)
-        surrogate = cost(x) + parts.score_function * cost(x).detach()
-        estimates.append(torch.autograd.grad(surrogate.mean(), net.output_bias)[0])
-    found = torch.stack(estimates)
-    assert ((found.mean(0) - exact).abs() < 4 * found.std(0) / 20 + 1e-9).all()
-    torch.testing.assert_close(parts.log_prob, p.log_prob(x))
-    torch.testing.assert_close(parts.score_function, p.log_prob_blocks(x)[..., 0])
-    assert parts.entropy_term is parts.log_prob
-
-
 def test_discrete_chains_have_nothing_to_attach():
     p = build("made", "bernoulli-raster").condition()
     p.has_rsample_(True)

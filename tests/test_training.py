@@ -114,32 +114,6 @@ def test_exposure_of_columns():
     assert (found.on_data > 0).all()
 
 
-@pytest.mark.parametrize(
-    ("ask", "message"),
-    [
-        (
-            lambda p: scheduled_log_prob(p, torch.zeros(6).long(), 1.5),
-            r"probability: expected one within \[0, 1\], got 1.5",
-        ),
-        (
-            lambda p: scheduled_log_prob(
-                p.given(torch.zeros(6).long(), torch.arange(6) < 2), torch.zeros(6).long(), 0.5
-            ),
-            "p: expected a distribution of which nothing is observed",
-        ),
-        (
-            lambda p: exposure_bias(
-                p, p.sample((2,)), build("made", "bernoulli-raster").condition()
-            ),
-            r"truth: expected one over Factorization\(\(6,\), Categorical\(2\)\)",
-        ),
-    ],
-)
-def test_bad_questions_are_refused(ask, message):
-    with pytest.raises(ValueError, match=message):
-        ask(chain(0.5))
-
-
 @pytest.mark.parametrize("network", ["made", "rnn-gru"])
 def test_stand_ins_and_the_whole_batch(network):
     net = build(network, "normal-raster")

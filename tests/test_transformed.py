@@ -9,14 +9,12 @@ import pytest
 import torch
 from pyro.distributions.transforms.spline import _monotonic_rational_spline
 from torch.distributions import (
-    AbsTransform,
     AffineTransform,
     ComposeTransform,
     ExpTransform,
     IndependentTransform,
     PowerTransform,
     SigmoidTransform,
-    SoftmaxTransform,
     SoftplusTransform,
     StickBreakingTransform,
     TanhTransform,
@@ -232,52 +230,6 @@ def test_elements_are_given_and_kept_through_transforms_of_single_numbers(float6
     values = simplex.sample(torch.zeros(5, 4))
     with pytest.raises(ValueError, match="mask: expected one"):
         simplex.marginal_log_prob(torch.zeros(4), values, torch.tensor([True, False, False]))
-
-
-@pytest.mark.parametrize(
-    ("family", "transforms", "message"),
-    [
-        (fam.Poisson(), ExpTransform(), r"family: expected a continuous one .*, got Poisson\(\)"),
-        (3, ExpTransform(), "family: expected a family, got 3"),
-        (fam.Normal(), [], "transforms: expected at least one, got none"),
-        (fam.Normal(), ExpTransform, "transforms: expected bijections, got <class"),
-        (fam.Normal(), AbsTransform(), r"expected bijections, got AbsTransform\(\)"),
-        (PAIR, SoftmaxTransform(), r"expected bijections, got SoftmaxTransform\(\)"),
-        (
-            fam.Normal(),
-            ExpTransform().inv,
-            r"values of Normal\(\) to fill the domain of ExpTransform\(\).inv, which is Greater",
-        ),
-        (fam.Gamma(), SigmoidTransform().inv, r"values of Gamma\(\) to fill the domain of Sigm"),
-        (fam.Dirichlet(2), ExpTransform(), r"values of Dirichlet\(2\) to fill the domain of Exp"),
-        (
-            fam.Independent(fam.Exponential(), (2,)),
-            AffineTransform(torch.tensor([1.0, 2.0]), 1.0),
-            r"values of Independent\(Exponential\(\), \(2,\)\) to fill the domain of Affine",
-        ),
-        (
-            fam.Independent(fam.Exponential(), (2,)),
-            flows.Householder(2),
-            r"values of Independent\(Exponential\(\), \(2,\)\) to fill the domain of Householder",
-        ),
-        (fam.Normal(), StickBreakingTransform(), r"takes values of 1 dimensions, .* Normal\(\)"),
-        (PAIR, flows.Householder(3), r"Independent\(Normal\(\), \(2,\)\), .* taken by Householder"),
-        (fam.Normal(), AffineTransform(torch.zeros(3), 1.0), r"Normal\(\), of shape \(\), are not"),
-        (
-            fam.Normal(),
-            AffineTransform(torch.zeros(1, 1), 1.0),
-            r"Normal\(\), of shape \(\), give 2 of shape \(1, 2\) by AffineTransform",
-        ),
-        (
-            fam.Normal(),
-            AffineTransform(torch.nn.Parameter(torch.zeros(())), 1.0),
-            "expected a learned one to be a torch.nn.Module, .*, got AffineTransform",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(family, transforms, message):
-    with pytest.raises(ValueError, match=message):
-        fam.Transformed(family, transforms)
 
 
 def test_a_transformed_family_prints_as_it_was_written():

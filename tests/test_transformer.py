@@ -130,53 +130,6 @@ def test_rotary_positions_serve_another_length(any_order, ordering, float64):
     ad.testing.check_normalized(p, tolerance=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("options", "own", "other", "reason"),
-    [
-        ({}, TOTAL, TIED, "serves orders without ties"),
-        ({"any_order": False}, TOTAL, TOTAL.with_ordering(ad.Ordering.random()), "was trained in"),
-        ({}, TOTAL, ad.Factorization(7, fam.Categorical(3)), "with learned positions was built"),
-        ({}, TOTAL, ad.Factorization((2, 3), fam.Bernoulli()), "was built for Factorization"),
-        (
-            {},
-            ad.Factorization(3, fam.Bernoulli(), ordering=ad.Ordering.from_ranks([0, 0, 1])),
-            ad.Factorization(
-                3,
-                fam.Bernoulli(),
-                ordering=ad.Ordering.from_graph([[0, 0, 0], [1, 0, 0], [0, 0, 0]]),
-            ),
-            "which do not tell a graph",
-        ),
-    ],
-    ids=["ties", "plain", "length", "families", "graph"],
-)
-def test_what_cannot_be_served_is_refused_by_name(options, own, other, reason):
-    net = build(own, **options)
-    with pytest.raises(ValueError, match=f"factorization: Transformer.*{reason}"):
-        ad.AutoregressiveDistribution(net, factorization=other)
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"heads": 3}, "heads: expected the number of heads to divide dim 16, got 3"),
-        ({"positions": "rotary", "dim": 15, "heads": 3}, "heads: expected twice the number of"),
-        ({"positions": "sine"}, r"positions: expected one of \['learned', 'rotary'\], got 'sine'"),
-        ({"dropout": 1.0}, "dropout: expected a probability below 1, got 1.0"),
-        ({"context_shape": (3,), "context_kind": "sequence"}, r"context_shape: expected \(S, C\)"),
-    ],
-)
-def test_bad_arguments_are_refused_by_name(options, reason):
-    with pytest.raises(ValueError, match=reason):
-        build(TOTAL, **options)
-
-
-def test_a_graph_that_is_not_transitive_is_refused():
-    chain = ad.Ordering.from_graph([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    with pytest.raises(ValueError, match="factorization: Transformer follows transitive"):
-        build(ad.Factorization(3, fam.Bernoulli(), ordering=chain))
-
-
 def test_states_leave_out_what_the_network_is_free_in():
     other = TOTAL.with_ordering(ad.Ordering.reverse())
     build(other).load_state_dict(build(TOTAL).state_dict())  # any order

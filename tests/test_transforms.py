@@ -8,13 +8,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.distributions.transforms import Permute
+from table import build, condition, fits
 from torch.distributions import AffineTransform, ComposeTransform, TanhTransform
 
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
 from ardist.transforms import AutoregressiveTransform, Rosenblatt
-from tests.table import build, condition, fits
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -414,35 +414,3 @@ def test_uniforms_under_other_params():
 def test_the_ends_of_the_unit_interval_give_finite_events():
     p = _made().condition()
     assert Rosenblatt(p).inv(torch.tensor([[0.0] * 4, [1.0] * 4])).isfinite().all()
-
-
-# Errors.
-
-
-def test_errors_name_what_is_wrong():
-    discrete, continuous = _made(fam.Bernoulli()), _made(context_shape=(3,))
-    with pytest.raises(ValueError, match=r"network: .* got \[Bernoulli\(\)\]"):
-        AutoregressiveTransform(discrete)
-    with pytest.raises(ValueError, match="context: expected"):
-        AutoregressiveTransform(continuous)
-    transform = AutoregressiveTransform(continuous, torch.randn(2, 3))
-    with pytest.raises(ValueError, match=r"z: expected \(\*lead, 4\).*batch_shape \(2,\), got"):
-        transform(torch.zeros(5))
-    with pytest.raises(ValueError, match=r"z: .* got \(3, 4\)"):
-        transform(torch.zeros(3, 4))
-    with pytest.raises(ValueError, match=r"value: expected \(\*lead, 4\)"):
-        transform.inv(torch.zeros(5))
-    with pytest.raises(ValueError, match=r"z: expected dtype torch.float64"):
-        transform(torch.zeros(4, dtype=torch.float32))
-
-    with pytest.raises(ValueError, match="p: expected an AutoregressiveDistribution"):
-        Rosenblatt(dist.Normal(0.0, 1.0))
-    p = discrete.condition()
-    with pytest.raises(NotImplementedError, match=r"no bijection of draws of \[Bernoulli\(\)\]"):
-        Rosenblatt(p).log_abs_det_jacobian(torch.zeros(4), torch.zeros(4))
-    observed = p.given(torch.zeros(4), torch.tensor([True, False, False, False]))
-    with pytest.raises(ValueError, match="p: expected no observed blocks"):
-        Rosenblatt(observed)
-    for name, family in (("dirichlet-along", r"Dirichlet\(2\)"), ("von_mises-2", r"VonMises\(\)")):
-        with pytest.raises(ValueError, match=rf"one number with a CDF, got \[{family}\]"):
-            Rosenblatt(build("made", name).condition())

@@ -1,6 +1,5 @@
-"""Unshared: what its modules are given, and what it refuses."""
+"""Unshared: what its modules are given."""
 
-import pytest
 import torch
 from table import FACTORIZATIONS
 from torch import nn
@@ -91,35 +90,3 @@ def test_the_repr_shows_factorization_and_sizes():
     assert repr(FAC) in text
     assert "(2): Constant(3)" in text
     assert "Linear(in_features=4, out_features=7, bias=True)" in text
-
-
-FIT = {"a": nn.Linear(4, 1), "b": nn.Linear(3, 2), "c": None}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "hidden_features, modules: expected one of the two, got neither"),
-        ({"modules": FIT, "hidden_features": ()}, "expected one of the two, got both"),
-        ({"hidden_features": (0,)}, "hidden_features: expected positive integers"),
-        ({"modules": [None, None]}, "modules: expected one for each of the 3 blocks, got 2"),
-        ({"modules": {**FIT, "d": None}}, r"modules: expected \['a', 'b', 'c'\], got"),
-        ({"modules": {**FIT, "a": 3}}, "modules: expected a module or None for column 'a', got 3"),
-        (
-            {"modules": {**FIT, "b": nn.Linear(4, 2)}},
-            r"modules: that of column 'b' is given \(rows, 3\), which it does not take: mat1",
-        ),
-        (
-            {"modules": {**FIT, "b": nn.Linear(3, 4)}},
-            r"modules: that of column 'b' returned \(2, 4\) for 2 rows, expected \(2, 2\)",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        networks.Unshared(FAC, **options)
-
-
-def test_blocks_without_names_take_a_sequence():
-    with pytest.raises(ValueError, match="expected a sequence, since columns have no names"):
-        networks.Unshared(FACTORIZATIONS["normal-2"], modules={"a": None})

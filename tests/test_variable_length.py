@@ -141,47 +141,6 @@ def test_the_end_is_part_of_the_value():
     assert fac.with_families(fam.Categorical(4)).pad == 0
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: ad.Factorization(3, fam.Normal(), end=1),
-            r"end: expected blocks of one index each, 0, ..., n - 1, got Normal\(\)",
-        ),
-        (
-            lambda: ad.Factorization(3, fam.Categorical(3), end=3),
-            "end: expected one of 0, ..., 2, got 3",
-        ),
-        (
-            lambda: ad.Factorization(3, fam.Categorical(3), end=1, pad=-100),
-            "pad: expected one of 0, ..., 2, got -100",
-        ),
-        (
-            lambda: ad.Factorization(3, fam.Categorical(3), pad=1),
-            "pad: expected none without an end, got 1",
-        ),
-        (
-            lambda: ad.Factorization(
-                3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
-            ),
-            "end: expected an order without ties",
-        ),
-        (
-            lambda: ad.Factorization(
-                (2, 2),
-                fam.Independent(fam.Bernoulli(), (2,)),
-                partition=ad.Partition.along(0),
-                end=1,
-            ),
-            r"end: expected blocks of one index each, 0, ..., n - 1, got Independent",
-        ),
-    ],
-)
-def test_an_end_that_cannot_be_is_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 @pytest.mark.parametrize("network", ["made", "plain", "rnn-gru"])
 def test_rows_that_end_at_different_places_in_what_is_given(network, float64):
     """Ends that are observed pad what follows; what is observed is never padded."""

@@ -84,19 +84,3 @@ def test_drops_out_in_training_alone():
 def test_weights_of_other_dilations_are_refused():
     with pytest.raises(ValueError, match=r"dilations is \[1, 2, 4, 1, 2\], here \[1, 2, 1, 2, 1\]"):
         small(9, max_dilation=2).load_state_dict(small(9).state_dict())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"channels": 0}, "channels: expected positive integers"),
-        ({"depth": 0}, "depth: expected positive integers"),
-        ({"kernel_size": 1}, "kernel_size: expected at least 2, got 1"),
-        ({"max_dilation": 0}, "max_dilation: expected positive integers"),
-        ({"skip_channels": 0}, "skip_channels: expected positive integers"),
-        ({"dropout": 1.0}, "dropout: expected a probability below 1, got 1.0"),
-    ],
-)
-def test_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        small(4, **options)

@@ -30,6 +30,18 @@ class Family(ABC):
     noise that does not depend on them: such families are sampled with all noise drawn ahead.
     Where draws have gradients, `pathwise` finds them by `pull`, the inverse of `push`, else by
     a `cdf` that has gradients, else from the class of torch that `__call__` returns.
+
+    >>> from dataclasses import dataclass
+    >>> import torch, ardist as ad
+    >>> from torch.distributions import HalfNormal, constraints
+    >>> @dataclass(frozen=True)
+    ... class Positive(ad.families.Family):
+    ...     num_params = 1
+    ...     support = constraints.nonnegative
+    ...     def __call__(self, params):
+    ...         return HalfNormal(params[..., 0].exp(), validate_args=False)
+    >>> ad.Factorization(3, Positive())
+    Factorization((3,), Positive())
     """
 
     @property

@@ -30,8 +30,8 @@ def by_cdf(cdf: Tensor, density: Tensor, value: Tensor) -> Tensor:
     return value - step.to(value.dtype)
 
 
-@attached.register(dist.Independent)
-def _independent(distribution: dist.Independent[Any], value: Tensor) -> Tensor:
+@attached.register(dist.Independent)  # which older torch does not let be subscripted
+def _independent(distribution: "dist.Independent[Any]", value: Tensor) -> Tensor:
     again: Tensor = attached(distribution.base_dist, value)
     return again
 

@@ -61,11 +61,11 @@ class Parametric(Family):
         self.fixed = dict(fixed or {})
         self.shapes = {name: as_size(shape, "shapes") for name, shape in (shapes or {}).items()}
         constraint_of = _free_parameters(cls, self.fixed)
-        for name in (*self.links, *self.shapes):
-            if name not in constraint_of:
+        for argument, names in (("links", self.links), ("shapes", self.shapes)):
+            if unknown := sorted(set(names) - set(constraint_of)):
                 raise ValueError(
-                    f"{name}: expected a free parameter of {cls.__name__}, one of "
-                    f"{sorted(constraint_of)}"
+                    f"{argument}: expected free parameters of {cls.__name__}, of "
+                    f"{sorted(constraint_of)}, got {unknown}"
                 )
         self._sizes: list[int] = []
         self._makers: list[tuple[str, torch.Size, Link]] = []

@@ -109,8 +109,9 @@ class Categorical(Family):
         return -losses.view(shape)
 
     def features(self, value: Tensor) -> Tensor:
-        one_hot = F.one_hot(value.long(), self.num_categories)
-        return one_hot.to(value.dtype if value.is_floating_point() else torch.get_default_dtype())
+        dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
+        states = torch.arange(self.num_categories, device=value.device)
+        return (value.unsqueeze(-1) == states).to(dtype)  # F.one_hot fails under vmap of grad
 
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         rows = F.embedding(value.long(), weight.t())
@@ -225,7 +226,12 @@ class Normal(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Laplace(LocationScale):
-    """The Laplace distribution."""
+    """The Laplace distribution.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Laplace()(torch.zeros(2))
+    Laplace(loc: 0.0, scale: 1.0000009536743164)
+    """
 
     distribution = dist.Laplace
 
@@ -246,7 +252,12 @@ class Laplace(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Logistic(LocationScale):
-    """The logistic distribution."""
+    """The logistic distribution.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Logistic().cdf(torch.zeros(2), torch.tensor(1.0))
+    tensor(0.7311)
+    """
 
     distribution = dist.Logistic
 
@@ -265,7 +276,14 @@ class Logistic(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class LogNormal(Normal):
-    """The exponential of a normal; features are the logarithm, and draws stay finite."""
+    """The exponential of a normal; features are the logarithm, and draws stay finite.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.LogNormal().support
+    GreaterThan(lower_bound=0.0)
+    >>> ad.families.LogNormal()(torch.zeros(2)).mean
+    tensor(1.6487)
+    """
 
     support = constraints.positive
     distribution = dist.LogNormal
@@ -292,6 +310,10 @@ class StudentT(Family):
     """Student's t with loc, scale and degrees of freedom above 1 as its three parameters.
 
     Its CDF, and with it the gradient of draws to the degrees of freedom, is integrated.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.StudentT()(torch.zeros(3))
+    StudentT(df: 2.0, loc: 0.0, scale: 1.0000009536743164)
     """
 
     min_scale: float = 1e-6
@@ -360,7 +382,12 @@ class _ThroughDraws(Family):
 
 @dataclass(frozen=True, repr=False)
 class Gamma(_ThroughDraws):
-    """The gamma distribution, by concentration (at least 0.01) and rate."""
+    """The gamma distribution, by concentration (at least 0.01) and rate.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Gamma()(torch.zeros(2)).mean
+    tensor(1.0100)
+    """
 
     num_params = 2
     support = constraints.positive
@@ -385,7 +412,12 @@ class Gamma(_ThroughDraws):
 
 @dataclass(frozen=True, repr=False)
 class Beta(_ThroughDraws):
-    """The beta distribution, by two concentrations of at least 0.01."""
+    """The beta distribution, by two concentrations of at least 0.01.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Beta()(torch.zeros(2)).mean
+    tensor(0.5000)
+    """
 
     num_params = 2
     support = constraints.unit_interval
@@ -410,7 +442,12 @@ class Beta(_ThroughDraws):
 
 @dataclass(frozen=True, repr=False)
 class Exponential(Family):
-    """The exponential distribution, by its rate."""
+    """The exponential distribution, by its rate.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Exponential()(torch.zeros(1)).rate
+    tensor(1.0000)
+    """
 
     num_params = 1
     support = constraints.nonnegative
@@ -455,7 +492,12 @@ class _Count(Family):
 
 @dataclass(frozen=True, repr=False)
 class Poisson(_Count):
-    """The Poisson distribution, by its rate."""
+    """The Poisson distribution, by its rate.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Poisson()(torch.zeros(1)).rate
+    tensor(1.0000)
+    """
 
     num_params = 1
 
@@ -471,7 +513,12 @@ class Poisson(_Count):
 
 @dataclass(frozen=True, repr=False)
 class NegativeBinomial(_Count):
-    """The negative binomial, by its total count (at least 0.01) and log odds within 15."""
+    """The negative binomial, by its total count (at least 0.01) and log odds within 15.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.NegativeBinomial()(torch.zeros(2)).mean
+    tensor(1.0100)
+    """
 
     num_params = 2
 
@@ -491,7 +538,12 @@ class NegativeBinomial(_Count):
 
 @dataclass(frozen=True, repr=False)
 class Geometric(_Count):
-    """The number of failures before the first success, by its log odds, within 15."""
+    """The number of failures before the first success, by its log odds, within 15.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.Geometric()(torch.zeros(1)).mean
+    tensor(1.)
+    """
 
     num_params = 1
     has_push = True
@@ -521,7 +573,12 @@ class Geometric(_Count):
 
 @dataclass(frozen=True, repr=False)
 class VonMises(Family):
-    """An angle in [-pi, pi], by loc and concentration; features are its cosine and sine."""
+    """An angle in [-pi, pi], by loc and concentration; features are its cosine and sine.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.VonMises().features(torch.tensor(torch.pi / 2)).round()
+    tensor([-0., 1.])
+    """
 
     num_params = 2
     support = constraints.interval(-math.pi, math.pi)

@@ -1,10 +1,14 @@
 """Attention layers that run over all tokens at once and a token at a time alike."""
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ardist.networks.base import is_transformed
 
 
 class Part(NamedTuple):
@@ -111,8 +115,8 @@ class AttentionLayer(nn.Module):
             asks, keys = _turn(asks, part.asks), _turn(keys, part.keys)
         if state.cache is not None:
             keys, values = state.cache.append(keys, values)
-        causal = part.mask is None and length > 1
-        heard = F.scaled_dot_product_attention(asks, keys, values, part.mask, is_causal=causal)
+        causal = bool(part.mask is None and length > 1)  # a tensor under torch.jit.trace
+        heard = _heard(asks, keys, values, part.mask, causal)
         x = x + drop(_linear(_join(heard), weights["attend_out"]), dropout)
         if state.memory is not None:
             asks = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
@@ -192,7 +196,7 @@ def _cross(asks: Tensor, memory: Memory) -> Tensor:
     """All rows of a context ask its memory together, which is not repeated."""
     contexts, length = len(memory.keys), asks.shape[2]
     grouped = asks.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    heard = F.scaled_dot_product_attention(grouped, memory.keys, memory.values)
+    heard = _heard(grouped, memory.keys, memory.values)
     parted = heard.view(*heard.shape[:2], -1, length, heard.shape[3])
     return parted.permute(2, 0, 1, 3, 4).flatten(0, 1)
 
@@ -203,6 +207,15 @@ def waves(places: Tensor, size: int, like: Tensor) -> Tensor:
     powers = torch.arange(0, size, 2, dtype=dtype, device=places.device) / size
     angles = places.unsqueeze(-1) * 10000**-powers
     return torch.cat((angles.cos(), angles.sin()), -1).to(like.dtype)
+
+
+def _heard(
+    asks: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
+) -> Tensor:
+    """Softmax attention."""
+    # torch's fused kernels have no rules for vmap and jvp.
+    with sdpa_kernel(SDPBackend.MATH) if is_transformed() else nullcontext():
+        return F.scaled_dot_product_attention(asks, keys, values, mask, is_causal=causal)
 
 
 def _turn(x: Tensor, turns: Tensor) -> Tensor:

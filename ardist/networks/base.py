@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
 from ardist.decoding import Decoder, WholePasses
@@ -34,6 +35,15 @@ class ConditionalNetwork(nn.Module):
 
     Raises:
         ValueError: where the network cannot follow the factorization or take such a context.
+
+    >>> import torch, ardist as ad
+    >>> class Counting(ad.networks.ConditionalNetwork):
+    ...     "The more ones before, the more probable is another one."
+    ...     def forward(self, blocks, context=None, ranks=None):
+    ...         return (blocks.cumsum(1) - blocks).unsqueeze(-1)
+    >>> net = Counting(ad.Factorization(3, ad.families.Bernoulli()))
+    >>> net.condition().log_prob(torch.ones(3)).exp()  # 1/2 * sigmoid(1) * sigmoid(2)
+    tensor(0.3220)
     """
 
     context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
@@ -189,6 +199,33 @@ class ConditionalNetwork(nn.Module):
             self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
         )
 
+    def _tell_pyro(self) -> None:
+        """Registers the parameters of what was made a `PyroModule`; every distribution asks for it.
+
+        Scores are computed when a model has run, and Pyro does not see what is read then: a
+        parameter would not be trained, and a `PyroSample` be drawn anew by each pass.
+
+        Raises:
+            ValueError: where an attribute is a `PyroSample`.
+        """
+        if not any("_pyro_samples" in module.__dict__ for module in self.modules()):
+            return
+        for path, module in self.named_modules():
+            if not isinstance(module, PyroModule):
+                continue
+            parts = [part for kind in type(module).__mro__ for part in vars(kind).items()]
+            declared = [name for name, value in parts if isinstance(value, PyroSample)]
+            for name in [*module._pyro_samples, *declared]:
+                full = f"{path}.{name}".lstrip(".")
+                raise ValueError(
+                    f"network: {full!r} of {type(self).__name__} is a PyroSample, which would be "
+                    f"drawn anew whenever the network runs; leave it a Parameter, draw its value "
+                    f"by pyro.sample and pass it as condition(context, "
+                    f"params={{{full!r}: value}})"
+                )
+            for name in [*module._parameters, *module._pyro_params]:
+                getattr(module, name)  # a pyro.param statement, inside of a model
+
     def extra_repr(self) -> str:
         context = f"\ncontext_shape={tuple(self.context_shape)}" if self.context_shape else ""
         return f"{self.factorization}{context}"
@@ -249,6 +286,12 @@ def _digest(values: Tensor) -> str:
 def reference(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` is around: some kernels of torch have no rule for it."""
+    compiling = torch.compiler.is_compiling()  # which cannot trace what follows
+    return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Recurrent networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import add_encoding
+from ardist.networks.base import add_encoding, is_transformed
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
 from ardist.shapes import as_positive, as_probability
 
@@ -96,7 +96,7 @@ class RNN(SequenceNetwork):
         if encoding is not None:
             inputs = add_encoding(inputs, encoding)
         inputs = F.dropout(inputs, self.dropout, self.training)
-        hidden, _ = self.rnn(inputs, self._as_state(state))
+        hidden = self._hidden(inputs, state)
         hidden = F.dropout(hidden, self.dropout, self.training)
         if order is not None:
             hidden = hidden.index_select(1, order.argsort())
@@ -121,6 +121,27 @@ class RNN(SequenceNetwork):
         own = self.context_to_state(context).view(len(context), *self.initial.shape)
         states = states + own.permute(1, 2, 0, 3)
         return encoding.unsqueeze(1), states.repeat(1, 1, rows // len(context), 1)
+
+    def _hidden(self, inputs: Tensor, states: Tensor) -> Tensor:
+        """The last layer's hidden states, (rows, T, hidden_size), from the initial states."""
+        if not is_transformed():
+            hidden: Tensor = self.rnn(inputs, self._as_state(states))[0]
+            return hidden
+        step = _CELLS[self.cell].step
+        for layer, state in enumerate(states.unbind(1)):
+            if layer > 0:
+                inputs = F.dropout(inputs, self.dropout, self.training)
+            own, each = tuple(state), list[Tensor]()
+            for x in inputs.unbind(1):
+                own = step(x, own, *self.weights(layer))
+                each.append(own[0])
+            inputs = torch.stack(each, 1)
+        return inputs
+
+    def weights(self, layer: int) -> Iterator[Tensor]:
+        """Of a layer: from its input, from its state, and the bias of each."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return (getattr(self.rnn, f"{name}_l{layer}") for name in names)
 
     def _as_state(self, states: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Initial states as torch's modules take them."""
@@ -148,7 +169,8 @@ class _Cell(NamedTuple):
 
     Attributes:
         module: torch's own, for the parallel pass.
-        step: torch's own, of one step, for draws with gradients.
+        step: one step, from its input, states and weights to its states, for draws with gradients
+            and under transforms of `torch.func`.
         rows: the rows of that map in units of hidden_size, each taken from torch's weights of the
             input and of the state; None is zero.
         parts: views of the sums (rows, len(rows) * hidden_size), as `advance` takes them.
@@ -156,10 +178,34 @@ class _Cell(NamedTuple):
     """
 
     module: Callable[..., nn.RNNBase]
-    step: Callable[..., Tensor | tuple[Tensor, Tensor]]
+    step: Callable[..., tuple[Tensor, ...]]
     rows: tuple[tuple[int | None, int | None], ...]
     parts: Callable[[Tensor], tuple[Tensor, ...]]
     advance: Callable[[tuple[Tensor, ...], Tensor, Tensor], object]
+
+
+def _step_tanh(
+    x: Tensor, states: tuple[Tensor, ...], inner: Tensor, outer: Tensor, bias: Tensor, other: Tensor
+) -> tuple[Tensor, ...]:
+    return (torch.tanh(F.linear(x, inner, bias) + F.linear(states[0], outer, other)),)
+
+
+def _step_gru(
+    x: Tensor, states: tuple[Tensor, ...], inner: Tensor, outer: Tensor, bias: Tensor, other: Tensor
+) -> tuple[Tensor, ...]:
+    reset, update, from_input = F.linear(x, inner, bias).chunk(3, -1)
+    reset_too, update_too, from_state = F.linear(states[0], outer, other).chunk(3, -1)
+    candidate = torch.tanh(from_input + torch.sigmoid(reset + reset_too) * from_state)
+    return (torch.lerp(candidate, states[0], torch.sigmoid(update + update_too)),)
+
+
+def _step_lstm(
+    x: Tensor, states: tuple[Tensor, ...], inner: Tensor, outer: Tensor, bias: Tensor, other: Tensor
+) -> tuple[Tensor, ...]:
+    sums = F.linear(x, inner, bias) + F.linear(states[0], outer, other)
+    take, keep, candidate, show = sums.chunk(4, -1)
+    cell = torch.sigmoid(keep) * states[1] + torch.sigmoid(take) * torch.tanh(candidate)
+    return torch.sigmoid(show) * torch.tanh(cell), cell
 
 
 def _advance_gru(parts: tuple[Tensor, ...], hidden: Tensor, _: Tensor) -> None:
@@ -179,7 +225,7 @@ def _advance_lstm(parts: tuple[Tensor, ...], hidden: Tensor, cell: Tensor) -> No
 _CELLS = {
     "tanh": _Cell(
         nn.RNN,
-        torch.rnn_tanh_cell,
+        _step_tanh,
         rows=((0, 0),),
         parts=lambda sums: (sums,),
         advance=lambda parts, hidden, _: torch.tanh(parts[0], out=hidden),
@@ -187,7 +233,7 @@ _CELLS = {
     # The reset gate keeps the two parts of the candidate apart.
     "gru": _Cell(
         nn.GRU,
-        torch.gru_cell,
+        _step_gru,
         rows=((0, 0), (1, 1), (2, None), (None, 2)),
         parts=lambda sums: (sums.chunk(2, -1)[0], *sums.chunk(4, -1)),
         advance=_advance_gru,
@@ -195,7 +241,7 @@ _CELLS = {
     # torch's order is input, forget, cell, output; here the three sigmoids are side by side.
     "lstm": _Cell(
         nn.LSTM,
-        torch.lstm_cell,
+        _step_lstm,
         rows=((0, 0), (1, 1), (3, 3), (2, 2)),
         parts=lambda sums: (sums[:, : 3 * sums.shape[1] // 4], *sums.chunk(4, -1)),
         advance=_advance_lstm,
@@ -238,8 +284,7 @@ class _RNNDecoder(Decoder):
     def _joint_map(self, layer: int) -> tuple[Tensor, Tensor]:
         """(input + state, sums) and (sums,): a layer's weights and bias as its cell has them."""
         inner, outer, *biases = (
-            getattr(self._network.rnn, f"{name}_l{layer}").split(self._network.hidden_size)
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            part.split(self._network.hidden_size) for part in self._network.weights(layer)
         )
         rows, size = self._cell.rows, self._network.hidden_size
         split = inner[0].shape[1]
@@ -336,7 +381,7 @@ class _RNNDecoder(Decoder):
 
 
 class _RNNSteps(Decoder):
-    """One cell of torch's a step, with the graph of all steps: for draws with gradients."""
+    """One cell a step, with the graph of all steps: for draws with gradients."""
 
     def __init__(
         self, network: RNN, factorization: Factorization, batch_size: int, context: Tensor | None
@@ -360,12 +405,7 @@ class _RNNSteps(Decoder):
             steps = self._encoding.shape[1]
             x = add_encoding(x, self._encoding[:, min(self.num_taken, steps - 1)])
         for layer, states in enumerate(self._states):
-            weights = (
-                getattr(network.rnn, f"{name}_l{layer}")
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
-            after = self._step(x, states if len(states) > 1 else states[0], *weights)
-            self._states[layer] = after if isinstance(after, tuple) else (after,)
+            self._states[layer] = self._step(x, states, *network.weights(layer))
             x = self._states[layer][0]
         params: Tensor = network.head(x.unsqueeze(1), [self._blocks[self.num_taken]])
         return params

@@ -1,0 +1,1687 @@
+"""The errors that a user can meet: what each says, what raises it, its cause and its cure.
+
+`test_errors.py` holds every text, and that no `raise` of the package is left out; the docs' page of
+errors is made of this table.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+from unittest import mock
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import transforms as flows
+from pyro.nn import PyroSample
+from pyro.nn.module import to_pyro_module_
+from torch import nn
+from torch.distributions import (
+    AbsTransform,
+    AffineTransform,
+    ExpTransform,
+    SigmoidTransform,
+    StickBreakingTransform,
+)
+
+import ardist as ad
+from ardist import families as fam
+from ardist import guides, information, networks, sampling, testing, training, transforms
+
+
+class Case(NamedTuple):
+    """A text, and what raises it."""
+
+    text: str
+    call: Callable[[], object]
+
+
+class Error(NamedTuple):
+    """Texts with the same cause and cure."""
+
+    cases: tuple[Case, ...]
+    cause: str
+    cure: str
+    kind: type[Exception]
+
+
+def error(*cases: object, cause: str, cure: str, kind: type[Exception] = ValueError) -> Error:
+    """An error of texts and calls in turn."""
+    pairs = zip(cases[::2], cases[1::2], strict=True)
+    return Error(tuple(Case(*pair) for pair in pairs), cause, cure, kind)
+
+
+# What the calls are about.
+
+NORMAL = fam.Normal()
+FOUR = ad.Factorization(4, NORMAL)
+BITS = ad.Factorization(3, fam.Bernoulli())
+SYMBOLS = ad.Factorization(3, fam.Categorical(3))
+IMAGE = ad.Factorization((3, 3), fam.Bernoulli())
+COLUMNS = ad.Factorization.columns(a=fam.Bernoulli(), b=NORMAL)
+BIT_PAIRS = ad.Factorization(
+    (2, 2), fam.Independent(fam.Bernoulli(), (2,)), partition=ad.Partition.along(0)
+)
+TIED = ad.Factorization(3, NORMAL, ordering=ad.Ordering.from_ranks([0, 1, 1]))
+CHAIN = ad.Ordering.from_graph([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+FIRST = torch.tensor([True, False, False])
+CUT = torch.tensor([[True, False], [False, False]])
+
+
+def made(factorization=FOUR, **options):
+    return networks.MADE(factorization, **{"hidden_features": 8, **options})
+
+
+def rnn(factorization=FOUR, **options):
+    return networks.RNN(factorization, **{"hidden_size": 8, **options})
+
+
+def transformer(factorization=BITS, **options):
+    return networks.Transformer(factorization, **{"dim": 16, "depth": 1, "heads": 2, **options})
+
+
+def pixelcnn(factorization=IMAGE, **options):
+    return networks.PixelCNN(factorization, **{"channels": 8, "depth": 2, **options})
+
+
+def wavenet(**options):
+    return networks.WaveNet(FOUR, **{"channels": 8, "depth": 2, **options})
+
+
+def p(factorization=FOUR):
+    return made(factorization).condition()
+
+
+def cut():
+    """A distribution with a block that is observed in part."""
+    return p(BIT_PAIRS).given(torch.ones(2, 2), CUT)
+
+
+def bound(*shape, **kind):
+    """A distribution under contexts of this shape, where the network takes (*batch_shape, 3)."""
+    return made(context_shape=(3,)).condition(torch.zeros(*shape, **kind))
+
+
+class Wrong(networks.ConditionalNetwork):
+    """Returns what no factorization asks for."""
+
+    def forward(self, blocks, context=None, ranks=None):
+        return blocks
+
+
+class Peeking(networks.ConditionalNetwork):
+    """The log odds of a block are the block after it, which is not there yet."""
+
+    def forward(self, blocks, context=None, ranks=None):
+        return blocks.roll(-1, 1).unsqueeze(-1)
+
+
+class Wide(nn.Module):
+    """Three parameters for each row."""
+
+    def forward(self, past, place):
+        return past.new_zeros(len(past), 3)
+
+
+class Off(networks.MADE):
+    """A MADE of zeros whose decoder does something else."""
+
+    def __init__(self, spoil):
+        super().__init__(FOUR, hidden_features=8)
+        self.spoil = spoil
+        for weight in self.parameters():
+            nn.init.zeros_(weight)
+
+    def decoder(self, *args, **options):
+        decoder = super().decoder(*args, **options)
+        step = decoder.step
+        decoder.step = lambda previous: self.spoil(step(previous))
+        return decoder
+
+
+class Flat(fam.Bernoulli):
+    """Every value has probability 1."""
+
+    def log_prob(self, params, value):
+        return torch.zeros_like(value)
+
+
+def replaced(**methods):
+    """A distribution with methods that do something else."""
+    result = p()
+    vars(result).update(methods)
+    return result
+
+
+def with_sample():
+    """A network of Pyro with a prior on its weights in the wrong place."""
+    net = made()
+    to_pyro_module_(net)
+    net.direct.weight = PyroSample(dist.Normal(0.0, 1.0))
+    return net
+
+
+def subsampled():
+    with pyro.plate("rows", 10, subsample_size=5):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def traced():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as Pyro's option `ignore_jit_warnings`
+        torch.jit.trace(lambda _: p().rsample(), torch.zeros(()))
+
+
+def without(module, call):
+    """A call where a package is not installed."""
+    with mock.patch.dict(sys.modules, {module: None}):
+        call()
+
+
+def twice():
+    """The second derivative of a draw."""
+    net = made()
+    draw = net.condition().rsample()
+    torch.autograd.grad(draw.sum(), list(net.parameters()), create_graph=True)
+
+
+SIZES = (
+    error(
+        "event_shape: expected positive integers, got (0,)",
+        lambda: ad.Factorization((0,), NORMAL),
+        "event_shape: expected positive integers, got (2.5,)",
+        lambda: ad.Factorization((2.5,), NORMAL),
+        "size: expected positive integers, got (2, 1.5)",
+        lambda: ad.Partition.patches((2, 1.5)),
+        "size: expected a positive integer, got 0",
+        lambda: ad.Partition.patches(0),
+        "levels: expected a positive integer, got 0",
+        lambda: ad.Ordering.multiscale(0),
+        "grid_shape: expected positive integers, got (2, 0)",
+        lambda: ad.Ordering.snake().show((2, 0)),
+        "num_categories: expected a positive integer, got 0",
+        lambda: fam.Categorical(0),
+        "num_categories: expected a positive integer, got 0",
+        lambda: fam.OneHotCategorical(0),
+        "num_components: expected a positive integer, got 0",
+        lambda: fam.Mixture(NORMAL, 0),
+        "shape: expected positive integers, got (0,)",
+        lambda: fam.Independent(NORMAL, (0,)),
+        "size: expected a positive integer, got 0",
+        lambda: fam.MultivariateNormal(0),
+        "size: expected a positive integer, got -1",
+        lambda: fam.Dirichlet(-1),
+        "rank: expected a positive integer, got 0",
+        lambda: fam.LowRankMultivariateNormal(3, 0),
+        "k: expected a positive integer, got 0",
+        lambda: fam.TopK(fam.Categorical(3), 0),
+        "bins: expected a positive integer, got 0",
+        lambda: fam.Spline(0),
+        "hidden_features: expected positive integers, got (0,)",
+        lambda: made(hidden_features=(0,)),
+        "hidden_features: expected positive integers, got (0,)",
+        lambda: networks.Unshared(FOUR, hidden_features=(0,)),
+        "context_shape: expected positive integers, got (0,)",
+        lambda: made(context_shape=(0,)),
+        "channels: expected a positive integer, got 0",
+        lambda: pixelcnn(channels=0),
+        "depth: expected a positive integer, got 0",
+        lambda: pixelcnn(depth=0),
+        "dilation: expected positive integers, got (0,)",
+        lambda: pixelcnn(dilation=0),
+        "channels: expected a positive integer, got 0",
+        lambda: wavenet(channels=0),
+        "depth: expected a positive integer, got 0",
+        lambda: wavenet(depth=0),
+        "max_dilation: expected a positive integer, got 0",
+        lambda: wavenet(max_dilation=0),
+        "skip_channels: expected a positive integer, got 0",
+        lambda: wavenet(skip_channels=0),
+        "window: expected a positive integer, got 0",
+        lambda: networks.Markov(FOUR, hidden_features=4, window=0),
+        "width: expected a positive integer, got 0",
+        lambda: sampling.beam_search(p(BITS), 0),
+        "k: expected a positive integer, got 0",
+        lambda: sampling.without_replacement(p(BITS), 0),
+        cause="A size is zero, negative or not whole.",
+        cure="Give whole numbers of at least 1.",
+    ),
+    error(
+        "dropout: expected a probability below 1, got 1.0",
+        lambda: made(dropout=1.0),
+        "dropout: expected a probability below 1, got 1.0",
+        lambda: wavenet(dropout=1.0),
+        "dropout: expected a probability below 1, got 1.0",
+        lambda: pixelcnn(dropout=1.0),
+        "dropout: expected a probability below 1, got 1.0",
+        lambda: transformer(dropout=1.0),
+        cause="Dropout is the share of units that are dropped, and something has to be left.",
+        cure="Give a number of at least 0 and below 1.",
+    ),
+    error(
+        "labels: expected integers, got torch.float32",
+        lambda: ad.Partition.from_labels([0.0, 1.0]),
+        "ranks: expected integers, got torch.float32",
+        lambda: ad.Ordering.from_ranks([0.5, 1.0]),
+        cause="Ranks and labels count; real numbers and truth values do not.",
+        cure="Convert them, by `.long()` for a tensor.",
+    ),
+)
+
+PARTITIONS = (
+    error(
+        "partition: expected distinct dimensions of an event of shape (3,), got Partition.along(1)",
+        lambda: ad.Factorization(3, NORMAL, partition=ad.Partition.along(1)),
+        "partition: expected distinct dimensions of an event of shape (3, 2), got "
+        "Partition.along(0, 0)",
+        lambda: ad.Partition.along(0, 0).cut(torch.Size((3, 2))),
+        cause="A dimension is not one of the event's, or is named twice.",
+        cure="Name distinct dimensions of `event_shape`, negative ones from the last.",
+    ),
+    error(
+        "dims: expected at least one dimension to cut along, got none",
+        lambda: ad.Partition.along(),
+        "size: expected at least one dimension, got none",
+        lambda: ad.Partition.patches(()),
+        "sizes: expected at least one block, got none",
+        lambda: ad.Partition.split([]),
+        cause="Nothing says how the event is to be cut.",
+        cure="Name a dimension, a side or a slice; without a partition each number is a block.",
+    ),
+    error(
+        "partition: expected patches whose sides divide the first of the event's (6, 4), got "
+        "Partition.patches(3)",
+        lambda: ad.Partition.patches(3).cut(torch.Size((6, 4))),
+        "partition: expected patches whose sides divide the first of the event's (4,), got "
+        "Partition.patches((2, 2))",
+        lambda: ad.Partition.patches((2, 2)).cut(torch.Size((4,))),
+        cause="The tiles do not fill the event.",
+        cure="Give sides that divide the event's first dimensions, or crop or pad the data.",
+    ),
+    error(
+        "partition: expected labels of the event's shape (3,), got (2,)",
+        lambda: ad.Partition.from_labels([0, 1]).cut(torch.Size((3,))),
+        cause="There is not one label for each element of the event.",
+        cure="Give labels of the shape of the event.",
+    ),
+    error(
+        "partition: Partition.split([1, 1]) covers an event of shape (2,), got event_shape (3,)",
+        lambda: ad.Factorization(3, [NORMAL] * 2, partition=ad.Partition.split([1, 1])),
+        cause="The slices are shorter or longer than the event in all.",
+        cure="Give sizes that sum to the event's length.",
+    ),
+)
+
+ORDERINGS = (
+    error(
+        "perm: expected a permutation of 0, ..., 2, got 0, 2, 2",
+        lambda: ad.Ordering.permutation([0, 2, 2]),
+        cause="The numbers leave a block out or name one twice.",
+        cure="Give each of 0, ..., n - 1 once: `perm[k]` is the block that is drawn k-th.",
+    ),
+    error(
+        "ordering: expected one over the 3 blocks of the grid (3,), got one over 2",
+        lambda: ad.Factorization(3, NORMAL, ordering=ad.Ordering.permutation([1, 0])),
+        "ordering: expected one over the 2 blocks of the grid (2,), got one over 1",
+        lambda: ad.Factorization(2, NORMAL, ordering=ad.Ordering.from_graph([[0]])),
+        "ordering: expected ranks of the grid's shape (2, 2), got (4,)",
+        lambda: ad.Factorization((2, 2), NORMAL, ordering=ad.Ordering.from_ranks([0, 1, 2, 3])),
+        "ordering: expected one over the 9 blocks of the grid (3, 3), got one over 4",
+        lambda: ad.Ordering.permutation([1, 0, 2, 3]).plot((3, 3)),
+        cause="The ordering was made for another number of blocks, or another grid.",
+        cure="Make it for the grid, which `Factorization.grid_shape` shows: a block may hold "
+        "many numbers.",
+    ),
+    error(
+        "ordering: spiral is for grids of two dimensions, got the grid (4,)",
+        lambda: ad.Ordering.spiral().ranks(torch.Size((4,))),
+        "ordering: spiral is for grids of two dimensions, got the grid (2, 2, 2)",
+        lambda: ad.Factorization((2, 2, 2), NORMAL, ordering=ad.Ordering.spiral()),
+        "ordering: hilbert is for grids of at most three dimensions, got the grid (2, 2, 2, 2)",
+        lambda: ad.Ordering.hilbert().ranks(torch.Size((2, 2, 2, 2))),
+        cause="A curve is drawn on grids of fewer or more dimensions.",
+        cure="Choose another ordering, or cut the event by `Partition.along` so that its grid "
+        "fits.",
+    ),
+    error(
+        "levels: a grid (3, 4) has at most 3, got 4",
+        lambda: ad.Ordering.multiscale(4).ranks(torch.Size((3, 4))),
+        cause="A level more halves the step between pixels, which ends at one.",
+        cure="Ask for fewer levels.",
+    ),
+    error(
+        "adjacency: expected a square matrix, got (1, 2)",
+        lambda: ad.Ordering.from_graph([[0, 1]]),
+        cause="A graph of n blocks is an (n, n) matrix: row i marks the parents of block i.",
+        cure="Give a square matrix.",
+    ),
+    error(
+        "adjacency: expected no cycle, got 0 <- 1 <- 2 <- 0",
+        lambda: ad.Ordering.from_graph([[0, 1, 0], [0, 0, 1], [1, 0, 0]]),
+        cause="Blocks depend on each other in a circle, so none of them can be drawn first.",
+        cure="Remove one of the edges that the message lists.",
+    ),
+    error(
+        "grid_shape: expected one or two dimensions, got (2, 2, 2)",
+        lambda: ad.Ordering.snake().plot((2, 2, 2)),
+        cause="Only rows and images can be drawn.",
+        cure="Use `show`, which prints a grid of any number of dimensions in slices.",
+    ),
+    error(
+        "ordering: expected an Ordering, got 'raster'",
+        lambda: ad.Factorization(2, NORMAL, ordering="raster"),
+        cause="An ordering is a value of `ardist.Ordering`, not its name or its ranks.",
+        cure="Write `Ordering.raster()`, or `Ordering.from_ranks(ranks)`.",
+    ),
+)
+
+FACTORIZATIONS = (
+    error(
+        "families: expected members of ardist.families, got <class "
+        "'pyro.distributions.torch.Normal'>; a family is Normal(), and dist.Normal(0., 1.) is "
+        "a value of it",
+        lambda: ad.Factorization(3, dist.Normal),
+        "a: expected a family for this column, got 3",
+        lambda: ad.Factorization.columns(a=3),
+        cause="A family is the form of a conditional; a distribution, or its class, is none.",
+        cure="Take one of `ardist.families`, or make one: `Parametric(dist.Gumbel)`.",
+    ),
+    error(
+        "families: expected one for all or one for each of the 3 blocks, got 2",
+        lambda: ad.Factorization(3, [NORMAL] * 2),
+        "families: expected at least one column, got none",
+        lambda: ad.Factorization.columns(),
+        cause="There are fewer or more families than blocks.",
+        cure="Give one for all or one for each block; `Factorization.num_blocks` counts them.",
+    ),
+    error(
+        "families: Normal() is a distribution of shape (), but its block has shape (2,); "
+        "Independent(Normal(), (2,)) fits",
+        lambda: ad.Factorization((3, 2), NORMAL, partition=ad.Partition.along(0)),
+        "families: Dirichlet(2) is a distribution of shape (2,), but its block has shape ()",
+        lambda: ad.Factorization(2, fam.Dirichlet(2)),
+        cause="A block is a vector and its family a distribution of single numbers, or the other "
+        "way round.",
+        cure="Wrap the family as the message says, take one for vectors, or cut the event into "
+        "numbers.",
+    ),
+    error(
+        "columns: this factorization has no names; Factorization.columns gives them",
+        lambda: ad.Factorization(2, NORMAL).pack({}),
+        cause="The event was not made of named columns.",
+        cure="Build the factorization by `Factorization.columns`, or index the tensor.",
+    ),
+    error(
+        "columns: expected ['a', 'b'], got ['a']",
+        lambda: COLUMNS.pack({"a": torch.zeros(2)}),
+        cause="A column is missing, or there is one that the factorization does not have.",
+        cure="Give just the columns of `Factorization.names`.",
+    ),
+    error(
+        "x: expected (*lead, 2), got (3, 4)",
+        lambda: ad.Factorization(2, NORMAL).split(torch.zeros(3, 4)),
+        "blocks: expected (*lead, 2), got (3, 4)",
+        lambda: ad.Factorization(2, NORMAL).merge(torch.zeros(3, 4)),
+        cause="The last dimensions are not those of the event, or of its blocks.",
+        cure="Give events `(*lead, *event_shape)` to `split`, blocks as `split` returns them to "
+        "`merge`.",
+    ),
+    error(
+        "families: expected finite discrete ones, got Factorization((2,), Normal())",
+        lambda: ad.Factorization(2, NORMAL).enumerate_support(),
+        cause="Events of real numbers or of unbounded counts cannot be listed.",
+        cure="Enumerate only where all families are finite: Bernoulli, Categorical and the like.",
+    ),
+    error(
+        "end: expected blocks of one index each, 0, ..., n - 1, got Normal()",
+        lambda: ad.Factorization(3, NORMAL, end=1),
+        "end: expected blocks of one index each, 0, ..., n - 1, got Independent(Bernoulli(), (2,))",
+        lambda: ad.Factorization(
+            (2, 2), BIT_PAIRS.families[0], partition=ad.Partition.along(0), end=1
+        ),
+        cause="A sequence ends by a symbol, which only families of symbols have.",
+        cure="Use Categorical or Bernoulli blocks of one number.",
+    ),
+    error(
+        "end: expected one of 0, ..., 2, got 3",
+        lambda: ad.Factorization(3, fam.Categorical(3), end=3),
+        "pad: expected one of 0, ..., 2, got -100",
+        lambda: ad.Factorization(3, fam.Categorical(3), end=1, pad=-100),
+        cause="The symbol of the end, or what comes after it, is not among the family's states.",
+        cure="Give one of them; to pad by a symbol of its own give the family one state more.",
+    ),
+    error(
+        "pad: expected none without an end, got 1",
+        lambda: ad.Factorization(3, fam.Categorical(3), pad=1),
+        cause="Padding is what comes after an end, and no end was named.",
+        cure="Give `end` as well, or leave `pad` out.",
+    ),
+    error(
+        "end: expected an order without ties, in which all that is drawn after the end may "
+        "depend on it, got Ordering.from_ranks(0, 0, 1)",
+        lambda: ad.Factorization(
+            3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
+        ),
+        cause="A block that is drawn at the same time as the end, or that does not depend on it, "
+        "could not know that the sequence has ended.",
+        cure="Use an ordering without ties; a graph must have all edges from earlier to later.",
+    ),
+)
+
+FAMILIES = (
+    error(
+        "family: expected a family, got <class 'pyro.distributions.torch.Normal'>",
+        lambda: fam.Mixture(dist.Normal, 3),
+        "family: expected a family, got 3",
+        lambda: fam.Independent(3, (2,)),
+        "family: expected a family, got <class 'pyro.distributions.torch.Bernoulli'>",
+        lambda: fam.Relaxed(dist.Bernoulli, 1.0),
+        "family: expected a family, got 3",
+        lambda: fam.Transformed(3, ExpTransform()),
+        cause="A distribution, or its class, stands where a family is composed of another family.",
+        cure="Write `Mixture(Normal(), 3)` with a member of `ardist.families`.",
+    ),
+    error(
+        "min_scale: expected a positive number, got 0.0",
+        lambda: fam.Normal(min_scale=0.0),
+        "min_scale: expected a positive number, got -1.0",
+        lambda: fam.Spline(4, min_scale=-1.0),
+        "bound: expected a positive number, got 0.0",
+        lambda: fam.Spline(4, bound=0.0),
+        "temperature: expected a positive number, got 0.0",
+        lambda: fam.Tempered(NORMAL, 0.0),
+        "temperature: expected a positive number, got 0.0",
+        lambda: fam.Relaxed(fam.Bernoulli(), 0.0),
+        cause="A scale, temperature or bound is zero or negative.",
+        cure="Give a positive number.",
+    ),
+    error(
+        "bins: expected an integer of at least 2, got 1",
+        lambda: fam.DiscretizedLogisticMixture(2, 1),
+        cause="One bin leaves nothing to choose from.",
+        cure="Give the number of levels of the data: 256 for bytes.",
+    ),
+    error(
+        "p: expected a probability above 0, got 0.0",
+        lambda: fam.Nucleus(fam.Bernoulli(), 0.0),
+        "p: expected a probability above 0, got 1.5",
+        lambda: fam.Nucleus(fam.Bernoulli(), 1.5),
+        cause="The share of probability that is kept lies in (0, 1].",
+        cure="Give a number above 0 and at most 1.",
+    ),
+    error(
+        "family: expected a finite discrete one, got Poisson()",
+        lambda: fam.TopK(fam.Poisson(), 3),
+        "family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
+        "these, got Gamma()",
+        lambda: fam.Tempered(fam.Gamma(), 0.5),
+        "family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
+        "these, got LogNormal()",
+        lambda: fam.Tempered(fam.Independent(fam.LogNormal(), (2,)), 0.5),
+        cause="Only finite sets of states can be truncated or tempered by listing them; Normal "
+        "and Laplace are tempered by their scale.",
+        cure="Use a finite discrete family, or leave this one as it is.",
+    ),
+    error(
+        "family: expected one of single values, got Independent(Bernoulli(), (2,)); "
+        "Independent(TopK(Bernoulli(), ...), (2,)) truncates each element",
+        lambda: fam.TopK(fam.Independent(fam.Bernoulli(), (2,)), 1),
+        "family: expected one of single values, got Dirichlet(3)",
+        lambda: fam.Nucleus(fam.Dirichlet(3), 0.5),
+        cause="The most probable values of a vector are not those of its elements.",
+        cure="Truncate the elements, inside `Independent`.",
+    ),
+    error(
+        "family: expected Bernoulli or OneHotCategorical, alone or inside "
+        "Independent(Relaxed(...), shape), got Categorical(3)",
+        lambda: fam.Relaxed(fam.Categorical(3), 1.0),
+        "family: expected Bernoulli or OneHotCategorical, alone or inside "
+        "Independent(Relaxed(...), shape), got Independent(Bernoulli(), (2,))",
+        lambda: fam.Relaxed(fam.Independent(fam.Bernoulli(), (2,)), 1.0),
+        cause="Only draws of 0 or 1, alone or as a one-hot vector, have a continuous relaxation "
+        "here.",
+        cure="Relax Bernoulli or OneHotCategorical; for vectors put `Relaxed` inside "
+        "`Independent`.",
+    ),
+    error(
+        "family: expected a continuous one to transform, got Poisson()",
+        lambda: fam.Transformed(fam.Poisson(), ExpTransform()),
+        cause="A change of variables needs a density.",
+        cure="Transform a continuous family; for counts take `Parametric` or a family of your own.",
+    ),
+    error(
+        "transforms: expected at least one, got none",
+        lambda: fam.Transformed(NORMAL, []),
+        cause="There is nothing to transform by.",
+        cure="Give a transform, or use the family itself.",
+    ),
+    error(
+        "transforms: expected bijections, got <class "
+        "'torch.distributions.transforms.ExpTransform'>",
+        lambda: fam.Transformed(NORMAL, ExpTransform),
+        "transforms: expected bijections, got AbsTransform()",
+        lambda: fam.Transformed(NORMAL, AbsTransform()),
+        cause="A transform is a class, or maps several values to one, so that densities cannot "
+        "follow.",
+        cure="Give instances of bijective transforms.",
+    ),
+    error(
+        "transforms: expected the values of Normal() to fill the domain of ExpTransform().inv, "
+        "which is GreaterThan(lower_bound=0.0), got those in Real()",
+        lambda: fam.Transformed(NORMAL, ExpTransform().inv),
+        "transforms: expected the values of Gamma() to fill the domain of "
+        "SigmoidTransform().inv, which is Interval(lower_bound=0.0, upper_bound=1.0), got "
+        "those in GreaterThan(lower_bound=0.0)",
+        lambda: fam.Transformed(fam.Gamma(), SigmoidTransform().inv),
+        "transforms: expected the values of Dirichlet(2) to fill the domain of ExpTransform(), "
+        "which is Real(), got those in Simplex()",
+        lambda: fam.Transformed(fam.Dirichlet(2), ExpTransform()),
+        "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
+        "domain of AffineTransform(loc=<(2,)>, scale=1.0), which is Real(), got those in "
+        "GreaterThanEq(lower_bound=0.0)",
+        lambda: fam.Transformed(
+            fam.Independent(fam.Exponential(), (2,)), AffineTransform(torch.tensor([1.0, 2.0]), 1.0)
+        ),
+        "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
+        "domain of Permute(permutation=<(2,)>, dim=-1), which is Real(), got those in "
+        "GreaterThanEq(lower_bound=0.0)",
+        lambda: fam.Transformed(
+            fam.Independent(fam.Exponential(), (2,)), flows.Permute(torch.tensor([1, 0]))
+        ),
+        "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
+        "domain of Householder(), which is Real(), got those in GreaterThanEq(lower_bound=0.0)",
+        lambda: fam.Transformed(fam.Independent(fam.Exponential(), (2,)), flows.Householder(2)),
+        cause="The family has values outside the domain of the transform, or fills only a part "
+        "of it that the transform does not carry to an interval.",
+        cure="Begin with a transform into that domain, or with a family whose support it is.",
+    ),
+    error(
+        "transforms: StickBreakingTransform() takes values of 1 dimensions, got those of "
+        "Normal(), of shape ()",
+        lambda: fam.Transformed(NORMAL, StickBreakingTransform()),
+        "transforms: values of Normal(), of shape (), are not taken by "
+        "AffineTransform(loc=<(3,)>, scale=1.0): The size of tensor a (3) must match the size "
+        "of tensor b (2) at non-singleton dimension 0",
+        lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(3), 1.0)),
+        "transforms: values of Normal(), of shape (), give 2 of shape (1, 2) by "
+        "AffineTransform(loc=0.0, scale=1.0), expected (2, 1, 1)",
+        lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(1, 1), 1.0)),
+        cause="The transform takes vectors, or vectors of another length, or returns another "
+        "shape.",
+        cure="Transform `Independent(family, shape)`, or make the transform for the family's "
+        "shape.",
+    ),
+    error(
+        "transforms: expected a learned one to be a torch.nn.Module, which networks can "
+        "register, got AffineTransform(loc=0.0, scale=1.0)",
+        lambda: fam.Transformed(NORMAL, AffineTransform(nn.Parameter(torch.zeros(())), 1.0)),
+        cause="A parameter that no module holds is neither trained nor saved with the network.",
+        cure="Use a transform that is a module, such as Pyro's learned ones, or write one.",
+    ),
+    error(
+        "cls: expected a distribution class whose arg_constraints are the same for all "
+        "parameters, got int",
+        lambda: fam.Parametric(int),
+        "cls: expected a distribution class whose arg_constraints are the same for all "
+        "parameters, got Uniform",
+        lambda: fam.Parametric(dist.Uniform),
+        cause="The class does not say what its parameters are, or they depend on the instance.",
+        cure="Give a distribution class of torch or Pyro with a dict `arg_constraints`.",
+    ),
+    error(
+        "cls: expected a distribution whose support is the same for all parameters, got "
+        "Pareto; give the parameters that move it by fixed=",
+        lambda: fam.Parametric(dist.Pareto),
+        cause="Where values lie depends on the parameters, and a family has one support.",
+        cure="Fix those parameters: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
+    ),
+    error(
+        "fixed: Binomial's total_count is discrete; give it by fixed=",
+        lambda: fam.Parametric(dist.Binomial),
+        cause="A network gives real numbers, which cannot be a whole-numbered parameter.",
+        cure="Fix it: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
+    ),
+    error(
+        "shapes: the shape of Categorical's logits does not follow from event_shape (); give "
+        "it by shapes={'logits': ...}",
+        lambda: fam.Parametric(dist.Categorical),
+        cause="How many numbers a parameter has cannot be told from the shape of the block.",
+        cure="Say it: `Parametric(dist.Categorical, shapes={'logits': (5,)})`.",
+    ),
+    error(
+        "links: expected free parameters of Normal, of ['loc', 'scale'], got ['x']",
+        lambda: fam.Parametric(dist.Normal, links={"x": torch.exp}),
+        "fixed: Normal takes no ['x']",
+        lambda: fam.Parametric(dist.Normal, fixed={"x": 1}),
+        cause="The class has no such parameter, or it is fixed.",
+        cure="Name parameters as the class's constructor does.",
+    ),
+    error(
+        "fixed: expected a free parameter of Normal, got none",
+        lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
+        cause="All parameters are fixed, so there is nothing for a network to say.",
+        cure="Leave one of them free.",
+    ),
+    error(
+        "event_shape: OneHotCategorical has events of shape (3,), got ()",
+        lambda: fam.Parametric(dist.OneHotCategorical, shapes={"logits": (3,)}),
+        cause="The parameters' shapes make events of another shape than that of the block.",
+        cure="Give `event_shape` as the parameters' shapes make it.",
+    ),
+    error(
+        "network: expected a conditional network, got Linear(in_features=2, out_features=2, "
+        "bias=True)",
+        lambda: fam.Nested(nn.Linear(2, 2)),
+        cause="What is nested must be an ardist network.",
+        cure="Nest a network such as `networks.MADE`, not its distribution or another module.",
+    ),
+    error(
+        "network: expected one with a context_shape, by which it is told the past, got ()",
+        lambda: fam.Nested(made()),
+        cause="The outer network tells the inner one the past through its context, and it takes "
+        "none.",
+        cure="Build the inner network with `context_shape=(width,)`.",
+    ),
+    error(
+        "Gamma() has no noise that is independent of its parameters",
+        lambda: fam.Gamma().push(torch.zeros(2), torch.zeros(())),
+        "Gamma() has no noise that is independent of its parameters",
+        lambda: fam.Gamma().noise((3,)),
+        "Gamma() does not tell the noise from the value",
+        lambda: fam.Gamma().pull(torch.zeros(2), torch.ones(())),
+        "Gamma() does not tell the noise from the value",
+        lambda: fam.Gamma().log_slope(torch.zeros(2), torch.ones(())),
+        cause="The family draws by rejection or from states, not by a function of noise and "
+        "parameters.",
+        cure="Ask `has_push` or `has_pull` first; `sample` serves all families.",
+        kind=NotImplementedError,
+    ),
+)
+
+NETWORKS = (
+    error(
+        "factorization: expected a Factorization, got 3",
+        lambda: made(3),
+        cause="A network is built for a factorization, from which all its masks follow.",
+        cure="Give `ardist.Factorization(event_shape, families)`.",
+    ),
+    error(
+        "hidden_features: expected a layer, or direct=True, got neither",
+        lambda: made(hidden_features=(), direct=False),
+        cause="The network has no hidden layer and no direct connection, so no block would "
+        "depend on another.",
+        cure="Give a layer or leave `direct` on.",
+    ),
+    error(
+        "hidden_features: without direct connections every layer needs a unit for each of the "
+        "3 distinct sets of dependencies, got (16, 2)",
+        lambda: made(hidden_features=(16, 2), direct=False),
+        cause="A unit sees one set of earlier blocks; without a unit for a set its information "
+        "is lost.",
+        cure="Widen the layers, or leave `direct` on.",
+    ),
+    error(
+        "cell: expected one of ['gru', 'lstm', 'tanh'], got 'elman'",
+        lambda: rnn(cell="elman"),
+        "positions: expected one of ['learned', 'rotary'], got 'sine'",
+        lambda: transformer(positions="sine"),
+        cause="There is no such cell, or no such way to tell positions.",
+        cure="Take one of those that the message lists.",
+    ),
+    error(
+        "heads: expected the number of heads to divide dim 16, got 3",
+        lambda: transformer(heads=3),
+        "heads: expected twice the number of heads to divide dim 15, got 3",
+        lambda: transformer(positions="rotary", dim=15, heads=3),
+        cause="Each head has the same share of `dim`, an even one for rotary positions.",
+        cure="Choose `heads` that divide `dim`, or half of it.",
+    ),
+    error(
+        "kernel_size: expected an odd number of at least 3, got 4",
+        lambda: pixelcnn(kernel_size=4),
+        "kernel_size: expected an odd number of at least 3, got 1",
+        lambda: pixelcnn(kernel_size=1),
+        "kernel_size: expected at least 2, got 1",
+        lambda: wavenet(kernel_size=1),
+        cause="A window has a center, which an even one lacks; a causal window needs a step "
+        "before.",
+        cure="Give an odd number of at least 3 to PixelCNN, and at least 2 to WaveNet.",
+    ),
+    error(
+        "dilation: expected one for all or one for each of 2 layers, got (1, 2, 4)",
+        lambda: pixelcnn(dilation=(1, 2, 4)),
+        cause="There are fewer or more dilations than layers.",
+        cure="Give one number, or one for each layer.",
+    ),
+    error(
+        "factorization: PixelCNN takes a two-dimensional grid of blocks, got one of shape (4,)",
+        lambda: pixelcnn(ad.Factorization(4, NORMAL)),
+        cause="PixelCNN looks at a neighbourhood, which only images have.",
+        cure="Cut an event (height, width, channels) by `Partition.along(0, 1)`; for rows take "
+        "WaveNet.",
+    ),
+    error(
+        "factorization: PixelCNN takes blocks of one family, got Factorization((2, 2), "
+        "[Normal(), Laplace(), Normal(), Laplace()])",
+        lambda: pixelcnn(ad.Factorization((2, 2), [NORMAL, fam.Laplace()] * 2)),
+        "factorization: Markov has one map for all blocks, which need one family, got "
+        "Bernoulli() for column 'a' and Normal() for column 'b'",
+        lambda: networks.Markov(COLUMNS, hidden_features=4),
+        "factorization: FromModule has one map for all blocks, which need one family, got "
+        "Bernoulli() for column 'a' and Normal() for column 'b'",
+        lambda: networks.FromModule(nn.Identity(), COLUMNS),
+        cause="One convolution for all places needs blocks of one family.",
+        cure="Use MADE, Unshared, RNN or Transformer for blocks that differ.",
+    ),
+    error(
+        "factorization: PixelCNN follows transitive dependencies, since a pixel also sees what "
+        "those before it have seen, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
+        lambda: pixelcnn(ad.Factorization((3, 1), NORMAL, ordering=CHAIN)),
+        "factorization: Transformer follows transitive dependencies, since a token also sees "
+        "what those before it have seen, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
+        lambda: transformer(ad.Factorization(3, NORMAL, ordering=CHAIN)),
+        cause="What a unit has seen it hands on, so a block would also see what its parents "
+        "depend on.",
+        cure="Use MADE or Unshared, which follow any graph, or add the missing edges.",
+    ),
+    error(
+        "factorization: RNN follows orders in which each block depends on all that come before "
+        "it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        lambda: rnn(TIED),
+        "factorization: WaveNet follows orders in which each block depends on all that come "
+        "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        lambda: networks.WaveNet(TIED, channels=4, depth=2),
+        "factorization: Markov follows orders in which each block depends on all that come "
+        "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        lambda: networks.Markov(TIED, hidden_features=4),
+        "factorization: FromModule follows orders in which each block depends on all that come "
+        "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        lambda: networks.FromModule(nn.Identity(), TIED),
+        cause="A network that goes from block to block cannot draw two of them at once, or skip "
+        "one.",
+        cure="Use MADE, Unshared or Transformer for ties and graphs.",
+    ),
+    error(
+        "context_kind: RNN takes ['vector', 'blocks'], got 'sequence'",
+        lambda: rnn(context_kind="sequence"),
+        cause="The network does not take such a context.",
+        cure="Choose a kind that it takes; only Transformer takes sequences of another length.",
+    ),
+    error(
+        "context_shape: expected (C,) for a context of kind 'vector', got (2, 3)",
+        lambda: made(context_shape=(2, 3)),
+        "context_shape: expected (4, C) for a context of kind 'blocks', got (2, 5)",
+        lambda: rnn(context_shape=(2, 5), context_kind="blocks"),
+        "context_shape: expected (S, C) for a context of kind 'sequence', got (3,)",
+        lambda: transformer(context_shape=(3,), context_kind="sequence"),
+        "context_shape: expected (3, 3, C) for a context of kind 'blocks', got (6, 2, 3)",
+        lambda: pixelcnn(context_shape=(6, 2, 3), context_kind="blocks"),
+        cause="The shape of one context does not fit its kind.",
+        cure="Give `(C,)` for a vector, `(*grid_shape, C)` for blocks, `(S, C)` for a sequence, "
+        "without the batch; flatten what is longer.",
+    ),
+)
+
+OWN_NETWORKS = (
+    error(
+        "ConditionalNetwork does not define forward",
+        lambda: networks.ConditionalNetwork(FOUR).condition().log_prob(torch.zeros(4)),
+        cause="A subclass of `ConditionalNetwork` maps blocks to parameters in `forward`, which "
+        "is missing.",
+        cure="Define `forward(self, blocks, context=None, ranks=None)`.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "network: Wrong returned parameters of shape (1, 4), expected (1, 4, 2)",
+        lambda: Wrong(FOUR).condition().log_prob(torch.zeros(4)),
+        cause="`forward` returned another number of parameters than the families have.",
+        cure="Return `(N, *layout.param_shape)`: `num_params` for each block, in raster order.",
+    ),
+    error(
+        "network: expected a conditional network, got Linear(in_features=2, out_features=2, "
+        "bias=True)",
+        lambda: ad.AutoregressiveDistribution(nn.Linear(2, 2)),
+        cause="What is given is no network, or a module inside which there is none.",
+        cure="Derive from `networks.ConditionalNetwork`, or wrap a causal module in "
+        "`networks.FromModule`.",
+    ),
+    error(
+        "module: expected a torch.nn.Module, got <built-in function abs>",
+        lambda: networks.FromModule(abs, SYMBOLS),
+        "module: expected a torch.nn.Module, got <built-in function abs>",
+        lambda: networks.Markov(FOUR, module=abs),
+        cause="`FromModule` and `Markov` wrap modules; a function has no parameters to train.",
+        cure="Put the function into the `forward` of a module.",
+    ),
+    error(
+        "start: expected an integer, as blocks are, got 0.5",
+        lambda: networks.FromModule(nn.Identity(), SYMBOLS, start=0.5),
+        "start: expected what broadcasts to a block (), got (2,)",
+        lambda: networks.FromModule(nn.Identity(), FOUR, start=torch.zeros(2)),
+        cause="The first input of the module is no block: an index where blocks are symbols, "
+        "else a number or vector.",
+        cure="Give such a block; for symbols one that the data does not have, if the module "
+        "embeds one more.",
+    ),
+    error(
+        "module: expected outputs of shape (1, 3, 3), got (1, 3, 2)",
+        lambda: (
+            networks.FromModule(nn.Embedding(3, 2), SYMBOLS)
+            .condition()
+            .log_prob(torch.zeros(3, dtype=torch.int64))
+        ),
+        "module: expected outputs of shape (1, 4, 2), got (1, 4)",
+        lambda: networks.FromModule(nn.Flatten(), FOUR).condition().log_prob(torch.zeros(4)),
+        "module: expected parameters (rows, 2), got (8, 3) for 8 rows",
+        lambda: networks.Markov(FOUR, module=Wide()).condition().log_prob(torch.zeros(2, 4)),
+        "modules: that of column 'b' returned (2, 4) for 2 rows, expected (2, 2)",
+        lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(1, 4)}),
+        cause="The module's outputs are not the parameters of one conditional for each step.",
+        cure="Give it a last layer of the family's `num_params` outputs; batch and length come "
+        "first.",
+    ),
+    error(
+        "modules: that of column 'b' is given (rows, 1), which it does not take: mat1 and mat2 "
+        "shapes cannot be multiplied (2x1 and 3x2)",
+        lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(3, 2)}),
+        cause="A factor's module is given all blocks on which its own depends, and expects "
+        "another number.",
+        cure="Make its first layer as wide as the message says; a context comes in addition.",
+    ),
+    error(
+        "module: expected no active dropout or batch norm in draws, got Dropout at '1'; call "
+        ".eval() first",
+        lambda: (
+            networks.FromModule(nn.Sequential(nn.Linear(1, 2), nn.Dropout(0.5)), FOUR)
+            .condition()
+            .sample()
+        ),
+        cause="Dropout or batch norm is active while a draw is made, which would not be one of "
+        "the joint.",
+        cure="Call `network.eval()` before drawing, and `network.train()` after it.",
+    ),
+    error(
+        "hidden_features, modules: expected one of the two, got neither",
+        lambda: networks.Unshared(FOUR),
+        "hidden_features, modules: expected one of the two, got both",
+        lambda: networks.Unshared(FOUR, modules=[None] * 4, hidden_features=()),
+        "hidden_features, module: expected one of the two, got neither",
+        lambda: networks.Markov(FOUR),
+        "hidden_features, module: expected one of the two, got both",
+        lambda: networks.Markov(FOUR, hidden_features=4, module=nn.Identity()),
+        cause="Either the network makes its factors, or you give them.",
+        cure="Give `hidden_features` or modules.",
+    ),
+    error(
+        "modules: expected one for each of the 4 blocks, got 2",
+        lambda: networks.Unshared(FOUR, modules=[None, None]),
+        "modules: expected ['a', 'b'], got ['a', 'b', 'c']",
+        lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": None, "c": None}),
+        "modules: expected a sequence, since columns have no names, got ['a']",
+        lambda: networks.Unshared(FOUR, modules={"a": None}),
+        "modules: expected a module or None for column 'a', got 3",
+        lambda: networks.Unshared(COLUMNS, modules={"a": 3, "b": None}),
+        cause="There is not one module for each block, or something else stands in its place.",
+        cure="Give a module for each block, or None for one that depends on nothing; by name for "
+        "columns.",
+    ),
+    error(
+        "blocks: expected those of whole steps from the first, which end at 1, 2, 3, 4, ..., "
+        "got 9 after 0 steps",
+        lambda: made().decoder(2).prefill(torch.zeros(2, 9)),
+        cause="A decoder takes the blocks of whole steps, and a prefix only at its beginning.",
+        cure="Give `prefill` the blocks of the first steps, once.",
+    ),
+    error(
+        "_TransformerDecoder evaluates one step at a time",
+        lambda: transformer().decoder(2).window(2),
+        cause="The decoder has no way to evaluate several steps at once.",
+        cure="Ask `max_window` first, and call `step`.",
+        kind=NotImplementedError,
+    ),
+)
+
+OTHER_FACTORIZATIONS = (
+    error(
+        "factorization: MADE was built for Factorization((4,), Normal()), got "
+        "Factorization((5,), Normal())",
+        lambda: ad.AutoregressiveDistribution(made(), factorization=ad.Factorization(5, NORMAL)),
+        "factorization: MADE was built for Factorization((3,), Bernoulli()), got "
+        "Factorization((3,), Normal())",
+        lambda: p(BITS).with_families(NORMAL),
+        "factorization: MADE was built for Factorization((4,), Normal()), got "
+        "Factorization((5,), Normal())",
+        lambda: made().decoder(2, factorization=ad.Factorization(5, NORMAL)),
+        "factorization: Transformer was built for Factorization((3,), Bernoulli()), got "
+        "Factorization((2, 3), Categorical(3))",
+        lambda: ad.AutoregressiveDistribution(
+            transformer(), factorization=ad.Factorization((2, 3), fam.Categorical(3))
+        ),
+        cause="The network was trained for other blocks, families or dependencies, which its "
+        "weights know.",
+        cure="Build a network for this factorization.",
+    ),
+    error(
+        "factorization: RNN was trained in the order Ordering.raster(), got "
+        "Factorization((5,), Normal(), ordering=Ordering.reverse())",
+        lambda: ad.AutoregressiveDistribution(
+            rnn(), factorization=ad.Factorization(5, NORMAL, ordering=ad.Ordering.reverse())
+        ),
+        "factorization: Transformer with any_order=False was trained in the order "
+        "Ordering.raster(), got Factorization((3,), Bernoulli(), ordering=Ordering.reverse())",
+        lambda: transformer(any_order=False).condition().with_ordering(ad.Ordering.reverse()),
+        cause="The network learned one order alone.",
+        cure="Keep to it, or train a Transformer with `any_order=True`, its default.",
+    ),
+    error(
+        "factorization: Transformer with learned positions was built for Factorization((3,), "
+        "Bernoulli()), got Factorization((7,), Bernoulli())",
+        lambda: ad.AutoregressiveDistribution(
+            transformer(), factorization=ad.Factorization(7, fam.Bernoulli())
+        ),
+        cause="The Transformer learned a vector for each position, and this event has others.",
+        cure="Build it with `positions='rotary'`, which go on.",
+    ),
+    error(
+        "factorization: Transformer was built without ties, and serves orders without ties, "
+        "got Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 1, 1))",
+        lambda: transformer().condition().with_ordering(ad.Ordering.from_ranks([0, 1, 1])),
+        cause="A Transformer that draws one block at a time is cheaper, and cannot draw several "
+        "at once.",
+        cure="Build it for a factorization with ties, then it serves orders with and without.",
+    ),
+    error(
+        "factorization: Transformer takes another order by its ranks, which do not tell a "
+        "graph, got Factorization((3,), Bernoulli(), ordering=Ordering.from_graph(0, 0, 0, 1, "
+        "0, 0, 0, 0, ...))",
+        lambda: (
+            transformer(BITS.with_ordering(ad.Ordering.from_ranks([0, 0, 1])))
+            .condition()
+            .with_ordering(ad.Ordering.from_graph([[0, 0, 0], [1, 0, 0], [0, 0, 0]]))
+        ),
+        cause="Another order is told by ranks alone, and these do not say which edges a graph "
+        "lacks.",
+        cure="Build the network for the graph.",
+    ),
+    error(
+        "ordering: MADE has one order for all rows, got ranks (2, 4)",
+        lambda: p().with_ordering(torch.arange(4).expand(2, 4)),
+        "ranks: MADE draws all rows in one order, got (2, 4)",
+        lambda: made().decoder(2, ranks=torch.arange(4).expand(2, 4)),
+        cause="The network draws all rows in one order.",
+        cure="Condition one order after the other, or use a Transformer.",
+    ),
+    error(
+        "ranks: expected one order for all rows, since the blocks differ in family, got (2, 2)",
+        lambda: transformer(COLUMNS).decoder(2, ranks=torch.tensor([[0, 1], [1, 0]])),
+        "ranks: expected no ties where each row has its own, got some",
+        lambda: transformer().decoder(2, ranks=torch.tensor([[0, 1, 1], [2, 1, 0]])),
+        cause="The cached decoder cannot follow orders for each row where blocks differ or are "
+        "tied.",
+        cure="Draw by `sample`, which then makes whole passes, or give all rows one order.",
+    ),
+    error(
+        "state_dict: made for another factorization; families is ['Laplace()'], here ['Normal()']",
+        lambda: made().load_state_dict(made(ad.Factorization(4, fam.Laplace())).state_dict()),
+        "state_dict: made for another factorization; ordering is Ordering.reverse(), here "
+        "Ordering.raster()",
+        lambda: rnn().load_state_dict(
+            rnn(ad.Factorization(4, NORMAL, ordering=ad.Ordering.reverse())).state_dict()
+        ),
+        cause="The weights were saved from a network for another order, partition, family or "
+        "option.",
+        cure="Load them into a network that is built as the one that was saved.",
+    ),
+)
+
+CONTEXTS = (
+    error(
+        "context: expected (*batch_shape, 3), got none; the network was built with "
+        "context_shape (3,)",
+        lambda: made(context_shape=(3,)).condition(),
+        "context: expected (*batch_shape, 3), got none; the network was built with context_shape "
+        "(3,)",
+        lambda: transforms.AutoregressiveTransform(made(context_shape=(3,))),
+        cause="The network needs a context, and none is given.",
+        cure="Call `network.condition(context)`.",
+    ),
+    error(
+        "context: expected none, since the network was built without context_shape, got (3,)",
+        lambda: made().condition(torch.zeros(3)),
+        cause="The network takes no context, and one is given.",
+        cure="Build it with `context_shape=`, or call `condition()` without.",
+    ),
+    error(
+        "context: expected a tensor, got float",
+        lambda: made(context_shape=(3,)).condition(3.0),
+        cause="A context is a tensor.",
+        cure="Convert it by `torch.as_tensor`.",
+    ),
+    error(
+        "context: expected (*batch_shape, 3), got (5, 2)",
+        lambda: bound(5, 2),
+        cause="The last dimensions of the context are not `context_shape`.",
+        cure="Put the dimensions of the batch first.",
+    ),
+    error(
+        "context: expected no NaN",
+        lambda: made(context_shape=(3,)).condition(torch.full((5, 3), torch.nan)),
+        cause="The context has a NaN, from which all parameters would be NaN.",
+        cure="Replace missing features and add a feature that says which were.",
+    ),
+    error(
+        "context: expected a tensor on cpu, as the network, got meta",
+        lambda: bound(5, 3, device="meta"),
+        "value: expected a tensor on cpu, as the network, got meta",
+        lambda: p().log_prob(torch.zeros(4, device="meta")),
+        cause="The tensor is on another device than the network.",
+        cure="Move it by `.to(device)`, or the network.",
+    ),
+    error(
+        "context: expected dtype torch.float32, as the network, got torch.float64; "
+        "context.to(torch.float32) converts it",
+        lambda: bound(5, 3, dtype=torch.float64),
+        "value: expected dtype torch.float32, as the network, got torch.float64; "
+        "value.to(torch.float32) converts it",
+        lambda: p().log_prob(torch.zeros(4).double()),
+        "z: expected dtype torch.float32, as the network, got torch.float64; z.to(torch.float32) "
+        "converts it",
+        lambda: transforms.AutoregressiveTransform(made())(torch.zeros(4).double()),
+        cause="The tensor has another dtype than the network, and results would change with it.",
+        cure="Convert it as the message says, or the network by `.double()`.",
+    ),
+    error(
+        "params: MADE has no parameters ['x']",
+        lambda: made().condition(params={"x": torch.zeros(1)}),
+        cause="`params` replaces parameters by the names that `named_parameters` gives.",
+        cure="Take the names from there.",
+    ),
+    error(
+        "params: expected 'direct.weight' of shape (8, 4), as in MADE, got (3, 4, 4); for "
+        "several networks at once use torch.func.vmap, and in Pyro vectorize_particles=False "
+        "or parallel=False",
+        lambda: made().condition(params={"direct.weight": torch.zeros(3, 4, 4)}),
+        cause="A parameter is replaced by one of another shape, often by those of several "
+        "networks.",
+        cure="Give one network's parameters; `torch.func.vmap` goes over several.",
+    ),
+    error(
+        "nan_policy: expected one of ('raise', 'marginalize'), got 'omit'",
+        lambda: ad.AutoregressiveDistribution(made(), nan_policy="omit"),
+        cause="Missing values are refused or summed out; there is nothing else to do with them.",
+        cure="Give 'raise' or 'marginalize'.",
+    ),
+    error(
+        "batch_shape: (2,) cannot be expanded to (3,)",
+        lambda: p().expand((2,)).expand((3,)),
+        "batch_shape: (2,) cannot be expanded to (3,)",
+        lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster()]).expand((2,)).expand((3,)),
+        cause="A dimension of the batch that is not 1 would have to change.",
+        cure="Expand only dimensions of size 1, and new ones in front.",
+    ),
+)
+
+VALUES = (
+    error(
+        "value: expected a tensor, got float",
+        lambda: p().log_prob(3.0),
+        cause="A value is a tensor.",
+        cure="Convert it by `torch.as_tensor`, in the network's dtype.",
+    ),
+    error(
+        "value: expected (*lead, 4), got (7, 3)",
+        lambda: p().log_prob(torch.zeros(7, 3)),
+        "value: expected (*lead, 4), got ()",
+        lambda: p().log_prob(torch.zeros(())),
+        "value: expected (*lead, 4), got (5, 2)",
+        lambda: information.calibration(p(), torch.zeros(5, 2)),
+        "value: expected (*lead, 4), got (3,)",
+        lambda: p().given(torch.zeros(3), torch.ones(4).bool()),
+        cause="The last dimensions of the value are not the event's.",
+        cure="Put samples and batch first: sample_shape + batch_shape + event_shape.",
+    ),
+    error(
+        "value: expected leading dimensions that broadcast with batch_shape (5,), got (3, 4)",
+        lambda: bound(5, 3).log_prob(torch.zeros(3, 4)),
+        cause="There are events for another number of contexts.",
+        cure="Give one event for each context, or a leading dimension more.",
+    ),
+    error(
+        "value: expected block (2,) inside the support Real() of Normal(), got [nan]",
+        lambda: p().log_prob(torch.tensor([0.0, 1.0, torch.nan, 0.0])),
+        "value: expected block (2,) inside the support IntegerInterval(lower_bound=0, "
+        "upper_bound=2) of Categorical(3), got [3]",
+        lambda: p(SYMBOLS).log_prob(torch.tensor([0, 1, 3])),
+        "value: expected block (1,) inside the support IntegerInterval(lower_bound=0, "
+        "upper_bound=2) of Categorical(3), got [0.5]",
+        lambda: p(SYMBOLS).log_prob(torch.tensor([0, 0.5, 1])),
+        "value: expected block (0,) inside the support Boolean() of Bernoulli(), got [0.5]",
+        lambda: p(BITS).log_prob(torch.full((2, 3), 0.5)),
+        "value: expected column 'b' inside the support GreaterThan(lower_bound=0.0) of "
+        "Gamma(), got [-1.0]",
+        lambda: p(ad.Factorization.columns(a=NORMAL, b=fam.Gamma())).log_prob(
+            torch.tensor([1.0, -1.0])
+        ),
+        cause="A value lies outside the family's support: NaN, a category too many, a fraction "
+        "for a bit, a negative number for a scale.",
+        cure="Clean the data, choose a family with that support, or let "
+        "`nan_policy='marginalize'` sum out what is missing.",
+    ),
+    error(
+        "value: expected pad 0 in block (1,), which comes after the end 1, got 2",
+        lambda: p(ad.Factorization(3, fam.Categorical(3), end=1, pad=0)).log_prob(
+            torch.tensor([1, 2, 0])
+        ),
+        cause="Something stands after the end of a sequence that is not its padding.",
+        cure="Write `pad` behind the end: `Factorization.pad`.",
+    ),
+)
+
+CONDITIONING = (
+    error(
+        "mask: expected (*lead, 3) of dtype torch.bool, got (3,) of dtype torch.float32",
+        lambda: p(BITS).given(torch.zeros(3), torch.zeros(3)),
+        "mask: expected (*lead, 3) of dtype torch.bool, got (2,) of dtype torch.bool",
+        lambda: p(BITS).given(torch.zeros(3), torch.ones(2).bool()),
+        cause="A mask marks elements of the event.",
+        cure="Give a bool tensor whose last dimensions are `event_shape`.",
+    ),
+    error(
+        "mask: expected leading dimensions that broadcast with batch_shape (2,), got (5, 3)",
+        lambda: p(BITS).expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
+        cause="There are masks for another number of contexts.",
+        cure="Give one mask for all, or one for each context.",
+    ),
+    error(
+        "mask: expected (3,) with an element to keep, got (3,) with 0",
+        lambda: p(BITS).marginal(torch.zeros(3).bool()),
+        "mask: expected (3,) with an element to keep, got (2, 3) with 6",
+        lambda: p(BITS).marginal(torch.ones(2, 3).bool()),
+        cause="A marginal keeps the same elements in all rows, and at least one.",
+        cure="Give one mask of the event's shape; for rows that differ use `given` or NaN.",
+    ),
+    error(
+        "mask: blocks under it depend on others in the order Ordering.raster(), and the order "
+        "that puts them first is refused: factorization: MADE was built for "
+        "Factorization((3,), Bernoulli()), got Factorization((3,), Bernoulli(), "
+        "ordering=Ordering.from_ranks(1, 0, 2))",
+        lambda: p(BITS).marginal(torch.tensor([False, True, False])),
+        cause="What is observed depends on what is not, so this joint has no closed form for it; "
+        "nor does the network follow the order that draws the observed blocks first.",
+        cure="Observe a prefix of the order, build the network for an order that begins with "
+        "what is observed, or train a Transformer for any order.",
+    ),
+    error(
+        "mask: expected one that cuts no block on which another one depends",
+        lambda: (
+            transformer(BIT_PAIRS)
+            .condition()
+            .given(torch.zeros(2, 2), torch.tensor([[True, False], [True, False]]))
+        ),
+        cause="A block is observed in part while later blocks depend on all of it.",
+        cure="Observe whole blocks, or cut the event into single numbers.",
+    ),
+    error(
+        "mask: expected one that cuts no block, since OneHotCategorical(3) is not given in part",
+        lambda: (
+            p(ad.Factorization((1, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0)))
+            .given(torch.eye(3)[:1], FIRST.unsqueeze(0))
+            .sample()
+        ),
+        cause="The family cannot condition on a part of its block.",
+        cure="Observe the whole block, or take Independent, Nested or MultivariateNormal.",
+    ),
+    error(
+        "ordering: expected ranks (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
+        lambda: p(BITS).with_ordering(torch.zeros(2).long()),
+        "ordering: expected ranks of integers, got torch.float32",
+        lambda: transformer().condition().with_ordering(torch.zeros(2, 3)),
+        cause="Ranks are one whole number for each block, and perhaps for each row.",
+        cure="Give int64 ranks `(*lead, *grid_shape)`.",
+    ),
+    error(
+        "ordering: Transformer was built without ties, and serves orders without ties, got "
+        "Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 0, 1))",
+        lambda: transformer().condition().with_ordering(torch.tensor([[0, 0, 1], [0, 1, 2]])),
+        cause="Rows have ties, and the network was built without.",
+        cure="Break the ties, or build the network for a factorization with ties.",
+    ),
+)
+
+GRADIENTS = (
+    error(
+        "rsample: no gradients through draws of [Bernoulli()]; has_rsample_(True) asks for "
+        "those of the other blocks",
+        lambda: p(BITS).rsample(),
+        cause="Draws of a discrete family, or of one without a differentiable CDF, have no "
+        "gradient.",
+        cure="Use `Relaxed`, or the score function; `has_rsample_(True)` gives the other blocks' "
+        "gradients.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "rsample: no gradients through a block observed in part",
+        lambda: (
+            p(ad.Factorization((1, 3), fam.MultivariateNormal(3), partition=ad.Partition.along(0)))
+            .given(torch.zeros(1, 3), FIRST.unsqueeze(0))
+            .rsample()
+        ),
+        cause="What is left of a block that is observed in part is drawn without gradients.",
+        cure="Observe whole blocks.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "rsample: a draw is differentiable once; its second derivative, which "
+        "create_graph=True asks for, would be wrong",
+        twice,
+        cause="Gradients through draws are found implicitly, once.",
+        cure="Differentiate `log_prob`, which may be done any number of times, or draw again.",
+        kind=RuntimeError,
+    ),
+    error(
+        "enumerate_support: expected at most 4096 states, got infinitely many",
+        lambda: p().enumerate_support(),
+        "enumerate_support: expected at most 4096 states, got 8192",
+        lambda: p(ad.Factorization(13, fam.Bernoulli())).enumerate_support(),
+        cause="The event has too many states to be listed, or infinitely many.",
+        cure="Estimate by draws, as `information.entropy` does.",
+        kind=NotImplementedError,
+    ),
+)
+
+SAMPLING = (
+    error(
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
+        lambda: sampling.greedy(dist.Normal(0.0, 1.0)),
+        cause="The samplers go along the steps of a joint, which other distributions do not show.",
+        cure="Give the autoregressive distribution itself, not a wrapper such as `.to_event` or "
+        "`.mask`.",
+    ),
+    error(
+        "p: expected blocks with a finite set of states, got [Normal()]",
+        lambda: sampling.beam_search(p(), 2),
+        "p: expected blocks with a finite set of states, got [Normal()]",
+        lambda: sampling.greedy(p()),
+        "p: expected blocks with a finite set of states, got [Normal()]",
+        lambda: sampling.without_replacement(p(), 2),
+        cause="Only finitely many continuations can be compared.",
+        cure="Search where all blocks are finite and discrete; draw and compare otherwise.",
+    ),
+    error(
+        "p: expected families that draw from noise of their own, got [Gamma()]",
+        lambda: sampling.fixed_point(p(ad.Factorization(2, fam.Gamma()))),
+        cause="Fixed-point iteration draws the noise first, and the family draws by rejection.",
+        cure="Use `p.sample()` or `sampling.ancestral`.",
+    ),
+    error(
+        "p: expected no block observed in part, since such draws have no noise",
+        lambda: sampling.fixed_point(cut()),
+        cause="The rest of a block that is observed in part is not drawn from noise of its own.",
+        cure="Observe whole blocks, or use `sampling.ancestral`.",
+    ),
+    error(
+        "tol: expected a number of at least 0, got -1.0",
+        lambda: sampling.fixed_point(p(), tol=-1.0),
+        cause="The tolerance is negative.",
+        cure="Give 0 for the exact draw, or a small number.",
+    ),
+    error(
+        "p: expected at least one event to draw, got shape (0,)",
+        lambda: sampling.ancestral(p(), (0,)),
+        cause="The shape of the draw has a zero, so no step has anything to show.",
+        cure="Ask for at least one event.",
+    ),
+    error(
+        "p: expected one order for all rows, where blocks differ in family or are tied, got "
+        "ranks of shape (2, 3)",
+        lambda: sampling.greedy(
+            transformer(BITS.with_ordering(ad.Ordering.from_ranks([0, 1, 1])))
+            .condition()
+            .with_ordering(torch.tensor([[0, 1, 1], [1, 0, 1]]))
+        ),
+        cause="Rows go through different numbers of steps, or blocks of different kinds, side by "
+        "side.",
+        cure="Use `p.sample()`, or draw rows of one order at a time.",
+    ),
+)
+
+MIXTURES = (
+    error(
+        "mixing: expected a Categorical, got tensor([1., 1.])",
+        lambda: ad.Mixture(torch.ones(2), [p(), p()]),
+        cause="The weights of a mixture come as a categorical distribution.",
+        cure="Give `torch.distributions.Categorical(probs)`, or one with logits.",
+    ),
+    error(
+        "components: expected a sequence of some, got []",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(1)), []),
+        "orderings: expected a sequence of some, got []",
+        lambda: ad.OrderingMixture(transformer(), []),
+        "orderings: expected a sequence of some, got Ordering.raster()",
+        lambda: ad.OrderingMixture(transformer(), ad.Ordering.raster()),
+        cause="There is nothing to mix, or something that is not in a list.",
+        cure="Give a list or tuple of at least one.",
+    ),
+    error(
+        "components[0]: expected a distribution, got 3",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(1)), [3]),
+        "orderings[1]: expected an Ordering, got 3",
+        lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster(), 3]),
+        cause="Something in the list is no distribution, or no ordering.",
+        cure="Condition networks first: `network.condition(context)`; write orderings as "
+        "`Ordering.raster()`.",
+    ),
+    error(
+        "components: expected 3, as mixing has weights, got 2",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(3)), [p(), p()]),
+        cause="There are fewer or more components than weights.",
+        cure="Give as many as the last dimension of the weights.",
+    ),
+    error(
+        "components[1]: expected the event_shape (4,) of the first one, got (3,)",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(2)), [p(), p(ad.Factorization(3, NORMAL))]),
+        "components[1]: expected the support IndependentConstraint(Real(), 1) of the first "
+        "one, got IndependentConstraint(GreaterThan(lower_bound=0.0), 1)",
+        lambda: ad.Mixture(
+            dist.Categorical(torch.ones(2)), [p(), p(ad.Factorization(4, fam.Gamma()))]
+        ),
+        "components: expected batch_shapes that broadcast with (), that of mixing, got [(2,), "
+        "(3,)]",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(2)), [p().expand((2,)), p().expand((3,))]),
+        cause="Components are over events of different shapes or in different places, or for "
+        "different batches.",
+        cure="Mix distributions over the same events; expand them to one batch shape.",
+    ),
+    error(
+        "orderings[1]: factorization: Transformer was built without ties, and serves orders "
+        "without ties, got Factorization((3, 3), Bernoulli(), ordering=Ordering.checkerboard())",
+        lambda: ad.OrderingMixture(
+            transformer(IMAGE), [ad.Ordering.raster(), ad.Ordering.checkerboard()]
+        ),
+        cause="The network does not follow one of the orderings.",
+        cure="Leave it out, or use a network that follows it; the rest of the message says why.",
+    ),
+    error(
+        "rsample: no gradients through draws of [AutoregressiveDistribution(MADE, "
+        "batch_shape=(), event_shape=(3,))]",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(1)), [p(BITS)]).rsample(),
+        "rsample: no gradients through draws to the weights, which require them; detach them, "
+        "or leave the gradient to the score function",
+        lambda: ad.Mixture(dist.Categorical(torch.ones(1, requires_grad=True)), [p()]).rsample(),
+        cause="A component's draws, or the choice of a component, have no gradients.",
+        cure="Mix components with `rsample`; train weights through `log_prob`, or detach them.",
+        kind=NotImplementedError,
+    ),
+)
+
+INFORMATION = (
+    error(
+        "p: expected an AutoregressiveDistribution, got Normal",
+        lambda: information.entropy(dist.Normal(0.0, 1.0)),
+        cause="The estimates go block by block, which other distributions do not show.",
+        cure="Give an autoregressive distribution first; the second one of `kl_divergence` may "
+        "be any.",
+    ),
+    error(
+        "num_samples: expected at least 2, got 1",
+        lambda: information.entropy(p(), 1),
+        cause="One draw tells no standard error.",
+        cure="Give at least 2.",
+    ),
+    error(
+        "q: expected the event_shape (4,) of p, got ()",
+        lambda: information.kl_divergence(p(), dist.Normal(0.0, 1.0)),
+        "q: expected a batch_shape that broadcasts with (2,), got (3,)",
+        lambda: information.kl_divergence(
+            p().expand((2,)), dist.Normal(0.0, 1.0).expand((3, 4)).to_event(1)
+        ),
+        cause="The two distributions are over different events, or for different batches.",
+        cure="Give both one event shape, and batch shapes that broadcast.",
+    ),
+    error(
+        "q: expected the same elements observed in it as in p, by given",
+        lambda: information.kl_divergence(p(BITS).given(torch.zeros(3), FIRST), p(BITS)),
+        cause="Something is observed in one of the two alone; the divergence would be infinite.",
+        cure="Call `given` on both, with the same value and mask.",
+    ),
+    error(
+        "kl_divergence: exact only where all events are enumerated, which "
+        "AutoregressiveDistribution(MADE, batch_shape=(), event_shape=(4,)) does not do; "
+        "ardist.information.kl_divergence estimates it",
+        lambda: torch.distributions.kl_divergence(p(), p()),
+        cause="torch's function returns exact divergences, and this one has none.",
+        cure="Call `ardist.information.kl_divergence`, which estimates it with a standard error.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "p: expected no block that is observed in part",
+        lambda: information.entropy(cut(), 10),
+        cause="The conditional of what is left of a block has no formula.",
+        cure="Observe whole blocks.",
+    ),
+    error(
+        "p: expected blocks with a CDF, got [Dirichlet(2)]",
+        lambda: information.calibration(
+            p(ad.Factorization((2, 2), fam.Dirichlet(2), partition=ad.Partition.along(0))),
+            torch.full((5, 2, 2), 0.5),
+        ),
+        cause="Calibration compares values with distribution functions, and no block has one.",
+        cure="Use families of single numbers, by which at least one block can be checked.",
+    ),
+)
+
+TRAINING = (
+    error(
+        "probability: expected one within [0, 1], got 1.5",
+        lambda: training.scheduled_log_prob(p(), torch.zeros(4), 1.5),
+        cause="The share of blocks that are replaced is a probability.",
+        cure="Give a number within [0, 1].",
+    ),
+    error(
+        "p: expected a distribution of which nothing is observed",
+        lambda: training.scheduled_log_prob(
+            p(BITS).given(torch.zeros(3), FIRST), torch.zeros(3), 0.5
+        ),
+        cause="Scheduled sampling replaces blocks, and some of these are observed.",
+        cure="Train the distribution itself.",
+    ),
+    error(
+        "truth: expected one over Factorization((3,), Bernoulli()), got Factorization((4,), "
+        "Normal())",
+        lambda: training.exposure_bias(p(BITS), torch.zeros(2, 3), truth=p()),
+        cause="The truth is over other events, or draws them in another order, so steps do not "
+        "correspond.",
+        cure="Write it with the factorization of p.",
+    ),
+)
+
+TRANSFORMS = (
+    error(
+        "network: expected families whose draws are bijections of real noise, got [Bernoulli()]",
+        lambda: transforms.AutoregressiveTransform(made(BITS)),
+        cause="A flow needs draws that are bijections of real noise, which discrete families do "
+        "not have.",
+        cure="Use location-scale families, their transforms or splines.",
+    ),
+    error(
+        "z: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
+        lambda: transforms.AutoregressiveTransform(made())(torch.zeros(5)),
+        "value: expected (*lead, 4), got (5,)",
+        lambda: transforms.AutoregressiveTransform(made()).inv(torch.zeros(5)),
+        "z: expected (*lead, 4) whose lead broadcasts with batch_shape (2,), got (3, 4)",
+        lambda: transforms.AutoregressiveTransform(made(context_shape=(3,)), torch.zeros(2, 3))(
+            torch.zeros(3, 4)
+        ),
+        cause="The noise or the value has not the event's shape, or comes for another number of "
+        "contexts.",
+        cure="Give `(*lead, *event_shape)` whose lead broadcasts with the batch.",
+    ),
+    error(
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
+        lambda: transforms.Rosenblatt(dist.Normal(0.0, 1.0)),
+        cause="The Rosenblatt transform goes along the steps of a joint.",
+        cure="Give the autoregressive distribution itself.",
+    ),
+    error(
+        "p: expected families of one number with a CDF, got [Dirichlet(2)]",
+        lambda: transforms.Rosenblatt(
+            p(ad.Factorization((2, 2), fam.Dirichlet(2), partition=ad.Partition.along(0)))
+        ),
+        "p: expected families of one number with a CDF, got [VonMises()]",
+        lambda: transforms.Rosenblatt(p(ad.Factorization(2, fam.VonMises()))),
+        cause="Each block becomes a uniform number by its CDF, and vectors or some families have "
+        "none.",
+        cure="Cut the event into single numbers of families with `has_cdf`.",
+    ),
+    error(
+        "p: expected no observed blocks, which have nothing uniform",
+        lambda: transforms.Rosenblatt(p(BITS).given(torch.zeros(3), FIRST)),
+        cause="An observed block is certain, and has nothing uniform.",
+        cure="Transform the distribution itself.",
+    ),
+    error(
+        "log_abs_det_jacobian: no bijection of draws of [Bernoulli()]",
+        lambda: transforms.Rosenblatt(p(BITS)).log_abs_det_jacobian(torch.zeros(3), torch.zeros(3)),
+        cause="Discrete values fill steps of a distribution function, so the map has no Jacobian.",
+        cure="Score events by `p.log_prob`.",
+        kind=NotImplementedError,
+    ),
+)
+
+PYRO = (
+    error(
+        "rsample: torch.jit.trace does not record gradients through draws; has_rsample_(False) "
+        "asks Pyro for the score function instead",
+        traced,
+        cause="A Jit ELBO traces the model, and gradients of draws are no part of the trace.",
+        cure="Use the ELBO without `Jit`, or `has_rsample_(False)`.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "network: 'direct.weight' of PyroMADE is a PyroSample, which would be drawn anew "
+        "whenever the network runs; leave it a Parameter, draw its value by pyro.sample and "
+        "pass it as condition(context, params={'direct.weight': value})",
+        lambda: with_sample().condition(),
+        cause="An attribute of the network is a prior, and would be drawn at each pass, outside "
+        "the model.",
+        cure="Draw the weights by `pyro.sample` in the model, and give them to `condition` by "
+        "name.",
+    ),
+    error(
+        "family: expected one of a number on the real line with rsample, got Gamma()",
+        lambda: guides.AutoAutoregressive(subsampled, fam.Gamma()),
+        cause="The guide's latent vector has any real values, and the family has not, or has no "
+        "gradients.",
+        cure="Take Normal, StudentT, a spline or a mixture of such.",
+    ),
+    error(
+        "ordering: expected an Ordering, \"model\" or None, got 'graph'",
+        lambda: guides.AutoAutoregressive(subsampled, ordering="graph"),
+        cause="The guide's ordering is neither an Ordering nor the word for the model's graph.",
+        cure="Give an Ordering over the latent vector, 'model', or nothing.",
+    ),
+    error(
+        "init_scale: expected a positive number, got 0.0",
+        lambda: guides.AutoAutoregressive(subsampled, init_scale=0.0),
+        cause="The posterior's first scale is zero or negative.",
+        cure="Give a positive number.",
+    ),
+    error(
+        "model: expected no latents inside subsampled plates, got 'z' in 'rows' with 5 of 10",
+        lambda: guides.AutoAutoregressive(subsampled)(),
+        cause="Latents inside a subsampled plate change from step to step; a joint guide has all "
+        "at once.",
+        cure="Leave them to an amortized guide: a network that is told the data as context.",
+    ),
+)
+
+CHECKS = (
+    error(
+        "2 leaks: the parameters of block (0,) (rank 0) react to block (1,) (rank 1), on which "
+        "they may not depend",
+        lambda: testing.check_autoregressive(Peeking(BITS)),
+        "module: 3 leaks: the parameters of block (0,) (rank 0) react to block (0,) (rank 0), "
+        "on which they may not depend; an inclusive module needs shift=True",
+        lambda: networks.FromModule(nn.Embedding(3, 3), SYMBOLS, shift=False, check=True),
+        cause="Your network lets a block see itself or later blocks.",
+        cure="Find which connection does it: the message names both blocks; an inclusive module "
+        "needs `FromModule(shift=True)`.",
+        kind=testing.CheckError,
+    ),
+    error(
+        "decoder.step at step 0: differs from the parallel pass by 1.0e-02 relative to the "
+        "largest parameter, expected at most 1e-05",
+        lambda: testing.check_decoder(Off(lambda params: params + 0.01)),
+        "decoder.step at step 0: expected parameters of shape (6, 1, 2), got (6, 1, 1)",
+        lambda: testing.check_decoder(Off(lambda params: params[..., :1])),
+        cause="Your decoder and your `forward` disagree.",
+        cure="Compare them at the step that is named: its cache, its positions, its order of rows.",
+        kind=testing.CheckError,
+    ),
+    error(
+        "p: expected probabilities that sum to 1, got 4.0",
+        lambda: testing.check_normalized(p(ad.Factorization(2, Flat()))),
+        cause="Your family's `log_prob` is not normalized, or too narrow for the grid of points.",
+        cure="Add the constant that is missing, or give more `num_points`.",
+        kind=testing.CheckError,
+    ),
+    error(
+        "p: expected an event small enough to be enumerated, got 10368641602001 points",
+        lambda: testing.check_normalized(p(ad.Factorization(5, NORMAL))),
+        cause="The sum over all events has too many terms.",
+        cure="Check a smaller event, with the same families.",
+    ),
+    error(
+        "log_prob: expected shape (2,), got ()",
+        lambda: testing.check_shapes(replaced(log_prob=lambda value: torch.zeros(()))),
+        "the sum of log_prob_blocks: differs by 4.0e+00",
+        lambda: testing.check_shapes(
+            replaced(
+                log_prob=lambda value: torch.zeros(value.shape[:-1]),
+                log_prob_blocks=torch.ones_like,
+            )
+        ),
+        cause="A distribution breaks torch's rules of shapes, or gives other numbers in another "
+        "shape.",
+        cure="Look at the method that the message begins with.",
+        kind=testing.CheckError,
+    ),
+)
+
+PACKAGES = (
+    error(
+        "Ordering.plot needs matplotlib: pip install 'ardist[examples]'",
+        lambda: without("matplotlib.pyplot", ad.Ordering.raster().plot),
+        "Calibration.plot needs matplotlib: pip install 'ardist[examples]'",
+        lambda: without("matplotlib.pyplot", information.calibration(p(), torch.zeros(9, 4)).plot),
+        "progress: the bar is tqdm's; pip install tqdm",
+        lambda: without("tqdm", lambda: sampling.ancestral(p(), progress=True)),
+        cause="Pictures are drawn by matplotlib and bars by tqdm, which ardist does not install.",
+        cure="Install what the message names.",
+        kind=ImportError,
+    ),
+)
+
+ERRORS = {
+    "Sizes": SIZES,
+    "Partitions": PARTITIONS,
+    "Orderings": ORDERINGS,
+    "Factorizations": FACTORIZATIONS,
+    "Families": FAMILIES,
+    "Networks": NETWORKS,
+    "Networks of your own": OWN_NETWORKS,
+    "Another factorization": OTHER_FACTORIZATIONS,
+    "Contexts and parameters": CONTEXTS,
+    "Values": VALUES,
+    "Conditioning and orders": CONDITIONING,
+    "Draws and gradients": GRADIENTS,
+    "Sampling": SAMPLING,
+    "Mixtures": MIXTURES,
+    "Information": INFORMATION,
+    "Training": TRAINING,
+    "Transforms": TRANSFORMS,
+    "Pyro": PYRO,
+    "Checks": CHECKS,
+    "Packages": PACKAGES,
+}

@@ -1,0 +1,311 @@
+"""A distribution of torch: in its mixtures and wrappers, its divergence, `torch.func`, compiled."""
+
+import copy
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from table import CONTEXT, NETWORKS, build, fits
+from torch.distributions import Distribution, kl_divergence
+from torch.func import grad, hessian, jacrev, jvp, stack_module_state, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+
+# Mixtures and wrappers.
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
+def test_components_of_a_torch_mixture_by_one_batch_of_contexts(network):
+    """As many outputs of a network as components, for each row: samples follow log_prob."""
+    torch.manual_seed(1)
+    contexts = torch.randn(2, 3, *CONTEXT) * 3
+    p = build(network, "bernoulli-permutation", CONTEXT).condition(contexts)
+    mixture = dist.MixtureSameFamily(dist.Categorical(logits=torch.randn(2, 3)), p)
+    assert (mixture.batch_shape, mixture.event_shape) == ((2,), (2, 2))
+    states = p.enumerate_support(expand=False)[:, :, 0]
+    expected = mixture.log_prob(states).exp() * 4000
+    torch.testing.assert_close(expected.sum(0), torch.full((2,), 4000.0))
+    drawn = mixture.sample((4000,))
+    counts = (drawn == states.unsqueeze(1)).all(-1).all(-1).sum(1)
+    assert (((counts - expected).square() / expected).sum(0) < 15 + 5 * 30**0.5).all()
+
+
+def test_a_mixture_with_all_components_drawn_is_that_of_one_drawn(float64):
+    """`MixtureSameFamily` and `Mixture` are the same joint."""
+    p = build("made", "normal-graph", CONTEXT).double().condition(torch.randn(3, *CONTEXT))
+    weights = dist.Categorical(logits=torch.randn(3))
+    parts = [p.network.condition(context) for context in p.context]
+    whole, apart = dist.MixtureSameFamily(weights, p), ad.Mixture(weights, parts)
+    x = apart.sample((9,))
+    torch.testing.assert_close(whole.log_prob(x), apart.log_prob(x))
+
+
+def test_independent_rows_are_one_event():
+    p = build("made", "normal-reverse", CONTEXT).condition(torch.randn(5, 2, *CONTEXT))
+    for dims, batch in ((1, (5,)), (2, ())):
+        q = torch.distributions.Independent(p, dims)
+        assert (q.batch_shape, q.event_shape) == (batch, (5, 2, 4)[2 - dims :])
+        x = q.rsample((3,))
+        assert x.requires_grad
+        torch.testing.assert_close(q.log_prob(x), p.log_prob(x).flatten(-dims).sum(-1))
+        assert q.support.event_dim == dims + 1
+
+
+def test_a_transformed_distribution_has_the_gradients_of_its_base(float64):
+    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=(4,))
+
+    def law(bias):
+        base = net.condition(params={"head.bias": bias})
+        parts = [dist.transforms.TanhTransform(), dist.transforms.AffineTransform(1.0, 2.0)]
+        return dist.TransformedDistribution(base, parts)
+
+    def draw(bias):
+        torch.manual_seed(3)
+        return law(bias).rsample((4,))
+
+    bias = torch.randn_like(net.head.bias, requires_grad=True)
+    assert torch.autograd.gradcheck(draw, (bias,))
+    x = draw(bias).detach()
+    assert law(bias).support.check(x).all()
+    assert torch.autograd.gradcheck(lambda bias: law(bias).log_prob(x), (bias,))
+
+
+def test_expansion_and_masks_of_pyro_around_each_other():
+    p = build("rnn-gru", "columns", CONTEXT).condition(torch.randn(2, *CONTEXT))
+    mask = torch.tensor([True, False])
+    for q in (dist.ExpandedDistribution(p.mask(mask), (3, 2)), p.expand((3, 2)).mask(mask)):
+        x = q.sample((4,))
+        assert x.shape == (4, 3, 2, 4)
+        torch.testing.assert_close(q.log_prob(x), p.log_prob(x) * mask)
+
+
+# The divergence that torch knows.
+
+
+def test_the_divergence_is_the_sum_over_all_events(float64):
+    """Of an autoregressive distribution from another, and from a distribution of any class."""
+    torch.manual_seed(2)
+    p = build("rnn-gru", "bernoulli-raster", CONTEXT).double().condition(torch.randn(3, *CONTEXT))
+    net = build("transformer", "bernoulli-raster", CONTEXT).double()
+    other = net.condition(torch.randn(2, 1, *CONTEXT))
+    orders = [ad.Ordering.raster(), ad.Ordering.reverse()]
+    for q in (
+        other,
+        dist.Bernoulli(logits=torch.randn(2, 1, 2, 2)).to_event(2),
+        ad.OrderingMixture(net, orders, other.context),
+        ad.Mixture(dist.Categorical(torch.ones(2)), [other, p]),
+    ):
+        states = p.expand((2, 3)).enumerate_support()
+        log_p, log_q = p.log_prob(states), q.log_prob(states)
+        exact = (log_p.exp() * (log_p - log_q)).sum(0)
+        found = kl_divergence(p, q)
+        torch.testing.assert_close(found, exact)
+        weights = list(p.network.parameters())
+        for one, same in zip(
+            torch.autograd.grad(found.sum(), weights),
+            torch.autograd.grad(exact.sum(), weights),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, same)
+    assert kl_divergence(p, p).abs().max() < 1e-12
+
+
+def test_where_the_divergence_is_not_exact_torch_says_who_estimates_it():
+    message = r"kl_divergence: exact only .* ardist\.information\.kl_divergence estimates it"
+    p = build("made", "normal-2").condition()
+    many = networks.MADE(ad.Factorization(13, fam.Bernoulli()), hidden_features=(4,)).condition()
+    product = dist.Bernoulli(torch.full((13,), 0.5)).to_event(1)
+    for first, second in (
+        (p, p),
+        (p, dist.Normal(torch.zeros(2), 1.0).to_event(1)),
+        (many, product),
+    ):
+        with pytest.raises(NotImplementedError, match=message):
+            kl_divergence(first, second)
+
+
+def test_the_mean_field_elbo_takes_the_divergence_where_it_is_exact():
+    """It draws nothing then; it does so for reparameterized guides alone, unless unchecked."""
+    prior, guide = (build("made", f"bernoulli-{name}").condition() for name in ("raster", "random"))
+
+    def loss():
+        return TraceMeanField_ELBO().differentiable_loss(
+            lambda: pyro.sample("x", prior), lambda: pyro.sample("x", guide)
+        )
+
+    with pytest.raises(NotImplementedError, match="fully reparameterized"):
+        loss()
+    with pyro.validation_enabled(False):
+        torch.testing.assert_close(loss(), kl_divergence(guide, prior))
+        assert loss() == loss()
+
+
+def test_the_mean_field_elbo_falls_back_on_draws():
+    prior, guide = (build("made", f"normal-{name}").condition() for name in ("raster", "random"))
+    torch.manual_seed(1)
+    loss = TraceMeanField_ELBO(num_particles=2000, vectorize_particles=True).loss(
+        lambda: pyro.sample("x", prior), lambda: pyro.sample("x", guide)
+    )
+    value, error = ad.information.kl_divergence(guide, prior, 2000)
+    assert abs(loss - value) < 5 * error
+
+
+# Transforms of torch.func.
+
+TRANSFORMED = [
+    (network, factorization)
+    for network in NETWORKS
+    for factorization in ("normal-raster", "image-channels", "categorical-2", "columns")
+    if fits(network, factorization)
+]
+transformed = pytest.mark.parametrize(("network", "factorization"), TRANSFORMED)
+real = pytest.mark.parametrize("network", [n for n, f in TRANSFORMED if f == "normal-raster"])
+
+
+def events(network, factorization, **options):
+    """A network's score of one event under one context, and some of both."""
+    net = build(network, factorization, CONTEXT).to(torch.get_default_dtype())
+    contexts = torch.randn(4, *CONTEXT)
+    x = net.condition(contexts).sample()
+
+    def score(x, context, params=None):
+        return net.condition(context, params=params, **options).log_prob(x)
+
+    return net, score, x, contexts
+
+
+@pytest.mark.parametrize("validate_args", [True, False])
+@transformed
+def test_vmap_over_events_and_contexts(network, factorization, validate_args):
+    _, score, x, contexts = events(network, factorization, validate_args=validate_args)
+    torch.testing.assert_close(vmap(score)(x, contexts), score(x, contexts))
+    torch.testing.assert_close(vmap(score, (0, None))(x, contexts[0]), score(x, contexts[0]))
+    torch.testing.assert_close(vmap(score, (None, 0))(x[0], contexts), score(x[0], contexts))
+    both = vmap(vmap(score, (0, None)), (None, 0))(x, contexts)
+    torch.testing.assert_close(both, score(x, contexts.unsqueeze(1)))
+
+
+@transformed
+def test_an_ensemble_and_the_gradient_of_each_event(network, factorization):
+    """`params` that differ from network to network, and from row to row."""
+    net, score, x, contexts = events(network, factorization)
+    members = [net, copy.deepcopy(net)]
+    with torch.no_grad():
+        for weight in members[1].parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    params, _ = stack_module_state(members)
+    found = vmap(lambda own: score(x, contexts, own))(params)
+    expected = torch.stack([member.condition(contexts).log_prob(x) for member in members])
+    torch.testing.assert_close(found, expected)
+
+    own = {name: weight.detach() for name, weight in net.named_parameters()}
+    each = vmap(grad(lambda own, x, context: score(x, context, own)), (None, 0, 0))
+    found = each(own, x, contexts)
+    for row in range(len(x)):
+        loss = score(x[row], contexts[row])
+        weights = torch.autograd.grad(loss, list(net.parameters()), materialize_grads=True)
+        for (name, _), one in zip(net.named_parameters(), weights, strict=True):
+            torch.testing.assert_close(found[name][row], one)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch, where it loops
+@real
+def test_derivatives_by_events_and_contexts(network, float64):
+    """Backwards, forwards and twice, one event by another: against autograd of all together."""
+    _, score, x, contexts = events(network, "normal-raster")
+    x, contexts = x.requires_grad_(), contexts.requires_grad_()
+    exact = torch.autograd.grad(score(x, contexts).sum(), (x, contexts), create_graph=True)
+    for place, one in enumerate(exact):
+        torch.testing.assert_close(vmap(grad(score, place))(x, contexts), one)
+        torch.testing.assert_close(vmap(jacrev(score, place))(x, contexts), one)
+    steps = torch.randn_like(x), torch.randn_like(contexts)
+    value, along = jvp(score, (x, contexts), steps)
+    torch.testing.assert_close(value, score(x, contexts))
+    expected = sum((g * step).flatten(1).sum(1) for g, step in zip(exact, steps, strict=True))
+    torch.testing.assert_close(along, expected)
+    second = hessian(score)(x[0], contexts[0])
+    with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention is differentiable once
+        slope = torch.autograd.functional.hessian(lambda x: score(x, contexts[0]), x[0])
+    torch.testing.assert_close(second, slope)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
+def test_an_ensemble_may_differ_in_one_weight_alone(cell):
+    factorization = ad.Factorization(3, fam.Bernoulli())
+    net = networks.RNN(factorization, hidden_size=4, num_layers=2, cell=cell)
+    x = net.condition().sample((5,))
+
+    def score(name, weight):
+        return net.condition(params={name: weight}).log_prob(x)
+
+    for name, weight in net.named_parameters():
+        several = torch.stack((weight, weight * 0.5))
+        found = vmap(partial(score, name))(several)
+        torch.testing.assert_close(found, torch.stack([score(name, one) for one in several]))
+
+
+# torch.compile.
+
+
+@pytest.fixture
+def unchecked():
+    """Without validation, which the first use of torch.compile turns off for the process."""
+    before = Distribution._validate_args
+    torch._dynamo.reset()
+    Distribution.set_default_validate_args(False)
+    yield
+    torch._dynamo.reset()
+    Distribution.set_default_validate_args(before)
+
+
+IMAGES = {
+    "normal": fam.Normal(),
+    "bernoulli": fam.Bernoulli(),
+    "categorical": fam.Categorical(5),
+    "mixture": fam.Mixture(fam.Normal(), 3),
+    "discretized": fam.DiscretizedLogisticMixture(2, bins=8),
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "family"),
+    [
+        *(("made", family) for family in IMAGES),
+        ("rnn-gru", "categorical"),
+        ("transformer", "bernoulli"),
+        ("pixelcnn", "discretized"),
+        ("wavenet", "mixture"),
+    ],
+)
+def test_a_training_step_compiles_to_one_graph(network, family, unchecked):  # trap 26
+    """From the first call on; one with another number of rows compiles once more, for any."""
+    factorization = ad.Factorization((3, 3), IMAGES[family])
+    net = NETWORKS[network](factorization, context_shape=CONTEXT)
+    plain, graphs = copy.deepcopy(net), []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def step(x, context):
+        return -net.condition(context).log_prob(x).mean()
+
+    # Without it torch compiles what is before and after its recurrent modules, and not these.
+    with torch._dynamo.config.patch(allow_rnn=True):
+        compiled = torch.compile(step, backend=backend, fullgraph=True)
+        for rows in (4, 6, 7):
+            context = torch.randn(rows, *CONTEXT)
+            x = plain.condition(context).sample()
+            loss, expected = compiled(x, context), -plain.condition(context).log_prob(x).mean()
+            torch.testing.assert_close(loss, expected)
+            found = torch.autograd.grad(loss, list(net.parameters()))
+            wanted = torch.autograd.grad(expected, list(plain.parameters()))
+            for one, other in zip(found, wanted, strict=True):
+                torch.testing.assert_close(one, other)
+    assert len(graphs) == 2
