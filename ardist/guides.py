@@ -31,8 +31,8 @@ class AutoAutoregressive(AutoContinuous):
 
     In unconstrained space the latents are `loc + scale * z`. loc and scale are learned, for each
     element of the latent vector, and z is drawn from a MADE whose conditionals have any form on
-    the real line. So the guide is exact for Gaussian posteriors, as `AutoMultivariateNormal` is,
-    and goes on to funnels (a scale that depends on other latents), skew and several modes.
+    the real line. So the guide can be any Gaussian, as `AutoMultivariateNormal` can, and beyond
+    that follow funnels (a scale that depends on other latents), skew and several modes.
     Draws have exact gradients, found in one sweep back over the steps.
 
     With `ordering="model"` the guide follows the model's graph, as `pyro.infer.inspect` finds it.

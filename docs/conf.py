@@ -41,6 +41,8 @@ nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "warn"
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
 # What the processes that run them inherit: how pictures look, and that no one needs widgets.
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"

@@ -85,9 +85,8 @@ def as_vectors(draws: dict[str, Tensor]) -> Tensor:
 
 
 def fit(model: Callable, guide: Callable, steps: int) -> None:
-    plan = pyro.optim.CosineAnnealingLR(
-        {"optimizer": torch.optim.Adam, "optim_args": {"lr": LEARNING_RATE}, "T_max": steps}
-    )
+    adam = {"optimizer": torch.optim.Adam, "optim_args": {"lr": LEARNING_RATE}}
+    plan = pyro.optim.CosineAnnealingLR({**adam, "T_max": steps})
     elbo = Trace_ELBO(num_particles=PARTICLES, vectorize_particles=True, max_plate_nesting=1)
     svi = SVI(model, guide, plan, elbo)
     for _ in tqdm(range(steps), leave=False, disable=None):
@@ -98,9 +97,8 @@ def fit(model: Callable, guide: Callable, steps: int) -> None:
 @torch.no_grad()
 def judge(model: Callable, guide: Callable, truth: Tensor) -> tuple[Tensor, float, float, float]:
     """Draws of a guide, its ELBO, Pareto k, and largest distance from the truth."""
-    weights, _, trace = vectorized_importance_weights(
-        model, guide, num_samples=DRAWS, max_plate_nesting=1
-    )
+    sizes = {"num_samples": DRAWS, "max_plate_nesting": 1}
+    weights, _, trace = vectorized_importance_weights(model, guide, **sizes)
     draws = as_vectors({name: trace.nodes[name]["value"] for name in ORDER if name in trace})
     k = psis_diagnostic(model, guide, num_particles=DRAWS, max_plate_nesting=1)
     pairs = zip(draws.T.numpy(), truth.T.numpy(), strict=True)
@@ -109,7 +107,7 @@ def judge(model: Callable, guide: Callable, truth: Tensor) -> tuple[Tensor, floa
 
 def draw(panels: dict[str, dict[str, Tensor]], path: Path) -> None:
     """What the logarithm of the scale says of one latent: a row for each model."""
-    figure = Figure((14, 5), layout="constrained")
+    figure = Figure((14, 5.6), layout="constrained")
     axes = figure.subplots(2, len(GUIDES) + 1, sharex="row", sharey="row")
     for row, (title, draws) in zip(axes, panels.items(), strict=True):
         for ax, (name, x) in zip(row, draws.items(), strict=True):
@@ -130,11 +128,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     pyro.set_rng_seed(args.seed)
-    start, panels = time.process_time(), {}
-    exact = Predictive(funnel, num_samples=DRAWS)
+    start, panels, exact = time.process_time(), {}, Predictive(funnel, num_samples=DRAWS)
     for title, model, sampler, evidence in (
-        ("funnel: log variance, x[0]", funnel, exact, 0.0),
-        ("schools: log scale, theta[0]", schools, nuts, log_evidence_of_schools()),
+        ("funnel: log variance over x[0]", funnel, exact, 0.0),
+        ("schools: log scale over theta[0]", schools, nuts, log_evidence_of_schools()),
     ):
         truth = as_vectors(sampler())
         panels[title] = {"truth": truth}

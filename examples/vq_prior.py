@@ -116,7 +116,7 @@ def report(vqvae: VQVAE, net: ad.networks.Transformer, train: Tensor, test: Tens
     axes = figure.subplots(len(panels), height_ratios=[len(x) for x in panels.values()])
     for axis, (title, images) in zip(axes, panels.items(), strict=True):
         tiles = F.pad(images, (0, 1, 0, 1), value=math.nan).unflatten(0, (-1, 16)).transpose(1, 2)
-        color = "afmhot" if title.startswith("Drawn") else "gray"
+        color = "copper" if title.startswith("Drawn") else "gray"
         axis.imshow(tiles.flatten(2).flatten(0, 1), color, vmin=0, vmax=1)
         axis.set_title(title, loc="left")
         axis.set_axis_off()

@@ -19,6 +19,7 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from pyro.infer.autoguide import AutoGuideList, AutoNormal, init_to_value
+from pyro.infer.reparam import NeuTraReparam
 from torch.autograd.functional import hessian, jacobian
 
 import ardist as ad
@@ -350,6 +351,16 @@ def test_draws_inside_a_plate():
     assert values["noise"].shape == (7, 4)
     assert values["mean"].shape == (7, 1)
     assert guide.get_posterior().rsample((3, 2)).shape == (3, 2, 6)
+
+
+def test_as_a_reparameterization():
+    guide = made(funnel, init_scale=0.7)
+    apart = NeuTraReparam(guide).reparam(funnel)
+    trace = poutine.trace(apart).get_trace()
+    x = guide.loc + guide.scale * trace.nodes["v_shared_latent"]["value"]
+    given = poutine.condition(funnel, {"v": x[0], "x": x[1:]})
+    expected = poutine.trace(given).get_trace().log_prob_sum() + guide.scale.log().sum()
+    torch.testing.assert_close(trace.log_prob_sum(), expected)
 
 
 def test_a_step_gives_the_new_values():  # trap 28
