@@ -35,7 +35,7 @@ pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-# Pages with code cells are run, and again when their code changes; `make clean` forgets them.
+# Pages with code cells are run, and again when their code changes or docs/_build is removed.
 nb_execution_mode = "cache"
 nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
