@@ -40,7 +40,7 @@ class VQVAE(nn.Module):
         inner = [nn.Conv2d(WIDTH, WIDTH, **near) for _ in range(2)]
         first, last = nn.Conv2d(SIZE, WIDTH, **near), nn.Conv2d(WIDTH, SIZE, **near)
         self.encoder = nn.Sequential(down, nn.GELU(), inner[0], nn.GELU(), last)
-        self.decoder = nn.Sequential(first, nn.GELU(), inner[1], nn.GELU(), up, nn.Sigmoid())
+        self.decoder = nn.Sequential(first, nn.GELU(), inner[1], nn.GELU(), up)
         # Running sums of the vectors that each code stands for, and how many these are.
         self.register_buffer("sums", torch.ones(num_codes, SIZE + 1))
 
