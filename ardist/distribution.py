@@ -16,7 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import as_expanded, spelled
+from ardist.shapes import as_expanded, leading
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -75,7 +75,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
         )
         if self._validate_args and context is not None and not _all(~context.isnan()):
-            raise ValueError("context: expected no NaN")
+            count = int(context.isnan().sum())
+            raise ValueError(f"context: expected no NaN, got {count} of {context.numel()} numbers")
 
     def _reset(self) -> None:
         """What Pyro assigns, as it follows from the families."""
@@ -259,8 +260,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"rsample: no gradients through draws of {without}; has_rsample_(True) asks for "
                 f"those of the other blocks"
             )
-        if joint.observed is not None and fac.layout.is_cut(fac.split(joint.observed[1])):
-            raise NotImplementedError("rsample: no gradients through a block observed in part")
+        if (block := joint.cut_block) is not None:
+            raise NotImplementedError(f"rsample: no gradients through {block}, observed in part")
         lead = Size(sample_shape) + self.batch_shape
         return joint.replaced(joint.rsample, lead, tol, scored)
 
@@ -321,12 +322,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if isinstance(ordering, Ordering):
             factorization = self.factorization.with_ordering(ordering)
             return self._with(factorization=factorization, ranks=None)
-        lead = ordering.shape[: max(ordering.dim() - len(grid), 0)]
-        if ordering.shape[len(lead) :] != grid or not _broadcastable(lead, self.batch_shape):
-            raise ValueError(
-                f"ordering: expected ranks (*lead, {spelled(grid)}) whose lead broadcasts with "
-                f"batch_shape {tuple(self.batch_shape)}, got {tuple(ordering.shape)}"
-            )
+        lead = leading(ordering.shape, grid, self.batch_shape, "ordering")
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
         if ordering.is_floating_point() or ordering.dtype == torch.bool:
@@ -383,11 +379,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 [ 0.5000, -1.0000]])
         """
         mask = self._checked_mask(mask)
-        event_dim = len(self.event_shape)
-        if value.shape[max(value.dim() - event_dim, 0) :] != self.event_shape:
-            raise ValueError(
-                f"value: expected (*lead, {spelled(self.event_shape)}), got {tuple(value.shape)}"
-            )
+        leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
         value = first.checked(torch.where(mask, value, self.joint.anchor))
         if self.joint.observed is not None:
@@ -440,7 +432,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"order that puts them first is refused: {error}"
             ) from error
         if observed_first(other.factorization, other.joint.ranks, fac.split(mask)) is not None:
-            raise ValueError("mask: expected one that cuts no block on which another one depends")
+            cut = fac.layout.cut(fac.split(mask)).nonzero()[:, -1].unique().tolist()
+            raise ValueError(
+                f"mask: expected one that cuts no block on which another one depends, got one "
+                f"that cuts {', '.join(map(fac.block_name, cut))}"
+            )
         return other._with(observed=observed)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":
@@ -458,17 +454,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _checked_mask(self, mask: Tensor) -> Tensor:
         """A mask on the network's device, whose leading dimensions fit batch_shape."""
-        lead = mask.shape[: max(mask.dim() - len(self.event_shape), 0)]
-        if mask.dtype != torch.bool or mask.shape[len(lead) :] != self.event_shape:
-            raise ValueError(
-                f"mask: expected (*lead, {spelled(self.event_shape)}) of dtype torch.bool, got "
-                f"{tuple(mask.shape)} of dtype {mask.dtype}"
-            )
-        if not _broadcastable(lead, self.batch_shape):
-            raise ValueError(
-                f"mask: expected leading dimensions that broadcast with batch_shape "
-                f"{tuple(self.batch_shape)}, got {tuple(mask.shape)}"
-            )
+        leading(mask.shape, self.event_shape, self.batch_shape, "mask")
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.joint.reference.device)
 
     def checked(self, value: Tensor) -> Tensor:
@@ -477,17 +465,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         if not isinstance(value, Tensor):
             raise ValueError(f"value: expected a tensor, got {type(value).__name__}")
-        event_dim = len(self.event_shape)
-        lead = value.shape[: max(value.dim() - event_dim, 0)]
-        if value.shape[len(lead) :] != self.event_shape:
-            raise ValueError(
-                f"value: expected (*lead, {spelled(self.event_shape)}), got {tuple(value.shape)}"
-            )
-        if not _broadcastable(lead, self.batch_shape):
-            raise ValueError(
-                f"value: expected leading dimensions that broadcast with batch_shape "
-                f"{tuple(self.batch_shape)}, got {tuple(value.shape)}"
-            )
+        leading(value.shape, self.event_shape, self.batch_shape, "value")
         self.joint.check_kind("value", value, exact=False)
         layout = self.factorization.layout
         dtype = layout.dtype(self.joint.reference.dtype)
@@ -526,8 +504,3 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
 def _all(mask: Tensor) -> bool:
     return bool(torch._is_all_true(mask))
-
-
-def _broadcastable(first: Size, second: Size) -> bool:
-    pairs = zip(reversed(first), reversed(second), strict=False)
-    return all(a == b or 1 in (a, b) for a, b in pairs)

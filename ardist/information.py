@@ -130,7 +130,10 @@ def kl_divergence(
             f"got {tuple(q.batch_shape)}"
         ) from error
     if not _observe_the_same(p, q):
-        raise ValueError("q: expected the same elements observed in it as in p, by given")
+        raise ValueError(
+            f"q: expected the same observed in it as in p, got {_num_observed(q)} elements where "
+            f"p has {_num_observed(p)}, or other values"
+        )
     with _evaluating(p, q):
         if _is_summed(p, num_samples):
             return _sum(p, lambda x, log_prob: log_prob - q.log_prob(x))
@@ -170,9 +173,9 @@ class _Pass:
         if fac.end is not None:
             self.certain = fac.ended(blocks, self.ranks)
         if p.joint.observed is not None:
+            if (block := p.joint.cut_block) is not None:
+                raise ValueError(f"p: expected no block observed in part, got {block}")
             mask = fac.split(p.joint.observed[1])
-            if fac.layout.is_cut(mask):
-                raise ValueError("p: expected no block that is observed in part")
             self.certain = self.certain | fac.layout.whole(mask)
 
     def log_prob(self) -> Tensor:
@@ -334,6 +337,11 @@ def _observe_the_same(p: AutoregressiveDistribution, q: Distribution) -> bool:
         return mine is theirs
     (value, mask), (other, others) = mine, theirs
     return bool(((mask == others) & ((value == other) | ~mask)).all())
+
+
+def _num_observed(p: Distribution) -> int:
+    observed = p.joint.observed if isinstance(p, AutoregressiveDistribution) else None
+    return 0 if observed is None else int(observed[1].sum())
 
 
 def _check(p: AutoregressiveDistribution, num_samples: int | None) -> None:

@@ -160,6 +160,34 @@ class Joint:
         values, mask = (self.blocks(part, lead) for part in self.observed)
         return values, mask
 
+    def take(self, rows: Tensor, lead: Size) -> "Joint":
+        """The joint of some of the rows of `lead`, by their numbers."""
+        places = torch.unravel_index(rows, lead or (1,))
+
+        def take(part: Tensor, dims: int) -> Tensor:
+            own = part.shape[: part.dim() - dims]
+            if own.numel() == 1:  # not repeated: a context is encoded once
+                return part.reshape(part.shape[len(own) :])
+            last = zip(places[len(lead) - len(own) :], own, strict=True)
+            return part[tuple(at if size > 1 else torch.zeros_like(at) for at, size in last)]
+
+        context, ranks, observed = self.context, self.ranks, self.observed
+        event_dim = len(self.factorization.event_shape)
+        return self.replace(
+            context=None if context is None else take(context, len(self.core.context_shape)),
+            ranks=None if ranks is None else take(ranks, 1),
+            observed=observed and tuple(take(part, event_dim) for part in observed),
+        )
+
+    @property
+    def cut_block(self) -> str | None:
+        """The name of a block that is observed in part, if there is one."""
+        fac = self.factorization
+        if self.observed is None:
+            return None
+        cut = fac.layout.cut(fac.split(self.observed[1])).nonzero()
+        return fac.block_name(int(cut[0, -1])) if len(cut) else None
+
     @property
     def _contexts(self) -> Tensor | None:
         if self.context is None:

@@ -126,9 +126,11 @@ class Layout:
 
     def is_cut(self, mask: Tensor) -> bool:
         """Whether a block is under a mask in part."""
-        if max(self.sizes["value"]) == 1:
-            return False
-        return bool(((self.count(mask) > 0) & ~self.whole(mask)).any())
+        return max(self.sizes["value"]) > 1 and bool(self.cut(mask).any())
+
+    def cut(self, mask: Tensor) -> Tensor:
+        """Which blocks are under a mask (..., *value_shape) in part."""
+        return (self.count(mask) > 0) & ~self.whole(mask)
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """Of each block, in nats: (..., num_blocks)."""

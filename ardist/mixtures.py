@@ -344,22 +344,7 @@ def _draw_rows(p: Distribution, rows: Tensor, lead: Size, pathwise: bool) -> Ten
 
 def _take(p: AutoregressiveDistribution, rows: Tensor, lead: Size) -> AutoregressiveDistribution:
     """Some rows of a distribution expanded to `lead`, by their numbers: a batch of them."""
-    joint, places = p.joint, torch.unravel_index(rows, lead or (1,))
-
-    def take(part: Tensor, dims: int) -> Tensor:
-        own = part.shape[: part.dim() - dims]
-        if own.numel() == 1:  # not repeated: a context is encoded once
-            return part.reshape(part.shape[len(own) :])
-        last = zip(places[len(lead) - len(own) :], own, strict=True)
-        return part[tuple(at if size > 1 else torch.zeros_like(at) for at, size in last)]
-
-    event_dim = len(p.event_shape)
-    context, ranks, observed = joint.context, joint.ranks, joint.observed
     taken = copy(p)
-    taken.joint = joint.replace(
-        context=None if context is None else take(context, len(joint.core.context_shape)),
-        ranks=None if ranks is None else take(ranks, 1),
-        observed=None if observed is None else tuple(take(part, event_dim) for part in observed),
-    )
+    taken.joint = p.joint.take(rows, lead)
     Distribution.__init__(taken, rows.shape, p.event_shape, validate_args=False)
     return taken

@@ -170,8 +170,10 @@ def _iterate(p: AutoregressiveDistribution, lead: Size, tol: float) -> tuple[Ten
     """Blocks in raster order, (rows, *value_shape), and how many passes they took."""
     fac, layout, joint = p.factorization, p.factorization.layout, p.joint
     ranks, observed, like = joint.row_ranks(lead), joint.row_observed(lead), joint.reference
-    if observed is not None and layout.is_cut(observed[1]):
-        raise ValueError("p: expected no block observed in part, since such draws have no noise")
+    if (block := joint.cut_block) is not None:
+        raise ValueError(
+            f"p: expected no block observed in part, since such draws have no noise, got {block}"
+        )
     exact = torch.tensor([family.support.is_discrete for family in layout.families])
     allowed = layout.spread(torch.where(exact, 0.0, tol).to(like))
     num_steps = fac.num_steps if ranks is None else int(ranks.max()) + 1

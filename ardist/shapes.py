@@ -47,6 +47,20 @@ def as_expanded(batch_shape: Iterable[int], old: torch.Size) -> torch.Size:
     return wanted
 
 
+def leading(shape: torch.Size, event: torch.Size, batch: torch.Size, name: str) -> torch.Size:
+    """`lead` of a shape (*lead, *event), if it broadcasts with `batch`, else a `ValueError` that
+    calls it `name`.
+    """
+    lead = shape[: max(len(shape) - len(event), 0)]
+    pairs = zip(reversed(lead), reversed(batch), strict=False)
+    if shape[len(lead) :] != event or any(a != b and 1 not in (a, b) for a, b in pairs):
+        raise ValueError(
+            f"{name}: expected (*lead, {spelled(event)}) whose lead broadcasts with batch_shape "
+            f"{tuple(batch)}, got {tuple(shape)}"
+        )
+    return lead
+
+
 def spelled(shape: Iterable[int]) -> str:
     """A shape as it stands inside parentheses."""
     return ", ".join(map(str, shape))

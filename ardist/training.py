@@ -43,7 +43,10 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     if not 0 <= probability <= 1:
         raise ValueError(f"probability: expected one within [0, 1], got {probability}")
     if p.joint.observed is not None:
-        raise ValueError("p: expected a distribution of which nothing is observed")
+        mask = p.joint.observed[1]
+        raise ValueError(
+            f"p: expected nothing observed in it, got {int(mask.sum())} of {mask.numel()} elements"
+        )
     result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x), probability)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 

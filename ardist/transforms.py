@@ -1,7 +1,6 @@
 """Autoregressive distributions as bijections between events and noise."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import chain
 
 import torch
@@ -14,7 +13,7 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 from ardist.joint import unwrap
 from ardist.layout import Layout
-from ardist.shapes import spelled
+from ardist.shapes import leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
@@ -261,14 +260,8 @@ class Rosenblatt(Transform):
 
 def _full_shape(p: AutoregressiveDistribution, name: str, shape: Size) -> Size:
     """That of events under all of p's batch, from (*lead, *event_shape)."""
-    lead = shape[: max(len(shape) - len(p.event_shape), 0)]
-    with suppress(RuntimeError):
-        if shape[len(lead) :] == p.event_shape:
-            return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
-    raise ValueError(
-        f"{name}: expected (*lead, {spelled(p.event_shape)}) whose lead broadcasts with "
-        f"batch_shape {tuple(p.batch_shape)}, got {tuple(shape)}"
-    )
+    lead = leading(shape, p.event_shape, p.batch_shape, name)
+    return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
 
 
 def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:

@@ -1065,7 +1065,7 @@ CONTEXTS = (
         cure="Put the dimensions of the batch first.",
     ),
     error(
-        "context: expected no NaN",
+        "context: expected no NaN, got 15 of 15 numbers",
         lambda: made(context_shape=(3,)).condition(torch.full((5, 3), torch.nan)),
         cause="The context has a NaN, from which all parameters would be NaN.",
         cure="Replace missing features and add a feature that says which were.",
@@ -1130,19 +1130,19 @@ VALUES = (
         cure="Convert it by `torch.as_tensor`, in the network's dtype.",
     ),
     error(
-        "value: expected (*lead, 4), got (7, 3)",
+        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (7, 3)",
         lambda: p().log_prob(torch.zeros(7, 3)),
-        "value: expected (*lead, 4), got ()",
+        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got ()",
         lambda: p().log_prob(torch.zeros(())),
-        "value: expected (*lead, 4), got (5, 2)",
+        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5, 2)",
         lambda: information.calibration(p(), torch.zeros(5, 2)),
-        "value: expected (*lead, 4), got (3,)",
+        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (3,)",
         lambda: p().given(torch.zeros(3), torch.ones(4).bool()),
         cause="The last dimensions of the value are not the event's.",
         cure="Put samples and batch first: sample_shape + batch_shape + event_shape.",
     ),
     error(
-        "value: expected leading dimensions that broadcast with batch_shape (5,), got (3, 4)",
+        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (5,), got (3, 4)",
         lambda: bound(5, 3).log_prob(torch.zeros(3, 4)),
         cause="There are events for another number of contexts.",
         cure="Give one event for each context, or a leading dimension more.",
@@ -1180,15 +1180,15 @@ VALUES = (
 
 CONDITIONING = (
     error(
-        "mask: expected (*lead, 3) of dtype torch.bool, got (3,) of dtype torch.float32",
+        "mask: expected dtype torch.bool, got torch.float32",
         lambda: p(BITS).given(torch.zeros(3), torch.zeros(3)),
-        "mask: expected (*lead, 3) of dtype torch.bool, got (2,) of dtype torch.bool",
+        "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).given(torch.zeros(3), torch.ones(2).bool()),
         cause="A mask marks elements of the event.",
         cure="Give a bool tensor whose last dimensions are `event_shape`.",
     ),
     error(
-        "mask: expected leading dimensions that broadcast with batch_shape (2,), got (5, 3)",
+        "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (2,), got (5, 3)",
         lambda: p(BITS).expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
         cause="There are masks for another number of contexts.",
         cure="Give one mask for all, or one for each context.",
@@ -1213,7 +1213,8 @@ CONDITIONING = (
         "what is observed, or train a Transformer for any order.",
     ),
     error(
-        "mask: expected one that cuts no block on which another one depends",
+        "mask: expected one that cuts no block on which another one depends, got one that cuts "
+        "block (0,), block (1,)",
         lambda: (
             transformer(BIT_PAIRS)
             .condition()
@@ -1223,7 +1224,8 @@ CONDITIONING = (
         cure="Observe whole blocks, or cut the event into single numbers.",
     ),
     error(
-        "mask: expected one that cuts no block, since OneHotCategorical(3) is not given in part",
+        "mask: expected one that cuts no block, since OneHotCategorical(3) is not given in part, "
+        "got 1 of a block's 3 elements",
         lambda: (
             p(ad.Factorization((1, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0)))
             .given(torch.eye(3)[:1], FIRST.unsqueeze(0))
@@ -1233,7 +1235,7 @@ CONDITIONING = (
         cure="Observe the whole block, or take Independent, Nested or MultivariateNormal.",
     ),
     error(
-        "ordering: expected ranks (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
+        "ordering: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).with_ordering(torch.zeros(2).long()),
         "ordering: expected ranks of integers, got torch.float32",
         lambda: transformer().condition().with_ordering(torch.zeros(2, 3)),
@@ -1261,7 +1263,7 @@ GRADIENTS = (
         kind=NotImplementedError,
     ),
     error(
-        "rsample: no gradients through a block observed in part",
+        "rsample: no gradients through block (0,), observed in part",
         lambda: (
             p(ad.Factorization((1, 3), fam.MultivariateNormal(3), partition=ad.Partition.along(0)))
             .given(torch.zeros(1, 3), FIRST.unsqueeze(0))
@@ -1315,7 +1317,7 @@ SAMPLING = (
         cure="Use `p.sample()` or `sampling.ancestral`.",
     ),
     error(
-        "p: expected no block observed in part, since such draws have no noise",
+        "p: expected no block observed in part, since such draws have no noise, got block (0,)",
         lambda: sampling.fixed_point(cut()),
         cause="The rest of a block that is observed in part is not drawn from noise of its own.",
         cure="Observe whole blocks, or use `sampling.ancestral`.",
@@ -1440,7 +1442,8 @@ INFORMATION = (
         cure="Give both one event shape, and batch shapes that broadcast.",
     ),
     error(
-        "q: expected the same elements observed in it as in p, by given",
+        "q: expected the same observed in it as in p, got 0 elements where p has 1, or other "
+        "values",
         lambda: information.kl_divergence(p(BITS).given(torch.zeros(3), FIRST), p(BITS)),
         cause="Something is observed in one of the two alone; the divergence would be infinite.",
         cure="Call `given` on both, with the same value and mask.",
@@ -1455,7 +1458,7 @@ INFORMATION = (
         kind=NotImplementedError,
     ),
     error(
-        "p: expected no block that is observed in part",
+        "p: expected no block observed in part, got block (0,)",
         lambda: information.entropy(cut(), 10),
         cause="The conditional of what is left of a block has no formula.",
         cure="Observe whole blocks.",
@@ -1479,7 +1482,7 @@ TRAINING = (
         cure="Give a number within [0, 1].",
     ),
     error(
-        "p: expected a distribution of which nothing is observed",
+        "p: expected nothing observed in it, got 1 of 3 elements",
         lambda: training.scheduled_log_prob(
             p(BITS).given(torch.zeros(3), FIRST), torch.zeros(3), 0.5
         ),
@@ -1507,7 +1510,7 @@ TRANSFORMS = (
     error(
         "z: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
         lambda: transforms.AutoregressiveTransform(made())(torch.zeros(5)),
-        "value: expected (*lead, 4), got (5,)",
+        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
         lambda: transforms.AutoregressiveTransform(made()).inv(torch.zeros(5)),
         "z: expected (*lead, 4) whose lead broadcasts with batch_shape (2,), got (3, 4)",
         lambda: transforms.AutoregressiveTransform(made(context_shape=(3,)), torch.zeros(2, 3))(

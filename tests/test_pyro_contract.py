@@ -53,7 +53,7 @@ def test_the_support_is_of_events(p):
 
 def test_values_of_other_shapes_are_refused(p):
     x = p.sample()
-    with pytest.raises(ValueError, match="value: expected leading dimensions that broadcast"):
+    with pytest.raises(ValueError, match="whose lead broadcasts with batch_shape"):
         p.log_prob(x[:1].expand(3, *x.shape[1:]))
     if p.event_shape:
         with pytest.raises(ValueError, match=r"value: expected \(\*lead"):

@@ -264,8 +264,10 @@ class Family(ABC):
         elements = mask.reshape(*mask.shape[: mask.dim() - len(self.event_shape)], -1)
         whole = elements.all(-1)
         if not torch.equal(whole, elements.any(-1)):
+            part = elements[elements.any(-1) & ~whole][0]
             raise ValueError(
-                f"mask: expected one that cuts no block, since {self} is not given in part"
+                f"mask: expected one that cuts no block, since {self} is not given in part, got "
+                f"{int(part.sum())} of a block's {len(part)} elements"
             )
         return whole
 
