@@ -1,5 +1,6 @@
 """Conditionals and marginals of sets: in which order they are exact, and marginals themselves."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -74,6 +75,7 @@ class Marginal(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(self, whole: Any, mask: Tensor, validate_args: bool | None = None) -> None:
+        _check_draws(whole.factorization, mask)
         self.whole, self.kept = whole, mask
         self.has_rsample = whole.has_rsample and whole.factorization.has_rsample
         super().__init__(whole.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
@@ -87,7 +89,8 @@ class Marginal(TorchDistribution):
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
         """Where the kept elements lie."""
-        return _support(self.whole.factorization, self.kept)
+        found = _support(self.whole.factorization, self.kept)
+        return _Part(self.whole.support, self._fill) if found is None else found
 
     def expand(self, batch_shape: Any, _instance: "Marginal | None" = None) -> "Marginal":
         """The same with a larger batch_shape, in constant time."""
@@ -129,8 +132,46 @@ class Marginal(TorchDistribution):
         )
 
 
-def _support(factorization: Factorization, mask: Tensor) -> constraints.Constraint:
-    """Where the elements under a mask lie: each by itself where blocks allow that."""
+def _check_draws(factorization: Factorization, mask: Tensor) -> None:
+    """That blocks are kept in parts only that are drawn as they are scored."""
+    layout, blocks = factorization.layout, factorization.split(mask)
+    for block in layout.cut(blocks).nonzero().flatten().tolist():
+        family = layout.families[block]
+        part = layout.take("value", blocks.unsqueeze(0), [block])
+        if not family.is_ancestral(part.reshape(family.event_shape)):
+            raise ValueError(
+                f"mask: expected all of {factorization.block_name(block)} or a part that {family} "
+                f"draws first, got {int(part.sum())} of its {part.numel()} elements"
+            )
+
+
+class _Part(constraints.Constraint):
+    """Some elements of an event, as a vector, that are inside its support together with others.
+
+    Args:
+        whole: where events lie.
+        fill: from the elements to an event whose others are inside.
+    """
+
+    event_dim = 1
+
+    def __init__(self, whole: constraints.Constraint, fill: Callable[[Tensor], Tensor]) -> None:
+        self.whole, self.fill, self.is_discrete = whole, fill, whole.is_discrete
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each vector is inside: (...) bool."""
+        inside: Tensor = self.whole.check(self.fill(value))
+        return inside
+
+    def __repr__(self) -> str:
+        return f"part of {self.whole}"
+
+
+def _support(factorization: Factorization, mask: Tensor) -> constraints.Constraint | None:
+    """Where the elements under a mask lie: each by itself where blocks allow that, None where a
+    block that is kept in part does not.
+    """
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
     blocks = torch.arange(layout.num_blocks, device=mask.device)
     owners = merge(layout.spread(blocks))[mask].tolist()
@@ -139,6 +180,8 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
         if len(set(map(id, each))) == 1:
             return constraints.independent(each[0], 1)
         return constraints.independent(constraints.cat(each, -1, [1] * len(each)), 1)
+    if layout.is_cut(split(mask)):
+        return None
     places = torch.full(mask.shape, -1, device=mask.device)
     places[mask] = torch.arange(len(owners), device=mask.device)
     kept = sorted(set(owners))

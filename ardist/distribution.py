@@ -1,6 +1,6 @@
 """The product of conditionals as one distribution."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -34,7 +34,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         context: what the joint is conditioned on, (*batch_shape, *network.context_shape); None
             where the network takes none, and then batch_shape is ().
         factorization: in place of the network's own, where the network accepts it.
-        params: tensors that replace the network's parameters, by name.
+        params: tensors that replace the network's parameters, by name. They stand in the network
+            while it computes, so that no other thread may use it then.
         nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` (in floating
             point, of indices too) means missing, and what is scored is the rest, as by `marginal`.
         validate_args: whether values and the context are checked; torch's default if None.
@@ -182,7 +183,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         lead = torch.broadcast_shapes(shape, self.batch_shape)
         params = joint.unrows(params, shape).expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
-            whole = layout.families[0](params.reshape(*lead, *fac.grid_shape, -1))
+            family = layout.families[0]
+            whole = family(params.reshape(*lead, *fac.grid_shape, family.num_params))
             if fac.end is None:
                 return whole
             ended = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1)
@@ -385,6 +387,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.joint.observed is not None:
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen
+        self._try(self.factorization.layout.given_log_prob, mask)
         return first._with(observed=(value, mask))
 
     def marginal(self, mask: Tensor) -> Marginal:
@@ -412,7 +415,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"mask: expected {tuple(self.event_shape)} with an element to keep, got "
                 f"{tuple(mask.shape)} with {int(mask.sum())}"
             )
-        return Marginal(self._first(mask), mask)
+        first = self._first(mask)
+        self._try(self.factorization.layout.marginal_log_prob, mask)
+        return Marginal(first, mask)
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
         """This joint where the elements under a mask are ancestral in it, else the one under the
@@ -438,6 +443,15 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"that cuts {', '.join(map(fac.block_name, cut))}"
             )
         return other._with(observed=observed)
+
+    @torch.no_grad()
+    def _try(self, score: Callable[[Tensor, Tensor, Tensor], Tensor], mask: Tensor) -> None:
+        """Raises what a family says of a mask that cuts its block."""
+        fac, layout = self.factorization, self.factorization.layout
+        if layout.is_cut(fac.split(mask)):
+            rows = fac.split(mask.reshape(-1, *self.event_shape).unique(dim=0))
+            params = self.joint.reference.new_zeros(len(rows), *layout.param_shape)
+            score(params, fac.split(self.joint.anchor).expand_as(rows), rows)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":
         """The same with another factorization, or other ranks and observations of rows."""

@@ -146,7 +146,7 @@ class Layout:
         return self._join("block", [f.marginal_log_prob(p, v, m) for f, p, v, m in parts])
 
     def given_log_prob(
-        self, params: Tensor, values: Tensor, mask: Tensor, kept: Tensor | None
+        self, params: Tensor, values: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
         """Of the other elements of each block, or of those kept, given those under a mask."""
         kinds = [("param", params), ("value", values), ("value", mask)]

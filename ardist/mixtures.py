@@ -12,6 +12,7 @@ from torch.distributions import Categorical, Distribution, constraints
 
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.distribution import AutoregressiveDistribution
+from ardist.families.base import log_sum_exp
 from ardist.joint import unwrap
 from ardist.ordering import Ordering
 from ardist.shapes import as_expanded
@@ -126,7 +127,7 @@ class Mixture(TorchDistribution):
         if self._validate_args and self._sequences:
             self._validate_sample(value)
         scores = torch.broadcast_tensors(*(part.log_prob(value) for part in self.components))
-        result = (torch.stack(scores, -1) + self.mixing.logits).logsumexp(-1)
+        result = log_sum_exp(torch.stack(scores, -1) + self.mixing.logits)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from ardist.decoding import Decoder, Forced
 from ardist.distribution import AutoregressiveDistribution
+from ardist.families import Family
 from ardist.families.truncated import state_logits_of
 from ardist.families.univariate import gumbel
 from ardist.layout import Layout
@@ -292,9 +293,9 @@ def _search(
         layout, taken = fac.step_layouts[step], drawn.shape[1]
         kept = unmoved = torch.arange(len(drawn), device=drawn.device)
         for number, family in enumerate(layout.families):
-            each = state_logits_of(family, _by_block(layout, params)[number]).log_softmax(-1)
             values = states[family].to(drawn)
-            each = rows.scores(each, values, drawn).unflatten(0, (-1, batch))
+            each = rows.scores(family, _by_block(layout, params)[number], values, drawn)
+            each = each.unflatten(0, (-1, batch))
             total = log_prob.unsqueeze(-1) + each  # beam, context, state
             ranked = _perturbed(total, rank.unsqueeze(-1)) if perturb else total
             parents, chosen, rank = _best(ranked, width)
@@ -402,30 +403,38 @@ class _Rows:
             return torch.zeros(len(drawn), 1, dtype=torch.bool, device=drawn.device)
         return (drawn == end).any(1, keepdim=True)
 
-    def scores(self, log_prob: Tensor, states: Tensor, drawn: Tensor) -> Tensor:
+    def scores(self, family: Family, params: Tensor, values: Tensor, drawn: Tensor) -> Tensor:
         """log_prob of the next block's states, which may have to be padding or what is observed.
 
         Args:
-            log_prob: (rows, n) by its conditional.
-            states: (n, *event_shape).
+            family: of the block.
+            params: (rows, num_params).
+            values: the states, (n, *event_shape).
             drawn: what comes before it.
+
+        Returns:
+            (rows, n).
         """
-        states = states.flatten(1) if states.dim() > 1 else states.unsqueeze(-1)
+        log_prob = state_logits_of(family, params).log_softmax(-1)
+        states = values.flatten(1) if values.dim() > 1 else values.unsqueeze(-1)
         if (pad := self.factorization.pad) is not None:
             certain = torch.where(states.T.eq(pad), 0.0, -torch.inf).to(log_prob)
             log_prob = torch.where(self.ended(drawn), certain, log_prob)
         if self.observed is not None:
             width = states.shape[1] if self.factorization.layout.flat else 1
             columns = slice(drawn.shape[1], drawn.shape[1] + width)
-            values, mask = (
+            observed, mask = (
                 part[:, columns].flatten(1).repeat(len(drawn) // len(part), 1)
                 for part in self.observed
             )
-            agree = ((states == values.unsqueeze(1)) | ~mask.unsqueeze(1)).all(-1)
+            if self.is_cut:
+                each = params.unsqueeze(1).expand(-1, len(values), -1)
+                under = mask.reshape(-1, 1, *values.shape[1:]).expand(len(mask), *values.shape)
+                given = family.given_log_prob(each, values.expand_as(under), under)
+                log_prob = torch.where(mask.any(-1, keepdim=True), given, log_prob)
             log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
+            agree = ((states == observed.unsqueeze(1)) | ~mask.unsqueeze(1)).all(-1)
             log_prob = log_prob.masked_fill(~agree, -torch.inf)
-            some = mask.any(-1, keepdim=True)
-            log_prob = torch.where(some, log_prob.log_softmax(-1), log_prob)
         return log_prob
 
     def show(self, step: int, params: Tensor, value: Tensor, ended: Tensor, event: Tensor) -> Step:

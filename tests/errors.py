@@ -1226,13 +1226,25 @@ CONDITIONING = (
     error(
         "mask: expected one that cuts no block, since OneHotCategorical(3) is not given in part, "
         "got 1 of a block's 3 elements",
-        lambda: (
-            p(ad.Factorization((1, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0)))
-            .given(torch.eye(3)[:1], FIRST.unsqueeze(0))
-            .sample()
-        ),
+        lambda: p(
+            ad.Factorization((1, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0))
+        ).given(torch.eye(3)[:1], FIRST.unsqueeze(0)),
         cause="The family cannot condition on a part of its block.",
         cure="Observe the whole block, or take Independent, Nested or MultivariateNormal.",
+    ),
+    error(
+        "mask: expected all of block (0,) or a part that Nested(Transformer, Factorization((2,), "
+        "Bernoulli())) draws first, got 1 of its 2 elements",
+        lambda: p(
+            ad.Factorization(
+                (2, 2),
+                fam.Nested(transformer(ad.Factorization(2, fam.Bernoulli()), context_shape=(3,))),
+                partition=ad.Partition.along(0),
+            )
+        ).marginal(torch.tensor([[False, True], [False, False]])),
+        cause="The inner network follows any order, and would score the part under another order "
+        "than that in which it draws.",
+        cure="Keep whole blocks, or what comes first in the inner order.",
     ),
     error(
         "ordering: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",

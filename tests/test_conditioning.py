@@ -410,3 +410,29 @@ def test_a_nested_sequence_that_ends_is_given():
     mask = (torch.arange(4) == 0).unsqueeze(-1).expand(4, 3)
     q = p.given(p.sample(), mask)
     assert q.log_prob(q.sample((5,))).isfinite().all()
+
+
+def test_whole_inner_events_of_an_independent_block_are_kept():
+    torch.manual_seed(0)
+    family = fam.Independent(fam.Dirichlet(3), (2,))
+    fac = ad.Factorization((2, 2, 3), family, partition=ad.Partition.along(0))
+    p = networks.MADE(fac, hidden_features=8).condition()
+    mask = torch.zeros(2, 2, 3, dtype=torch.bool)
+    mask[0, 1] = True
+    q = p.marginal(mask)
+    x = q.sample((4,))
+    assert q.support.check(x).all()
+    assert not q.support.check(2 * x).any()
+    first = p.conditionals(p.sample()).base_dist.concentration[0, 1]
+    expected = torch.distributions.Dirichlet(first).log_prob(x.squeeze(-1).reshape(4, 3))
+    torch.testing.assert_close(q.log_prob(x), expected)
+
+
+def test_parts_that_a_family_is_not_given_in_are_refused_at_once():
+    fac = ad.Factorization((2, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0))
+    p = networks.MADE(fac, hidden_features=8).condition()
+    mask = torch.tensor([[False, True, False], [False, False, False]])
+    with pytest.raises(ValueError, match="not given in part, got 1 of a block's 3 elements"):
+        p.given(torch.eye(3)[:2], mask)
+    with pytest.raises(ValueError, match="not given in part, got 1 of a block's 3 elements"):
+        p.marginal(mask)

@@ -279,3 +279,9 @@ def test_draws_in_half_precision_follow_the_same_distribution(family):
     assert narrow.dtype == torch.bfloat16
     torch.testing.assert_close(narrow.float().mean(), wide.mean(), rtol=0.1, atol=0.05)
     torch.testing.assert_close(narrow.float().std(), wide.std(), rtol=0.1, atol=0.05)
+
+
+def test_conditionals_of_no_events():
+    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
+    p = net.condition(torch.zeros(0, 2))
+    assert p.conditionals(p.sample()).batch_shape == (0, 3)

@@ -646,3 +646,20 @@ def test_components_that_do_not_fit_are_refused_by_name():
         p.log_prob(torch.tensor([[0.0, 2.0], [0.0, 1.0]]))
     with pytest.raises(NotImplementedError, match="at most 4096 states, got infinitely many"):
         ad.Mixture(weights, [made(THREE), rnn(THREE)]).enumerate_support()
+
+
+def test_events_that_no_component_can_draw_have_no_gradients():
+    torch.manual_seed(0)
+    fac = ad.Factorization(2, fam.TopK(fam.Categorical(3), 1))
+    nets = [networks.MADE(fac, hidden_features=4) for _ in range(2)]
+    weights = torch.distributions.Categorical(torch.ones(2))
+    p = ad.Mixture(weights, [net.condition() for net in nets])
+    scores = p.log_prob(torch.cartesian_prod(torch.arange(3), torch.arange(3)))
+    possible = scores > -torch.inf
+    assert 0 < possible.sum() < 9
+    scores[possible].sum().backward()
+    assert all(w.grad.isfinite().all() for net in nets for w in net.parameters())
+    params = torch.randn(8, requires_grad=True)
+    scores = fam.Mixture(fam.TopK(fam.Categorical(3), 1), 2).log_prob(params, torch.arange(3))
+    scores[scores > -torch.inf].sum().backward()
+    assert params.grad.isfinite().all()

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from pyro.distributions.testing.gof import auto_goodness_of_fit
 from torch.func import functional_call
@@ -156,3 +157,32 @@ def test_nested_are_equal_where_the_network_is_the_same():
     assert hash(fam.Nested(chord)) == hash(fam.Nested(chord))
     assert fam.Nested(chord) != fam.Nested(copy.deepcopy(chord))
     assert repr(fam.Nested(chord)) == "Nested(MADE, Factorization((2,), Normal()))"
+
+
+def any_order_pairs():
+    """Two blocks of two bits, whose inner network follows any order."""
+    torch.manual_seed(1)
+    fac = ad.Factorization(2, fam.Bernoulli())
+    pair = networks.Transformer(fac, dim=8, depth=1, heads=2, context_shape=(3,))
+    for weight in pair.parameters():
+        weight.data.mul_(2.5)
+    fac = ad.Factorization((2, 2), fam.Nested(pair), partition=ad.Partition.along(0))
+    return networks.MADE(fac, hidden_features=8).condition()
+
+
+def test_searches_score_what_is_given_in_part_as_log_prob_does():
+    mask = torch.tensor([[True, True], [False, True]])
+    p = any_order_pairs().given(torch.zeros(2, 2), mask)
+    x, log_prob = ad.sampling.beam_search(p, 4)
+    torch.testing.assert_close(log_prob, p.log_prob(x))
+    torch.testing.assert_close(log_prob.exp().sum(), torch.tensor(1.0))
+
+
+def test_a_marginal_that_would_be_drawn_in_another_inner_order_is_refused():
+    p = any_order_pairs()
+    with pytest.raises(ValueError, match=r"expected all of block \(0,\) or a part that Nested"):
+        p.marginal(torch.tensor([[False, True], [False, False]]))
+    q = p.marginal(torch.tensor([[True, False], [False, False]]))
+    share = q.log_prob(torch.ones(1)).exp()
+    drawn = q.sample((4000,)).mean()
+    assert (drawn - share).abs() < 4 * (share * (1 - share) / 4000).sqrt()

@@ -325,3 +325,23 @@ def test_backward_under_autocast(network):
     )
     p = build("made", "bernoulli-raster").condition().has_rsample_(True)
     assert not p.marginal(torch.ones(2, 2).bool()).has_rsample
+
+
+def test_gradients_are_of_the_weights_that_drew():
+    torch.manual_seed(0)
+    net = networks.MADE(ad.Factorization(4, fam.Normal()), hidden_features=(12, 12))
+    start = [weight.detach().clone() for weight in net.parameters()]
+
+    def gradients(factor):
+        for weight, own in zip(net.parameters(), start, strict=True):
+            weight.data.copy_(own)
+        net.zero_grad()
+        torch.manual_seed(3)
+        x = net.condition().rsample((5,))
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.mul_(factor)
+        x.square().sum().backward()
+        return [weight.grad.clone() for weight in net.parameters()]
+
+    torch.testing.assert_close(gradients(1.5), gradients(1.0))

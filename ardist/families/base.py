@@ -240,6 +240,14 @@ class Family(ABC):
         """
         return torch.where(self._whole(mask), self.log_prob(params, value), 0.0)
 
+    def is_ancestral(self, mask: Tensor) -> bool:
+        """Whether elements of a draw have the law that `marginal_log_prob` scores.
+
+        Args:
+            mask: (*event_shape) bool: which elements, in part.
+        """
+        return True
+
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
@@ -336,6 +344,12 @@ def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor 
     if isinstance(support, constraints.integer_interval):
         return torch.arange(int(support.lower_bound), int(support.upper_bound) + 1)
     return None
+
+
+def log_sum_exp(x: Tensor) -> Tensor:
+    """Over the last dimension; where all are -inf the gradient is zero, and not NaN."""
+    nothing = (x == -torch.inf).all(-1, keepdim=True)
+    return x.masked_fill(nothing, 0.0).logsumexp(-1).masked_fill(nothing.squeeze(-1), -torch.inf)
 
 
 def choose(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
-from ardist.families.base import Family, choose
+from ardist.families.base import Family, choose, log_sum_exp
 from ardist.families.links import Positive
 from ardist.shapes import as_positive, as_size
 
@@ -36,6 +36,9 @@ class _OfFamily(Family):
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         return self.family.modules
+
+    def is_ancestral(self, mask: Tensor) -> bool:
+        return self.family.is_ancestral(mask)
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +128,7 @@ class Mixture(_OfSameValues):
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)
         joint = logits + self.family.log_prob(each, self._for_each(value))
-        return joint.logsumexp(-1) - logits.logsumexp(-1)
+        return log_sum_exp(joint) - logits.logsumexp(-1)
 
     def _component(self, params: Tensor, uniform: Tensor) -> Tensor:
         """The parameters of the component that these uniforms choose."""
@@ -328,6 +331,9 @@ class Independent(_OfFamily):
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         return self._total(self.family.marginal_log_prob(self._each(params), value, mask))
+
+    def is_ancestral(self, mask: Tensor) -> bool:
+        return all(map(self.family.is_ancestral, mask.reshape(-1, *self.family.event_shape)))
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         return self.family.sample_given(self._each(params), value, mask)

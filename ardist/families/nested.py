@@ -99,6 +99,11 @@ class Nested(Family):
         scores: Tensor = self._given(params).scores_of(value, mask)
         return scores.sum(-1)
 
+    def is_ancestral(self, mask: Tensor) -> bool:
+        like = next(self.network.parameters())
+        p = self._given(like.new_zeros(self.num_params))
+        return p.marginal(mask).whole is p
+
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:

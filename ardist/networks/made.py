@@ -220,7 +220,8 @@ class _MADEDecoder(Decoder):
         if self.weights:
             self.weights[0] = in_order(self.weights[0], "feature", 1)
         to_hidden, to_output = network.encode(context)
-        self.biases = [layer.bias.unsqueeze(-1) for layer in layers]
+        # Copies, as the weights are: a sweep back reads them after an optimizer may have stepped.
+        self.biases = [layer.bias.clone().unsqueeze(-1) for layer in layers]
         if to_hidden is not None:
             self.biases[0] = self.biases[0] + self._for_rows(to_hidden)
         # The maps from a state to the outputs.
