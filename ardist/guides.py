@@ -37,13 +37,14 @@ class AutoAutoregressive(AutoContinuous):
 
     With `ordering="model"` the guide follows the model's graph, as `pyro.infer.inspect` finds it.
     Two elements are neighbours where they enter one factor of the joint, within the same slice of
-    each plate. The element with the fewest neighbours is drawn last, given these; the neighbours
-    become neighbours of each other, and so on with the rest (elimination by minimum degree, as for
-    sparse Cholesky factors). This leaves out only what the posterior does not need, for any values
-    of the observations (Webb et al. 2018, "Faithful inversion of generative models"). In a
-    hierarchical model what is local to a plate is drawn at the end in one step, given what is
-    global. Latents hidden from a guide by `poutine.block` are not in the graph, and neither is
-    what reaches a factor through Python's numbers or branches.
+    each plate (or anywhere in it, where a factor takes in other slices, as a sum over them does:
+    that is tried by gradients at a draw). The element with the fewest neighbours is drawn last,
+    given these; the neighbours become neighbours of each other, and so on with the rest
+    (elimination by minimum degree, as for sparse Cholesky factors). This leaves out only what the
+    posterior does not need, for any values of the observations (Webb et al. 2018, "Faithful
+    inversion of generative models"). In a hierarchical model what is local to a plate is drawn at
+    the end in one step, given what is global. Latents hidden from a guide by `poutine.block` are
+    not in the graph, and neither is what reaches a factor through Python's numbers or branches.
 
     Like Pyro's own guides it makes its parameters when it is first called: the posterior starts
     with independent elements around the values of `init_loc_fn`, about `init_scale` wide. As
@@ -135,28 +136,36 @@ class AutoAutoregressive(AutoContinuous):
 
     def _neighbours(self, *args: Any, **kwargs: Any) -> Tensor:
         """Which elements of the latent vector enter one factor of the joint: (n, n) bool."""
-        trace = poutine.block(poutine.trace(self.model).get_trace)(*args, **kwargs)
-        depends: Any = poutine.block(get_dependencies)(self.model, args, kwargs)
         shapes = self._unconstrained_shapes
+        depends: Any = poutine.block(get_dependencies)(self.model, args, kwargs)
+        drawn = poutine.block(poutine.trace(self.model).get_trace)(*args, **kwargs)
+        values = {name: drawn.nodes[name]["value"].detach().requires_grad_() for name in shapes}
+        with torch.enable_grad():
+            given = poutine.trace(poutine.condition(self.model, data=values))
+            trace: Any = poutine.block(given.get_trace)(*args, **kwargs)
+            trace.compute_log_prob()
         ends = accumulate((shape.numel() for shape in shapes.values()), initial=0)
         elements = {
             name: torch.arange(*part) for name, part in zip(shapes, pairwise(ends), strict=True)
         }
+        frames_of = {name: trace.nodes[name]["cond_indep_stack"] for name in shapes}
         slices: dict[str, Tensor] = {}  # by plate, in which of it each element is, or -1
         for name, shape in shapes.items():
             site = trace.nodes[name]
             event_dim = len(shape) - (site["value"].dim() - site["fn"].event_dim)
-            for frame in site["cond_indep_stack"]:
+            for frame in frames_of[name]:
                 index = torch.arange(frame.size).reshape(-1, *(event_dim - frame.dim - 1) * (1,))
                 place = slices.setdefault(frame.name, torch.full((self.latent_dim,), -1))
                 place[elements[name]] = index.expand(shape).flatten()
         result = torch.zeros(self.latent_dim, self.latent_dim, dtype=torch.bool)
         for name, sources in depends["prior_dependencies"].items():
-            parts = [elements[source] for source in sources if source in elements]
+            latents = [source for source in sources if source in elements]
+            parts = [elements[latent] for latent in latents]
             inside = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
             joined = torch.ones(len(inside), len(inside), dtype=torch.bool)
             for frame in trace.nodes[name]["cond_indep_stack"]:
-                if frame.name in slices:
+                own = [trace.nodes[latent] for latent in latents if frame in frames_of[latent]]
+                if own and not _mixes(trace.nodes[name], frame, own):
                     place = slices[frame.name][inside]
                     outside = place < 0
                     joined &= (place == place[:, None]) | outside | outside[:, None]
@@ -196,6 +205,28 @@ class AutoAutoregressive(AutoContinuous):
                 value = biject_to(site["fn"].support)(unconstrained)
                 result.setdefault(site["name"], []).append(value)
         return {name: torch.stack(values) for name, values in result.items()}
+
+
+def _mixes(factor: Any, plate: Any, latents: Sequence[Any]) -> bool:
+    """Whether a factor's slices of a plate take in latents of other slices.
+
+    Found by gradients at a draw: where they do not, weights of the slices come back with each.
+    """
+    log_prob, values = factor["log_prob"], [latent["value"] for latent in latents]
+    if not log_prob.requires_grad:
+        return False
+    weights = torch.rand(plate.size).to(log_prob).reshape(-1, *(1,) * (-plate.dim - 1))
+
+    def slopes(total: Tensor) -> Sequence[Tensor]:
+        return torch.autograd.grad(total, values, retain_graph=True, materialize_grads=True)
+
+    for latent, plain, weighted in zip(
+        latents, slopes(log_prob.sum()), slopes((weights * log_prob).sum()), strict=True
+    ):
+        each = weights.reshape(*weights.shape, *(1,) * latent["fn"].event_dim)
+        if not torch.allclose(weighted, each * plain, rtol=1e-3, atol=1e-6):
+            return True
+    return False
 
 
 def _eliminated(neighbours: Tensor) -> Tensor:

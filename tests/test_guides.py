@@ -109,6 +109,16 @@ def loss(model, guide, num_particles=4000):
         return elbo.loss(model, guide)
 
 
+def walk():
+    """A plate that is entered twice, whose slices meet in between."""
+    steps = pyro.plate("steps", 5)
+    with steps:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    x = z.cumsum(-1)
+    with steps:
+        pyro.sample("y", dist.Normal(x, 0.3), obs=torch.ones(5))
+
+
 # The model's graph.
 
 
@@ -129,7 +139,7 @@ def test_what_is_local_comes_at_the_end_and_in_one_step():
 
 
 @pytest.mark.parametrize(
-    ("model", "edges"), [(grid, None), (chain, 4), (separate, 0)], ids=lambda x: str(x)
+    ("model", "edges"), [(grid, None), (chain, 4), (separate, 0), (walk, 10)], ids=lambda x: str(x)
 )
 def test_the_graph_is_what_the_posterior_needs(model, edges, float64):
     """In a Gaussian posterior, regressions on all that is earlier have weights on parents only."""
