@@ -16,7 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import as_expanded, leading
+from ardist.shapes import as_expanded, check_tensor, leading
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -306,6 +306,26 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         values = values.reshape(states, *ones, *self.event_shape)
         return values.expand(states, *self.batch_shape, *self.event_shape) if expand else values
 
+    @property
+    def mean(self) -> Tensor:
+        """Not known in closed form."""
+        raise NotImplementedError(
+            "mean: has no closed form; p.sample((1000,)).mean(0) estimates it"
+        )
+
+    @property
+    def variance(self) -> Tensor:
+        """Not known in closed form."""
+        raise NotImplementedError(
+            "variance: has no closed form; p.sample((1000,)).var(0) estimates it"
+        )
+
+    def entropy(self) -> Tensor:
+        """Not known in closed form: `ardist.information.entropy` estimates it."""
+        raise NotImplementedError(
+            "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it"
+        )
+
     # Distributions that follow from this one.
 
     def with_ordering(self, ordering: Ordering | Tensor) -> "AutoregressiveDistribution":
@@ -324,6 +344,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if isinstance(ordering, Ordering):
             factorization = self.factorization.with_ordering(ordering)
             return self._with(factorization=factorization, ranks=None)
+        check_tensor(ordering, "ordering")
         lead = leading(ordering.shape, grid, self.batch_shape, "ordering")
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
@@ -381,6 +402,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 [ 0.5000, -1.0000]])
         """
         mask = self._checked_mask(mask)
+        check_tensor(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
         value = first.checked(torch.where(mask, value, self.joint.anchor))
@@ -434,7 +456,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         except ValueError as error:
             raise ValueError(
                 f"mask: blocks under it depend on others in the order {self.ordering!r}, and the "
-                f"order that puts them first is refused: {error}"
+                f"order that puts them first is refused: {error}; a Transformer follows any order"
             ) from error
         if observed_first(other.factorization, other.joint.ranks, fac.split(mask)) is not None:
             cut = fac.layout.cut(fac.split(mask)).nonzero()[:, -1].unique().tolist()
@@ -468,6 +490,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _checked_mask(self, mask: Tensor) -> Tensor:
         """A mask on the network's device, whose leading dimensions fit batch_shape."""
+        check_tensor(mask, "mask")
         leading(mask.shape, self.event_shape, self.batch_shape, "mask")
         if mask.dtype != torch.bool:
             raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
@@ -477,8 +500,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """A value of the right shape and dtype and, if asked for, inside the support; for what is
         made of this distribution.
         """
-        if not isinstance(value, Tensor):
-            raise ValueError(f"value: expected a tensor, got {type(value).__name__}")
+        check_tensor(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         self.joint.check_kind("value", value, exact=False)
         layout = self.factorization.layout
@@ -504,9 +526,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         entries = fac.layout.take("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
+        hint = '; nan_policy="marginalize" takes NaN as missing' if entries.isnan().any() else ""
         raise ValueError(
             f"value: expected {fac.block_name(block)} inside the support {family.support} of "
-            f"{family}, got {entries.flatten().tolist()}"
+            f"{family}, got {entries.flatten().tolist()}{hint}"
         )
 
     def __repr__(self) -> str:

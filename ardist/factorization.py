@@ -19,7 +19,7 @@ from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size, spelled
+from ardist.shapes import as_size, shortened, spelled
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -73,7 +73,7 @@ class Factorization:
         values = {
             "event_shape": as_size(event_shape, "event_shape"),
             "partition": partition or Partition.scalars(),
-            "ordering": ordering or Ordering.raster(),
+            "ordering": Ordering.raster() if ordering is None else ordering,
             "names": None if names is None else tuple(names),
             "end": end,
             "pad": end if pad is None else pad,
@@ -353,12 +353,12 @@ class Factorization:
             flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
         return flat.reshape((*lead, *self.event_shape))
 
-    def pack(self, columns: Mapping[str, Tensor]) -> Tensor:
-        """Named columns, each (*lead, *column_shape), as events."""
+    def pack(self, columns: Mapping[str, Any]) -> Tensor:
+        """Named columns, each (*lead, *column_shape), as events: tensors, arrays or lists."""
         names = self._named()
         if set(columns) != set(names):
             raise ValueError(f"columns: expected {sorted(names)}, got {sorted(columns)}")
-        given = [columns[name] for name in names]
+        given = [_as_column(name, columns[name]) for name in names]
         if not self.layout.is_index:
             floats = [column.dtype for column in given if column.is_floating_point()]
             dtype = floats[0] if floats else torch.get_default_dtype()
@@ -452,7 +452,10 @@ class Factorization:
 
     def _check_ordering(self) -> None:
         if not isinstance(self.ordering, Ordering):
-            raise ValueError(f"ordering: expected an Ordering, got {self.ordering!r}")
+            raise ValueError(
+                f"ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got "
+                f"{self.ordering!r}"
+            )
         self.ranks  # noqa: B018  a misfit raises
 
     def _check_end(self) -> None:
@@ -525,3 +528,13 @@ class Factorization:
 
 def _rebuild(fields: dict[str, Any]) -> Factorization:
     return Factorization(**fields)
+
+
+def _as_column(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"columns: expected numbers in {name!r}, categories as 0, 1, ..., got "
+            f"{shortened(list(values))}"
+        ) from error

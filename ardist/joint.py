@@ -19,7 +19,7 @@ from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.pathwise import attach, by_iteration, by_sweep
-from ardist.shapes import spelled
+from ardist.shapes import check_tensor, spelled
 
 Result = TypeVar("Result")
 
@@ -444,16 +444,18 @@ class Joint:
                     f"the network was built with context_shape {tuple(shape)}"
                 )
             return Size()
-        if not isinstance(context, Tensor):
-            raise ValueError(f"context: expected a tensor, got {type(context).__name__}")
+        check_tensor(context, "context")
         if not shape:
             raise ValueError(
-                f"context: expected none, since the network was built without context_shape, "
+                f"context: expected none, since the network was built with context_shape (), "
                 f"got {tuple(context.shape)}"
             )
         if context.shape[-len(shape) :] != shape:
+            labels = context.dtype == torch.int64
+            hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
             raise ValueError(
-                f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}"
+                f"context: expected (*batch_shape, {spelled(shape)}), got "
+                f"{tuple(context.shape)}{hint}"
             )
         self.check_kind("context", context, exact=True)
         return context.shape[: -len(shape)]

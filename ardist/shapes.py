@@ -47,6 +47,12 @@ def as_expanded(batch_shape: Iterable[int], old: torch.Size) -> torch.Size:
     return wanted
 
 
+def check_tensor(value: object, name: str) -> None:
+    """A `ValueError` that calls a value `name` if it is not a tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
+
+
 def leading(shape: torch.Size, event: torch.Size, batch: torch.Size, name: str) -> torch.Size:
     """`lead` of a shape (*lead, *event), if it broadcasts with `batch`, else a `ValueError` that
     calls it `name`.

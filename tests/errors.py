@@ -369,7 +369,7 @@ ORDERINGS = (
         cure="Use `show`, which prints a grid of any number of dimensions in slices.",
     ),
     error(
-        "ordering: expected an Ordering, got 'raster'",
+        "ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got 'raster'",
         lambda: ad.Factorization(2, NORMAL, ordering="raster"),
         cause="An ordering is a value of `ardist.Ordering`, not its name or its ranks.",
         cure="Write `Ordering.raster()`, or `Ordering.from_ranks(ranks)`.",
@@ -417,6 +417,12 @@ FACTORIZATIONS = (
         lambda: COLUMNS.pack({"a": torch.zeros(2)}),
         cause="A column is missing, or there is one that the factorization does not have.",
         cure="Give just the columns of `Factorization.names`.",
+    ),
+    error(
+        "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
+        lambda: COLUMNS.pack({"a": ["Rome", "Oslo"], "b": [0, 1]}),
+        cause="A column has strings.",
+        cure="Number the categories: `np.unique(column, return_inverse=True)`.",
     ),
     error(
         "x: expected (*lead, 2), got (3, 4)",
@@ -755,7 +761,8 @@ NETWORKS = (
         cure="Give one number, or one for each layer.",
     ),
     error(
-        "factorization: PixelCNN takes a two-dimensional grid of blocks, got one of shape (4,)",
+        "factorization: PixelCNN takes a two-dimensional grid of blocks, got one of shape (4,); "
+        "Partition.along makes a block of the channels of a pixel",
         lambda: pixelcnn(ad.Factorization(4, NORMAL)),
         cause="PixelCNN looks at a neighbourhood, which only images have.",
         cure="Cut an event (height, width, channels) by `Partition.along(0, 1)`; for rows take "
@@ -1047,7 +1054,7 @@ CONTEXTS = (
         cure="Call `network.condition(context)`.",
     ),
     error(
-        "context: expected none, since the network was built without context_shape, got (3,)",
+        "context: expected none, since the network was built with context_shape (), got (3,)",
         lambda: made().condition(torch.zeros(3)),
         cause="The network takes no context, and one is given.",
         cure="Build it with `context_shape=`, or call `condition()` without.",
@@ -1061,6 +1068,9 @@ CONTEXTS = (
     error(
         "context: expected (*batch_shape, 3), got (5, 2)",
         lambda: bound(5, 2),
+        "context: expected (*batch_shape, 3), got (5,); torch.nn.functional.one_hot makes vectors "
+        "of labels",
+        lambda: made(context_shape=(3,)).condition(torch.zeros(5, dtype=torch.int64)),
         cause="The last dimensions of the context are not `context_shape`.",
         cure="Put the dimensions of the batch first.",
     ),
@@ -1126,7 +1136,11 @@ VALUES = (
     error(
         "value: expected a tensor, got float",
         lambda: p().log_prob(3.0),
-        cause="A value is a tensor.",
+        "mask: expected a tensor, got list",
+        lambda: p(BITS).given(torch.zeros(3), [True, False, False]),
+        "ordering: expected a tensor, got list",
+        lambda: p(BITS).with_ordering([2, 1, 0]),
+        cause="A value is a tensor, and so are masks and ranks; an order is an Ordering or ranks.",
         cure="Convert it by `torch.as_tensor`, in the network's dtype.",
     ),
     error(
@@ -1148,7 +1162,8 @@ VALUES = (
         cure="Give one event for each context, or a leading dimension more.",
     ),
     error(
-        "value: expected block (2,) inside the support Real() of Normal(), got [nan]",
+        "value: expected block (2,) inside the support Real() of Normal(), got [nan]; "
+        'nan_policy="marginalize" takes NaN as missing',
         lambda: p().log_prob(torch.tensor([0.0, 1.0, torch.nan, 0.0])),
         "value: expected block (2,) inside the support IntegerInterval(lower_bound=0, "
         "upper_bound=2) of Categorical(3), got [3]",
@@ -1205,7 +1220,7 @@ CONDITIONING = (
         "mask: blocks under it depend on others in the order Ordering.raster(), and the order "
         "that puts them first is refused: factorization: MADE was built for "
         "Factorization((3,), Bernoulli()), got Factorization((3,), Bernoulli(), "
-        "ordering=Ordering.from_ranks(1, 0, 2))",
+        "ordering=Ordering.from_ranks(1, 0, 2)); a Transformer follows any order",
         lambda: p(BITS).marginal(torch.tensor([False, True, False])),
         cause="What is observed depends on what is not, so this joint has no closed form for it; "
         "nor does the network follow the order that draws the observed blocks first.",
@@ -1292,6 +1307,17 @@ GRADIENTS = (
         cause="Gradients through draws are found implicitly, once.",
         cure="Differentiate `log_prob`, which may be done any number of times, or draw again.",
         kind=RuntimeError,
+    ),
+    error(
+        "mean: has no closed form; p.sample((1000,)).mean(0) estimates it",
+        lambda: p().mean,
+        "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
+        lambda: p().variance,
+        "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it",
+        lambda: p().entropy(),
+        cause="A joint has moments and an entropy, but no formulas for them.",
+        cure="Estimate them from draws; `information.entropy` also has a standard error.",
+        kind=NotImplementedError,
     ),
     error(
         "enumerate_support: expected at most 4096 states, got infinitely many",

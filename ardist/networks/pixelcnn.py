@@ -132,7 +132,8 @@ def _check(factorization: Factorization) -> None:
     if len(factorization.grid_shape) != 2:
         raise ValueError(
             f"factorization: PixelCNN takes a two-dimensional grid of blocks, "
-            f"got one of shape {tuple(factorization.grid_shape)}"
+            f"got one of shape {tuple(factorization.grid_shape)}; Partition.along makes a block of "
+            f"the channels of a pixel"
         )
     if not factorization.is_uniform:
         raise ValueError(f"factorization: PixelCNN takes blocks of one family, got {factorization}")
