@@ -380,7 +380,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         ancestral, that is where none depends on a block that is not observed: a prefix, say, or
         the ancestors in a graph. Elsewhere a network for any order answers under the ordering
         that puts the observed blocks first, both parts in their old order. That is another joint,
-        and `given(...).ordering` shows which order it has.
+        as good as the network learned that order; `given(...).ordering` shows which it is.
 
         Args:
             value: (*lead, *event_shape), of which only what is observed counts.

@@ -78,6 +78,14 @@ class Model(nn.Module):
             return pyro.sample("x", p_x, obs=x)
 
 
+def independent_made(fac: ad.Factorization) -> ad.networks.MADE:
+    """A MADE whose latents start independent of each other, given the context."""
+    made = ad.networks.MADE(fac, hidden_features=(128,), context_shape=(HIDDEN,))
+    nn.init.zeros_(made.head.weight)
+    nn.init.zeros_(made.direct.weight)
+    return made
+
+
 class Guide(nn.Module):
     """q(z | x)."""
 
@@ -89,14 +97,13 @@ class Guide(nn.Module):
             *(nn.Conv2d(16, 32, 4, 2, 1), nn.ELU(), nn.Flatten()),
             *(nn.Linear(32 * 49, HIDDEN), nn.ELU()),
         )
-        made = partial(ad.networks.MADE, hidden_features=(128,), context_shape=(HIDDEN,))
         if kind == "autoregressive":
-            self.network = made(LATENT)
+            self.network = independent_made(LATENT)
         else:
             self.normal = nn.Linear(HIDDEN, 2 * LATENTS)
         if kind == "iaf":
             reverse = LATENT.with_ordering(ad.Ordering.reverse())
-            self.flow = nn.ModuleList([made(LATENT), made(reverse)])
+            self.flow = nn.ModuleList([independent_made(LATENT), independent_made(reverse)])
 
     def forward(self, x: Tensor) -> None:
         pyro.module("guide", self)
