@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from ardist import families as fam
 
 CODES = 256  # of a "logistic" column, at most
-KINDS = ("categorical", "integer", "logistic", "normal")
+KINDS = ("categorical", "integer", "logistic", "normal", "lognormal")
+MISSING = ("NA", "N/A", "NULL", "null")  # beside blanks, and numbers that are not finite
 Array = np.ndarray
 
 
@@ -19,9 +21,10 @@ class Column:
     """A column's cells as codes of a family, and log p of each without the other columns.
 
     Integers have bins from end to end of the column: one for each integer that training has
-    twice, and one for each gap. A code is a bin or, in a "logistic" column, a quantile of bins.
-    Within a code bins have their frequencies, within a bin integers are alike: so p of all
-    integers sums to 1, be the codes told by frequencies or by a network.
+    twice (once, where it has none twice), and one for each gap. A code is a bin or, in a
+    "logistic" column, a quantile of bins. Within a code bins have their frequencies, within a bin
+    integers are alike: so p of all integers sums to 1, be the codes told by frequencies or by a
+    network. A "lognormal" column's codes are of its logarithms.
 
     Args:
         cells: as text, "" where one is blank.
@@ -36,6 +39,7 @@ class Column:
         within: log p of each value given its code, the same for any model.
         alone: log p of each value: of a discrete one by its frequency plus a half, of a real one
             by mean and deviation.
+        decimals: of a real one, the most that a cell has.
         usual: the most frequent category, or the median.
     """
 
@@ -43,8 +47,10 @@ class Column:
         known = cells != ""
         train = train & known
         self.kind = kind or propose(cells[known])
-        if self.kind == "normal":
-            self._standardize(floats(cells), train)
+        if self.kind.endswith("normal"):
+            values = floats(cells)
+            self.decimals = max(-Decimal(cell).as_tuple().exponent for cell in cells[known])
+            self._standardize(values, train)
             return
         if self.kind == "categorical":
             self.values, self.starts = cells, np.unique(cells[known])
@@ -52,7 +58,10 @@ class Column:
         else:
             self.values = floats(cells)
             seen, times = np.unique(self.values[train], return_counts=True)
-            own, ends = seen[times > 1], [np.nanmin(self.values), np.nanmax(self.values) + 1]
+            if (self.values[known] % 1).any():
+                raise ValueError(f"{kind}: expected integers, got fractions")
+            own = seen[times > 1] if times.max() > 1 else seen
+            ends = [np.nanmin(self.values), np.nanmax(self.values) + 1]
             starts = np.unique([*own, *own + 1, *ends])
             self.starts, self.widths = starts[:-1], np.diff(starts)
         bins = np.searchsorted(self.starts, self.values, "right").clip(1, len(self.starts)) - 1
@@ -71,18 +80,24 @@ class Column:
             self.family = fam.DiscretizedLogisticMixture(5, len(self.total))
 
     def _standardize(self, values: Array, train: Array) -> None:
-        self.values, self.centre = values, values[train].mean()
-        self.unit = values[train].std() or 1.0
-        self.codes = (values - self.centre) / self.unit
-        self.within = np.full(len(values), -math.log(self.unit))
+        logs = self.kind == "lognormal"
+        if logs and np.nanmin(values) <= 0:
+            raise ValueError(f"lognormal: expected values above 0, got {np.nanmin(values)}")
+        scale = np.log(values) if logs else values
+        self.values, self.centre = values, scale[train].mean()
+        self.unit = scale[train].std() or 1.0
+        self.codes = (scale - self.centre) / self.unit
+        self.within = -math.log(self.unit) - np.nan_to_num(scale) * logs
         self.alone = self.within - (np.nan_to_num(self.codes) ** 2 + math.log(2 * math.pi)) / 2
         self.usual = self.guess(self.codes[train])
         self.family = fam.Mixture(fam.Normal(min_scale=0.05), 5)
 
     def decode(self, codes: Array) -> Array:
         """Values, at random where a code has several."""
-        if self.kind == "normal":
-            return (codes * self.unit + self.centre).round(6)
+        if self.kind.endswith("normal"):
+            values = codes * self.unit + self.centre
+            values = np.exp(values) if self.kind == "lognormal" else values
+            return values.round(self.decimals) if self.decimals > 0 else values.round().astype(int)
         codes = codes.astype(int)
         if self.kind == "categorical":
             return self.starts[codes]
@@ -108,13 +123,16 @@ class Column:
 
 
 def propose(values: Array) -> str:
-    """Text is categorical, fractions are normal; integers are smooth but for a frequent one."""
+    """Text is categorical; fractions, and integers most of which occur once, are lognormal where
+    positive and skewed, else normal; other integers are smooth but for a frequent one.
+    """
     try:
         numbers, times = np.unique(values.astype(float), return_counts=True)
     except ValueError:
         return "categorical"
-    if (numbers % 1).any():
-        return "normal"
+    if (numbers % 1).any() or 2 * (times == 1).sum() > len(values):
+        mean, median = np.average(numbers, weights=times), np.median(values.astype(float))
+        return "lognormal" if numbers[0] > 0 and mean > 1.1 * median else "normal"
     return "logistic" if times.max() < len(values) / 10 else "integer"
 
 
@@ -132,13 +150,42 @@ def read_adult(path: Path) -> tuple[dict[str, Array], Array]:
     return cells, np.repeat(range(3), [len(data[f"{part}/{name}"]) for part in parts])
 
 
+def tidy(cell: str) -> str:
+    """Without spaces about it, and "" where it says that a value is missing."""
+    cell = cell.strip()
+    try:
+        return cell if math.isfinite(float(cell)) else ""
+    except ValueError:
+        return "" if cell in MISSING else cell
+
+
 def read_csv(path: Path) -> tuple[dict[str, Array], Array]:
-    """The same for a file whose first line has the names; a tenth each validates and tests."""
-    with path.open(newline="") as file:
-        names, *rows = csv.reader(file)
-    cells = np.char.strip(np.array(rows))
-    part = np.random.permutation(np.arange(len(rows)) * 10 // len(rows) - 7).clip(0)
-    return dict(zip(names, cells.T, strict=True)), part
+    """The same for a file whose first line has the names; a tenth each validates and tests.
+
+    Cells are parted by whichever of "," ";" and tab the first line has most of. Columns that
+    training has one value of, or none, are left out.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        delimiter = max(",;\t", key=file.readline().count)
+        file.seek(0)
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        names, rows = [name.strip() for name in next(reader, [])], []
+        for row in filter(any, reader):
+            if len(row) != len(names):
+                line = f"line {reader.line_num} has {len(row)} cells"
+                raise ValueError(f"{line}, the first line has {len(names)}")
+            rows.append([tidy(cell) for cell in row])
+    count = len(rows)
+    if count < 10 or len(set(names)) < len(names):
+        raise ValueError(f"expected distinct names and at least 10 rows, got {names} and {count}")
+    part = np.random.permutation(np.arange(count) * 10 // count - 7).clip(0)
+    cells = dict(zip(names, np.array(rows).T, strict=True))
+    told = [name for name in names if len({*cells[name][part == 0]} - {""}) > 1]
+    if len(told) < len(names):
+        print(f"left out, one value or none: {[name for name in names if name not in told]}")
+    if not told:
+        raise ValueError("expected a column of more than one value, got none")
+    return {name: cells[name] for name in told}, part
 
 
 def write_csv(name: str, columns: Mapping[str, Array]) -> None:

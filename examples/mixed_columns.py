@@ -55,7 +55,7 @@ def fill(network: Network, x: Tensor, draws: int) -> np.ndarray:
 
 def fit(network: Network, train: Tensor, valid: Tensor, steps: int) -> Network:
     optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=DECAY)
-    plan = OneCycleLR(optimizer, LR, steps, pct_start=0.05)
+    plan = OneCycleLR(optimizer, LR, steps, pct_start=max(0.05, 1.5 / steps))  # 1 / steps fails
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.997))  # less noisy
     best, best_score, fixed = network, -math.inf, orders(valid)
     for step in (bar := tqdm(range(1, steps + 1), leave=False, disable=None)):
@@ -115,14 +115,24 @@ def main() -> None:
     path = args.csv or args.data / "adult_mixed.npz"
     if not path.is_file():
         parser.error(f"{path} is missing")
+    if args.steps < 2:
+        parser.error(f"--steps: expected at least 2, got {args.steps}")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
-    cells, part = read_csv(path) if args.csv else read_adult(path)
+    try:
+        cells, part = read_csv(path) if args.csv else read_adult(path)
+    except ValueError as error:
+        parser.error(f"{path}: {error}")
     kinds = dict(pair.rpartition("=")[::2] for pair in args.family)
     if odd := {n: kind for n, kind in kinds.items() if n not in cells or kind not in KINDS}:
         parser.error(f"--family: expected NAME=KIND, of {list(cells)} and {KINDS}, got {odd}")
-    table = {name: Column(text, part == 0, kinds.get(name)) for name, text in cells.items()}
+    table = {}
+    for name, text in cells.items():
+        try:
+            table[name] = Column(text, part == 0, kinds.get(name))
+        except ValueError as error:
+            parser.error(f"{path}: column {name}: {error}")
     table = dict(sorted(table.items(), key=lambda item: item[1].kind != "categorical"))
     print(f"{path.name}: {np.bincount(part)} rows to train, validate and test")
     for name, column in table.items():
