@@ -259,14 +259,12 @@ def test_sequences_that_end_are_inside_under_any_of_the_orderings():
         p.log_prob(neither)
 
 
-@pytest.mark.parametrize("name", ["rows", "groups"])
+@every
 def test_at_observed_and_latent_sites_of_pyro(name):
     p = mixture(name, (5,))
     x = p.sample()
-    net = p.components[0].network
 
     def model(x=None):
-        pyro.module("net", net)
         with pyro.plate("rows", 5):
             return pyro.sample("x", p, obs=x)
 
@@ -555,22 +553,6 @@ def test_enumerated_by_pyro(float64):
     states = p.enumerate_support()
     joint = p.log_prob(states) + dist.Normal(states.sum((-1, -2)), 1.0).log_prob(x)
     torch.testing.assert_close(-loss, joint.logsumexp(0).sum())
-
-
-@of_networks
-def test_at_sites_of_pyro(name):
-    p = mixture(name, (5,))
-    x = p.sample()
-
-    def model(x=None):
-        with pyro.plate("rows", 5):
-            return pyro.sample("x", p, obs=x)
-
-    trace = poutine.trace(model).get_trace(x)
-    trace.compute_log_prob()
-    torch.testing.assert_close(trace.nodes["x"]["log_prob"], p.log_prob(x))
-    with pyro.plate("outer", 3, dim=-2):
-        assert model().shape == (3, *x.shape)
 
 
 def test_what_is_missing_is_integrated_out(float64):
