@@ -49,6 +49,8 @@ os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+napoleon_use_ivar = True
 # Docstrings are written in Markdown's single backticks.
 default_role = "code"
 
@@ -56,6 +58,8 @@ default_role = "code"
 def _escape_shapes(app, what, name, obj, options, lines):
     """Docstrings write shapes as (*lead, n); outside backticks a star would begin emphasis."""
     for number, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
         parts = line.split("`")
         parts[::2] = [part.replace("*", r"\*") for part in parts[::2]]
         lines[number] = "`".join(parts)
