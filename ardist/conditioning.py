@@ -13,6 +13,7 @@ from ardist.constraints import BlockConstraint
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.ordering import Ordering
+from ardist.shapes import expanded
 
 
 def observed_first(
@@ -94,9 +95,8 @@ class Marginal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: "Marginal | None" = None) -> "Marginal":
         """The same with a larger batch_shape, in constant time."""
-        whole, batch_shape = self.whole.expand(batch_shape), Size(batch_shape)
-        new = object.__new__(type(self)) if _instance is None else _instance
-        new.__dict__.update({**self.__dict__, "whole": whole, "_batch_shape": batch_shape})
+        whole = self.whole.expand(batch_shape)
+        new: Marginal = expanded(self, batch_shape, _instance, whole=whole)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import as_expanded, check_tensor, leading
+from ardist.shapes import check_tensor, expanded, leading, over_batch
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -126,9 +126,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, batch_shape: Sequence[int], _instance: "AutoregressiveDistribution | None" = None
     ) -> "AutoregressiveDistribution":
         """The same distribution with a larger batch_shape, in constant time: nothing is run."""
-        wanted = as_expanded(batch_shape, self.batch_shape)
-        new = object.__new__(type(self)) if _instance is None else _instance
-        new.__dict__.update({**self.__dict__, "_batch_shape": wanted})
+        new: AutoregressiveDistribution = expanded(self, batch_shape, _instance)
         return new
 
     # Scores.
@@ -302,9 +300,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         values = self.factorization.enumerate_support().to(like.device)
         if not self.factorization.layout.is_index:
             values = values.to(like.dtype)
-        ones = (1,) * len(self.batch_shape)
-        values = values.reshape(states, *ones, *self.event_shape)
-        return values.expand(states, *self.batch_shape, *self.event_shape) if expand else values
+        return over_batch(values, self.batch_shape, expand)
 
     @property
     def mean(self) -> Tensor:

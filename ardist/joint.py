@@ -183,10 +183,10 @@ class Joint:
     def cut_block(self) -> str | None:
         """The name of a block that is observed in part, if there is one."""
         fac = self.factorization
-        if self.observed is None:
+        mask = None if self.observed is None else fac.split(self.observed[1])
+        if mask is None or not fac.layout.is_cut(mask):
             return None
-        cut = fac.layout.cut(fac.split(self.observed[1])).nonzero()
-        return fac.block_name(int(cut[0, -1])) if len(cut) else None
+        return fac.block_name(int(fac.layout.cut(mask).nonzero()[0, -1]))
 
     @property
     def _contexts(self) -> Tensor | None:

@@ -15,7 +15,7 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.families.base import log_sum_exp
 from ardist.joint import unwrap
 from ardist.ordering import Ordering
-from ardist.shapes import as_expanded
+from ardist.shapes import expanded, over_batch
 
 
 class Mixture(TorchDistribution):
@@ -117,9 +117,7 @@ class Mixture(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: "Mixture | None" = None) -> "Mixture":
         """The same distribution with a larger batch_shape, in constant time: nothing is run."""
-        wanted = as_expanded(batch_shape, self.batch_shape)
-        new = object.__new__(type(self)) if _instance is None else _instance
-        new.__dict__.update({**self.__dict__, "_batch_shape": wanted})
+        new: Mixture = expanded(self, batch_shape, _instance)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -179,9 +177,7 @@ class Mixture(TorchDistribution):
         states = torch.cat([part.reshape(len(part), *self.event_shape) for part in each])
         if len(some) > 1:
             states = states.unique(dim=0)
-        ones = (1,) * len(self.batch_shape)
-        states = states.reshape(len(states), *ones, *self.event_shape)
-        return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states
+        return over_batch(states, self.batch_shape, expand)
 
     def __repr__(self) -> str:
         return (

@@ -1,10 +1,11 @@
-"""Checks of shapes and numbers that users give."""
+"""Shapes: checks of what users give, and batches that are expanded."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 
 def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
@@ -37,14 +38,27 @@ def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
     return tensor
 
 
-def as_expanded(batch_shape: Iterable[int], old: torch.Size) -> torch.Size:
-    """`batch_shape` if `old` can be expanded to it, else a `ValueError`."""
-    wanted = torch.Size(batch_shape)
+def expanded(p: Distribution, batch_shape: Iterable[int], instance: Any, **changes: Any) -> Any:
+    """A distribution, with changed attributes, under a larger batch_shape, in constant time: in
+    `instance` if there is one. A `ValueError` where it cannot be expanded to that.
+    """
+    old, wanted = p.batch_shape, torch.Size(batch_shape)
     spare = len(wanted) - len(old)
     pairs = zip(old, wanted[max(spare, 0) :], strict=False)
     if spare < 0 or any(one not in (1, size) for one, size in pairs):
         raise ValueError(f"batch_shape: {tuple(old)} cannot be expanded to {tuple(wanted)}")
-    return wanted
+    new = object.__new__(type(p)) if instance is None else instance
+    new.__dict__.update({**p.__dict__, **changes, "_batch_shape": wanted})
+    return new
+
+
+def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
+    """States (n, *event_shape) as `enumerate_support` gives them: (n, *batch_shape, *event_shape),
+    or with ones for batch_shape.
+    """
+    event_shape = states.shape[1:]
+    states = states.reshape(len(states), *(1,) * len(batch_shape), *event_shape)
+    return states.expand(-1, *batch_shape, *event_shape) if expand else states
 
 
 def check_tensor(value: object, name: str) -> None:
