@@ -468,7 +468,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac, layout = self.factorization, self.factorization.layout
         if layout.is_cut(fac.split(mask)):
             rows = fac.split(mask.reshape(-1, *self.event_shape).unique(dim=0))
-            params = self.joint.reference.new_zeros(len(rows), *layout.param_shape)
+            params = self.joint.reference.new_zeros(rows.shape[0], *layout.param_shape)
             score(params, fac.split(self.joint.anchor).expand_as(rows), rows)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":

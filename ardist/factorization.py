@@ -233,7 +233,7 @@ class Factorization:
             states = family.enumerate_support()
             if states is None:
                 return None
-            counts[family] = len(states)
+            counts[family] = states.shape[0]
         sizes = [counts[self.layout.families[block]] for step in self.steps for block in step]
         if self.end is None:
             return math.prod(sizes)
@@ -248,11 +248,11 @@ class Factorization:
         if len(states) < len(found):
             raise ValueError(f"families: expected finite discrete ones, got {self}")
         if self.end is not None:
-            return self.merge(self._enumerate_ended([len(values) for values in states]))
-        choices = torch.cartesian_prod(*(torch.arange(len(values)) for values in states))
+            return self.merge(self._enumerate_ended([values.shape[0] for values in states]))
+        choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
         choices = choices.reshape(-1, len(states))
         flat = [
-            values[choice].reshape(len(choice), -1)
+            values[choice].reshape(choice.shape[0], -1)
             for values, choice in zip(states, choices.unbind(-1), strict=True)
         ]
         dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
@@ -271,8 +271,8 @@ class Factorization:
             others = torch.tensor([s for s in range(sizes[block]) if s != end], dtype=dtype)
             alive = torch.cat(
                 (
-                    alive.repeat_interleave(len(others), 0),
-                    others.repeat(len(alive)).unsqueeze(-1),
+                    alive.repeat_interleave(others.shape[0], 0),
+                    others.repeat(alive.shape[0]).unsqueeze(-1),
                 ),
                 -1,
             )
@@ -322,7 +322,7 @@ class Factorization:
     @cached_property
     def _in_order(self) -> bool:
         elements = self._cut.elements
-        return torch.equal(elements, torch.arange(len(elements)))
+        return torch.equal(elements, torch.arange(elements.shape[0]))
 
     def split(self, x: Tensor) -> Tensor:
         """Events (*lead, *event_shape) as blocks in raster order of the grid.
@@ -335,7 +335,7 @@ class Factorization:
             raise ValueError(
                 f"x: expected (*lead, {spelled(self.event_shape)}), got {tuple(x.shape)}"
             )
-        flat = x.reshape(*lead, len(self._cut.elements))
+        flat = x.reshape(*lead, self._cut.elements.shape[0])
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.to(x.device))
         return flat.reshape((*lead, *self.layout.value_shape))
@@ -348,7 +348,7 @@ class Factorization:
             raise ValueError(
                 f"blocks: expected (*lead, {spelled(shape)}), got {tuple(blocks.shape)}"
             )
-        flat = blocks.reshape(*lead, len(self._cut.elements))
+        flat = blocks.reshape(*lead, self._cut.elements.shape[0])
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
         return flat.reshape((*lead, *self.event_shape))
@@ -465,14 +465,14 @@ class Factorization:
             return
         for family in self.layout.distinct:
             states = None if family.event_shape else family.enumerate_support()
-            if states is None or not torch.equal(states.long(), torch.arange(len(states))):
+            if states is None or not torch.equal(states.long(), torch.arange(states.shape[0])):
                 raise ValueError(
                     f"end: expected blocks of one index each, 0, ..., n - 1, got {family}"
                 )
             for name, symbol in (("end", self.end), ("pad", self.pad)):
-                if symbol not in range(len(states)):
+                if symbol not in range(states.shape[0]):
                     raise ValueError(
-                        f"{name}: expected one of 0, ..., {len(states) - 1}, got {symbol!r}"
+                        f"{name}: expected one of 0, ..., {states.shape[0] - 1}, got {symbol!r}"
                     )
         if not self.is_total:
             raise ValueError(

@@ -57,7 +57,7 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
     or with ones for batch_shape.
     """
     event_shape = states.shape[1:]
-    states = states.reshape(len(states), *(1,) * len(batch_shape), *event_shape)
+    states = states.reshape(states.shape[0], *(1,) * len(batch_shape), *event_shape)
     return states.expand(-1, *batch_shape, *event_shape) if expand else states
 
 

@@ -296,7 +296,7 @@ def is_transformed() -> bool:
 
 def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
     """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
-    if len(encoding) in (1, len(hidden)):
+    if encoding.shape[0] in (1, hidden.shape[0]):
         return hidden + encoding
-    grouped: Tensor = hidden.unflatten(0, (-1, len(encoding))) + encoding
+    grouped: Tensor = hidden.unflatten(0, (-1, encoding.shape[0])) + encoding
     return grouped.flatten(0, 1)

@@ -65,10 +65,10 @@ class MADE(ConditionalNetwork):
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
         self.dropout = as_probability(dropout, "dropout")
         visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
-        if not direct and min(widths) < len(visible.sets):
+        if not direct and min(widths) < visible.sets.shape[0]:
             raise ValueError(
                 f"hidden_features: without direct connections every layer needs a unit for each "
-                f"of the {len(visible.sets)} distinct sets of dependencies, got {tuple(widths)}"
+                f"of the {visible.sets.shape[0]} distinct sets of dependencies, got {tuple(widths)}"
             )
         self.hidden_features, self.residual, self.activation = tuple(widths), residual, activation
         layout = factorization.layout
@@ -92,7 +92,9 @@ class MADE(ConditionalNetwork):
         if self.context_shape:
             (size,) = self.context_shape
             self.context_to_hidden = nn.Linear(size, widths[0], bias=False) if widths else None
-            self.context_to_output = nn.Linear(size, len(outputs), bias=False) if direct else None
+            self.context_to_output = (
+                nn.Linear(size, outputs.shape[0], bias=False) if direct else None
+            )
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
@@ -112,7 +114,7 @@ class MADE(ConditionalNetwork):
         params = reduce(torch.add, parts)
         if to_output is not None:
             params = add_encoding(params, to_output)
-        return params.reshape(len(blocks), *layout.param_shape)
+        return params.reshape(blocks.shape[0], *layout.param_shape)
 
     def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the context adds to the first hidden layer and to the outputs."""
@@ -159,7 +161,7 @@ class MADE(ConditionalNetwork):
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep:
         """Gradients through a draw that use each weight once."""
-        return _MADESweep(_MADEDecoder(self, len(blocks), context), blocks)
+        return _MADESweep(_MADEDecoder(self, blocks.shape[0], context), blocks)
 
 
 class _Schedule:
@@ -240,7 +242,7 @@ class _MADEDecoder(Decoder):
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """An encoding (contexts, units) as (units, rows)."""
-        return encoding.T.repeat(1, self.batch_size // len(encoding))
+        return encoding.T.repeat(1, self.batch_size // encoding.shape[0])
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
@@ -254,7 +256,7 @@ class _MADEDecoder(Decoder):
         return self._evaluate(0, self.num_taken + 1)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self.states = [state.index_select(1, rows) for state in self.states]
         self.biases = [_select(bias, rows) for bias in self.biases]
         self.output_bias = _select(self.output_bias, rows)
@@ -304,7 +306,7 @@ class _MADESweep(Sweep):
         features = network.factorization.layout.features(self._blocks)
         state = schedule.in_order(features, "feature", 1).T
         sizes = [[b - a for a, b in pairwise(ends)] for ends in schedule.ends]
-        outputs = state.new_zeros(schedule.output_ends[-1], len(self._blocks))
+        outputs = state.new_zeros(schedule.output_ends[-1], self._blocks.shape[0])
         slopes, sums, self._units = [], [], []
         for layer in layers:
             before = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)

@@ -126,7 +126,7 @@ class Markov(UniformNetwork):
         step = torch.arange(length, device=blocks.device).expand(rows, length)
         encoding = self.encode(context)
         if encoding is not None:
-            encoding = encoding.repeat(rows // len(encoding), 1, 1)
+            encoding = encoding.repeat(rows // encoding.shape[0], 1, 1)
             encoding = encoding.expand(rows, length, -1).flatten(0, 1)
         params = self.evaluate(past.flatten(0, 1), step.flatten(), encoding)
         return params.view(rows, length, -1)
@@ -144,11 +144,11 @@ class Markov(UniformNetwork):
             step = step.clamp(max=self.window)
         given = (past, step) if encoding is None else (past, step, encoding)
         params: Tensor = self.module(*given).flatten(1)
-        expected = (len(past), self.factorization.layout.families[0].num_params)
+        expected = (past.shape[0], self.factorization.layout.families[0].num_params)
         if params.shape != expected:
             raise ValueError(
                 f"module: expected parameters (rows, {expected[1]}), got {tuple(params.shape)} "
-                f"for {len(past)} rows"
+                f"for {past.shape[0]} rows"
             )
         return params
 
@@ -230,10 +230,10 @@ class _MarkovDecoder(Decoder):
         return self._take(blocks)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._past = self._past.index_select(0, rows)
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))
+            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])
 
     def _take(self, blocks: Tensor) -> Tensor:
         self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]
@@ -247,6 +247,6 @@ class _MarkovDecoder(Decoder):
         encoding = self._encoding
         if encoding is not None:
             encoding = encoding[:, self.num_taken if encoding.shape[1] > 1 else 0]
-            encoding = encoding.repeat(self.batch_size // len(encoding), 1)
+            encoding = encoding.repeat(self.batch_size // encoding.shape[0], 1)
         with self._network.evaluating():
             return self._network.evaluate(self._past, step, encoding).unsqueeze(1)

@@ -29,7 +29,7 @@ class BlockEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(self._sizes), size))
         with torch.no_grad():
             for part in self.weight.split(self._sizes):
-                part.normal_(std=len(part) ** -0.5)
+                part.normal_(std=part.shape[0] ** -0.5)
 
     def map_of(self, block: int) -> tuple[Family, Tensor, Tensor]:
         """A block's family and the weight (size, num_features) and bias (size,) that read it."""
@@ -47,7 +47,7 @@ class BlockEmbedding(nn.Module):
         vectors = []
         for block, piece in zip(which, pieces, strict=True):
             family, weight, bias = self.map_of(block)
-            value = piece.reshape(len(blocks), *family.event_shape)
+            value = piece.reshape(blocks.shape[0], *family.event_shape)
             vectors.append(family.project(value, weight, bias))
         return torch.stack(vectors, 1)
 
@@ -80,7 +80,7 @@ class BlockHead(nn.Module):
 def drawing_order(ranks: Tensor) -> Tensor | None:
     """The blocks of total ranks in the order of drawing; None where it is raster order."""
     order = ranks.argsort()
-    return None if torch.equal(order, torch.arange(len(order), device=order.device)) else order
+    return None if torch.equal(order, torch.arange(order.shape[0], device=order.device)) else order
 
 
 class SequenceNetwork(ConditionalNetwork):
@@ -169,5 +169,5 @@ class UniformNetwork(SequenceNetwork):
         """Vectors for the steps, (N, num_blocks, C), where there is one for each block."""
         if context is None or self.context_kind == "vector":
             return context
-        context = context.reshape(len(context), -1, context.shape[-1])
+        context = context.reshape(context.shape[0], -1, context.shape[-1])
         return context if order is None else context.index_select(1, order)

@@ -265,7 +265,7 @@ class Transformer(ConditionalNetwork):
         tokens = add_encoding(vectors, part.contents)
         num_keys = tokens.shape[1]
         if part.queries is not None:
-            queries = part.queries.repeat(len(tokens) // len(part.queries), 1, 1)
+            queries = part.queries.repeat(tokens.shape[0] // part.queries.shape[0], 1, 1)
             tokens = torch.cat((tokens, queries), 1)
         dropout = self.dropout if self.training and states[0].cache is None else 0.0
         rows, length, dim = tokens.shape
@@ -409,7 +409,7 @@ class _TransformerDecoder(Decoder):
         return params
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
         self._prepare()
@@ -436,5 +436,5 @@ def _arrange(x: Tensor, order: Tensor) -> Tensor:
     """Vectors (rows or contexts, T, dim) in an order, (T,) or of each row."""
     if order.dim() == 1:
         return x.index_select(1, order)
-    x = x.repeat(len(order) // len(x), 1, 1)
+    x = x.repeat(order.shape[0] // x.shape[0], 1, 1)
     return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
