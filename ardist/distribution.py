@@ -16,7 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expanded, leading, over_batch
+from ardist.shapes import check_tensor, expanded, is_recorded, leading, over_batch
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -536,4 +536,5 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
 
 def _all(mask: Tensor) -> bool:
-    return bool(torch._is_all_true(mask))
+    """Whether a check holds everywhere; a graph that is recorded has none."""
+    return is_recorded() or bool(torch._is_all_true(mask))

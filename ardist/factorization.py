@@ -5,7 +5,6 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size, shortened, spelled
+from ardist.shapes import as_size, constant, shortened, spelled
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -80,10 +79,7 @@ class Factorization:
         }
         self.__dict__.update(values)
         self.__dict__["families"] = self._check_families(families)
-        self._check_ordering()
-        self._check_end()
-        # Now, since torch.compile cannot trace what fills these.
-        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
+        self._check()
 
     @staticmethod
     def columns(
@@ -119,7 +115,7 @@ class Factorization:
 
     # What follows from the four choices.
 
-    @cached_property
+    @constant
     def _cut(self) -> Cut:
         return self.partition.cut(self.event_shape)
 
@@ -128,40 +124,40 @@ class Factorization:
         """Shape of the grid of blocks."""
         return self._cut.grid_shape
 
-    @cached_property
+    @constant
     def num_blocks(self) -> int:
         """How many blocks an event has."""
         return math.prod(self.grid_shape)
 
-    @cached_property
+    @constant
     def ranks(self) -> Tensor:
         """When each block is drawn, from 0; ties are drawn together: (*grid_shape) int64."""
         return self.ordering.ranks(self.grid_shape)
 
-    @cached_property
+    @constant
     def num_steps(self) -> int:
         """How many steps a draw takes: the number of distinct ranks."""
         return int(self.ranks.max()) + 1
 
-    @cached_property
+    @constant
     def dependencies(self) -> Tensor:
         """(num_blocks, num_blocks) bool: whether the block of the row may depend on the other."""
         return self.ordering.dependencies(self.grid_shape)
 
-    @cached_property
+    @constant
     def steps(self) -> list[list[int]]:
         """The blocks of each step, by their raster index."""
         order = torch.argsort(self.ranks.flatten(), stable=True).tolist()
         ranks = self.ranks.flatten().tolist()
         return [list(tied) for _, tied in itertools.groupby(order, key=ranks.__getitem__)]
 
-    @cached_property
+    @constant
     def layout(self) -> Layout:
         """All conditionals, in raster order of the grid."""
         uniform = len(self.families) == 1
         return Layout(self.families * self.num_blocks if uniform else self.families, not uniform)
 
-    @cached_property
+    @constant
     def step_layouts(self) -> list[Layout]:
         """The conditionals of each step; steps of equally many alike blocks share one."""
         if not self.is_uniform:
@@ -176,7 +172,7 @@ class Factorization:
             self._ranges[start, stop] = self.layout.select(blocks)
         return self._ranges[start, stop]
 
-    @cached_property
+    @constant
     def _ranges(self) -> dict[tuple[int, int], Layout]:
         return {}
 
@@ -193,7 +189,7 @@ class Factorization:
         pairs = self.num_blocks * (self.num_blocks - 1) // 2
         return self.ordering.name != "from_graph" or int(self.dependencies.sum()) == pairs
 
-    @cached_property
+    @constant
     def is_transitive(self) -> bool:
         """Whether each block depends on all that its dependencies depend on, as in any ranking."""
         if self.ordering.name != "from_graph":
@@ -206,7 +202,7 @@ class Factorization:
         """Whether draws of every block have gradients to the parameters."""
         return self.layout.has_rsample
 
-    @cached_property
+    @constant
     def support(self) -> constraints.Constraint:
         """Where events lie."""
         if self.end is not None:
@@ -221,11 +217,11 @@ class Factorization:
             return constraints.independent(self.families[0].support, blocks)
         return self._block_constraint
 
-    @cached_property
+    @constant
     def _block_constraint(self) -> BlockConstraint:
         return BlockConstraint(self.layout, self._cut.elements, self.event_shape)
 
-    @cached_property
+    @constant
     def num_states(self) -> int | None:
         """How many events there are, or None where blocks are not discrete and finite."""
         counts: dict[Family, int] = {}
@@ -319,7 +315,7 @@ class Factorization:
 
     # Events and blocks.
 
-    @cached_property
+    @constant
     def _in_order(self) -> bool:
         elements = self._cut.elements
         return torch.equal(elements, torch.arange(elements.shape[0]))
@@ -393,11 +389,10 @@ class Factorization:
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
         kept = ["_cut", "num_blocks", "layout", "_block_constraint", "_in_order"]
-        kept += ["support"] if self.end is None else []
+        kept += ["support", "num_states"] if self.end is None else []
         derived = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         other.__dict__.update({**self._fields, **derived, "ordering": ordering})
-        other._check_ordering()
-        other._check_end()
+        other._check()
         return other
 
     def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
@@ -450,6 +445,12 @@ class Factorization:
                 )
         return given[:1] if all(family == given[0] for family in given) else given
 
+    def _check(self) -> None:
+        """Checks what families do not tell, and fills what torch.compile cannot trace."""
+        self._check_ordering()
+        self._check_end()
+        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
+
     def _check_ordering(self) -> None:
         if not isinstance(self.ordering, Ordering):
             raise ValueError(
@@ -480,7 +481,7 @@ class Factorization:
                 f"may depend on it, got {self.ordering!r}"
             )
 
-    @cached_property
+    @constant
     def _key(self) -> tuple[Any, ...]:
         ranks = self.ranks.flatten()
         order = self.ranks

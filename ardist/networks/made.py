@@ -1,7 +1,7 @@
 """MADE: a masked multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, reduce
+from functools import reduce
 from itertools import accumulate, chain, pairwise
 
 import torch
@@ -14,7 +14,7 @@ from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, add_encoding
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.pathwise import Sweep
-from ardist.shapes import as_probability, as_size
+from ardist.shapes import as_probability, as_size, constant
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
 
@@ -145,7 +145,7 @@ class MADE(ConditionalNetwork):
         biases = [layer.bias for layer in (self.head, self.direct) if layer is not None]
         return biases[0]
 
-    @cached_property
+    @constant
     def schedule(self) -> "_Schedule":
         return _Schedule(self.factorization, self.available)
 
