@@ -482,16 +482,21 @@ class Factorization:
             )
 
     @constant
-    def _key(self) -> tuple[Any, ...]:
+    def _order(self) -> Tensor:
+        """All about the order: the ranks, or the dependencies of a graph that allows less."""
         ranks = self.ranks.flatten()
-        order = self.ranks
-        if self.ordering.name == "from_graph":  # which may allow less than its ranks do
-            follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
-            order = self.ranks if follows_ranks else self.dependencies
+        if self.ordering.name != "from_graph":
+            return self.ranks
+        follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
+        return self.ranks if follows_ranks else self.dependencies
+
+    @constant
+    def _key(self) -> tuple[Any, ...]:
         elements = None if self._in_order else tuple(self._cut.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),
-            *(self.families, self.names, tuple(order.flatten().tolist()), self.end, self.pad),
+            *(self.families, self.names, tuple(self._order.flatten().tolist())),
+            *(self.end, self.pad),
         )
 
     def __eq__(self, other: object) -> bool:

@@ -110,8 +110,9 @@ class Layout:
 
     def anchor(self, like: Tensor) -> Tensor:
         """Values well inside the support, always the same: (*value_shape)."""
-        each = [family.anchor().reshape(-1) for family in self.families]
-        return torch.cat(each).reshape(self.value_shape).to(like.device, self.dtype(like.dtype))
+        each = {family: family.anchor().reshape(-1) for family in self.distinct}
+        whole = torch.cat([each[family] for family in self.families])
+        return whole.reshape(self.value_shape).to(like.device, self.dtype(like.dtype))
 
     def spread(self, each: Tensor) -> Tensor:
         """What is known of each block, (..., num_blocks), for each of its elements."""

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical
-from ardist.networks.base import reference
+from ardist.networks.base import part, reference
 from ardist.networks.sequence import UniformNetwork
 from ardist.testing import CheckError, check_autoregressive
 
@@ -161,9 +161,9 @@ class FromModule(UniformNetwork):
         with super().evaluating():
             yield
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         start = self.start.float().tolist() if self.shift else None
-        return {**super()._fingerprint(), "shift": self.shift, "start": start}
+        return {**super()._fingerprint(), "shift": part(self.shift), "start": part(start)}
 
     def extra_repr(self) -> str:
         start = f", start={self.start.tolist()}" if self.shift else ""

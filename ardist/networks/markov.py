@@ -1,7 +1,6 @@
 """A window of the last blocks."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.base import ConditionalNetwork, fingerprint, part, reference
 from ardist.networks.perceptron import perceptron
 from ardist.networks.sequence import UniformNetwork
 from ardist.shapes import as_positive, as_size
@@ -168,10 +167,10 @@ class Markov(UniformNetwork):
             return super().accepts(factorization)
         return ConditionalNetwork.accepts(self, factorization)
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         """A state says the length only where the module counts the steps."""
-        own = super()._fingerprint() if self.stationary else ConditionalNetwork._fingerprint(self)
-        return {**own, "window": self.window}
+        own = fingerprint(self.factorization, any_length=self.stationary)
+        return {**own, "window": part(self.window)}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nwindow={self.window}, stationary={self.stationary}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork
+from ardist.networks.base import ConditionalNetwork, fingerprint
 
 
 class BlockEmbedding(nn.Module):
@@ -126,12 +126,9 @@ class SequenceNetwork(ConditionalNetwork):
         order = self._order if ranks is None else drawing_order(ranks)
         return None if order is None else order.to(device)
 
-    def _fingerprint(self) -> dict[str, object]:
-        """Any length fits, so a state says only the order and the families."""
-        if not self.factorization.is_uniform:
-            return super()._fingerprint()
-        ordering = self.factorization.ordering
-        return {"families": str(self.factorization.families[0]), "ordering": repr(ordering)}
+    def _fingerprint(self) -> dict[str, list[str]]:
+        """Of what all lengths share, where any length fits."""
+        return fingerprint(self.factorization, any_length=self.factorization.is_uniform)
 
 
 class UniformNetwork(SequenceNetwork):

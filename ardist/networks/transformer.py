@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from ardist.networks.attention import (
     select_rows,
     waves,
 )
-from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.base import ConditionalNetwork, add_encoding, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
 from ardist.ordering import Ordering
 from ardist.shapes import as_positive, as_probability
@@ -156,16 +156,12 @@ class Transformer(ConditionalNetwork):
             return f"{name} was built without ties, and serves orders without ties"
         return None
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         """Any-order networks leave out the order, and those for any length the length."""
-        factorization, own = self.factorization, super()._fingerprint()
+        any_length = self.positions == "rotary" and self.factorization.is_uniform
+        own = fingerprint(self.factorization, any_length)
         if self.any_order:
-            del own["dependencies"]
-        if self.positions == "rotary" and factorization.is_uniform:
-            own["families"], own["grid_shape"] = str(factorization.families[0]), "any"
-            del own["elements"]
-            if not self.any_order:
-                own["dependencies"] = repr(factorization.ordering)
+            del own["ordering"]
         return own
 
     def extra_repr(self) -> str:

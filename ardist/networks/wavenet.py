@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
+from ardist.networks.base import part
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
 from ardist.shapes import as_positive, as_probability
 
@@ -141,12 +142,10 @@ class WaveNet(SequenceNetwork):
         mixed: Tensor = self.mix(skip.relu()).relu()
         return mixed.view(*shape[:2], -1)
 
-    def _fingerprint(self) -> dict[str, object]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         """Dilations too, which no weight's shape tells."""
-        return {
-            **super()._fingerprint(),
-            "dilations": [layer.dilation for layer in self.gated_layers],
-        }
+        dilations = [layer.dilation for layer in self.gated_layers]
+        return {**super()._fingerprint(), "dilations": part(dilations)}
 
     def _decoder(
         self,
