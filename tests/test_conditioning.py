@@ -436,3 +436,13 @@ def test_parts_that_a_family_is_not_given_in_are_refused_at_once():
         p.given(torch.eye(3)[:2], mask)
     with pytest.raises(ValueError, match="not given in part, got 1 of a block's 3 elements"):
         p.marginal(mask)
+
+
+def test_orders_that_are_no_graphs_never_list_all_pairs_of_blocks():
+    """Of 20,000 blocks these would be gigabytes."""
+    fac = ad.Factorization(20_000, fam.Bernoulli(), end=1)
+    net = networks.Markov(fac, hidden_features=())
+    observed = torch.arange(20_000) < 3
+    net.condition().given(torch.zeros(20_000), observed)
+    net.load_state_dict(net.state_dict())
+    assert "dependencies" not in vars(fac)
