@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pyro.distributions.testing.gof import auto_goodness_of_fit
+from laws import assert_density, assert_follows
 from table import GPT
 from torch.distributions import MultivariateNormal as TorchNormal
 from torch.distributions import biject_to, constraints
@@ -73,11 +73,7 @@ def test_draws_of_any_set_follow_its_log_prob(name, float64):
     for mask in masks_of(p.factorization)[1:-1]:
         q = p.given(p.sample(), mask)
         states = q.enumerate_support()
-        probs = q.log_prob(states).exp()
-        drawn = q.sample((3000,)).flatten(1)
-        counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-        assert (counts - probs).abs().max() < 5 * (0.25 / 3000) ** 0.5
-        assert counts[probs == 0].sum() == 0
+        assert_follows(q, q.sample((3000,)), states)
 
 
 @pytest.mark.parametrize("name", list(DISCRETE))
@@ -102,10 +98,7 @@ def test_rows_may_be_observed_in_different_sets(name, float64):
     )
     close(q.log_prob(drawn), scores)
     # The empty row is p itself: its draws are p's.
-    states = p.enumerate_support()
-    drawn = p.given(x[:2], masks[:2]).sample((3000,))[:, 0].flatten(1)
-    counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-    assert (counts - p.log_prob(states).exp()).abs().max() < 5 * (0.25 / 3000) ** 0.5
+    assert_follows(p, p.given(x[:2], masks[:2]).sample((3000,))[:, 0])
 
 
 @pytest.mark.parametrize("name", ["raster", "ties", "columns", "columns-ties"])
@@ -121,9 +114,7 @@ def test_an_order_for_each_row(name, float64):
     for row in range(5):
         one = p.with_ordering(ad.Ordering.from_ranks(ranks[row]))
         close(q.log_prob(x)[:, row], one.log_prob(x[:, row]))
-        states = one.enumerate_support()
-        counts = (x[:, row].flatten(1).unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-        assert (counts - one.log_prob(states).exp()).abs().max() < 5 * (0.25 / 2000) ** 0.5
+        assert_follows(one, x[:, row])
     assert q.expand((2, 5)).sample().shape == (2, 5, *p.event_shape)
 
 
@@ -199,7 +190,7 @@ def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):
     # The free coordinate, by its density.
     y = drawn[:, 0]
     density = q.given(x, torch.tensor([0, 0, 0, 0, 0]).bool()).log_prob_blocks(drawn)[:, 0, 1].exp()
-    assert auto_goodness_of_fit(y[:, 2], density, dim=1) > 1e-3
+    assert_density(y[:, 2], density)
     with pytest.raises(NotImplementedError, match="no gradients"):
         networks.MADE(
             ad.Factorization((1, 3), fam.MultivariateNormal(3), partition=ad.Partition.along(0)),
@@ -378,11 +369,8 @@ def test_a_nested_network_of_any_order_is_cut_anywhere(float64):
     p = networks.MADE(fac, hidden_features=8).double().condition()
     states = p.enumerate_support()
     q = p.given(p.sample(), torch.tensor([[False, True, False], [False, False, False]]))
-    probs = q.log_prob(states).exp()
-    close(probs.sum(), torch.ones(()))
-    drawn = q.sample((4000,)).flatten(1)
-    counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-    assert (counts - probs).abs().max() < 5 * (0.25 / 4000) ** 0.5
+    close(q.log_prob(states).exp().sum(), torch.ones(()))
+    assert_follows(q, q.sample((4000,)), states)
 
 
 def test_values_and_ranks_of_other_shapes_and_dtypes():

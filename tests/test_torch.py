@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import assert_frequencies, quantile
 from pyro.infer import TraceMeanField_ELBO
 from table import CONTEXT, NETWORKS, build, fits
 from torch.distributions import Distribution, kl_divergence
@@ -29,11 +30,12 @@ def test_components_of_a_torch_mixture_by_one_batch_of_contexts(network):
     mixture = dist.MixtureSameFamily(dist.Categorical(logits=torch.randn(2, 3)), p)
     assert (mixture.batch_shape, mixture.event_shape) == ((2,), (2, 2))
     states = p.enumerate_support(expand=False)[:, :, 0]
-    expected = mixture.log_prob(states).exp() * 4000
-    torch.testing.assert_close(expected.sum(0), torch.full((2,), 4000.0))
+    probs = mixture.log_prob(states).exp()
+    torch.testing.assert_close(probs.sum(0), torch.ones(2))
     drawn = mixture.sample((4000,))
     counts = (drawn == states.unsqueeze(1)).all(-1).all(-1).sum(1)
-    assert (((counts - expected).square() / expected).sum(0) < 15 + 5 * 30**0.5).all()
+    for each, expected in zip(counts.T, probs.T, strict=True):
+        assert_frequencies(each, expected)
 
 
 def test_a_mixture_with_all_components_drawn_is_that_of_one_drawn(float64):
@@ -153,7 +155,8 @@ def test_the_mean_field_elbo_falls_back_on_draws():
         lambda: pyro.sample("x", prior), lambda: pyro.sample("x", guide)
     )
     value, error = ad.information.kl_divergence(guide, prior, 2000)
-    assert abs(loss - value) < 5 * error
+    # Two estimates of as many draws each.
+    assert abs(loss - value) < 2**0.5 * quantile(2000) * error
 
 
 # Transforms of torch.func.

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from laws import assert_mean
 from table import CONTEXT, build
 
 import ardist as ad
@@ -48,7 +49,7 @@ def test_at_probability_one_the_past_is_the_models(network, float64):
     expected = (weights @ scores.flatten(1)).sum()
     torch.manual_seed(0)
     found = scheduled_log_prob(p, x.expand(4000, 2, 2), 1.0)
-    assert abs(found.mean() - expected) < 4 * found.std() / 4000**0.5
+    assert_mean(found, expected)
     assert fac.num_blocks == 4
 
 
