@@ -109,7 +109,9 @@ def test_round_trips_and_dtypes():
         rough = p.log_prob(p.sample((3,)))
         assert rough.isfinite().all()
         torch.testing.assert_close(p.log_prob(x), score, atol=0.3, rtol=0)
-    torch.testing.assert_close(net.double().condition().log_prob(x), score.double())
+    # Of five terms, in float32 through layers of weights of about unit scale.
+    wide = net.double().condition().log_prob(x)
+    torch.testing.assert_close(wide.float(), score, atol=1e-4, rtol=1e-4)
 
 
 def test_a_state_with_another_start_is_refused():
