@@ -107,6 +107,12 @@ class Marginal(TorchDistribution):
         result: Tensor = blocks.sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
+    @property
+    def mode(self) -> Tensor:
+        """The kept elements of the whole's `mode`, found greedily: batch_shape + (number kept,)."""
+        event: Tensor = self.whole.mode
+        return event[..., self.kept]
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Kept elements, drawn without the steps after the last of them."""
         drawn: Tensor = self.whole.draws_of(sample_shape, self.kept)

@@ -14,6 +14,7 @@ from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import SequenceConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
+from ardist.families.truncated import Likeliest
 from ardist.joint import Joint
 from ardist.ordering import Ordering
 from ardist.shapes import check_tensor, expanded, leading, over_batch
@@ -135,7 +136,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """Log probability or density of events, in nats: sample_shape + batch_shape.
 
         One parallel pass over all blocks. `value` (*lead, *event_shape) broadcasts against
-        batch_shape in both directions.
+        batch_shape in both directions. Dropout is on if the network is in training mode, while
+        draws never drop out: call `network.eval()` before scores are compared, or score draws by
+        `sample_and_log_prob`.
         """
         result = self._log_prob_blocks(value).sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
@@ -316,11 +319,23 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             "variance: has no closed form; p.sample((1000,)).var(0) estimates it"
         )
 
-    def entropy(self) -> Tensor:
-        """Not known in closed form: `ardist.information.entropy` estimates it."""
-        raise NotImplementedError(
-            "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it"
-        )
+    @property
+    def mode(self) -> Tensor:
+        """The event that takes the likeliest state of each block given those before it, greedily:
+        batch_shape + event_shape. Other events may be likelier; `ardist.sampling.beam_search`
+        finds them.
+
+        Raises:
+            NotImplementedError: where a block has no finite set of states.
+        """
+        fac = self.factorization
+        if infinite := [f for f in fac.layout.distinct if f.enumerate_support() is None]:
+            raise NotImplementedError(
+                f"mode: expected blocks with a finite set of states, got {infinite}; the likeliest "
+                f"of some draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))"
+            )
+        likeliest = [Likeliest(family) for family in fac.families]  # of uniform blocks one
+        return self.with_families(likeliest[0] if fac.is_uniform else likeliest).sample()
 
     # Distributions that follow from this one.
 

@@ -1,12 +1,15 @@
 """Autoregressive distributions as bijections between events and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from itertools import chain
+from typing import Any
+from weakref import ref
 
 import torch
 from pyro.distributions import TransformModule
 from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ardist.decoding import Forced, step_widths
 from ardist.distribution import AutoregressiveDistribution
@@ -16,6 +19,13 @@ from ardist.layout import Layout
 from ardist.shapes import leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
+
+
+# By noise that `inv` made, and for as long as that lives: of which transform and events it is, and
+# the log abs(det) that the same pass gave.
+_log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], Tensor]] = (
+    WeakTensorKeyDictionary()
+)
 
 
 class AutoregressiveTransform(TransformModule):
@@ -29,12 +39,17 @@ class AutoregressiveTransform(TransformModule):
     `TransformedDistribution(base, AutoregressiveTransform(network, context))` has the log_prob of
     `network.condition(context)`; with another base it is another distribution.
 
-    From noise to x it goes step by step, by the network's decoder; from x to noise, and for
-    `log_abs_det_jacobian`, it takes one parallel pass. So a stack in a TransformedDistribution is
-    a masked autoregressive flow with a fast density (MAF, Papamakarios et al. 2017), and a stack
-    of inverses, `.inv`, an inverse autoregressive flow with fast draws (IAF, Kingma et al. 2016).
-    Networks of other orderings take turns. It is differentiable in both directions, once from
-    noise to x, and never drops out, since a bijection is one function.
+    From noise to x it goes step by step, by the network's decoder; from x to noise it takes one
+    parallel pass, which also gives the `log_abs_det_jacobian` of that pair. So a stack in a
+    TransformedDistribution is a masked autoregressive flow with a fast density (MAF, Papamakarios
+    et al. 2017), and a stack of inverses, `.inv`, an inverse autoregressive flow with fast draws
+    (IAF, Kingma et al. 2016). Networks of other orderings take turns. It is differentiable in both
+    directions, once from noise to x, and never drops out, since a bijection is one function.
+
+    The networks of this package start with small parameters for such families, so that a stack
+    starts near the identity. In a stack, also bound the scales from below, as `min_scale` does
+    here: each layer divides by a scale, so that one extreme row would otherwise grow from layer to
+    layer until it overflows.
 
     It is a module with the network inside. With `cache_size=1` the last pair is kept, as torch
     has it, whatever happens to the parameters in between; by default nothing is.
@@ -54,7 +69,7 @@ class AutoregressiveTransform(TransformModule):
     >>> layers = [
     ...     ad.transforms.AutoregressiveTransform(
     ...         ad.networks.MADE(
-    ...             ad.Factorization(4, ad.families.Normal(), ordering=ordering),
+    ...             ad.Factorization(4, ad.families.Normal(min_scale=1e-3), ordering=ordering),
     ...             hidden_features=(16,),
     ...         )
     ...     )
@@ -81,6 +96,7 @@ class AutoregressiveTransform(TransformModule):
                 f"got {without}"
             )
         self.network, self.context = network, context
+        self.batch_shape, self.event_shape = p.batch_shape, p.event_shape
         self.domain = constraints.independent(constraints.real, len(p.event_shape))
         self.codomain = p.support
 
@@ -94,7 +110,7 @@ class AutoregressiveTransform(TransformModule):
         return AutoregressiveTransform(self.network, self.context, cache_size=cache_size)
 
     def forward_shape(self, shape: Size) -> Size:
-        return _full_shape(self._p, "shape", shape)
+        return _full_shape(self, "shape", shape)
 
     inverse_shape = forward_shape
 
@@ -109,19 +125,36 @@ class AutoregressiveTransform(TransformModule):
         return _drawn(p, _noise(p, "z", z), value_of, again)
 
     def _inverse(self, x: Tensor) -> Tensor:
+        z, log_det = self._noise_and_log_det(x)
+        if not torch.compiler.is_compiling():  # which finds by itself what is computed twice
+            _log_dets[z] = ref(self), ref(x), self._state, log_det
+        return z
+
+    @property
+    def _state(self) -> list[int]:
+        """What differs where gradients are turned on or off, or parameters change in place."""
+        own = (p for p in self.network.parameters() if not p.is_inference())
+        return [torch.is_grad_enabled(), *(p._version for p in own)]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead).
+
+        Where x is what `inv` has just made of y, this is from the same pass of the network.
+        """
+        if not torch.compiler.is_compiling() and x in _log_dets:
+            transform, events, state, log_det = _log_dets.pop(x)
+            if transform() is self and events() is y and state == self._state:
+                return log_det
+        return self._noise_and_log_det(y)[1]
+
+    def _noise_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         p = self._p
         blocks, params, lead = _pass(p, x)
         layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family.pull(p, v), blocks, params)
-        return p.joint.events(layout._draws(each, params), lead)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead)."""
-        p = self._p
-        blocks, params, lead = _pass(p, y)
-        layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family.log_slope(p, v), blocks, params)
-        return p.joint.unrows(layout._join("block", each).sum(-1), lead)
+        each = _each(layout, lambda family, v, p: family._pull_with_log_slope(p, v), blocks, params)
+        noise, log_slopes = zip(*each, strict=True)
+        log_det = p.joint.unrows(layout._join("block", [*log_slopes]).sum(-1), lead)
+        return p.joint.events(layout._draws([*noise], params), lead), log_det
 
     def __repr__(self) -> str:
         p = self._p
@@ -258,7 +291,9 @@ class Rosenblatt(Transform):
         return f"Rosenblatt({self.p!r})"
 
 
-def _full_shape(p: AutoregressiveDistribution, name: str, shape: Size) -> Size:
+def _full_shape(
+    p: AutoregressiveDistribution | AutoregressiveTransform, name: str, shape: Size
+) -> Size:
     """That of events under all of p's batch, from (*lead, *event_shape)."""
     lead = leading(shape, p.event_shape, p.batch_shape, name)
     return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
@@ -279,8 +314,8 @@ def _pass(p: AutoregressiveDistribution, x: Tensor) -> tuple[Tensor, Tensor, Siz
 
 
 def _each(
-    layout: Layout, function: Callable[..., Tensor], values: Tensor, params: Tensor, *more: Tensor
-) -> list[Tensor]:
+    layout: Layout, function: Callable[..., Any], values: Tensor, params: Tensor, *more: Tensor
+) -> list[Any]:
     """A function of each distinct family, its values, parameters and more that is like values."""
     given = (values, *more)
     parts = zip(*(layout.split("value", rows) for rows in given), strict=True)

@@ -1313,10 +1313,17 @@ GRADIENTS = (
         lambda: p().mean,
         "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
         lambda: p().variance,
-        "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it",
-        lambda: p().entropy(),
         cause="A joint has moments and an entropy, but no formulas for them.",
         cure="Estimate them from draws; `information.entropy` also has a standard error.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "mode: expected blocks with a finite set of states, got [Normal()]; the likeliest of some "
+        "draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))",
+        lambda: p().mode,
+        cause="`mode` takes the likeliest state of each block, and some blocks have no list of "
+        "states.",
+        cure="Take the likeliest of many draws, or maximize `log_prob` by gradients.",
         kind=NotImplementedError,
     ),
     error(

@@ -123,6 +123,35 @@ def test_a_narrow_beam_keeps_the_best_beginnings(network, factorization, width):
         event, score = greedy(p)
         assert torch.equal(event, expected[0])
         assert score == log_prob[0]
+        assert torch.equal(p.mode, event)
+
+
+def test_the_mode_is_greedy_and_leaves_the_random_state_alone():
+    net = build("transformer", "categorical-2", CONTEXT).double()
+    p = net.condition(torch.randn(3, *CONTEXT, dtype=torch.float64)).expand((2, 3))
+    rows = p.with_ordering(torch.tensor([[[0, 1]], [[1, 0]]]))
+    first = torch.tensor([True, False])
+    for q in (p, rows, p.given(torch.tensor([2, 0]), first)):
+        state = torch.get_rng_state()
+        assert torch.equal(q.mode, greedy(q)[0])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(p.marginal(first).mode, p.mode[..., :1])
+    fac = ad.Factorization(
+        (2, 3), fam.Independent(fam.Bernoulli(), 3), partition=ad.Partition.along(0)
+    )
+    cut = networks.RNN(fac, hidden_size=8).condition()
+    cut = cut.given(
+        torch.tensor([[1.0, 0, 0], [0, 1, 0]]), torch.tensor([[True] * 3, [True, False, False]])
+    )
+    assert torch.equal(cut.mode, greedy(cut)[0])
+    for q in (p, p.marginal(first)):  # there is no formula, and nothing says that there is one
+        assert type(q).entropy is torch.distributions.Distribution.entropy
+    nets = [build("made", "normal-raster").condition() for _ in range(2)]
+    mixture = ad.Mixture(torch.distributions.Categorical(torch.ones(2)), nets)
+    for q in (nets[0], mixture):
+        for name in ("mode", "mean", "variance"):
+            with pytest.raises(NotImplementedError):
+                getattr(q, name)
 
 
 def test_rows_of_a_batch_are_searched_each_on_its_own():

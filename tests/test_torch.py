@@ -13,6 +13,7 @@ from table import CONTEXT, NETWORKS, build, fits
 from torch.distributions import Distribution, kl_divergence
 from torch.func import grad, hessian, jacrev, jvp, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
 import ardist as ad
 from ardist import families as fam
@@ -312,3 +313,33 @@ def test_a_training_step_compiles_to_one_graph(network, family, unchecked):  # t
             for one, other in zip(found, wanted, strict=True):
                 torch.testing.assert_close(one, other)
     assert len(graphs) == 2
+
+
+def test_what_averages_gradients_under_distributed_data_parallel(tmp_path):
+    """The wrapper's own forward; the network inside, called without it, trains alone."""
+    net, x, reduced = build("made", "normal-raster"), torch.zeros(3, 4), []
+
+    def hook(_, bucket):
+        reduced.append(bucket)
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        likelihood = DistributedDataParallel(ad.LogLikelihood(net))
+        wrapped = DistributedDataParallel(net)
+        for module in (likelihood, wrapped):
+            module.register_comm_hook(None, hook)
+        for score, averaged in (
+            (lambda: likelihood(x), True),
+            (lambda: ad.AutoregressiveDistribution(wrapped).log_prob(x), True),
+            (lambda: wrapped.module.condition().log_prob(x), False),
+        ):
+            reduced.clear()
+            score().sum().backward()
+            assert bool(reduced) == averaged
+    finally:
+        torch.distributed.destroy_process_group()

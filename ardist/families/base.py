@@ -207,6 +207,10 @@ class Family(ABC):
         """log abs(det dvalue/dnoise) of `push` at this value, where `has_log_slope`: (...)."""
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of these, for families in which they share work."""
+        return self.pull(params, value), self.log_slope(params, value)
+
     def _fill(self, out: Tensor) -> Tensor:
         """Noise of `push`, drawn into an empty tensor or made from it."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")

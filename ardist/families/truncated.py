@@ -282,6 +282,31 @@ class Tempered(_SameHeads):
 
 
 @dataclass(frozen=True, repr=False)
+class Likeliest(_OfStates):
+    """Another family of which each draw is the most probable state, of equal ones the first."""
+
+    has_push = False
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        return state_logits_of(self.family, params)
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.push(params, torch.zeros_like(params[..., :1]))
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        with torch.no_grad():
+            dim = len(self.event_shape)
+            states, wanted, kept = (
+                part if dim else part.unsqueeze(-1)
+                for part in (self._states_like(params), value, mask)
+            )
+            states, wanted, kept = (part.flatten(-max(dim, 1)) for part in (states, wanted, kept))
+            agree = ((states == wanted.unsqueeze(-2)) | ~kept.unsqueeze(-2)).all(-1)
+            return self.push(params, torch.where(agree, 0.0, -torch.inf).to(params.dtype))
+
+
+@dataclass(frozen=True, repr=False)
 class _Truncated(_OfStates):
     """The states that are kept, renormalized; the others have no probability."""
 

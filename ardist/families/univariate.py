@@ -176,6 +176,10 @@ class LocationScale(Family):
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().expand(value.shape)
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = self._loc_scale(params)
+        return (value - loc) / scale, scale.log().expand(value.shape)
+
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._standard_cdf(self.pull(params, value))
 
@@ -300,6 +304,10 @@ class LogNormal(Normal):
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_slope(params, value) + value.log()
+
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise, log_slope = super()._pull_with_log_slope(params, value.log())
+        return noise, log_slope + value.log()
 
     def features(self, value: Tensor) -> Tensor:
         return value.log().unsqueeze(-1)

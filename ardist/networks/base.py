@@ -194,7 +194,14 @@ class ConditionalNetwork(nn.Module):
         nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> AutoregressiveDistribution:
-        """The distribution given a context: see `AutoregressiveDistribution`."""
+        """The distribution given a context: see `AutoregressiveDistribution`.
+
+        Its scores call this network, not what wraps it. Under DDP or FSDP gradients are averaged
+        over processes only if the wrapper is called: train `LogLikelihood(network)`, wrapped, or
+        `AutoregressiveDistribution(wrapped, context)`. A program that is given this method, as
+        torchrl is by `distribution_class=network.condition`, does not know the network's
+        parameters: register the network with its modules.
+        """
         return AutoregressiveDistribution(
             self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
         )
@@ -261,7 +268,8 @@ class ConditionalNetwork(nn.Module):
 class LogLikelihood(nn.Module):
     """The log_prob of a network's distribution as a module's `forward`.
 
-    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this.
+    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this. In
+    training mode dropout is on, as in `log_prob`.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
@@ -286,6 +294,19 @@ def _digest(values: Tensor) -> str:
 def reference(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
+
+
+@torch.no_grad()
+def start_near_noise(factorization: Factorization, *layers: nn.Module | None) -> None:
+    """Shrinks new layers that give the parameters, if draws are bijections of noise.
+
+    With small parameters a draw is nearly its noise, so that a stack of such bijections starts
+    near the identity. Otherwise it would magnify large values from layer to layer.
+    """
+    if all(family.has_log_slope for family in factorization.layout.distinct):
+        for layer in layers:
+            for parameter in () if layer is None else layer.parameters():
+                parameter.mul_(0.01)
 
 
 def is_transformed() -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
-from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.base import ConditionalNetwork, add_encoding, start_near_noise
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.pathwise import Sweep
 from ardist.shapes import as_probability, as_size
@@ -33,8 +33,8 @@ class MADE(ConditionalNetwork):
             fewer units than there are distinct sets of dependencies keep its reach.
         residual: whether layers of equal width add their input to their output.
         activation: elementwise.
-        dropout: the probability with which a hidden unit is dropped in training mode; draws, and
-            what is scored with them, come from the whole network.
+        dropout: the probability with which a hidden unit is dropped in training mode: by
+            `log_prob`, not by draws and what is scored with them.
 
     Raises:
         ValueError: where, without direct connections, a layer is too narrow to reach all
@@ -89,10 +89,12 @@ class MADE(ConditionalNetwork):
         self.available = available  # by layer and unit, the step from which it can be computed
         self.head = MaskedLinear(within(seen, outputs)) if widths else None
         self.direct = MaskedLinear(within(features, outputs), bias=not widths) if direct else None
+        start_near_noise(factorization, self.head, self.direct)
         if self.context_shape:
             (size,) = self.context_shape
             self.context_to_hidden = nn.Linear(size, widths[0], bias=False) if widths else None
             self.context_to_output = nn.Linear(size, len(outputs), bias=False) if direct else None
+            start_near_noise(factorization, self.context_to_output)
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.base import ConditionalNetwork, reference, start_near_noise
 from ardist.networks.perceptron import perceptron
 from ardist.networks.sequence import UniformNetwork
 from ardist.shapes import as_positive, as_size
@@ -104,6 +104,8 @@ class Markov(UniformNetwork):
             widths = (*hidden, family.num_params)
             num_steps = self.window + 1 if stationary else factorization.num_steps
             module = _WindowPerceptron(family, self.window, num_steps, widths)
+            last = list(module.rest.modules())[-1] if hidden else module
+            start_near_noise(factorization, last)
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
             # It is not read, but has to be inside the support.

@@ -31,7 +31,7 @@ class RNN(SequenceNetwork):
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
         embedding_size: in how many numbers a block is read; hidden_size by default.
         dropout: the probability with which an entry of a layer's input, or of the last one's
-            output, is dropped in training mode (Zaremba et al. 2014).
+            output, is dropped in training mode (Zaremba et al. 2014): by `log_prob`, not by draws.
 
     Raises:
         ValueError: where the ordering has ties or is a graph's, or an argument is off.

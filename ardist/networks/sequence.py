@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork
+from ardist.networks.base import ConditionalNetwork, start_near_noise
 
 
 class BlockEmbedding(nn.Module):
@@ -62,6 +62,7 @@ class BlockHead(nn.Module):
         self._sizes = sizes if layout.flat else sizes[:1]
         linear = nn.Linear(size, sum(self._sizes))
         self.weight, self.bias = linear.weight, linear.bias
+        start_near_noise(factorization, self)
 
     def map_of(self, block: int) -> tuple[Tensor, Tensor]:
         """The weight (num_params, size) and bias (num_params,) of a block."""

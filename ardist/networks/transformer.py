@@ -54,7 +54,7 @@ class Transformer(ConditionalNetwork):
             the token that predicts it; "sequence", which all tokens cross-attend to.
         hidden_features: width inside a layer's perceptron; 4 times `dim` by default.
         dropout: the probability with which an entry of the tokens, or of what a layer adds to
-            them, is dropped in training mode.
+            them, is dropped in training mode: by `log_prob`, not by draws.
 
     Raises:
         ValueError: where the dependencies are not transitive, or an argument is off.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.base import ConditionalNetwork, reference, start_near_noise
 from ardist.networks.perceptron import Constant, perceptron
 from ardist.shapes import as_size
 
@@ -75,6 +75,7 @@ class Unshared(ConditionalNetwork):
             widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
             sizes = zip(given, layout.sizes["param"], strict=True)
             each = [perceptron((inputs, *widths, outputs)) for inputs, outputs in sizes]
+            start_near_noise(factorization, *(list(factor.modules())[-1] for factor in each))
         else:
             each = _listed(modules, factorization)
         self.factors = nn.ModuleList(each)

@@ -31,7 +31,7 @@ class WaveNet(SequenceNetwork):
         skip_channels: width of the sum over the layers and of the map after it; `channels` by
             default.
         dropout: the probability with which an entry of what a layer adds is dropped in training
-            mode.
+            mode: by `log_prob`, not by draws.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
             Either goes into the gates of every layer.
