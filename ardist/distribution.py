@@ -75,9 +75,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         super().__init__(
             self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
         )
-        if self._validate_args and context is not None and not _all(~context.isnan()):
-            count = int(context.isnan().sum())
-            raise ValueError(f"context: expected no NaN, got {count} of {context.numel()} numbers")
+        if self._validate_args and context is not None and not _all(context.isfinite()):
+            count = int((~context.isfinite()).sum())
+            raise ValueError(
+                f"context: expected finite numbers, got NaN or infinity in {count} of "
+                f"{context.numel()}"
+            )
 
     def _reset(self) -> None:
         """What Pyro assigns, as it follows from the families."""
@@ -402,6 +405,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
         value = first.checked(torch.where(mask, value, self.joint.anchor))
+        if not _all(value.isfinite()):
+            raise ValueError(
+                f"value: expected finite numbers under the mask, got "
+                f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
+            )
         if self.joint.observed is not None:
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen

@@ -83,7 +83,7 @@ class Factorization:
         self._check_ordering()
         self._check_end()
         # Now, since torch.compile cannot trace what fills these.
-        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
+        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
 
     @staticmethod
     def columns(

@@ -197,7 +197,11 @@ class Joint:
     # Passes of the network.
 
     def run(self, blocks: Tensor, ranks: Tensor | None) -> Tensor:
-        """The parameters of all blocks of rows, in one parallel pass."""
+        """The parameters of all blocks of rows, in one parallel pass.
+
+        An infinite block has no density, and reaches no other one: the network reads its anchor.
+        """
+        blocks, _ = self.factorization.layout.finite(blocks)
         if ranks is None and not self._is_own:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
         given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
@@ -244,7 +248,8 @@ class Joint:
         fac, layout = self.factorization, self.factorization.layout
         if len(blocks) == 0:
             return params.new_zeros(*lead, fac.num_blocks)
-        scores = layout.log_prob(params, blocks)
+        finite, infinite = layout.finite(blocks)
+        scores = layout.log_prob(params, finite)
         if fac.end is not None:
             ranks = self.row_ranks(lead)
             scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
@@ -254,7 +259,7 @@ class Joint:
 
         def share(mask: Tensor) -> Tensor:
             if layout.is_cut(mask):
-                return layout.marginal_log_prob(params, blocks, mask)
+                return layout.marginal_log_prob(params, finite, mask)
             return torch.where(layout.whole(mask), scores, 0.0)
 
         result = scores
@@ -263,11 +268,11 @@ class Joint:
         if observed is not None:
             values, mask = observed
             if layout.is_cut(mask):
-                result = layout.given_log_prob(params, blocks, mask, scored)
+                result = layout.given_log_prob(params, finite, mask, scored)
             result = torch.where(layout.whole(mask), 0.0, result)
             differs = layout.count((blocks != values) & mask) > 0
             result = result.masked_fill(differs, -torch.inf)
-        return self.unrows(result, lead)
+        return self.unrows(result.masked_fill(infinite, -torch.inf), lead)
 
     # Draws.
 
