@@ -216,9 +216,9 @@ class Factorization:
             first = first.base_constraint
         if self.is_uniform and first.event_dim == 0:
             return constraints.independent(first, len(self.event_shape))
-        if self.is_uniform and self._in_order:
-            blocks = len(self.event_shape) - len(self.families[0].event_shape)
-            return constraints.independent(self.families[0].support, blocks)
+        block, count = self.families[0].event_shape, len(self.event_shape)
+        if self.is_uniform and self._in_order and self.event_shape[count - len(block) :] == block:
+            return constraints.independent(self.families[0].support, count - len(block))
         return self._block_constraint
 
     @cached_property

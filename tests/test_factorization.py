@@ -2,15 +2,18 @@
 
 import copy
 import pickle
+from itertools import accumulate
 
 import pyro.distributions as dist
 import pytest
 import torch
-from table import FACTORIZATIONS
+from table import FACTORIZATIONS, VECTORS
+from torch import Size
 from torch.distributions import biject_to, constraints, transform_to
 
 import ardist as ad
 from ardist import families as fam
+from ardist import networks
 
 factorizations = pytest.mark.parametrize("name", FACTORIZATIONS)
 
@@ -99,9 +102,51 @@ def test_columns_pack_and_unpack():
     assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
 
 
-@factorizations
+def nested(*args, **options):
+    inner = ad.Factorization(2, *args, **options)
+    return fam.Nested(networks.MADE(inner, hidden_features=4, context_shape=(2,)))
+
+
+# Families of vectors whose blocks share dimensions of the event.
+SHARED = {
+    f"{name}-{way}": factorization
+    for name, family in {
+        **VECTORS,
+        "nested": nested([fam.Normal(), fam.Gamma()]),
+        "nested-ended": nested(fam.Categorical(3), end=1, pad=0),
+    }.items()
+    for way, factorization in {
+        "columns": ad.Factorization.columns(a=family, b=family),
+        "mixed": ad.Factorization.columns(a=family, b=fam.Gamma(), c=family),
+        "split": ad.Factorization(2, family, partition=ad.Partition.split([2])),
+        "labels": ad.Factorization(
+            (2, 2), family, partition=ad.Partition.from_labels([[0, 1], [1, 0]])
+        ),
+    }.items()
+}
+SHARED["patches"] = ad.Factorization(
+    (2, 4), fam.Independent(fam.Dirichlet(2), (1,)), partition=ad.Partition.patches((1, 2))
+)
+SUPPORTS = {**FACTORIZATIONS, **SHARED}
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
+def test_the_support_has_the_draws_and_nothing_else(name):
+    fac = SUPPORTS[name]
+    x = networks.MADE(fac, hidden_features=8).condition().sample((3,)).double()
+    assert fac.support.check(x).tolist() == [True] * 3
+    blocks = fac.split(x)
+    for block, family in enumerate(fac.layout.families):
+        for number in (torch.nan, -7.0):
+            value = fac.layout.take("value", torch.full_like(blocks, number), [block])
+            inside = bool(family.inside(value[0].reshape(family.event_shape)))
+            found = fac.support.check(fac.merge(fac.layout.put(blocks, [block], value)))
+            assert found.tolist() == [inside] * 3
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
 def test_bijections_of_the_support(name):
-    fac = FACTORIZATIONS[name]
+    fac = SUPPORTS[name]
     if fac.support.is_discrete:
         with pytest.raises(NotImplementedError):
             biject_to(fac.support)
@@ -112,9 +157,28 @@ def test_bijections_of_the_support(name):
         x = transform(u)
         assert x.shape == (5, *fac.event_shape)
         assert fac.support.check(x).all()
-        if registry is biject_to:
-            torch.testing.assert_close(transform.inv(x), u)
-            assert transform.forward_shape(u.shape) == x.shape
+        torch.testing.assert_close(transform(transform.inv(x)), x)
+    transform = biject_to(fac.support)
+    u = torch.randn(transform.inverse_shape(fac.event_shape), dtype=torch.float64)
+    x = transform(u)
+    torch.testing.assert_close(transform.inv(x), u)
+    assert transform.forward_shape(u.shape) == x.shape
+    # Of a simplex the last element follows from the others, and the Jacobian is theirs.
+    jacobian = torch.autograd.functional.jacobian(lambda u: fac.split(transform(u)).flatten(), u)
+    free = [
+        start + element
+        for start, f in zip(
+            accumulate(fac.layout.sizes["value"], initial=0), fac.layout.families, strict=False
+        )
+        for element in range(Size(biject_to(f.support).inverse_shape(f.event_shape)).numel())
+    ]
+    expected = (
+        torch.linalg.slogdet(jacobian.reshape(len(jacobian), -1)[free])[1]
+        if free
+        else torch.zeros(())
+    )
+    found = transform.log_abs_det_jacobian(u, x)
+    torch.testing.assert_close(found.sum(), expected.to(found.dtype))
 
 
 def test_the_jacobian_of_a_mixed_support_is_autograds():
