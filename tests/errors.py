@@ -421,8 +421,24 @@ FACTORIZATIONS = (
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
         lambda: COLUMNS.pack({"a": ["Rome", "Oslo"], "b": [0, 1]}),
-        cause="A column has strings.",
+        cause="A column has strings, dates or other things that are no numbers.",
         cure="Number the categories: `np.unique(column, return_inverse=True)`.",
+    ),
+    error(
+        "columns: expected (2,) in 'b', got (3,)",
+        lambda: COLUMNS.pack({"a": [0, 1], "b": [0.5, 1.0, 1.5]}),
+        cause="Columns differ in length, or a column's last dimensions are not its family's.",
+        cure="Give each column one value for each event.",
+    ),
+    error(
+        "names: expected 2 different strings, one for each block, got ('a', 'a')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "a")),
+        "names: expected 2 different strings, one for each block, got ('a', 'b', 'c')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "b", "c")),
+        "names: expected 1 different strings, one for each block, got (1)",
+        lambda: ad.Factorization.columns({1: NORMAL}),
+        cause="Columns are read and written by name, so that names are different strings.",
+        cure="Name each block once.",
     ),
     error(
         "x: expected (*lead, 2), got (3, 4)",

@@ -1,9 +1,13 @@
 """Partitions, orderings and factorizations as values."""
 
 import copy
+import datetime
 import pickle
+import sys
 from itertools import accumulate
+from types import SimpleNamespace
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -98,8 +102,61 @@ def test_columns_pack_and_unpack():
     back = fac.unpack(x)
     assert back["kind"].dtype == torch.int64
     assert all(torch.equal(back[name], columns[name]) for name in columns)
+
+    class Frame(dict):
+        """As polars has it: iterating gives columns, not names."""
+
+        columns = ("kind", "share")
+
+        def __iter__(self):
+            return iter(self.values())
+
+    assert torch.equal(fac.pack(Frame(columns)), x)
     index = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Categorical(4))
     assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
+
+
+class NA:
+    """What pandas has for a missing number: a thing of which nothing can be asked."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __eq__ = __float__ = None
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([1, None, 3], [1, torch.nan, 3]),
+        (np.array([1, NA, 3], dtype=object), [1, torch.nan, 3]),
+        (np.array([True, None, False], dtype=object), [1, torch.nan, 0]),
+        (np.array([1.5, 2, 3]), [1.5, 2, 3]),
+        (np.array([1.5, 2, 3], dtype=np.longdouble), [1.5, 2, 3]),
+        (np.array([1, 2, 3], dtype=np.uint16), [1, 2, 3]),
+        (np.array([1, 2, 3])[::-1], [3, 2, 1]),
+        ([torch.tensor(1.0), torch.tensor(2), 3], [1, 2, 3]),
+        (np.array(["2020-01-01"] * 3, dtype="M8[D]"), None),
+        ([datetime.date(2020, 1, 1)] * 3, None),
+        (np.array(["1", "2", "3"], dtype=object), None),
+        ([1, None, "3"], None),
+        ([1j, 2, 3], None),
+        ([[1], [2, 3], []], None),
+    ],
+    ids=repr,
+)
+def test_a_column_of_any_kind_is_the_right_tensor_or_an_error(column, expected, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(NA=NA))
+    fac = ad.Factorization.columns(a=fam.Normal(), b=fam.Categorical(4))
+    if expected is None:
+        with pytest.raises(ValueError, match="columns: expected numbers in 'b'"):
+            fac.pack({"a": [0, 0, 0], "b": column})
+        return
+    x = fac.pack({"a": np.zeros(3), "b": column})
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x[:, 1], torch.tensor(expected), equal_nan=True, check_dtype=False)
+    whole = fac.pack({"a": torch.zeros(3).double(), "b": column})
+    assert whole.dtype == torch.float64
 
 
 def nested(*args, **options):
