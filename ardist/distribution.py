@@ -185,16 +185,18 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         params = joint.unrows(params, shape).expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
             family = layout.families[0]
-            whole = family(params.reshape(*lead, *fac.grid_shape, family.num_params))
+            params = params.reshape(*lead, *fac.grid_shape, family.num_params)
             if fac.end is None:
-                return whole
+                return family(params)
             ended = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1)
-            return fac.padded(whole, ended.reshape(*lead, *fac.grid_shape))
+            return fac.padded(family, params, ended.reshape(*lead, *fac.grid_shape))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
-        each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
-        if fac.end is not None:
+        pairs = list(zip(layout.families, pieces, strict=True))
+        if fac.end is None:
+            each = [family(piece) for family, piece in pairs]
+        else:
             after = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1).unbind(-1)
-            each = [fac.padded(one, ended) for one, ended in zip(each, after, strict=True)]
+            each = [fac.padded(*pair, ended) for pair, ended in zip(pairs, after, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
@@ -443,7 +445,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         first = self._first(mask)
         self._try(self.factorization.layout.marginal_log_prob, mask)
-        return Marginal(first, mask)
+        return Marginal(first, mask, first._validate_args)
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
         """This joint where the elements under a mask are ancestral in it, else the one under the

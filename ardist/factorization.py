@@ -18,6 +18,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.families import Family
+from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
@@ -304,9 +305,9 @@ class Factorization:
         pad: Any = self.pad
         return self.ended(blocks, ranks) & torch.ne(blocks, pad)
 
-    def padded(self, free: Distribution, ended: Tensor) -> Distribution:
+    def padded(self, family: Family, params: Tensor, ended: Tensor) -> Distribution:
         """A conditional over indices, certain of `pad` where the sequence has ended."""
-        logits = free.log_prob(free.enumerate_support(expand=False)).movedim(0, -1)
+        logits = state_logits_of(family, params)
         certain = torch.full_like(logits, -torch.inf)
         certain[..., self.pad] = 0.0
         logits = torch.where(ended.unsqueeze(-1), certain, logits)

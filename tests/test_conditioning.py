@@ -66,6 +66,28 @@ def test_any_set_agrees_with_enumeration_under_the_order_it_names(name, float64)
     assert len(orders) > 2
 
 
+@pytest.mark.parametrize(("end", "pad"), [(1, 0), (2, None)])
+def test_marginals_of_what_is_given_agree_with_enumeration_where_sequences_end(end, pad, float64):
+    """Of all values, those too that are impossible with what is observed."""
+    fac = ad.Factorization(3, fam.Categorical(3), end=end, pad=pad)
+    p = transformer(fac).condition(validate_args=True)
+    masks = masks_of(fac)
+    for mask, kept in [(a, b) for a in masks for b in masks if b.any() and not (a & b).any()]:
+        for value in p.enumerate_support()[::7]:
+            q = p.given(value, mask).marginal(kept)
+            joint = p.with_ordering(q.ordering)
+            states = joint.enumerate_support()
+            agree = (states[:, mask] == value[mask]).all(-1)
+            if not agree.any():  # impossible under the order that puts it first
+                continue
+            probs = joint.log_prob(states).exp() * agree
+            every = torch.cartesian_prod(*[torch.arange(3)] * int(kept.sum()))
+            every = every.reshape(-1, int(kept.sum()))
+            found = [(states[:, kept] == one).all(-1) for one in every]
+            expected = torch.stack([probs[which].sum() for which in found]) / probs.sum()
+            close(q.log_prob(every).exp(), expected)
+
+
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_draws_of_any_set_follow_its_log_prob(name, float64):
     torch.manual_seed(1)
