@@ -4,7 +4,7 @@ A network sees rows: one leading dimension. Here events (*lead, *event_shape) be
 back; orders, observations and parameters that stand in for the network's own are told to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
@@ -313,47 +313,26 @@ class Joint:
 
     def _by_steps(self, decoder: Decoder, lead: Size) -> tuple[Tensor, Tensor]:
         """By plain autograd through the steps of a draw."""
-
-        def again(step: int, layout: Layout, params: Tensor, drawn: Tensor) -> Sequence[Tensor]:
-            drawn = layout.pathwise(params, drawn)
-            return drawn, layout.log_prob(params, drawn)
-
-        blocks, scores = self.through_steps(decoder, lead, again)
-        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
-        return self.events(value, lead), self.unrows(scores, lead)
-
-    def through_steps(
-        self,
-        decoder: Decoder,
-        lead: Size,
-        each: Callable[[int, Layout, Tensor, Tensor], Sequence[Tensor]],
-    ) -> tuple[Tensor, Tensor]:
-        """A draw step by step that keeps its graph: blocks and scores of all rows.
-
-        Args:
-            decoder: one that keeps the graph.
-            each: from a step, the layout of its blocks, their parameters and a draw of them to
-                the blocks as they go on, and their scores.
-        """
-        fac, layout, scores = self.factorization, self.factorization.layout, list[Tensor]()
+        fac, layout, each = self.factorization, self.factorization.layout, list[Tensor]()
         observed = self.row_observed(lead)
 
-        def take(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
-            drawn, score = each(decoder.num_taken, step, params, drawn)
-            scores.append(score)
+        def again(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
+            drawn = step.pathwise(params, drawn)
+            each.append(step.log_prob(params, drawn))
             return drawn
 
-        blocks = draw(decoder, fac, self.reference, observed, attach=take)
-        last = decoder.num_taken + 1
-        drawn = list(chain(*fac.steps[last - len(scores) : last])) if scores else []
-        found = blocks.new_zeros(len(blocks), fac.num_blocks, dtype=self.reference.dtype)
-        if scores:
-            found = found.index_copy(
-                1, torch.tensor(drawn, device=blocks.device), torch.cat(scores, 1)
+        blocks = draw(decoder, fac, self.reference, observed, attach=again)
+        scores = blocks.new_zeros(len(blocks), fac.num_blocks, dtype=self.reference.dtype)
+        if each:
+            last = decoder.num_taken + 1
+            drawn = list(chain(*fac.steps[last - len(each) : last]))
+            scores = scores.index_copy(
+                1, torch.tensor(drawn, device=blocks.device), torch.cat(each, 1)
             )
         if observed is not None:
-            found = found.masked_fill(layout.whole(observed[1]), 0.0)
-        return blocks, found
+            scores = scores.masked_fill(layout.whole(observed[1]), 0.0)
+        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+        return self.events(value, lead), self.unrows(scores, lead)
 
     # Gradients through draws.
 

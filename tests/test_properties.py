@@ -380,7 +380,7 @@ BLOCKWISE = [
     (network, factorization)
     for network, factorization in CASES
     if factorization
-    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake")
+    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake", "scalar")
     and "blocks" in build(network, "image-raster").context_kinds
 ]
 

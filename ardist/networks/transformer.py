@@ -209,7 +209,7 @@ class Transformer(ConditionalNetwork):
             memory = encoding + self.context_places
             return None, [layer.remember(memory) for layer in self.own_layers]
         if self.context_kind == "blocks":
-            return encoding.flatten(1, -2), [None] * self.depth
+            return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
         return encoding.unsqueeze(1), [None] * self.depth
 
     def tokens(
