@@ -77,7 +77,9 @@ class Marginal(TorchDistribution):
 
     def __init__(self, whole: Any, mask: Tensor, validate_args: bool | None = None) -> None:
         _check_draws(whole.factorization, mask)
-        self.whole, self.kept = whole, mask
+        # Values are checked here: together with what is observed they may be impossible.
+        self.whole, self.kept = whole.expand(whole.batch_shape), mask
+        self.whole._validate_args = False
         self.has_rsample = whole.has_rsample and whole.factorization.has_rsample
         super().__init__(whole.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
 

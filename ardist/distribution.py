@@ -76,9 +76,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         super().__init__(
             self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
         )
-        if self._validate_args and context is not None and not _all(~context.isnan()):
-            count = int(context.isnan().sum())
-            raise ValueError(f"context: expected no NaN, got {count} of {context.numel()} numbers")
+        if self._validate_args and context is not None and not _all(context.isfinite()):
+            count = int((~context.isfinite()).sum())
+            raise ValueError(
+                f"context: expected finite numbers, got NaN or infinity in {count} of "
+                f"{context.numel()}"
+            )
 
     def _reset(self) -> None:
         """What Pyro assigns, as it follows from the families."""
@@ -185,16 +188,18 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         params = joint.unrows(params, shape).expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
             family = layout.families[0]
-            whole = family(params.reshape(*lead, *fac.grid_shape, family.num_params))
+            params = params.reshape(*lead, *fac.grid_shape, family.num_params)
             if fac.end is None:
-                return whole
+                return family(params)
             ended = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1)
-            return fac.padded(whole, ended.reshape(*lead, *fac.grid_shape))
+            return fac.padded(family, params, ended.reshape(*lead, *fac.grid_shape))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
-        each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
-        if fac.end is not None:
+        pairs = list(zip(layout.families, pieces, strict=True))
+        if fac.end is None:
+            each = [family(piece) for family, piece in pairs]
+        else:
             after = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1).unbind(-1)
-            each = [fac.padded(one, ended) for one, ended in zip(each, after, strict=True)]
+            each = [fac.padded(*pair, ended) for pair, ended in zip(pairs, after, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
@@ -417,6 +422,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
         value = first.checked(torch.where(mask, value, self.joint.anchor))
+        if not _all(value.isfinite()):
+            raise ValueError(
+                f"value: expected finite numbers under the mask, got "
+                f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
+            )
         if self.joint.observed is not None:
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen
@@ -450,7 +460,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         first = self._first(mask)
         self._try(self.factorization.layout.marginal_log_prob, mask)
-        return Marginal(first, mask)
+        return Marginal(first, mask, first._validate_args)
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
         """This joint where the elements under a mask are ancestral in it, else the one under the

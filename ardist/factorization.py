@@ -3,11 +3,13 @@
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pyro.distributions import Categorical
@@ -16,6 +18,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.families import Family
+from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
@@ -81,9 +84,10 @@ class Factorization:
         self.__dict__.update(values)
         self.__dict__["families"] = self._check_families(families)
         self._check_ordering()
+        self._check_names()
         self._check_end()
         # Now, since torch.compile cannot trace what fills these.
-        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
+        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
 
     @staticmethod
     def columns(
@@ -216,9 +220,9 @@ class Factorization:
             first = first.base_constraint
         if self.is_uniform and first.event_dim == 0:
             return constraints.independent(first, len(self.event_shape))
-        if self.is_uniform and self._in_order:
-            blocks = len(self.event_shape) - len(self.families[0].event_shape)
-            return constraints.independent(self.families[0].support, blocks)
+        block, count = self.families[0].event_shape, len(self.event_shape)
+        if self.is_uniform and self._in_order and self.event_shape[count - len(block) :] == block:
+            return constraints.independent(self.families[0].support, count - len(block))
         return self._block_constraint
 
     @cached_property
@@ -301,9 +305,9 @@ class Factorization:
         pad: Any = self.pad
         return self.ended(blocks, ranks) & torch.ne(blocks, pad)
 
-    def padded(self, free: Distribution, ended: Tensor) -> Distribution:
+    def padded(self, family: Family, params: Tensor, ended: Tensor) -> Distribution:
         """A conditional over indices, certain of `pad` where the sequence has ended."""
-        logits = free.log_prob(free.enumerate_support(expand=False)).movedim(0, -1)
+        logits = state_logits_of(family, params)
         certain = torch.full_like(logits, -torch.inf)
         certain[..., self.pad] = 0.0
         logits = torch.where(ended.unsqueeze(-1), certain, logits)
@@ -354,19 +358,32 @@ class Factorization:
         return flat.reshape((*lead, *self.event_shape))
 
     def pack(self, columns: Mapping[str, Any]) -> Tensor:
-        """Named columns, each (*lead, *column_shape), as events: tensors, arrays or lists."""
+        """Named columns, each (*lead, *column_shape), as events: a dict or a frame of tensors,
+        arrays, series or lists.
+
+        Missing numbers, such as None and pandas.NA, become NaN. Floats are of the dtype of the
+        tensors among the columns, and of torch's default dtype if there is none.
+        """
         names = self._named()
-        if set(columns) != set(names):
-            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(columns)}")
-        given = [_as_column(name, columns[name]) for name in names]
+        given_names = set(getattr(columns, "columns", columns))  # polars iterates over the columns
+        if given_names != set(names):
+            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(given_names)}")
+        given = [columns[name] for name in names]
+        tensors = [_as_column(name, column) for name, column in zip(names, given, strict=True)]
         if not self.layout.is_index:
-            floats = [column.dtype for column in given if column.is_floating_point()]
+            floats = [c.dtype for c in given if isinstance(c, Tensor) and c.is_floating_point()]
             dtype = floats[0] if floats else torch.get_default_dtype()
-            given = [column.to(dtype) for column in given]
+            tensors = [column.to(dtype) for column in tensors]
         parts = []
-        for column, family in zip(given, self.layout.families, strict=True):
-            lead = column.shape[: column.dim() - len(family.event_shape)]
-            parts.append(column.reshape(*lead, -1) if family.event_shape else column[..., None])
+        shapes = [family.event_shape for family in self.layout.families]
+        lead = tensors[0].shape[: tensors[0].dim() - len(shapes[0])]
+        for name, column, shape in zip(names, tensors, shapes, strict=True):
+            if column.shape != lead + shape:
+                raise ValueError(
+                    f"columns: expected {tuple(lead + shape)} in {name!r}, got "
+                    f"{tuple(column.shape)}"
+                )
+            parts.append(column.reshape(*lead, shape.numel()))
         return torch.cat(parts, -1)
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
@@ -458,6 +475,18 @@ class Factorization:
             )
         self.ranks  # noqa: B018  a misfit raises
 
+    def _check_names(self) -> None:
+        names = self.names
+        if names is not None and (
+            len(names) != self.num_blocks
+            or not all(isinstance(name, str) for name in names)
+            or len(set(names)) < len(names)
+        ):
+            raise ValueError(
+                f"names: expected {self.num_blocks} different strings, one for each block, got "
+                f"({shortened([repr(name) for name in names])})"
+            )
+
     def _check_end(self) -> None:
         if self.end is None:
             if self.pad is not None:
@@ -531,10 +560,21 @@ def _rebuild(fields: dict[str, Any]) -> Factorization:
 
 
 def _as_column(name: str, values: Any) -> Tensor:
+    """A column as a tensor: what is no tensor becomes int64 or of the default dtype."""
+    if isinstance(values, Tensor):
+        return values
     try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(values)
+        if array.dtype == object:  # as of nullable columns: numbers, and what stands for none
+            missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
+            each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])
+            array = each.reshape((*array.shape, *each.shape[1:]))
+        kind = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float64}[array.dtype.kind]
+    except (KeyError, TypeError, ValueError) as error:
+        found = list(values) if isinstance(values, Iterable) else [values]
         raise ValueError(
             f"columns: expected numbers in {name!r}, categories as 0, 1, ..., got "
-            f"{shortened(list(values))}"
+            f"{shortened(found)}"
         ) from error
+    column = torch.from_numpy(array.astype(kind))
+    return column.to(torch.get_default_dtype()) if column.is_floating_point() else column

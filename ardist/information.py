@@ -92,7 +92,8 @@ def kl_divergence(
     That holds where q is cut into the same blocks and none of them depends on one that p draws
     later. The divergence of each block is analytic where torch has it for the two families, and
     log p(x_i | earlier x) - log q(x_i | earlier x) elsewhere. For any other q it is
-    log p(x) - log q(x), in which errors cancel where q is near p.
+    log p(x) - log q(x), in which errors cancel where q is near p. An infinite divergence has no
+    gradient, and if it is estimated an infinite standard error.
 
     `torch.distributions.kl_divergence` gives the value where it is exact, and elsewhere raises a
     `NotImplementedError`.
@@ -251,7 +252,16 @@ def _analytic(p: Distribution, q: Distribution) -> Tensor:
     # gradient has NaN where one is 0.
     possible = first > -torch.inf
     gap = torch.where(possible, first, 0.0) - torch.where(possible, second, 0.0)
-    return (first.exp() * gap).sum(-1)
+    return _expected(first, gap).sum(-1)
+
+
+def _expected(log_prob: Tensor, nats: Tensor) -> Tensor:
+    """Terms of an expectation: infinite, and without a gradient, where nats are infinite, even
+    where the probability rounds to 0.
+    """
+    infinite = nats == torch.inf
+    terms = log_prob.exp() * nats.masked_fill(infinite, 0.0)
+    return terms.masked_fill(infinite, torch.inf)
 
 
 def _log_probs(p: Distribution) -> Tensor | None:
@@ -276,12 +286,14 @@ def _estimate(
     total = each.sum(-1) if rest is None else each.sum(-1) + rest
     value = total.mean(0)
     variance = (total - value).detach().square().sum(0) / (count - 1)
+    variance = variance.masked_fill(value == torch.inf, torch.inf)
     if total.requires_grad and not pathwise:
         with torch.no_grad():
             reward = _from_here_on(each, own.ranks)
             reward = reward if rest is None else reward + rest.unsqueeze(-1)
             # less the mean over the other draws: n / (n - 1) of what it is less the mean
             advantage = (reward - reward.mean(0)) / (count - 1)
+            advantage = advantage.masked_fill(~advantage.isfinite(), 0.0)  # infinity has no slope
         score = (advantage * own.log_prob()).sum((0, -1))
         value = value + score - score.detach()
     return Estimate(value, (variance / count).sqrt())
@@ -302,7 +314,7 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
     possible = log_prob > -torch.inf
     log_prob = torch.where(possible, log_prob, 0.0)
     each = torch.where(possible, nats(x, log_prob), 0.0)
-    value = (log_prob.exp() * each).sum(0)
+    value = _expected(log_prob, each).sum(0)
     return Estimate(value, torch.zeros_like(value))
 
 

@@ -101,8 +101,28 @@ class Layout:
 
     def anchor(self, like: Tensor) -> Tensor:
         """Values well inside the support, always the same: (*value_shape)."""
-        each = [family.anchor().reshape(-1) for family in self.families]
-        return torch.cat(each).reshape(self.value_shape).to(like.device, self.dtype(like.dtype))
+        each = torch.tensor(self.anchors, dtype=self.dtype(like.dtype), device=like.device)
+        return (each if self.flat else each.repeat(self.num_blocks)).reshape(self.value_shape)
+
+    @cached_property
+    def anchors(self) -> list[float]:
+        """What `anchor` is made of: of all blocks, or of one where all are alike."""
+        found = {family: family.anchor().flatten().tolist() for family in self.distinct}
+        return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
+
+    def finite(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values in which blocks with an infinite element are at their anchor, and which blocks
+        these are, (..., num_blocks) bool.
+        """
+        parts = zip(self.distinct, self.split("value", values), strict=True)
+        each = [
+            part.isinf().flatten(-len(f.event_shape)).any(-1) if f.event_shape else part.isinf()
+            for f, part in parts
+        ]
+        infinite = self._join("block", each)
+        if values.is_floating_point():
+            values = torch.where(self.spread(infinite), self.anchor(values), values)
+        return values, infinite
 
     def spread(self, each: Tensor) -> Tensor:
         """What is known of each block, (..., num_blocks), for each of its elements."""

@@ -444,15 +444,14 @@ class _Rows:
         conditional: Distribution | tuple[Distribution, ...]
         shown: Tensor | tuple[Tensor, ...]
         if not layout.flat:
-            conditional, shown = layout.families[0](params), value
-            if fac.end is not None:
-                conditional = fac.padded(conditional, ended)
+            family, shown = layout.families[0], value
+            conditional = family(params) if fac.end is None else fac.padded(family, params, ended)
         else:
-            pieces = zip(layout.families, _by_block(layout, params), strict=True)
-            conditional = tuple(family(piece) for family, piece in pieces)
-            if fac.end is not None:
-                after = ended.squeeze(-1)
-                conditional = tuple(fac.padded(one, after) for one in conditional)
+            pairs = zip(layout.families, _by_block(layout, params), strict=True)
+            conditional = tuple(
+                family(piece) if fac.end is None else fac.padded(family, piece, ended.squeeze(-1))
+                for family, piece in pairs
+            )
             values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
             shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
         if self._ranks is None:

@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -236,7 +237,8 @@ def check_decoder(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Holds the decoder against the parallel pass: step by step, after `prefill` and `select`.
+    """Holds the decoder against the parallel pass: step by step, after `prefill` and `select`, and
+    in an order for each row where the network takes these.
 
     Args:
         network: a conditional network, in any dtype, or a distribution, as for
@@ -259,6 +261,7 @@ def check_decoder(
     layout = fac.layout
     given = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
+    orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])
     like = next(net.parameters(), torch.empty(0))
     if context is not None:
         context = context[:2]
@@ -273,7 +276,31 @@ def check_decoder(
             rows = torch.randint(batch_size, (batch_size + 1,), device=like.device)
     finally:
         torch.set_rng_state(generator_state)
-    scale = _scale(params)
+    _hold(partial(net.decoder, batch_size, context, **given), fac, blocks, params, rows, tolerance)
+    each = [fac.with_ordering(Ordering.permutation(order)) for order in orders]
+    if net.has_row_orders and fac.is_uniform and not any(map(net.accepts, each)):
+        orders = orders.to(like.device)
+        ranks = orders.argsort(-1)
+        with torch.no_grad():
+            params = net(blocks, context, ranks)
+        blocks, params = (
+            part.gather(1, orders.reshape(*orders.shape, *(1,) * (part.dim() - 2)).expand_as(part))
+            for part in (blocks, params)
+        )
+        start = partial(net.decoder, batch_size, context, ranks, **given)
+        _hold(start, each[0], blocks, params, rows, tolerance)
+
+
+def _hold(
+    start: Callable[[], Decoder],
+    fac: Factorization,
+    blocks: Tensor,
+    params: Tensor,
+    rows: Tensor,
+    tolerance: float,
+) -> None:
+    """Holds a new decoder against the parameters of the parallel pass, both in the same order."""
+    layout, scale = fac.layout, _scale(params)
 
     def compare(found: Tensor, step: int, chosen: Tensor | slice, what: str) -> None:
         expected = layout.take("param", params, fac.steps[step])[chosen]
@@ -293,7 +320,7 @@ def check_decoder(
         return None if step == 0 else layout.take("value", blocks, fac.steps[step - 1])[chosen]
 
     everything = slice(None)
-    decoder: Decoder = net.decoder(batch_size, context, **given)
+    decoder = start()
     chosen: Tensor | slice = everything
     for step in range(fac.num_steps):
         compare(decoder.step(drawn(step, chosen)), step, chosen, "decoder.step")
@@ -301,7 +328,7 @@ def check_decoder(
             decoder.select(rows)
             chosen = rows
     for taken in sorted({1, fac.num_steps // 2, fac.num_steps - 1} - {0, fac.num_steps}):
-        decoder = net.decoder(batch_size, context, **given)
+        decoder = start()
         prefix = layout.take("value", blocks, list(chain(*fac.steps[:taken])))
         compare(decoder.prefill(prefix), taken, everything, "decoder.prefill")
         if taken + 1 < fac.num_steps:

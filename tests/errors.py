@@ -421,8 +421,24 @@ FACTORIZATIONS = (
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
         lambda: COLUMNS.pack({"a": ["Rome", "Oslo"], "b": [0, 1]}),
-        cause="A column has strings.",
+        cause="A column has strings, dates or other things that are no numbers.",
         cure="Number the categories: `np.unique(column, return_inverse=True)`.",
+    ),
+    error(
+        "columns: expected (2,) in 'b', got (3,)",
+        lambda: COLUMNS.pack({"a": [0, 1], "b": [0.5, 1.0, 1.5]}),
+        cause="Columns differ in length, or a column's last dimensions are not its family's.",
+        cure="Give each column one value for each event.",
+    ),
+    error(
+        "names: expected 2 different strings, one for each block, got ('a', 'a')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "a")),
+        "names: expected 2 different strings, one for each block, got ('a', 'b', 'c')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "b", "c")),
+        "names: expected 1 different strings, one for each block, got (1)",
+        lambda: ad.Factorization.columns({1: NORMAL}),
+        cause="Columns are read and written by name, so that names are different strings.",
+        cure="Name each block once.",
     ),
     error(
         "x: expected (*lead, 2), got (3, 4)",
@@ -1075,9 +1091,11 @@ CONTEXTS = (
         cure="Put the dimensions of the batch first.",
     ),
     error(
-        "context: expected no NaN, got 15 of 15 numbers",
+        "context: expected finite numbers, got NaN or infinity in 15 of 15",
         lambda: made(context_shape=(3,)).condition(torch.full((5, 3), torch.nan)),
-        cause="The context has a NaN, from which all parameters would be NaN.",
+        "context: expected finite numbers, got NaN or infinity in 1 of 3",
+        lambda: made(context_shape=(3,)).condition(torch.tensor([0.0, torch.inf, 1.0])),
+        cause="The context has a NaN or an infinity, from which parameters would be NaN.",
         cure="Replace missing features and add a feature that says which were.",
     ),
     error(
@@ -1182,6 +1200,13 @@ VALUES = (
         "for a bit, a negative number for a scale.",
         cure="Clean the data, choose a family with that support, or let "
         "`nan_policy='marginalize'` sum out what is missing.",
+    ),
+    error(
+        "value: expected finite numbers under the mask, got -inf, given which nothing has a "
+        "density",
+        lambda: p().given(torch.full((4,), -torch.inf), torch.tensor([True, False, False, False])),
+        cause="What is observed is infinite, which has probability zero.",
+        cure="Clean the data, or leave the element out of the mask.",
     ),
     error(
         "value: expected pad 0 in block (1,), which comes after the end 1, got 2",

@@ -251,6 +251,25 @@ def test_states_that_are_cut_off_leave_the_gradient_finite():
     assert all(g.isfinite().all() for g in torch.autograd.grad(estimate.value, inputs(p, q)))
 
 
+@pytest.mark.parametrize("num_samples", [None, 100])
+def test_an_infinite_divergence_is_infinite_and_has_no_gradient(num_samples):
+    """Where a state is impossible under q, and its probability under p rounds to 0 or does not."""
+    net = networks.Unshared(ad.Factorization(2, fam.Categorical(3)), modules=[None, None])
+    with torch.no_grad():
+        net.factors[0].value.copy_(torch.tensor([0.0, 0.0, -200.0]))
+        net.factors[1].value.zero_()
+    p = net.condition()
+    q = p.with_families(fam.TopK(fam.Categorical(3), 2))
+    found = kl_divergence(p, q, num_samples)
+    assert found.value == torch.inf
+    if num_samples is None:
+        assert torch.distributions.kl_divergence(p, q) == torch.inf
+    else:
+        assert found.standard_error == torch.inf
+    found.value.backward()
+    assert all(weight.grad.isfinite().all() for weight in net.parameters())
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_dropout_is_off(exact):
     net = networks.Transformer(ad.Factorization(3, fam.Bernoulli()), **GPT, dropout=0.5)

@@ -10,7 +10,17 @@ from laws import assert_cdf, assert_density, assert_frequencies
 from scipy.special import betainc
 from scipy.stats import t as student_t
 from scipy.stats import vonmises
-from table import CASES, CONTEXT, FACTORIZATIONS, FAMILIES, GPT, NETWORKS, build, condition
+from table import (
+    CASES,
+    CONTEXT,
+    COVERING,
+    FACTORIZATIONS,
+    FAMILIES,
+    GPT,
+    NETWORKS,
+    build,
+    condition,
+)
 from torch.distributions import constraints
 
 import ardist as ad
@@ -149,6 +159,39 @@ def test_expanded_context_in_the_middle_of_the_batch(network, factorization):
     x = q.sample()
     each = [p.log_prob(x[:, :, i]) for i in range(4)]
     torch.testing.assert_close(q.log_prob(x), torch.stack(each, -1), rtol=1e-4, atol=1e-4)
+
+
+# Every family once, and some factorizations under all networks.
+INFINITE = [
+    case
+    for case in CASES
+    if (case in COVERING or case[1] in ("normal-raster", "columns-ties", "image-diagonal"))
+    and not all(f.support.is_discrete for f in FACTORIZATIONS[case[1]].layout.distinct)
+]
+
+
+@pytest.mark.parametrize(("network", "factorization"), INFINITE)
+def test_infinity_has_no_density_and_reaches_no_other_block(network, factorization):
+    net = build(network, factorization, CONTEXT)
+    p, fac = condition(net, 2), net.factorization
+    x = p.sample()
+    # An event for each element and end that may be there.
+    each = torch.eye(fac.event_shape.numel(), dtype=torch.bool).reshape(-1, 1, *fac.event_shape)
+    events = torch.cat([x.masked_fill(each, end) for end in (torch.inf, -torch.inf)])
+    which = fac.layout.count(fac.split(torch.cat((each, each)))) > 0  # (events, 1, num_blocks)
+    possible = p.support.check(events).all(-1)
+    events, which = events[possible].requires_grad_(), which[possible].expand(-1, 2, -1)
+    scores = p.log_prob_blocks(events).reshape(which.shape)
+    assert torch.equal(scores == -torch.inf, which)
+    assert not scores.isnan().any()
+    reached = (which.unsqueeze(-2) & fac.dependencies).any(-1) | which
+    before = p.log_prob_blocks(x).reshape(which.shape[1:]).expand_as(scores)
+    torch.testing.assert_close(scores[~reached], before[~reached], rtol=1e-4, atol=1e-4)
+    if len(events):
+        assert (p.log_prob(events) == -torch.inf).all()
+        scores.sum().backward()
+        gradients = [events.grad, *(weight.grad for weight in net.parameters())]
+        assert all(part.isfinite().all() for part in gradients if part is not None)
 
 
 @pytest.mark.parametrize(("network", "factorization"), ENUMERABLE)
@@ -332,7 +375,7 @@ BLOCKWISE = [
     (network, factorization)
     for network, factorization in CASES
     if factorization
-    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake")
+    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake", "scalar")
     and "blocks" in build(network, "image-raster").context_kinds
 ]
 

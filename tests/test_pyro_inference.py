@@ -327,6 +327,7 @@ def test_nuts_finds_the_exact_moments():
 
 
 CONSTRAINED = {
+    "simplexes in one row": ad.Factorization.columns(a=fam.Dirichlet(2), b=fam.Dirichlet(2)),
     "columns": ad.Factorization.columns(a=fam.Gamma(), b=fam.Beta(), c=fam.Normal()),
     "grid": ad.Factorization((2, 2), fam.LogNormal(), ordering=ad.Ordering.random()),
     "vectors": ad.Factorization(

@@ -1,6 +1,7 @@
 """A distribution of torch: in its mixtures and wrappers, its divergence, `torch.func`, compiled."""
 
 import copy
+import math
 from functools import partial
 
 import pyro
@@ -20,6 +21,16 @@ from ardist import families as fam
 from ardist import networks
 
 # Mixtures and wrappers.
+
+
+def test_a_torch_mixture_of_simplexes_in_one_row():
+    p = build("made", "columns-of-simplexes", CONTEXT).condition(torch.randn(3, *CONTEXT))
+    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), p, validate_args=True)
+    x = mixture.sample((5,))
+    expected = p.log_prob(x.unsqueeze(1)).logsumexp(-1) - math.log(3)
+    torch.testing.assert_close(mixture.log_prob(x), expected)
+    with pytest.raises(ValueError, match="within the support"):
+        mixture.log_prob(x + 0.1)
 
 
 @pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])

@@ -70,6 +70,36 @@ def test_conditionals_are_certain_after_the_end(ordering, end, pad):
     torch.testing.assert_close(sum(scores), q.log_prob(x))
 
 
+ENDED = [
+    fam.Bernoulli(),
+    fam.Mixture(fam.Categorical(3), 2),
+    fam.TopK(fam.Categorical(3), 2),
+    fam.DiscretizedLogisticMixture(2, bins=3),
+]
+
+
+@pytest.mark.parametrize("families", [*ENDED, ENDED[:3]], ids=str)
+def test_conditionals_of_every_family_of_indices(families):
+    """Those that torch's distributions do not enumerate, too."""
+    torch.manual_seed(0)
+    fac = ad.Factorization(3, families, end=1, pad=0)
+    p = networks.MADE(fac, hidden_features=16).condition()
+    states = p.enumerate_support()
+    each = p.conditionals(states)
+    if not fac.is_uniform:
+        scores = sum(one.log_prob(v) for one, v in zip(each, states.unbind(-1), strict=True))
+    else:
+        scores = each.log_prob(states).sum(-1)
+    torch.testing.assert_close(scores, p.log_prob(states))
+    scores = torch.zeros(20)
+    for step in ad.sampling.ancestral(p, (20,)):
+        one, value = step.conditional, step.value
+        if not fac.is_uniform:
+            (one,), (value,) = one, value
+        scores = scores + one.log_prob(value).reshape(20)
+    torch.testing.assert_close(scores, p.log_prob(step.event))
+
+
 def test_what_is_given_may_have_ended():
     p = build(ad.Ordering.raster())
     prefix = torch.tensor([True, True, False, False])

@@ -226,7 +226,12 @@ class Family(ABC):
     def anchor(self) -> Tensor:
         """A value well inside the support, always the same: (*event_shape)."""
         if not self.support.is_discrete:
-            link = transform_to(self.support)
+            try:
+                link = transform_to(self.support)
+            except NotImplementedError:  # torch knows no transform: any draw, always the same
+                with torch.random.fork_rng(()):
+                    torch.manual_seed(0)
+                    return self.sample(torch.zeros(self.num_params))
             anchor: Tensor = link(torch.zeros(link.inverse_shape(self.event_shape)))
             return anchor
         zeros = torch.zeros(self.event_shape)

@@ -129,6 +129,8 @@ class ConditionalNetwork(nn.Module):
                 f"ranks: {type(self).__name__} draws all rows in one order, "
                 f"got {tuple(ranks.shape)}"
             )
+        if ranks is not None:
+            _check_rows(ranks, wanted)
         with torch.no_grad():
             return self._decoder(wanted, batch_size, context, ranks)
 
@@ -140,10 +142,10 @@ class ConditionalNetwork(nn.Module):
         ranks: Tensor | None,
     ) -> Decoder:
         """By whole passes; ranks are given only for each row, where `has_row_orders`."""
-        own = factorization is self.factorization
-        order = None if own else factorization.ranks.flatten().to(reference(self).device)
+        if ranks is None and factorization is not self.factorization:
+            ranks = factorization.ranks.flatten().to(reference(self).device)
         return WholePasses(
-            self._evaluate, factorization, batch_size, context, order, like=reference(self)
+            self._evaluate, factorization, batch_size, context, ranks, like=reference(self)
         )
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
@@ -284,6 +286,18 @@ class LogLikelihood(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log_prob of events x (*lead, *event_shape), in nats: (*lead)."""
         return AutoregressiveDistribution(self.network, context).log_prob(x)
+
+
+def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
+    """That a decoder can follow an order for each row."""
+    if factorization.layout.flat:
+        raise ValueError(
+            f"ranks: expected one order for all rows, since the blocks differ in family, "
+            f"got {tuple(ranks.shape)}"
+        )
+    raster = torch.arange(ranks.shape[-1], device=ranks.device)
+    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
+        raise ValueError("ranks: expected no ties where each row has its own, got some")
 
 
 def _digest(values: Tensor) -> str:

@@ -115,7 +115,7 @@ class RNN(SequenceNetwork):
             return None, states.expand(-1, -1, rows, -1)
         encoding = self.context_to_input(context)
         if self.context_kind == "blocks":
-            encoding = encoding.flatten(1, -2)
+            encoding = encoding.unsqueeze(1).flatten(1, -2)
             encoding = encoding if order is None else encoding.index_select(1, order)
             return encoding, states.expand(-1, -1, rows, -1)
         own = self.context_to_state(context).view(len(context), *self.initial.shape)

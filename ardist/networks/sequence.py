@@ -170,5 +170,5 @@ class UniformNetwork(SequenceNetwork):
         """Vectors for the steps, (N, num_blocks, C), where there is one for each block."""
         if context is None or self.context_kind == "vector":
             return context
-        context = context.reshape(len(context), -1, context.shape[-1])
+        context = context.unsqueeze(1).flatten(1, -2)  # one for each block, on any grid
         return context if order is None else context.index_select(1, order)

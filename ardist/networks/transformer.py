@@ -209,7 +209,7 @@ class Transformer(ConditionalNetwork):
             memory = encoding + self.context_places
             return None, [layer.remember(memory) for layer in self.own_layers]
         if self.context_kind == "blocks":
-            return encoding.flatten(1, -2), [None] * self.depth
+            return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
         return encoding.unsqueeze(1), [None] * self.depth
 
     def tokens(
@@ -342,7 +342,6 @@ class _TransformerDecoder(Decoder):
         ranks: Tensor | None,
     ) -> None:
         if ranks is not None:
-            _check_rows(ranks, factorization)
             # Steps of one block each, which differs from row to row.
             factorization = factorization.with_ordering(Ordering.raster())
         super().__init__(factorization, batch_size)
@@ -413,18 +412,6 @@ class _TransformerDecoder(Decoder):
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
         self._prepare()
-
-
-def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
-    """That a decoder can follow an order for each row."""
-    if factorization.layout.flat:
-        raise ValueError(
-            f"ranks: expected one order for all rows, since the blocks differ in family, "
-            f"got {tuple(ranks.shape)}"
-        )
-    raster = torch.arange(ranks.shape[-1], device=ranks.device)
-    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
-        raise ValueError("ranks: expected no ties where each row has its own, got some")
 
 
 def _rows(x: Tensor) -> Tensor:
