@@ -150,9 +150,9 @@ class WholePasses(Decoder):
         if self._order is not None and self._ranks is not None:
             self._order = self._order.index_select(0, rows)
             self._ranks = self._ranks.index_select(0, rows)
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         if self._context is not None:
-            self._context = self._context.index_select(0, rows % len(self._context))
+            self._context = self._context.index_select(0, rows % self._context.shape[0])
 
 
 class _WholeWindow(Window):
@@ -295,7 +295,7 @@ def draw(
     if drawn.shape[1] == total and order == sorted(order):
         return drawn
     rest = layout.anchor(like) if factorization.pad is None else drawn.new_tensor(factorization.pad)
-    blocks = rest.expand(len(drawn), *layout.value_shape)
+    blocks = rest.expand(drawn.shape[0], *layout.value_shape)
     taken = forced.ends.index(drawn.shape[1])
     return layout.put(blocks, list(chain(*factorization.steps[:taken])), drawn)
 
@@ -409,7 +409,7 @@ def draw_by_rows(
         like, observed: as for `draw`.
     """
     layout = factorization.layout
-    blocks = layout.anchor(like).expand(len(ranks), *layout.value_shape)
+    blocks = layout.anchor(like).expand(ranks.shape[0], *layout.value_shape)
     left = torch.ones_like(blocks, dtype=torch.bool)
     if observed is not None:
         blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]

@@ -17,7 +17,7 @@ from ardist.families import Family
 from ardist.families.truncated import Likeliest
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expanded, leading, over_batch
+from ardist.shapes import check_tensor, expanded, is_recorded, leading, over_batch
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -493,7 +493,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac, layout = self.factorization, self.factorization.layout
         if layout.is_cut(fac.split(mask)):
             rows = fac.split(mask.reshape(-1, *self.event_shape).unique(dim=0))
-            params = self.joint.reference.new_zeros(len(rows), *layout.param_shape)
+            params = self.joint.reference.new_zeros(rows.shape[0], *layout.param_shape)
             score(params, fac.split(self.joint.anchor).expand_as(rows), rows)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":
@@ -561,4 +561,5 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
 
 def _all(mask: Tensor) -> bool:
-    return bool(torch._is_all_true(mask))
+    """Whether a check holds everywhere; a graph that is recorded has none."""
+    return is_recorded() or bool(torch._is_all_true(mask))

@@ -6,7 +6,6 @@ import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size, shortened, spelled
+from ardist.shapes import as_size, constant, shortened, spelled
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -83,11 +82,7 @@ class Factorization:
         }
         self.__dict__.update(values)
         self.__dict__["families"] = self._check_families(families)
-        self._check_ordering()
-        self._check_names()
-        self._check_end()
-        # Now, since torch.compile cannot trace what fills these.
-        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
+        self._check()
 
     @staticmethod
     def columns(
@@ -123,7 +118,7 @@ class Factorization:
 
     # What follows from the four choices.
 
-    @cached_property
+    @constant
     def _cut(self) -> Cut:
         return self.partition.cut(self.event_shape)
 
@@ -132,40 +127,40 @@ class Factorization:
         """Shape of the grid of blocks."""
         return self._cut.grid_shape
 
-    @cached_property
+    @constant
     def num_blocks(self) -> int:
         """How many blocks an event has."""
         return math.prod(self.grid_shape)
 
-    @cached_property
+    @constant
     def ranks(self) -> Tensor:
         """When each block is drawn, from 0; ties are drawn together: (*grid_shape) int64."""
         return self.ordering.ranks(self.grid_shape)
 
-    @cached_property
+    @constant
     def num_steps(self) -> int:
         """How many steps a draw takes: the number of distinct ranks."""
         return int(self.ranks.max()) + 1
 
-    @cached_property
+    @constant
     def dependencies(self) -> Tensor:
         """(num_blocks, num_blocks) bool: whether the block of the row may depend on the other."""
         return self.ordering.dependencies(self.grid_shape)
 
-    @cached_property
+    @constant
     def steps(self) -> list[list[int]]:
         """The blocks of each step, by their raster index."""
         order = torch.argsort(self.ranks.flatten(), stable=True).tolist()
         ranks = self.ranks.flatten().tolist()
         return [list(tied) for _, tied in itertools.groupby(order, key=ranks.__getitem__)]
 
-    @cached_property
+    @constant
     def layout(self) -> Layout:
         """All conditionals, in raster order of the grid."""
         uniform = len(self.families) == 1
         return Layout(self.families * self.num_blocks if uniform else self.families, not uniform)
 
-    @cached_property
+    @constant
     def step_layouts(self) -> list[Layout]:
         """The conditionals of each step; steps of equally many alike blocks share one."""
         if not self.is_uniform:
@@ -180,7 +175,7 @@ class Factorization:
             self._ranges[start, stop] = self.layout.select(blocks)
         return self._ranges[start, stop]
 
-    @cached_property
+    @constant
     def _ranges(self) -> dict[tuple[int, int], Layout]:
         return {}
 
@@ -197,7 +192,7 @@ class Factorization:
         pairs = self.num_blocks * (self.num_blocks - 1) // 2
         return self.ordering.name != "from_graph" or int(self.dependencies.sum()) == pairs
 
-    @cached_property
+    @constant
     def is_transitive(self) -> bool:
         """Whether each block depends on all that its dependencies depend on, as in any ranking."""
         if self.ordering.name != "from_graph":
@@ -210,7 +205,7 @@ class Factorization:
         """Whether draws of every block have gradients to the parameters."""
         return self.layout.has_rsample
 
-    @cached_property
+    @constant
     def support(self) -> constraints.Constraint:
         """Where events lie."""
         if self.end is not None:
@@ -225,11 +220,11 @@ class Factorization:
             return constraints.independent(self.families[0].support, count - len(block))
         return self._block_constraint
 
-    @cached_property
+    @constant
     def _block_constraint(self) -> BlockConstraint:
         return BlockConstraint(self.layout, self._cut.elements, self.event_shape)
 
-    @cached_property
+    @constant
     def num_states(self) -> int | None:
         """How many events there are, or None where blocks are not discrete and finite."""
         counts: dict[Family, int] = {}
@@ -237,7 +232,7 @@ class Factorization:
             states = family.enumerate_support()
             if states is None:
                 return None
-            counts[family] = len(states)
+            counts[family] = states.shape[0]
         sizes = [counts[self.layout.families[block]] for step in self.steps for block in step]
         if self.end is None:
             return math.prod(sizes)
@@ -252,11 +247,11 @@ class Factorization:
         if len(states) < len(found):
             raise ValueError(f"families: expected finite discrete ones, got {self}")
         if self.end is not None:
-            return self.merge(self._enumerate_ended([len(values) for values in states]))
-        choices = torch.cartesian_prod(*(torch.arange(len(values)) for values in states))
+            return self.merge(self._enumerate_ended([values.shape[0] for values in states]))
+        choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
         choices = choices.reshape(-1, len(states))
         flat = [
-            values[choice].reshape(len(choice), -1)
+            values[choice].reshape(choice.shape[0], -1)
             for values, choice in zip(states, choices.unbind(-1), strict=True)
         ]
         dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
@@ -275,8 +270,8 @@ class Factorization:
             others = torch.tensor([s for s in range(sizes[block]) if s != end], dtype=dtype)
             alive = torch.cat(
                 (
-                    alive.repeat_interleave(len(others), 0),
-                    others.repeat(len(alive)).unsqueeze(-1),
+                    alive.repeat_interleave(others.shape[0], 0),
+                    others.repeat(alive.shape[0]).unsqueeze(-1),
                 ),
                 -1,
             )
@@ -323,10 +318,10 @@ class Factorization:
 
     # Events and blocks.
 
-    @cached_property
+    @constant
     def _in_order(self) -> bool:
         elements = self._cut.elements
-        return torch.equal(elements, torch.arange(len(elements)))
+        return torch.equal(elements, torch.arange(elements.shape[0]))
 
     def split(self, x: Tensor) -> Tensor:
         """Events (*lead, *event_shape) as blocks in raster order of the grid.
@@ -339,7 +334,7 @@ class Factorization:
             raise ValueError(
                 f"x: expected (*lead, {spelled(self.event_shape)}), got {tuple(x.shape)}"
             )
-        flat = x.reshape(*lead, len(self._cut.elements))
+        flat = x.reshape(*lead, self._cut.elements.shape[0])
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.to(x.device))
         return flat.reshape((*lead, *self.layout.value_shape))
@@ -352,7 +347,7 @@ class Factorization:
             raise ValueError(
                 f"blocks: expected (*lead, {spelled(shape)}), got {tuple(blocks.shape)}"
             )
-        flat = blocks.reshape(*lead, len(self._cut.elements))
+        flat = blocks.reshape(*lead, self._cut.elements.shape[0])
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
         return flat.reshape((*lead, *self.event_shape))
@@ -410,11 +405,10 @@ class Factorization:
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
         kept = ["_cut", "num_blocks", "layout", "_block_constraint", "_in_order"]
-        kept += ["support"] if self.end is None else []
+        kept += ["support", "num_states"] if self.end is None else []
         derived = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         other.__dict__.update({**self._fields, **derived, "ordering": ordering})
-        other._check_ordering()
-        other._check_end()
+        other._check()
         return other
 
     def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
@@ -467,6 +461,13 @@ class Factorization:
                 )
         return given[:1] if all(family == given[0] for family in given) else given
 
+    def _check(self) -> None:
+        """Checks what families do not tell, and fills what torch.compile cannot trace."""
+        self._check_ordering()
+        self._check_names()
+        self._check_end()
+        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
+
     def _check_ordering(self) -> None:
         if not isinstance(self.ordering, Ordering):
             raise ValueError(
@@ -494,14 +495,14 @@ class Factorization:
             return
         for family in self.layout.distinct:
             states = None if family.event_shape else family.enumerate_support()
-            if states is None or not torch.equal(states.long(), torch.arange(len(states))):
+            if states is None or not torch.equal(states.long(), torch.arange(states.shape[0])):
                 raise ValueError(
                     f"end: expected blocks of one index each, 0, ..., n - 1, got {family}"
                 )
             for name, symbol in (("end", self.end), ("pad", self.pad)):
-                if symbol not in range(len(states)):
+                if symbol not in range(states.shape[0]):
                     raise ValueError(
-                        f"{name}: expected one of 0, ..., {len(states) - 1}, got {symbol!r}"
+                        f"{name}: expected one of 0, ..., {states.shape[0] - 1}, got {symbol!r}"
                     )
         if not self.is_total:
             raise ValueError(
@@ -509,17 +510,22 @@ class Factorization:
                 f"may depend on it, got {self.ordering!r}"
             )
 
-    @cached_property
-    def _key(self) -> tuple[Any, ...]:
+    @constant
+    def _order(self) -> Tensor:
+        """All about the order: the ranks, or the dependencies of a graph that allows less."""
         ranks = self.ranks.flatten()
-        order = self.ranks
-        if self.ordering.name == "from_graph":  # which may allow less than its ranks do
-            follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
-            order = self.ranks if follows_ranks else self.dependencies
+        if self.ordering.name != "from_graph":
+            return self.ranks
+        follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
+        return self.ranks if follows_ranks else self.dependencies
+
+    @constant
+    def _key(self) -> tuple[Any, ...]:
         elements = None if self._in_order else tuple(self._cut.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),
-            *(self.families, self.names, tuple(order.flatten().tolist()), self.end, self.pad),
+            *(self.families, self.names, tuple(self._order.flatten().tolist())),
+            *(self.end, self.pad),
         )
 
     def __eq__(self, other: object) -> bool:

@@ -203,7 +203,7 @@ class _Pass:
 
     def _of(self, blocks: Sequence[int]) -> tuple[Family, Tensor, Tensor]:
         layout = self.factorization.layout
-        family, shape = layout.families[blocks[0]], (len(self.params), len(blocks))
+        family, shape = layout.families[blocks[0]], (self.params.shape[0], len(blocks))
         params = layout.take("param", self.params, blocks).reshape(*shape, family.num_params)
         values = layout.take("value", self.values, blocks).reshape(*shape, *family.event_shape)
         return family, params, values
@@ -432,11 +432,11 @@ class Calibration:
         for ax, block in zip(axes, sorted(worst), strict=False):
             pit = self.pit[:, block]
             pit = pit[~pit.isnan()]
-            bins = max(5, min(20, len(pit) // 20))
-            heights = (pit.histc(bins, 0, 1) * (bins / len(pit))).tolist()
+            bins = max(5, min(20, pit.shape[0] // 20))
+            heights = (pit.histc(bins, 0, 1) * (bins / pit.shape[0])).tolist()
             edges = [bar / bins for bar in range(bins)]
             ax.bar(edges, heights, 1 / bins, align="edge", color="lightsteelblue")
-            band = 1.96 * ((bins - 1) / len(pit)) ** 0.5
+            band = 1.96 * ((bins - 1) / pit.shape[0]) ** 0.5
             for level, style in ((1, "-"), (1 - band, "--"), (1 + band, "--")):
                 ax.axhline(level, color="steelblue", linestyle=style, linewidth=1)
             top = max(2.0, 1.05 * max(heights))
@@ -497,7 +497,7 @@ def _kolmogorov_smirnov(pit: Tensor) -> tuple[Tensor, Tensor]:
     """Of each column (N, columns), without its NaN: the statistic and its p-value."""
     count = (~pit.isnan()).sum(0)
     ordered = pit.sort(0).values  # NaN last
-    at = torch.arange(len(pit), device=pit.device).unsqueeze(-1)
+    at = torch.arange(pit.shape[0], device=pit.device).unsqueeze(-1)
     apart = torch.maximum((at + 1) / count - ordered, ordered - at / count)
     statistic = apart.masked_fill(at >= count, -torch.inf).amax(0)
     statistic = statistic.masked_fill(count == 0, torch.nan)

@@ -206,7 +206,7 @@ class Joint:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
         given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
         params: Tensor = self.network(*given)
-        expected = (len(blocks), *self.factorization.layout.param_shape)
+        expected = (blocks.shape[0], *self.factorization.layout.param_shape)
         if params.shape != expected:
             raise ValueError(
                 f"network: {type(self.core).__name__} returned parameters of shape "
@@ -218,7 +218,7 @@ class Joint:
         """Blocks and parameters of all rows, each given what is before it in `events`."""
         lead = self.lead(events)
         blocks = self.blocks(events, lead)
-        if len(blocks) == 0:  # which recurrent modules of torch refuse
+        if blocks.shape[0] == 0:  # which recurrent modules of torch refuse
             empty = self.reference.new_empty(0, *self.factorization.layout.param_shape)
             return blocks, empty, lead
         return blocks, self.run(blocks, self.row_ranks(lead)), lead
@@ -246,7 +246,7 @@ class Joint:
         """
         blocks, params, lead = self.teach(events)
         fac, layout = self.factorization, self.factorization.layout
-        if len(blocks) == 0:
+        if blocks.shape[0] == 0:
             return params.new_zeros(*lead, fac.num_blocks)
         finite, infinite = layout.finite(blocks)
         scores = layout.log_prob(params, finite)
@@ -322,7 +322,7 @@ class Joint:
             return drawn
 
         blocks = draw(decoder, fac, self.reference, observed, attach=again)
-        scores = blocks.new_zeros(len(blocks), fac.num_blocks, dtype=self.reference.dtype)
+        scores = blocks.new_zeros(blocks.shape[0], fac.num_blocks, dtype=self.reference.dtype)
         if each:
             last = decoder.num_taken + 1
             drawn = list(chain(*fac.steps[last - len(each) : last]))
@@ -378,7 +378,7 @@ class Joint:
             leaf = blocks.detach().requires_grad_(scored or sweep is None)
             params = self.run(leaf, ranks)
         same, free = (again or layout.pathwise)(params, blocks), None
-        scores = blocks.new_zeros(len(blocks), fac.num_blocks)
+        scores = blocks.new_zeros(blocks.shape[0], fac.num_blocks)
         if scored:
             scores = layout.log_prob(params, leaf)
         if observed is not None:

@@ -223,7 +223,7 @@ def _scale(params: Tensor) -> Tensor:
 def _reactions(params: Tensor, first: Tensor, owner: Tensor) -> Tensor:
     """(num_blocks,) bool: whose parameters differ from the first ones in some row."""
     difference = _distance(params, first).flatten(1)
-    sums = torch.zeros(len(params), int(owner.max()) + 1, dtype=params.dtype)
+    sums = torch.zeros(params.shape[0], int(owner.max()) + 1, dtype=params.dtype)
     small = sums.index_add_(1, owner, difference) <= 1e-11 * _scale(first)
     return ~small.all(0)
 
@@ -364,7 +364,7 @@ def check_normalized(
     fac = p.factorization
     like = p.joint.reference
     nodes, weights = zip(*(_nodes(f, num_points, like) for f in fac.layout.families), strict=True)
-    size = math.prod(len(values) for values in nodes)
+    size = math.prod(values.shape[0] for values in nodes)
     if size > 2**22:
         raise ValueError(f"p: expected an event small enough to be enumerated, got {size} points")
     total = torch.zeros(p.batch_shape, dtype=torch.float64, device=like.device)
@@ -375,10 +375,10 @@ def check_normalized(
     for start in range(0, size, _ROWS_AT_ONCE):
         left = torch.arange(start, min(start + _ROWS_AT_ONCE, size), device=like.device)
         pieces: list[Tensor] = []
-        log_weight = torch.zeros(len(left), dtype=torch.float64, device=like.device)
+        log_weight = torch.zeros(left.shape[0], dtype=torch.float64, device=like.device)
         for values, weight in zip(reversed(nodes), reversed(weights), strict=True):
-            index, left = left % len(values), left // len(values)
-            pieces.insert(0, values[index].reshape(len(index), -1).to(dtype))
+            index, left = left % values.shape[0], left // values.shape[0]
+            pieces.insert(0, values[index].reshape(index.shape[0], -1).to(dtype))
             log_weight = log_weight + weight[index]
         x = fac.merge(torch.cat(pieces, -1).reshape(-1, *fac.layout.value_shape))
         log_prob = plain.log_prob(x.reshape(-1, *ones, *p.event_shape)).double()
@@ -405,8 +405,8 @@ def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tenso
     ):
         states = torch.arange(201.0)
     if states is not None:
-        states = states.to(like.device).reshape(len(states), *family.event_shape)
-        return states, torch.zeros(len(states), dtype=torch.float64, device=like.device)
+        states = states.to(like.device).reshape(states.shape[0], *family.event_shape)
+        return states, torch.zeros(states.shape[0], dtype=torch.float64, device=like.device)
     transform = biject_to(support)
     free = Size(transform.inverse_shape(family.event_shape))
     is_real = isinstance(support, type(constraints.real)) or support is constraints.real
@@ -416,7 +416,7 @@ def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tenso
     grids = torch.cartesian_prod(*[axis] * free.numel()).reshape(-1, free.numel())
     u = grids.sinh().reshape(-1, *free)
     values = transform(u)
-    jacobian = transform.log_abs_det_jacobian(u, values).reshape(len(u), -1).sum(-1)
+    jacobian = transform.log_abs_det_jacobian(u, values).reshape(u.shape[0], -1).sum(-1)
     return values, jacobian + (grids.cosh() * step).log().sum(-1)
 
 

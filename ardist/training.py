@@ -55,7 +55,7 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
     fac, layout, joint = p.factorization, p.factorization.layout, p.joint
     lead = joint.lead(x)
     (blocks, infinite), ranks = layout.finite(joint.blocks(x, lead)), joint.row_ranks(lead)
-    own = layout.spread(torch.rand(len(blocks), fac.num_blocks, device=x.device) < probability)
+    own = layout.spread(torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability)
     decoder = joint.differentiable_decoder(lead)
     if decoder is None:
         with torch.no_grad():

@@ -339,7 +339,7 @@ def _drawn(
     """
     joint, lead = p.joint, p.joint.lead(noise)
     rows = joint.blocks(noise, lead)
-    if len(rows) == 0:
+    if rows.shape[0] == 0:
         return noise.to(p.factorization.layout.dtype(noise.dtype))
     in_turn = _by_decoder if joint.ranks is None else _by_passes
     with joint.as_drawn():
@@ -355,7 +355,7 @@ def _by_decoder(
 ) -> Tensor:
     """Step by step."""
     fac, order = p.factorization, list(chain(*p.factorization.steps))
-    decoder, forced = p.joint.decoder(len(noise)), Forced(fac, None)
+    decoder, forced = p.joint.decoder(noise.shape[0]), Forced(fac, None)
     given = fac.layout.take("value", noise, order).split(step_widths(fac), 1)
     pieces: list[Tensor] = []
     for step, layout in enumerate(fac.step_layouts):
@@ -371,7 +371,7 @@ def _by_passes(
 ) -> Tensor:
     """By parallel passes, each of which makes one more step right: rows have their own orders."""
     fac, layout, ranks = p.factorization, p.factorization.layout, p.joint.row_ranks(lead)
-    blocks = layout.anchor(noise).expand(len(noise), *layout.value_shape)
+    blocks = layout.anchor(noise).expand(noise.shape[0], *layout.value_shape)
     for _ in range(fac.num_blocks):
         before, blocks = blocks, value_of(layout, p.joint.run(blocks, ranks), noise)
         if fac.end is not None and fac.pad is not None:

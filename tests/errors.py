@@ -1045,7 +1045,7 @@ OTHER_FACTORIZATIONS = (
         cure="Draw by `sample`, which then makes whole passes, or give all rows one order.",
     ),
     error(
-        "state_dict: made for another factorization; families is ['Laplace()'], here ['Normal()']",
+        "state_dict: made for another factorization; families is Laplace(), here Normal()",
         lambda: made().load_state_dict(made(ad.Factorization(4, fam.Laplace())).state_dict()),
         "state_dict: made for another factorization; ordering is Ordering.reverse(), here "
         "Ordering.raster()",

@@ -1,6 +1,7 @@
 """Each property once, for every network and factorization of the table."""
 
 import copy
+import io
 import pickle
 import warnings
 
@@ -434,15 +435,58 @@ def test_a_state_of_another_order_is_refused(network):
         build(network, "bernoulli-reverse").load_state_dict(state)
 
 
-def test_a_state_of_another_partition_is_refused():
-    family = FAMILIES["bernoulli"]
-    pairs = [
-        ad.Factorization((2, 2), ad.families.Independent(family, (2,)), partition=partition)
-        for partition in (ad.Partition.along(0), ad.Partition.along(1))
-    ]
-    one, other = (networks.MADE(fac, hidden_features=4) for fac in pairs)
-    with pytest.raises(ValueError, match=r"state_dict: made for another .* elements is"):
-        one.load_state_dict(other.state_dict())
+def _columns(**families):
+    return ad.Factorization.columns(families)
+
+
+def _of_pairs(dim, ordering=None):
+    pairs = ad.families.Independent(FAMILIES["bernoulli"], (2,))
+    partition = ad.Partition.along(dim)
+    return ad.Factorization((2, 2), pairs, partition=partition, ordering=ordering)
+
+
+def _permuted(*last):
+    order = ad.Ordering.permutation([*range(9), *last])
+    return ad.Factorization(11, FAMILIES["normal"], ordering=order)
+
+
+NORMAL, LAPLACE = FAMILIES["normal"], FAMILIES["laplace"]
+MEANINGS = {
+    "names": (_columns(a=NORMAL, b=NORMAL), _columns(b=NORMAL, a=NORMAL)),
+    "families": (_columns(a=NORMAL, b=LAPLACE), _columns(a=LAPLACE, b=NORMAL)),
+    "partition": (_of_pairs(0), _of_pairs(1)),
+    "ordering": (_permuted(9, 10), _permuted(10, 9)),
+}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer-plain", "unshared"])
+@pytest.mark.parametrize("part", MEANINGS)
+def test_a_state_that_fits_and_means_something_else_is_refused(part, network, strict):
+    own, other = (NETWORKS[network](fac) for fac in MEANINGS[part])
+    with pytest.raises(ValueError, match=f"made for another factorization; {part} is"):
+        own.load_state_dict(other.state_dict(), strict=strict)
+
+
+@pytest.mark.parametrize(("network", "factorization"), COVERING)
+def test_states_are_tensors_of_one_length(network, factorization):
+    """So that they can be sent to other processes, and read by `weights_only`."""
+    state, file = build(network, factorization).state_dict(), io.BytesIO()
+    extra = [value for name, value in state.items() if name.endswith("_extra_state")]
+    assert {(value.dtype, value.shape) for value in extra} == {(torch.uint8, (2048,))}
+    torch.save(state, file)
+    file.seek(0)
+    build(network, factorization).load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_states_of_long_events_take_no_time():
+    """A list of all pairs of blocks would not fit into the memory."""
+    for fac in (
+        ad.Factorization(10**5, FAMILIES["bernoulli"]),
+        ad.Factorization((256, 256), FAMILIES["bernoulli"], ordering=ad.Ordering.snake()),
+    ):
+        net = networks.Markov(fac, hidden_features=())
+        net.load_state_dict(net.state_dict())
 
 
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])

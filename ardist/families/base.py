@@ -284,7 +284,7 @@ class Family(ABC):
             part = elements[elements.any(-1) & ~whole][0]
             raise ValueError(
                 f"mask: expected one that cuts no block, since {self} is not given in part, got "
-                f"{int(part.sum())} of a block's {len(part)} elements"
+                f"{int(part.sum())} of a block's {part.shape[0]} elements"
             )
         return whole
 
@@ -342,7 +342,7 @@ def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor 
     if isinstance(support, constraints.independent) and support.base_constraint.event_dim == 0:
         single = _states(support.base_constraint, torch.Size())
         count = math.prod(event_shape)
-        if single is None or len(single) ** count > MOST_STATES:
+        if single is None or single.shape[0] ** count > MOST_STATES:
             return None
         return torch.cartesian_prod(*[single] * count).reshape(-1, *event_shape)
     # Copies of a constraint are other objects.

@@ -46,7 +46,7 @@ class _OfStates(_SameHeads):
 
     @cached_property
     def _num_states(self) -> int:
-        return len(_states(self.family))
+        return _states(self.family).shape[0]
 
     @cached_property
     def _is_range(self) -> bool:
@@ -124,7 +124,7 @@ class _Conditional(TorchDistribution):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         states = self._family._states_like(self._params)
         ones = (1,) * len(self.batch_shape)
-        states = states.reshape(len(states), *ones, *self.event_shape)
+        states = states.reshape(states.shape[0], *ones, *self.event_shape)
         return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states
 
 

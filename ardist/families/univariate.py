@@ -101,12 +101,8 @@ class Categorical(Family):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(params.shape[:-1], value.shape)
-        logits = params.expand(*shape, self.num_categories).reshape(-1, self.num_categories)
-        index = value.expand(shape).reshape(-1).long()
-        # torch would score its ignore_index, -100 by default, as certain.
-        never = torch.iinfo(torch.int64).min
-        losses = F.cross_entropy(logits, index, reduction="none", ignore_index=never)
-        return -losses.view(shape)
+        scores = params.log_softmax(-1).expand(*shape, -1)
+        return scores.gather(-1, value.expand(shape).long().unsqueeze(-1)).squeeze(-1)
 
     def features(self, value: Tensor) -> Tensor:
         dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.nn import PyroModule, PyroSample
@@ -15,7 +15,9 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
-from ardist.shapes import as_size
+from ardist.shapes import as_size, outside_modes, shortened
+
+_STATE_SIZE = 2048  # bytes of a network's extra state, always the same
 
 
 class ConditionalNetwork(nn.Module):
@@ -241,30 +243,25 @@ class ConditionalNetwork(nn.Module):
 
     # Weights mean nothing under another order or width: the state says what it was made for.
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """What a state has to agree in, by name."""
-        factorization = self.factorization
-        places = torch.arange(factorization.event_shape.numel())
-        elements = factorization.split(places.reshape(factorization.event_shape))
-        return {
-            "grid_shape": list(factorization.grid_shape),
-            "families": [str(family) for family in factorization.families],
-            "dependencies": _digest(factorization.dependencies),
-            "elements": _digest(elements),
-        }
+    def _fingerprint(self) -> dict[str, list[str]]:
+        """What a state has to agree in, by name, as `part` writes it."""
+        return fingerprint(self.factorization)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(list(json.dumps(self._fingerprint()).encode()), dtype=torch.uint8)
+        text = json.dumps(self._fingerprint(), ensure_ascii=False).encode().ljust(_STATE_SIZE)
+        with outside_modes():
+            return torch.tensor(list(text), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        given = json.loads(bytes(state.tolist()).decode())
-        own = self._fingerprint()
-        different = [name for name in own if own[name] != given.get(name)]
+        given, own = json.loads(bytes(state.tolist())), self._fingerprint()
+        different = []
+        for name, (shown, *digests) in own.items():
+            theirs, *others = given.get(name, ["nothing"])
+            if set(digests).isdisjoint(others):
+                known = "another" if theirs == shown else theirs
+                different.append(f"{name} is {known}, here {shown}")
         if different:
-            raise ValueError(
-                "state_dict: made for another factorization; "
-                + "; ".join(f"{n} is {given.get(n)}, here {own[n]}" for n in different)
-            )
+            raise ValueError(f"state_dict: made for another factorization; {'; '.join(different)}")
 
 
 class LogLikelihood(nn.Module):
@@ -300,9 +297,39 @@ def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
         raise ValueError("ranks: expected no ties where each row has its own, got some")
 
 
-def _digest(values: Tensor) -> str:
-    raw = bytes(values.contiguous().view(torch.uint8).flatten().tolist())
-    return hashlib.sha256(raw).hexdigest()[:16]
+def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
+    """What the weights of a network for this factorization mean, by name, as `part` writes it; of
+    one for any length what all lengths share.
+    """
+    partition, ordering = factorization.partition, factorization.ordering
+    families, names = factorization.families, factorization.names
+    elements, order = factorization._cut.elements, factorization._order
+    cuts: list[object] = [elements]
+    orders: list[object] = [order]
+    if any_length:
+        cuts = ["in order" if factorization._in_order else elements, vars(partition)]
+        raster = torch.arange(factorization.num_blocks)
+        orders = ["raster" if torch.equal(order.flatten(), raster) else order, vars(ordering)]
+    return {
+        **({} if any_length else {"grid_shape": part(tuple(factorization.grid_shape))}),
+        "families": part(shortened(families), families),
+        "names": part(names and shortened(names), names),
+        "partition": part(repr(partition), *cuts),
+        "ordering": part(repr(ordering), *orders),
+    }
+
+
+def part(shown: object, *meant: object) -> list[str]:
+    """A part of a state's fingerprint: a short text, and digests of what it may go by: tensors or
+    what has a full repr, by default of what is shown. States agree where one of the digests does.
+    """
+    text = str(shown)
+    text = text if len(text.encode()) <= 64 else text.encode()[:61].decode(errors="ignore") + "..."
+    digests = []
+    for one in meant or (shown,):
+        raw = one.cpu().numpy() if isinstance(one, Tensor) else repr(one).encode()
+        digests.append(hashlib.sha256(raw).hexdigest()[:16])
+    return [text, *digests]
 
 
 def reference(network: nn.Module) -> Tensor:
@@ -331,7 +358,7 @@ def is_transformed() -> bool:
 
 def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
     """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
-    if len(encoding) in (1, len(hidden)):
+    if encoding.shape[0] in (1, hidden.shape[0]):
         return hidden + encoding
-    grouped: Tensor = hidden.unflatten(0, (-1, len(encoding))) + encoding
+    grouped: Tensor = hidden.unflatten(0, (-1, encoding.shape[0])) + encoding
     return grouped.flatten(0, 1)

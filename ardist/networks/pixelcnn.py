@@ -170,7 +170,7 @@ class _PixelCNNDecoder(Decoder):
 
     def select(self, rows: Tensor) -> None:
         self._body.select(rows)
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
 
     def _read(self, blocks: Tensor, offsets: Tensor) -> Tensor:
         """Features (rows, pixels, channels) of drawn blocks."""

@@ -108,9 +108,9 @@ class Unshared(ConditionalNetwork):
         features = layout.features(blocks).to(reference(self).dtype)
         inputs = features.index_select(1, self.columns).split(self.widths, 1)
         if context is not None:
-            context = context.repeat(len(blocks) // len(context), 1)
+            context = context.repeat(blocks.shape[0] // context.shape[0], 1)
         each = [self.evaluate(block, seen, context) for block, seen in enumerate(inputs)]
-        return torch.cat(each, 1).reshape(len(blocks), *layout.param_shape)
+        return torch.cat(each, 1).reshape(blocks.shape[0], *layout.param_shape)
 
     def evaluate(self, block: int, inputs: Tensor, context: Tensor | None) -> Tensor:
         """A block's parameters (rows, num_params), given its past and context in these rows."""
@@ -170,7 +170,7 @@ class _UnsharedDecoder(Decoder):
         self._columns = network.columns.split(network.widths)
         self._context = context
         if context is not None:
-            self._context = context.repeat(batch_size // len(context), 1)
+            self._context = context.repeat(batch_size // context.shape[0], 1)
 
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
@@ -182,7 +182,7 @@ class _UnsharedDecoder(Decoder):
         return self._evaluate()
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._features = self._features.index_select(0, rows)
         if self._context is not None:
             self._context = self._context.index_select(0, rows)
