@@ -680,6 +680,20 @@ FAMILIES = (
         cure="Name parameters as the class's constructor does.",
     ),
     error(
+        "fixed: RelaxedBernoulli is not made by ['logits']: RelaxedBernoulli.__init__() missing 1 "
+        "required positional argument: 'temperature'; give what it takes by fixed=",
+        lambda: fam.Parametric(dist.RelaxedBernoulli),
+        cause="The class takes more than the parameters that its `arg_constraints` name.",
+        cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
+    ),
+    error(
+        "links: torch has no transform to LowerTriangular(), where OMTMultivariateNormal's "
+        "scale_tril lies; give one by links= or the parameter by fixed=",
+        lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
+        cause="A network's reals become a parameter by the transform to where it lies.",
+        cure="Give a map by `links=`, or fix the parameter.",
+    ),
+    error(
         "fixed: expected a free parameter of Normal, got none",
         lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
         cause="All parameters are fixed, so there is nothing for a network to say.",

@@ -59,6 +59,10 @@ class Relaxed(_OfFamily):
             raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
 
     @property
+    def _needs_double(self) -> bool:  # type: ignore[override]
+        return not self.straight_through
+
+    @property
     def _is_binary(self) -> bool:
         return isinstance(self.family, Bernoulli)
 
