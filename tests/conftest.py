@@ -5,6 +5,10 @@ import pytest
 import torch
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: runs only as far as the environment asks for it")
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.manual_seed(0)
