@@ -1413,12 +1413,6 @@ SAMPLING = (
         cure="Give 0 for the exact draw, or a small number.",
     ),
     error(
-        "p: expected at least one event to draw, got shape (0,)",
-        lambda: sampling.ancestral(p(), (0,)),
-        cause="The shape of the draw has a zero, so no step has anything to show.",
-        cure="Ask for at least one event.",
-    ),
-    error(
         "p: expected one order for all rows, where blocks differ in family or are tied, got "
         "ranks of shape (2, 3)",
         lambda: sampling.greedy(

@@ -67,7 +67,7 @@ class _OfStates(_SameHeads):
             return value.argmax(-1)
         dim = len(self.event_shape)
         same = value.unsqueeze(-1 - dim) == self._states_like(value)
-        return same.reshape(*same.shape[: same.dim() - dim], -1).all(-1).int().argmax(-1)
+        return same.unsqueeze(-1).flatten(-1 - dim).all(-1).int().argmax(-1)
 
     def __call__(self, params: Tensor) -> Distribution:
         if self._is_range:
