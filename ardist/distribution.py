@@ -171,7 +171,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             values, mask = self.joint.observed
             value = torch.where(mask & ~kept, values, value)
         first = self._first(kept)
-        return first.joint.replaced(first.joint.score, first.checked(value), kept)
+        return first.joint.replaced(first.joint.score, first.checked(value, kept), kept)
 
     def conditionals(
         self, value: Tensor
@@ -421,16 +421,17 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         check_tensor(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
-        value = first.checked(torch.where(mask, value, self.joint.anchor))
+        value = torch.where(mask, value, self.joint.anchor)
+        if self.joint.observed is not None:
+            before, seen = self.joint.observed
+            value, mask = torch.where(seen, before, value), mask | seen
+        self._try(self.factorization.layout.given_log_prob, mask)
+        value = first.checked(value, mask)
         if not _all(value.isfinite()):
             raise ValueError(
                 f"value: expected finite numbers under the mask, got "
                 f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
             )
-        if self.joint.observed is not None:
-            before, seen = self.joint.observed
-            value, mask = torch.where(seen, before, value), mask | seen
-        self._try(self.factorization.layout.given_log_prob, mask)
         return first._with(observed=(value, mask))
 
     def marginal(self, mask: Tensor) -> Marginal:
@@ -517,9 +518,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.joint.reference.device)
 
-    def checked(self, value: Tensor) -> Tensor:
+    def checked(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """A value of the right shape and dtype and, if asked for, inside the support; for what is
-        made of this distribution.
+        made of this distribution. Of a block that a mask cuts, only the elements under it count.
         """
         check_tensor(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
@@ -531,9 +532,22 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         # torch's checks of vectors fail on no values at all
         if self._validate_args and value.numel():
             inside = self.factorization.inside(value, self.joint.ranks)
+            if mask is not None and not _all(inside):
+                inside = inside | self._possible(value, mask)
             if not _all(inside):
                 self._explain(value, inside)
         return value.to(dtype)
+
+    @torch.no_grad()
+    def _possible(self, value: Tensor, mask: Tensor) -> Tensor:
+        """Which blocks are under a mask in part, by elements that some value of the block has."""
+        fac, layout = self.factorization, self.factorization.layout
+        blocks, part = torch.broadcast_tensors(fac.split(value), fac.split(mask))
+        if not layout.is_cut(part):
+            return torch.zeros((), dtype=torch.bool, device=value.device)
+        lead = blocks.shape[: blocks.dim() - len(layout.value_shape)]
+        params = self.joint.reference.new_zeros(*lead, *layout.param_shape)
+        return layout.cut(part) & (layout.marginal_log_prob(params, blocks, part) > -torch.inf)
 
     def _explain(self, value: Tensor, inside: Tensor) -> None:
         """Raises with the first block that is outside its support."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from math import prod
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -304,16 +305,18 @@ def _check_supports(components: Sequence[Distribution]) -> None:
 
 def _key(value: Any) -> Any:
     """What constraints that allow the same have in common; for other values, what they equal."""
-    if isinstance(value, BlockConstraint):
-        parts = [_key(family.support) for family in value.layout.families]
-        if value.layout.families[0].support.event_dim == 0 and all(p == parts[0] for p in parts):
-            return value.event_dim, *parts[0][1:]
-        return value.event_dim, parts, value.elements.tolist(), value.event_shape
     if isinstance(value, constraints.Constraint):
         dim = value.event_dim
         while isinstance(value, constraints.independent):
             value = value.base_constraint
-        return dim, type(value), {name: _key(part) for name, part in vars(value).items()}
+        if not isinstance(value, BlockConstraint):
+            return dim, type(value), {name: _key(part) for name, part in vars(value).items()}
+        parts = [_key(family.support) for family in value.layout.families]
+        if value.layout.families[0].support.event_dim == 0 and all(p == parts[0] for p in parts):
+            return dim, *parts[0][1:]
+        return dim, parts, value.elements.tolist(), value.event_shape
+    if isinstance(value, MethodType):  # of a factorization, which is compared by value
+        return value.__self__
     if isinstance(value, list | tuple):
         return [_key(part) for part in value]
     return value.tolist() if isinstance(value, Tensor) else value

@@ -499,3 +499,31 @@ def test_parts_that_a_family_is_not_given_in_are_refused_at_once():
         p.given(torch.eye(3)[:2], mask)
     with pytest.raises(ValueError, match="not given in part, got 1 of a block's 3 elements"):
         p.marginal(mask)
+
+
+def test_a_mask_that_cuts_a_block_is_blamed_and_no_value_that_was_not_given():
+    partition = ad.Partition.split([1, 3])
+    fac = ad.Factorization(4, [fam.Categorical(2), fam.OneHotCategorical(3)], partition=partition)
+    p = networks.MADE(fac, hidden_features=8).condition()
+    with pytest.raises(ValueError, match="mask: expected one that cuts no block"):
+        p.given(torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.tensor([True, True, True, False]))
+
+
+def test_what_is_given_twice_is_checked_together():
+    """The end that a first value lacks is no padding that a second one breaks."""
+    p = networks.MADE(ad.Factorization(3, fam.Categorical(3), end=0), hidden_features=8).condition()
+    x = torch.tensor([1, 2, 1])
+    one, two = torch.tensor([[True, False, False], [False, True, False]])
+    states = p.enumerate_support()
+    twice, once = p.given(x, one).given(x, two), p.given(x, one | two)
+    assert torch.equal(twice.log_prob(states), once.log_prob(states))
+    with pytest.raises(ValueError, match="value: expected pad 0 in block"):
+        p.given(torch.tensor([0, 1, 1]), one).given(x, two)
+
+
+def test_anchors_of_independent_blocks_are_inside():
+    word = ad.Factorization(3, fam.Categorical(3), end=2, pad=0)
+    inner = networks.MADE(word, context_shape=(2,), hidden_features=4)
+    for family in (fam.OneHotCategorical(2), fam.Dirichlet(2), fam.Nested(inner)):
+        several = fam.Independent(family, (2,))
+        assert several.inside(several.anchor())

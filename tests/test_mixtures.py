@@ -642,3 +642,17 @@ def test_events_that_no_component_can_draw_have_no_gradients():
     scores = fam.Mixture(fam.TopK(fam.Categorical(3), 1), 2).log_prob(params, torch.arange(3))
     scores[scores > -torch.inf].sum().backward()
     assert params.grad.isfinite().all()
+
+
+def test_networks_of_their_own_may_nest_sequences():
+    """Equal supports are of other objects."""
+
+    def net():
+        word = ad.Factorization(2, fam.Bernoulli(), end=1)
+        inner = networks.MADE(word, context_shape=(2,), hidden_features=8)
+        partition = ad.Partition.along(0)
+        fac = ad.Factorization((2, 2), fam.Nested(inner), partition=partition)
+        return networks.MADE(fac, hidden_features=8)
+
+    p = ad.Mixture(dist.Categorical(torch.ones(2)), [net().condition(), net().condition()])
+    assert p.support.check(p.sample((20,))).all()
