@@ -99,7 +99,7 @@ def test_half_precision_scores_are_float32s_rounded(family):
 
 @families
 @pytest.mark.parametrize("number", [torch.inf, -torch.inf])
-def test_an_infinite_value_is_outside_and_scores_no_nan(family, number):
+def test_an_infinite_value_scores_no_nan(family, number):
     if isinstance(family, fam.Nested):  # whose inner network reads it
         return
     params = torch.randn(6, family.num_params).requires_grad_()
@@ -112,7 +112,6 @@ def test_an_infinite_value_is_outside_and_scores_no_nan(family, number):
     assert score[3:].isfinite().all()
     (gradient,) = torch.autograd.grad(score.sum(), params)
     assert gradient.isfinite().all()
-    assert family.inside(value).tolist() == [False] * 3 + [True] * 3
     assert not family.features(value).isnan().any()
     weight = torch.rand(5, family.num_features)
     assert not family.project(value, weight).isnan().any()

@@ -179,13 +179,13 @@ class Family(ABC):
         return value + (again - again.detach())
 
     def inside(self, value: Tensor) -> Tensor:
-        """Whether values are inside the support, and finite: (...) bool."""
+        """Whether values are inside the support: (...) bool."""
         if value.dtype in HALF and isinstance(self.support, type(constraints.simplex)):
             # Rounded shares sum to one within a unit in the last place.
             error = (value.float().sum(-1) - 1).abs()
             return (value >= 0).all(-1) & (error <= torch.finfo(value.dtype).eps)
         valid: Tensor = self.support.check(value)
-        return valid & ~self._of_block(value.isinf()) if value.is_floating_point() else valid
+        return valid
 
     def features(self, value: Tensor) -> Tensor:
         """What a network reads of a drawn block: (..., num_features) floats.

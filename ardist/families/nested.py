@@ -95,11 +95,6 @@ class Nested(Family):
     def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
         return draw
 
-    def inside(self, value: Tensor) -> Tensor:
-        factorization = self._inner.factorization
-        inside: Tensor = factorization.inside(factorization.split(value)).all(-1)
-        return inside
-
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = self._given(params)
         return result
