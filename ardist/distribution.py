@@ -402,7 +402,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value: (*lead, *event_shape), of which only what is observed counts.
             mask: (*lead, *event_shape) bool; leading dimensions of both broadcast with
                 batch_shape. Rows may differ where all are ancestral, or the network takes an
-                order for each row. A mask that cuts a block goes to its family.
+                order for each row. A mask that cuts a block goes to its family; a nested block
+                is answered in the order that `families.Nested.ordering_given` shows.
 
         Raises:
             ValueError: where neither this joint nor the network under another order can tell,
@@ -460,8 +461,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"{tuple(mask.shape)} with {int(mask.sum())}"
             )
         first = self._first(mask)
+        result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
-        return Marginal(first, mask, first._validate_args)
+        return result
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
         """This joint where the elements under a mask are ancestral in it, else the one under the

@@ -263,12 +263,12 @@ class Joint:
             return torch.where(layout.whole(mask), scores, 0.0)
 
         result = scores
-        if scored is not None:
+        if observed is not None and layout.is_cut(observed[1]):
+            result = layout.given_log_prob(params, finite, observed[1], scored)
+        elif scored is not None:
             result = share(scored if observed is None else scored | observed[1])
         if observed is not None:
             values, mask = observed
-            if layout.is_cut(mask):
-                result = layout.given_log_prob(params, finite, mask, scored)
             result = torch.where(layout.whole(mask), 0.0, result)
             differs = layout.count((blocks != values) & mask) > 0
             result = result.masked_fill(differs, -torch.inf)

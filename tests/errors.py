@@ -1296,6 +1296,21 @@ CONDITIONING = (
                 partition=ad.Partition.along(0),
             )
         ).marginal(torch.tensor([[False, True], [False, False]])),
+        "mask: expected all of a block or a part that Nested(Transformer, Factorization((2,), "
+        "Bernoulli())) draws first, got one that only another order of its network puts first",
+        lambda: (
+            made(
+                ad.Factorization(
+                    (1, 2),
+                    fam.Nested(
+                        transformer(ad.Factorization(2, fam.Bernoulli()), context_shape=(3,))
+                    ),
+                    partition=ad.Partition.along(0),
+                )
+            )
+            .condition(nan_policy="marginalize")
+            .log_prob(torch.tensor([[torch.nan, 1.0]]))
+        ),
         cause="The inner network follows any order, and would score the part under another order "
         "than that in which it draws.",
         cure="Keep whole blocks, or what comes first in the inner order.",

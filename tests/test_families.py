@@ -478,3 +478,22 @@ def test_copies_have_the_states_of_the_original():
     for cls, shape in ((dist.Bernoulli, ()), (dist.OneHotCategorical, (3,))):
         family = fam.Parametric(cls, event_shape=shape)
         assert torch.equal(copy.deepcopy(family).enumerate_support(), family.enumerate_support())
+
+
+def test_a_support_that_torch_cannot_transform_to_has_an_anchor_all_the_same():
+    class Known(constraints.Constraint):
+        event_dim = 0
+
+        def check(self, value):
+            return value > 5
+
+    class Shifted(fam.Family):
+        num_params = 1
+        support = Known()
+
+        def __call__(self, params):
+            away = dist.Exponential(params[..., 0].exp(), validate_args=False)
+            return dist.TransformedDistribution(away, AffineTransform(5.0, 1.0))
+
+    assert Shifted().anchor() > 5
+    assert torch.equal(Shifted().anchor(), Shifted().anchor())

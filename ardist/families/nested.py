@@ -108,13 +108,36 @@ class Nested(Family):
         return result
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        scores: Tensor = self._given(params).scores_of(value, mask)
+        p = self._given(params)
+        if p._first(mask) is not p:  # another joint, whose draws do not follow this one's
+            raise ValueError(
+                f"mask: expected all of a block or a part that {self} draws first, got one that "
+                f"only another order of its network puts first"
+            )
+        scores: Tensor = p.scores_of(value, mask)
         return scores.sum(-1)
 
-    def is_ancestral(self, mask: Tensor) -> bool:
+    def ordering_given(self, mask: Tensor) -> Any:
+        """In which order the inner network draws a block whose elements under a mask are observed.
+
+        Its own where what is observed comes first in it; otherwise one that a network for any
+        order serves: another joint, as `AutoregressiveDistribution.given` has it.
+
+        Args:
+            mask: (*lead, *event_shape) bool.
+
+        Returns:
+            an `Ordering`, or ranks (*lead, *grid_shape) where rows differ.
+
+        Raises:
+            ValueError: where the network serves no order in which what is observed comes first.
+        """
         like = next(self.network.parameters())
         p = self._given(like.new_zeros(self.num_params))
-        return p._first(mask) is p
+        return p._first(mask).ordering
+
+    def is_ancestral(self, mask: Tensor) -> bool:
+        return self.ordering_given(mask) is self._inner.factorization.ordering
 
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
