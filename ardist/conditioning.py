@@ -33,15 +33,15 @@ def observed_first(
     """
     layout, count = factorization.layout, factorization.num_blocks
     whole, touched = layout.whole(mask), layout.count(mask) > 0
-    if ranks is None:
+    own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
+    if ranks is None and factorization.ordering.name == "from_graph":
         dependencies = factorization.dependencies.to(mask.device)
         lacking = (~whole).float() @ dependencies.T.float() > 0
     else:
-        lacking = ranks > ranks.masked_fill(whole, count).amin(-1, keepdim=True)
+        lacking = own > torch.where(whole, count, own).amin(-1, keepdim=True)
     wrong = (touched & lacking).any(-1, keepdim=True)
     if not wrong.any():
         return None
-    own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
     wanted = own + count * (2 - whole.long() - touched.long())
     rows = wanted.reshape(-1, count)
     if ranks is None and bool((rows == rows[:1]).all()):

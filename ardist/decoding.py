@@ -362,7 +362,6 @@ def _draw_windows(
     (Song et al. 2021, "Accelerating feedforward computation via parallel nonlinear equation
     solving").
     """
-    discrete = all(family.support.is_discrete for family in factorization.layout.distinct)
     pieces, end = forced.known, forced.num_steps
     if 0 < forced.num_known < end:
         forced.begin(decoder)
@@ -374,7 +373,7 @@ def _draw_windows(
         for _ in range(stop - start - 1):
             drawn = layout.push(window(guess), noise)
             before, guess = guess, forced.apply(drawn, start, stop)
-            if _settled(before, guess, discrete):
+            if _settled(before, guess, layout):
                 break
         window.keep(guess)
         pieces.append(guess)
@@ -383,9 +382,9 @@ def _draw_windows(
     return pieces
 
 
-def _settled(before: Tensor, after: Tensor, discrete: bool) -> bool:
+def _settled(before: Tensor, after: Tensor, layout: Layout) -> bool:
     """Whether an iteration changed nothing, beyond the rounding of its own arithmetic."""
-    if discrete:
+    if all(family.support.is_discrete for family in layout.distinct):
         return torch.equal(before, after)
     change = (after - before).abs_()
     return bool((change <= 8 * torch.finfo(after.dtype).eps * (1 + after.abs())).all())
@@ -398,9 +397,11 @@ def draw_by_rows(
     like: Tensor,
     observed: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """A draw of all blocks, in an order for each row, by a parallel pass a step.
+    """A draw of all blocks, in an order for each row, by parallel passes.
 
-    For blocks that no decoder takes: their steps differ in width from row to row.
+    For blocks that no decoder takes: their steps differ in width from row to row. Where the
+    families have a `push`, passes are iterated until nothing changes, as in windows; elsewhere,
+    and in a trace, which would repeat how often that was, they are as many as steps.
 
     Args:
         network: from blocks (rows, *value_shape) to all parameters, under these ranks.
@@ -409,11 +410,23 @@ def draw_by_rows(
     """
     layout = factorization.layout
     blocks = layout.anchor(like).expand(ranks.shape[0], *layout.value_shape)
-    left = torch.ones_like(blocks, dtype=torch.bool)
+    left, is_cut = torch.ones_like(blocks, dtype=torch.bool), False
     if observed is not None:
         blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]
         is_cut = layout.is_cut(observed[1])
-    for step in range(int(ranks.max()) + 1):
+    num_steps = int(ranks.max()) + 1
+    if layout.has_push and not is_cut and not torch.jit.is_tracing():
+        noise = layout.noise(ranks.shape[0], like)
+        for _ in range(num_steps):
+            drawn = layout.push(network(blocks), noise)
+            if factorization.end is not None and factorization.pad is not None:
+                ended = factorization.ended(torch.where(left, drawn, blocks), ranks)
+                drawn = drawn.masked_fill(ended, factorization.pad)
+            before, blocks = blocks, torch.where(left, drawn, blocks)
+            if _settled(before, blocks, layout):
+                break
+        return blocks
+    for step in range(num_steps):
         now = left & layout.spread(ranks == step)
         if not now.any():
             continue

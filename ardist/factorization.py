@@ -236,8 +236,8 @@ class Factorization:
         sizes = [counts[self.layout.families[block]] for step in self.steps for block in step]
         if self.end is None:
             return math.prod(sizes)
-        alive = list(itertools.accumulate((size - 1 for size in sizes), operator.mul, initial=1))
-        return sum(alive)  # those that end at each step, and those that never do
+        # Those that end at each step, and those that never do.
+        return sum(itertools.accumulate((size - 1 for size in sizes), operator.mul, initial=1))
 
     def enumerate_support(self) -> Tensor:
         """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""

@@ -170,16 +170,16 @@ class Plain(networks.ConditionalNetwork):
         ).repeat_interleave(torch.tensor(layout.sizes["feature"]), 1)
         self.register_buffer("mask", reads.to(torch.get_default_dtype()), persistent=False)
         self.weight = nn.Parameter(torch.randn(self.mask.shape) * 0.3)
-        self.bias = nn.Parameter(torch.randn(len(self.mask)) * 0.3)
-        self.context = nn.Linear(3, len(self.mask)) if context_shape else None
+        self.bias = nn.Parameter(torch.randn(self.mask.shape[0]) * 0.3)
+        self.context = nn.Linear(3, self.mask.shape[0]) if context_shape else None
 
     def forward(self, blocks, context=None, ranks=None):
         features = self.factorization.layout.features(blocks).to(self.weight.dtype)
         params = features @ (self.weight * self.mask).T + self.bias
         if context is not None:
             encoding = self.context(context)
-            params = (params.unflatten(0, (-1, len(context))) + encoding).flatten(0, 1)
-        return params.reshape(len(blocks), *self.factorization.layout.param_shape)
+            params = (params.unflatten(0, (-1, context.shape[0])) + encoding).flatten(0, 1)
+        return params.reshape(blocks.shape[0], *self.factorization.layout.param_shape)
 
 
 def _of(network: Callable[..., nn.Module], **options: object) -> Callable[..., nn.Module]:

@@ -94,7 +94,10 @@ class AttentionLayer(nn.Module):
     def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Bias and weight of each part by name; that of a linear map is (inputs, outputs)."""
         parts: Any = self.named_children()
-        return {name: (part.bias, part.weight.t()) for name, part in parts}
+        return {
+            name: (part.bias, part.weight.t() if isinstance(part, nn.Linear) else part.weight)
+            for name, part in parts
+        }
 
     def remember(self, sequence: Tensor) -> Memory:
         """Keys and values of an encoded context (N, S, dim)."""

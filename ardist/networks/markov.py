@@ -206,7 +206,7 @@ class _WindowPerceptron(nn.Module):
         if encoding is not None:
             sums = sums + encoding
         missing = past.shape[1] - step.unsqueeze(-1)
-        for place, weight in enumerate(self.weight):
+        for place, weight in enumerate(self.weight.unbind()):
             known = missing <= place
             sums = sums + known * self.family.project(past[:, place], weight.T)
         params: Tensor = self.rest(sums)

@@ -131,7 +131,7 @@ class RNN(SequenceNetwork):
         for layer, state in enumerate(states.unbind(1)):
             if layer > 0:
                 inputs = F.dropout(inputs, self.dropout, self.training)
-            own, each = tuple(state), list[Tensor]()
+            own, each = state.unbind(), list[Tensor]()
             for x in inputs.unbind(1):
                 own = step(x, own, *self.weights(layer))
                 each.append(own[0])
@@ -145,7 +145,7 @@ class RNN(SequenceNetwork):
 
     def _as_state(self, states: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Initial states as torch's modules take them."""
-        parts = tuple(part.contiguous() for part in states)
+        parts = tuple(part.contiguous() for part in states.unbind())
         return parts if self.cell == "lstm" else parts[0]
 
     def _decoder(

@@ -1,6 +1,7 @@
 """What networks over a sequence of blocks share: reading blocks, their order, and heads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -24,6 +25,7 @@ class BlockEmbedding(nn.Module):
         self._layout = layout = factorization.layout
         sizes = layout.sizes["feature"]
         self._sizes = sizes if layout.flat else sizes[:1]
+        self._ends = [0, *accumulate(self._sizes)]
         # A row for each feature, which a categorical block picks.
         self.weight = nn.Parameter(torch.empty(sum(self._sizes), size))
         self.bias = nn.Parameter(torch.zeros(len(self._sizes), size))
@@ -34,7 +36,7 @@ class BlockEmbedding(nn.Module):
     def map_of(self, block: int) -> tuple[Family, Tensor, Tensor]:
         """A block's family and the weight (size, num_features) and bias (size,) that read it."""
         index = block if self._layout.flat else 0
-        weight = self.weight.split(self._sizes)[index]
+        weight = self.weight[self._ends[index] : self._ends[index + 1]]
         return self._layout.families[index], weight.T, self.bias[index]
 
     def forward(self, blocks: Tensor, which: Sequence[int] | None = None) -> Tensor:
@@ -42,11 +44,15 @@ class BlockEmbedding(nn.Module):
         if not self._layout.flat:
             family, weight, bias = self.map_of(0)
             return family.project(blocks, weight, bias)
-        which = range(self._layout.num_blocks) if which is None else which
-        pieces = blocks.split([self._layout.sizes["value"][block] for block in which], -1)
+        sizes = self._layout.sizes["value"]
+        maps: Iterable[tuple[Family, Tensor, Tensor]]
+        if which is None:  # split once, or each block would have a gradient of all weights
+            weights = (weight.T for weight in self.weight.split(self._sizes))
+            maps = zip(self._layout.families, weights, self.bias.unbind(), strict=True)
+        else:
+            maps, sizes = map(self.map_of, which), [sizes[block] for block in which]
         vectors = []
-        for block, piece in zip(which, pieces, strict=True):
-            family, weight, bias = self.map_of(block)
+        for (family, weight, bias), piece in zip(maps, blocks.split(sizes, -1), strict=True):
             value = piece.reshape(blocks.shape[0], *family.event_shape)
             vectors.append(family.project(value, weight, bias))
         return torch.stack(vectors, 1)
@@ -60,6 +66,7 @@ class BlockHead(nn.Module):
         self._layout = layout = factorization.layout
         sizes = layout.sizes["param"]
         self._sizes = sizes if layout.flat else sizes[:1]
+        self._ends = [0, *accumulate(self._sizes)]
         linear = nn.Linear(size, sum(self._sizes))
         self.weight, self.bias = linear.weight, linear.bias
         start_near_noise(factorization, self)
@@ -67,15 +74,21 @@ class BlockHead(nn.Module):
     def map_of(self, block: int) -> tuple[Tensor, Tensor]:
         """The weight (num_params, size) and bias (num_params,) of a block."""
         index = block if self._layout.flat else 0
-        return self.weight.split(self._sizes)[index], self.bias.split(self._sizes)[index]
+        rows = slice(self._ends[index], self._ends[index + 1])
+        return self.weight[rows], self.bias[rows]
 
     def forward(self, hidden: Tensor, which: Sequence[int] | None = None) -> Tensor:
         """(N, num_blocks, size) to (N, num_blocks, num_params), or flat (N, total)."""
         if not self._layout.flat:
             return F.linear(hidden, self.weight, self.bias)
-        which = range(self._layout.num_blocks) if which is None else which
-        each = zip(which, hidden.unbind(1), strict=True)
-        return torch.cat([F.linear(h, *self.map_of(block)) for block, h in each], -1)
+        maps: Iterable[tuple[Tensor, Tensor]]
+        if which is None:  # as for embeddings
+            parts = self.weight.split(self._sizes), self.bias.split(self._sizes)
+            maps = zip(*parts, strict=True)
+        else:
+            maps = map(self.map_of, which)
+        each = zip(hidden.unbind(1), maps, strict=True)
+        return torch.cat([F.linear(h, weight, bias) for h, (weight, bias) in each], -1)
 
 
 def drawing_order(ranks: Tensor) -> Tensor | None:

@@ -1,0 +1,166 @@
+"""Graphs that torch records serve any number of rows, and modes leave nothing behind."""
+
+import copy
+from contextlib import suppress
+
+import onnxruntime
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import JitTrace_ELBO, Trace_ELBO
+from table import CONTEXT, COVERING, NETWORKS, build
+from torch._inductor import aoti_compile_and_package, aoti_load_package
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+import ardist as ad
+
+contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
+
+
+def example(network, factorization, context_shape):
+    """The score as a module, its arguments for 6 rows, and what it says of them."""
+    net = build(network, factorization, context_shape).eval().requires_grad_(False)
+    context = torch.randn(6, *context_shape) if context_shape else None
+    p = net.condition(context)
+    x = p.sample(() if context_shape else (6,))
+    args = (x, context) if context_shape else (x,)
+    return ad.LogLikelihood(copy.deepcopy(net)), args, p.log_prob(x)
+
+
+def exported(module, args):
+    """A graph for any number of rows, from four of them."""
+    rows = torch.export.Dim("rows", min=2)
+    shapes = tuple({0: rows} for _ in args)
+    return torch.export.export(module, tuple(arg[:4] for arg in args), dynamic_shapes=shapes)
+
+
+@contexts
+@pytest.mark.parametrize("network", NETWORKS)
+def test_exported_for_any_number_of_rows(network, context_shape):
+    factorization = "image-raster" if network == "pixelcnn" else "columns-of-one-family"
+    module, args, expected = example(network, factorization, context_shape)
+    torch.testing.assert_close(exported(module, args).module()(*args), expected)
+
+
+@pytest.mark.parametrize("factorization", ["columns", "columns-ties", "nested-columns", "labels"])
+def test_exported_with_blocks_of_several_families(factorization):
+    module, args, expected = example("made", factorization, CONTEXT)
+    torch.testing.assert_close(exported(module, args).module()(*args), expected)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of each shape that is checked
+@contexts
+@pytest.mark.parametrize("network", NETWORKS)
+def test_traced_for_any_number_of_rows(network, context_shape):
+    factorization = "image-raster" if network == "pixelcnn" else "bernoulli-raster"
+    module, args, expected = example(network, factorization, context_shape)
+    traced = torch.jit.trace(module, tuple(arg[:4] for arg in args), check_trace=False)
+    torch.testing.assert_close(traced(*args), expected)
+
+
+def test_a_compiled_loss_serves_batches_of_other_sizes():
+    net = build("rnn-gru", "bernoulli-raster", CONTEXT)
+    given = torch.randn(6, *CONTEXT)
+    x = net.condition(given).sample()
+
+    def model(x, context):
+        pyro.module("network", net)
+        with pyro.plate("rows", x.shape[0]):
+            shift = pyro.sample("shift", dist.Normal(torch.zeros(()), torch.ones(())))
+            pyro.sample("x", net.condition(context + shift.unsqueeze(-1)), obs=x)
+
+    def guide(x, context):
+        at = pyro.param("at", torch.zeros(()))
+        with pyro.plate("rows", x.shape[0]):
+            pyro.sample("shift", dist.Delta(at.expand(x.shape[0])))
+
+    compiled, plain = JitTrace_ELBO(ignore_jit_warnings=True), Trace_ELBO()
+    for rows in (4, 6, 3):
+        found, expected = (
+            elbo.loss_and_grads(model, guide, x[:rows], given[:rows]) for elbo in (compiled, plain)
+        )
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+# Notes of torch's exporters to themselves.
+exporting = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning", "ignore:.*:DeprecationWarning:(torch|onnx)"
+)
+
+
+@exporting
+@pytest.mark.parametrize(
+    ("network", "factorization"),
+    [
+        ("made", "columns"),
+        ("rnn-gru", "ended"),
+        ("wavenet", "normal-permutation"),
+        ("transformer", "columns"),
+        ("pixelcnn", "image-raster"),
+        ("markov", "categorical-2"),
+    ],
+)
+def test_onnx(network, factorization):
+    module, args, expected = example(network, factorization, CONTEXT)
+    program = torch.onnx.export(exported(module, args), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [given.name for given in session.get_inputs()]
+    found = session.run(None, dict(zip(names, (arg.numpy() for arg in args), strict=True)))[0]
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@exporting
+@pytest.mark.parametrize(
+    ("network", "factorization"),
+    [("made", "columns"), ("transformer-plain", "bernoulli-2"), ("pixelcnn", "image-raster")],
+)
+def test_compiled_ahead_of_time(network, factorization, tmp_path):
+    module, args, expected = example(network, factorization, CONTEXT)
+    options = {"aot_inductor.compile_wrapper_opt_level": "O0"}
+    path = aoti_compile_and_package(
+        exported(module, args),
+        package_path=str(tmp_path / "score.pt2"),
+        inductor_configs=options,
+    )
+    torch.testing.assert_close(aoti_load_package(path)(*args), expected)
+
+
+# Modes.
+
+
+def in_inference_mode(score, x):
+    with torch.inference_mode():
+        score(x)
+
+
+def on_meta(score, x):
+    """Where tensors that name no device have no values, so that the call may fail."""
+    with torch.device("meta"), suppress(RuntimeError):
+        score(x)
+
+
+def with_fakes(score, x):
+    """Which have no values either, for checks to read."""
+    with FakeTensorMode(allow_non_fake_inputs=True), suppress(DataDependentOutputException):
+        score(x)
+
+
+def in_a_transform(score, x):
+    torch.func.vmap(score)(x)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch, where it loops
+@pytest.mark.parametrize("mode", [in_inference_mode, on_meta, with_fakes, in_a_transform])
+@pytest.mark.parametrize(("network", "factorization"), COVERING)
+def test_a_first_call_under_a_mode_leaves_nothing_behind(network, factorization, mode):
+    x = build(network, factorization).condition().sample((3,))
+    net = build(network, factorization)  # with a factorization of its own, that nothing has used
+    mode(lambda x: net.condition().log_prob(x), x)
+    p = net.condition()
+    score = p.log_prob(x).sum()
+    if score.requires_grad:
+        score.backward()
+    expected = build(network, factorization).condition().log_prob(x).sum()
+    assert torch.equal(score, expected)
+    assert p.support.check(p.sample((2,))).all()
