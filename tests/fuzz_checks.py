@@ -754,7 +754,9 @@ def empty(m):
     assert x.shape == (2, 0, *m.plan.shape), "sample of an empty batch"
     assert p.log_prob(x).shape == (2, 0), "log_prob of an empty batch"
     assert p.log_prob_blocks(x).shape == (2, 0, *m.plan.grid), "log_prob_blocks"
-    p.conditionals(x)
+    # torch makes no one-hot or Dirichlet distribution of an empty batch.
+    if not any(family.event_shape for family in m.fac.layout.families):
+        p.conditionals(x)
     if m.fac.has_rsample:
         assert p.rsample((2,)).shape == x.shape, "rsample"
 

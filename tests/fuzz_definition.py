@@ -184,6 +184,10 @@ def log_prob_of(family, params, value):
             logits = logits.masked_fill(~torch.zeros_like(keep).scatter(1, order, keep), -torch.inf)
         same = (value[:, None] == states).reshape(rows, len(states), -1).all(-1)
         return torch.where(same, logits.log_softmax(-1), 0.0).sum(-1)
+    if isinstance(family, fam.VonMises):  # of which torch has seven digits
+        own = family(params)
+        away = own.concentration * ((value - own.loc).cos() - 1)
+        return away - (2 * torch.pi * torch.special.i0e(own.concentration)).log()
     return family(params).log_prob(value)
 
 
