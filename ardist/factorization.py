@@ -19,7 +19,16 @@ from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size, shortened, spelled
+from ardist.shapes import (
+    as_integer,
+    as_size,
+    check_tensor,
+    check_type,
+    described,
+    is_sequence,
+    shortened,
+    spelled,
+)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -72,13 +81,14 @@ class Factorization:
     ) -> None:
         values = {
             "event_shape": as_size(event_shape, "event_shape"),
-            "partition": partition or Partition.scalars(),
+            "partition": Partition.scalars() if partition is None else partition,
             "ordering": Ordering.raster() if ordering is None else ordering,
-            "names": None if names is None else tuple(names),
-            "end": end,
-            "pad": end if pad is None else pad,
+            "names": None if names is None else _as_names(names),
+            "end": None if end is None else as_integer(end, "end"),
+            "pad": end if pad is None else as_integer(pad, "pad"),
         }
         self.__dict__.update(values)
+        check_type(self.partition, Partition, "partition")
         self.__dict__["families"] = self._check_families(families)
         self._check_ordering()
         self._check_end()
@@ -99,12 +109,17 @@ class Factorization:
         >>> fac.names, fac.event_shape
         (('sex', 'age'), torch.Size([2]))
         """
+        if columns is not None:
+            check_type(columns, Mapping, "columns")
         named = {**(columns or {}), **families}
         if not named:
             raise ValueError("families: expected at least one column, got none")
         for name, family in named.items():
-            if not isinstance(family, Family):
-                raise ValueError(f"{name}: expected a family for this column, got {family!r}")
+            if not isinstance(name, str) or not isinstance(family, Family):
+                raise ValueError(
+                    f"columns: expected a family for each name, got {described(family)} for "
+                    f"{name!r}"
+                )
         shapes: list[int | tuple[int, ...]] = [
             tuple(family.event_shape) or 1 for family in named.values()
         ]
@@ -330,6 +345,7 @@ class Factorization:
         Blocks are (*lead, num_blocks, *block_shape) where all have one family; otherwise they
         are flat, (*lead, total), block after block.
         """
+        check_tensor(x, "x")
         lead = x.shape[: x.dim() - len(self.event_shape)]
         if x.shape[len(lead) :] != self.event_shape:
             raise ValueError(
@@ -342,6 +358,7 @@ class Factorization:
 
     def merge(self, blocks: Tensor) -> Tensor:
         """The inverse of `split`."""
+        check_tensor(blocks, "blocks")
         shape = self.layout.value_shape
         lead = blocks.shape[: blocks.dim() - len(shape)]
         if blocks.shape[len(lead) :] != shape:
@@ -356,6 +373,7 @@ class Factorization:
     def pack(self, columns: Mapping[str, Any]) -> Tensor:
         """Named columns, each (*lead, *column_shape), as events: tensors, arrays or lists."""
         names = self._named()
+        check_type(columns, Mapping, "columns")
         if set(columns) != set(names):
             raise ValueError(f"columns: expected {sorted(names)}, got {sorted(columns)}")
         given = [_as_column(name, columns[name]) for name in names]
@@ -372,6 +390,7 @@ class Factorization:
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
         """The inverse of `pack`; columns of indices come back as int64."""
         names = self._named()
+        self.split(x)  # a misfit raises
         pieces = x.split(self.layout.sizes["value"], -1)
         return {
             name: (piece.long() if family.is_index else piece).reshape(
@@ -528,6 +547,12 @@ class Factorization:
 
 def _rebuild(fields: dict[str, Any]) -> Factorization:
     return Factorization(**fields)
+
+
+def _as_names(names: Sequence[str]) -> tuple[str, ...]:
+    if not is_sequence(names) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names: expected a sequence of strings, got {described(names)}")
+    return tuple(names)
 
 
 def _as_column(name: str, values: Any) -> Tensor:
