@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -108,6 +109,11 @@ class Family(ABC):
     def modules(self) -> tuple[nn.Module, ...]:
         """Modules inside, which a network with this family registers as its own."""
         return ()
+
+    def _hold(self, check: Callable[[Any, str], object], *names: str) -> None:
+        """Sets fields to what a check of `ardist.shapes` makes of them."""
+        for name in names:
+            object.__setattr__(self, name, check(getattr(self, name), name))
 
     def __repr__(self) -> str:
         """The constructor's call, without what is left at its default."""
