@@ -13,8 +13,9 @@ from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.joint import unwrap
+from ardist.joint import Joint, unwrap
 from ardist.layout import Layout
+from ardist.shapes import as_integer, as_positive, as_tolerance, check_type
 
 __all__ = [
     "CheckError",
@@ -86,6 +87,8 @@ def check_autoregressive(
     >>> ad.testing.check_autoregressive(net).reach
     1.0
     """
+    Joint(network, factorization, context)  # raises what does not fit
+    num_draws, seed = as_positive(num_draws, "num_draws"), as_integer(seed, "seed")
     net = copy.deepcopy(unwrap(network)).double().eval()
     fac = factorization or net.factorization
     layout, count = fac.layout, fac.num_blocks
@@ -188,6 +191,8 @@ def check_decoder(
     >>> fac = ad.Factorization(4, ad.families.Normal())
     >>> ad.testing.check_decoder(ad.networks.RNN(fac, hidden_size=8))
     """
+    Joint(network, factorization, context)  # raises what does not fit
+    batch_size, seed = as_positive(batch_size, "batch_size"), as_integer(seed, "seed")
     net = copy.deepcopy(unwrap(network)).eval()
     fac = factorization or net.factorization
     layout = fac.layout
@@ -196,7 +201,9 @@ def check_decoder(
     like = next(net.parameters(), torch.empty(0))
     if context is not None:
         context = context.reshape(-1, *net.context_shape)[:2]
-    tolerance = tolerance or (1e-10 if like.dtype == torch.float64 else 1e-5)
+    if tolerance is None:
+        tolerance = 1e-10 if like.dtype == torch.float64 else 1e-5
+    tolerance = as_tolerance(tolerance, "tolerance")
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -264,6 +271,9 @@ def check_normalized(
     >>> print(f"{ad.testing.check_normalized(net.condition()).item():.3f}")
     1.000
     """
+    check_type(p, AutoregressiveDistribution, "p")
+    num_points = as_integer(num_points, "num_points", 2)
+    tolerance = as_tolerance(tolerance, "tolerance")
     fac = p.factorization
     like = p.joint.reference
     nodes, weights = zip(*(_nodes(f, num_points, like) for f in fac.layout.families), strict=True)
@@ -332,6 +342,7 @@ def check_shapes(p: AutoregressiveDistribution) -> None:
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
     >>> ad.testing.check_shapes(net.condition())
     """
+    check_type(p, AutoregressiveDistribution, "p")
     batch, event = p.batch_shape, p.event_shape
     grid = p.factorization.grid_shape
 
