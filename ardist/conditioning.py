@@ -77,7 +77,9 @@ class Marginal(TorchDistribution):
 
     def __init__(self, whole: Any, mask: Tensor, validate_args: bool | None = None) -> None:
         _check_draws(whole.factorization, mask)
-        self.whole, self.kept = whole, mask
+        # Values are checked here: together with what is observed they may be impossible.
+        self.whole, self.kept = whole.expand(whole.batch_shape), mask
+        self.whole._validate_args = False
         self.has_rsample = whole.has_rsample and whole.factorization.has_rsample
         super().__init__(whole.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
 
@@ -108,6 +110,12 @@ class Marginal(TorchDistribution):
         blocks = self.whole.scores_of(self._fill(value), self.kept)
         result: Tensor = blocks.sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+
+    @property
+    def mode(self) -> Tensor:
+        """The kept elements of the whole's `mode`, found greedily: batch_shape + (number kept,)."""
+        event: Tensor = self.whole.mode
+        return event[..., self.kept]
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Kept elements, drawn without the steps after the last of them."""

@@ -52,7 +52,7 @@ def multiscale(grid_shape: Size, levels: int) -> Tensor:
     if levels > most:
         raise ValueError(f"levels: a grid {tuple(grid_shape)} has at most {most}, got {levels}")
     places = _places(grid_shape)
-    ranks = torch.zeros(len(places), dtype=torch.int64)
+    ranks = torch.zeros(places.shape[0], dtype=torch.int64)
     for level in range(1, levels):  # a block is as late as there are lattices that miss it
         ranks += (places % 2**level != 0).any(-1)
     return ranks.view(grid_shape)
@@ -141,7 +141,7 @@ def _places(grid_shape: Size) -> Tensor:
 
 def ranks_of(order: Tensor, grid_shape: Size) -> Tensor:
     """The ranks of blocks that are drawn in this order, one by one."""
-    return torch.empty_like(order).scatter_(0, order, torch.arange(len(order))).view(grid_shape)
+    return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0])).view(grid_shape)
 
 
 CURVES: dict[str, Callable[..., Tensor]] = {

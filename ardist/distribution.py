@@ -14,6 +14,7 @@ from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import SequenceConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
+from ardist.families.truncated import Likeliest
 from ardist.joint import Joint
 from ardist.ordering import Ordering
 from ardist.shapes import (
@@ -25,6 +26,7 @@ from ardist.shapes import (
     check_data,
     check_tensor,
     expanded,
+    is_recorded,
     leading,
     over_batch,
 )
@@ -86,9 +88,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         super().__init__(
             self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
         )
-        if self._validate_args and context is not None and not _all(~context.isnan()):
-            count = int(context.isnan().sum())
-            raise ValueError(f"context: expected no NaN, got {count} of {context.numel()} numbers")
+        if self._validate_args and context is not None and not _all(context.isfinite()):
+            count = int((~context.isfinite()).sum())
+            raise ValueError(
+                f"context: expected finite numbers, got NaN or infinity in {count} of "
+                f"{context.numel()}"
+            )
 
     def _reset(self) -> None:
         """What Pyro assigns, as it follows from the families."""
@@ -146,7 +151,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """Log probability or density of events, in nats: sample_shape + batch_shape.
 
         One parallel pass over all blocks. `value` (*lead, *event_shape) broadcasts against
-        batch_shape in both directions.
+        batch_shape in both directions. Dropout is on if the network is in training mode, while
+        draws never drop out: call `network.eval()` before scores are compared, or score draws by
+        `sample_and_log_prob`.
         """
         result = self._log_prob_blocks(value).sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
@@ -193,16 +200,18 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         params = joint.unrows(params, shape).expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
             family = layout.families[0]
-            whole = family(params.reshape(*lead, *fac.grid_shape, family.num_params))
+            params = params.reshape(*lead, *fac.grid_shape, family.num_params)
             if fac.end is None:
-                return whole
+                return family(params)
             ended = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1)
-            return fac.padded(whole, ended.reshape(*lead, *fac.grid_shape))
+            return fac.padded(family, params, ended.reshape(*lead, *fac.grid_shape))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
-        each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
-        if fac.end is not None:
+        pairs = list(zip(layout.families, pieces, strict=True))
+        if fac.end is None:
+            each = [family(piece) for family, piece in pairs]
+        else:
             after = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1).unbind(-1)
-            each = [fac.padded(one, ended) for one, ended in zip(each, after, strict=True)]
+            each = [fac.padded(*pair, ended) for pair, ended in zip(pairs, after, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
@@ -330,11 +339,23 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             "variance: has no closed form; p.sample((1000,)).var(0) estimates it"
         )
 
-    def entropy(self) -> Tensor:
-        """Not known in closed form: `ardist.information.entropy` estimates it."""
-        raise NotImplementedError(
-            "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it"
-        )
+    @property
+    def mode(self) -> Tensor:
+        """The event that takes the likeliest state of each block given those before it, greedily:
+        batch_shape + event_shape. Other events may be likelier; `ardist.sampling.beam_search`
+        finds them.
+
+        Raises:
+            NotImplementedError: where a block has no finite set of states.
+        """
+        fac = self.factorization
+        if infinite := [f for f in fac.layout.distinct if f.enumerate_support() is None]:
+            raise NotImplementedError(
+                f"mode: expected blocks with a finite set of states, got {infinite}; the likeliest "
+                f"of some draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))"
+            )
+        likeliest = [Likeliest(family) for family in fac.families]  # of uniform blocks one
+        return self.with_families(likeliest[0] if fac.is_uniform else likeliest).sample()
 
     # Distributions that follow from this one.
 
@@ -415,6 +436,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
         value = first.checked(torch.where(mask, value, self.joint.anchor))
+        if not _all(value.isfinite()):
+            raise ValueError(
+                f"value: expected finite numbers under the mask, got "
+                f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
+            )
         if self.joint.observed is not None:
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen
@@ -448,7 +474,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         first = self._first(mask)
         self._try(self.factorization.layout.marginal_log_prob, mask)
-        return Marginal(first, mask)
+        return Marginal(first, mask, first._validate_args)
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
         """This joint where the elements under a mask are ancestral in it, else the one under the
@@ -481,7 +507,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac, layout = self.factorization, self.factorization.layout
         if layout.is_cut(fac.split(mask)):
             rows = fac.split(mask.reshape(-1, *self.event_shape).unique(dim=0))
-            params = self.joint.reference.new_zeros(len(rows), *layout.param_shape)
+            params = self.joint.reference.new_zeros(rows.shape[0], *layout.param_shape)
             score(params, fac.split(self.joint.anchor).expand_as(rows), rows)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":
@@ -553,4 +579,5 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
 
 def _all(mask: Tensor) -> bool:
-    return bool(torch._is_all_true(mask))
+    """Whether a check holds everywhere; a graph that is recorded has none."""
+    return is_recorded() or bool(torch._is_all_true(mask))

@@ -3,11 +3,12 @@
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pyro.distributions import Categorical
@@ -16,6 +17,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.families import Family
+from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
@@ -24,6 +26,7 @@ from ardist.shapes import (
     as_size,
     check_tensor,
     check_type,
+    constant,
     described,
     is_sequence,
     shortened,
@@ -83,17 +86,14 @@ class Factorization:
             "event_shape": as_size(event_shape, "event_shape"),
             "partition": Partition.scalars() if partition is None else partition,
             "ordering": Ordering.raster() if ordering is None else ordering,
-            "names": None if names is None else _as_names(names),
+            "names": names,
             "end": None if end is None else as_integer(end, "end"),
             "pad": end if pad is None else as_integer(pad, "pad"),
         }
         self.__dict__.update(values)
         check_type(self.partition, Partition, "partition")
         self.__dict__["families"] = self._check_families(families)
-        self._check_ordering()
-        self._check_end()
-        # Now, since torch.compile cannot trace what fills these.
-        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
+        self._check()
 
     @staticmethod
     def columns(
@@ -134,7 +134,7 @@ class Factorization:
 
     # What follows from the four choices.
 
-    @cached_property
+    @constant
     def _cut(self) -> Cut:
         return self.partition.cut(self.event_shape)
 
@@ -143,40 +143,40 @@ class Factorization:
         """Shape of the grid of blocks."""
         return self._cut.grid_shape
 
-    @cached_property
+    @constant
     def num_blocks(self) -> int:
         """How many blocks an event has."""
         return math.prod(self.grid_shape)
 
-    @cached_property
+    @constant
     def ranks(self) -> Tensor:
         """When each block is drawn, from 0; ties are drawn together: (*grid_shape) int64."""
         return self.ordering.ranks(self.grid_shape)
 
-    @cached_property
+    @constant
     def num_steps(self) -> int:
         """How many steps a draw takes: the number of distinct ranks."""
         return int(self.ranks.max()) + 1
 
-    @cached_property
+    @constant
     def dependencies(self) -> Tensor:
         """(num_blocks, num_blocks) bool: whether the block of the row may depend on the other."""
         return self.ordering.dependencies(self.grid_shape)
 
-    @cached_property
+    @constant
     def steps(self) -> list[list[int]]:
         """The blocks of each step, by their raster index."""
         order = torch.argsort(self.ranks.flatten(), stable=True).tolist()
         ranks = self.ranks.flatten().tolist()
         return [list(tied) for _, tied in itertools.groupby(order, key=ranks.__getitem__)]
 
-    @cached_property
+    @constant
     def layout(self) -> Layout:
         """All conditionals, in raster order of the grid."""
         uniform = len(self.families) == 1
         return Layout(self.families * self.num_blocks if uniform else self.families, not uniform)
 
-    @cached_property
+    @constant
     def step_layouts(self) -> list[Layout]:
         """The conditionals of each step; steps of equally many alike blocks share one."""
         if not self.is_uniform:
@@ -191,7 +191,7 @@ class Factorization:
             self._ranges[start, stop] = self.layout.select(blocks)
         return self._ranges[start, stop]
 
-    @cached_property
+    @constant
     def _ranges(self) -> dict[tuple[int, int], Layout]:
         return {}
 
@@ -208,7 +208,7 @@ class Factorization:
         pairs = self.num_blocks * (self.num_blocks - 1) // 2
         return self.ordering.name != "from_graph" or int(self.dependencies.sum()) == pairs
 
-    @cached_property
+    @constant
     def is_transitive(self) -> bool:
         """Whether each block depends on all that its dependencies depend on, as in any ranking."""
         if self.ordering.name != "from_graph":
@@ -221,7 +221,7 @@ class Factorization:
         """Whether draws of every block have gradients to the parameters."""
         return self.layout.has_rsample
 
-    @cached_property
+    @constant
     def support(self) -> constraints.Constraint:
         """Where events lie."""
         if self.end is not None:
@@ -231,16 +231,16 @@ class Factorization:
             first = first.base_constraint
         if self.is_uniform and first.event_dim == 0:
             return constraints.independent(first, len(self.event_shape))
-        if self.is_uniform and self._in_order:
-            blocks = len(self.event_shape) - len(self.families[0].event_shape)
-            return constraints.independent(self.families[0].support, blocks)
+        block, count = self.families[0].event_shape, len(self.event_shape)
+        if self.is_uniform and self._in_order and self.event_shape[count - len(block) :] == block:
+            return constraints.independent(self.families[0].support, count - len(block))
         return self._block_constraint
 
-    @cached_property
+    @constant
     def _block_constraint(self) -> BlockConstraint:
         return BlockConstraint(self.layout, self._cut.elements, self.event_shape)
 
-    @cached_property
+    @constant
     def num_states(self) -> int | None:
         """How many events there are, or None where blocks are not discrete and finite."""
         counts: dict[Family, int] = {}
@@ -248,7 +248,7 @@ class Factorization:
             states = family.enumerate_support()
             if states is None:
                 return None
-            counts[family] = len(states)
+            counts[family] = states.shape[0]
         sizes = [counts[self.layout.families[block]] for step in self.steps for block in step]
         if self.end is None:
             return math.prod(sizes)
@@ -263,11 +263,11 @@ class Factorization:
         if len(states) < len(found):
             raise ValueError(f"families: expected finite discrete ones, got {self}")
         if self.end is not None:
-            return self.merge(self._enumerate_ended([len(values) for values in states]))
-        choices = torch.cartesian_prod(*(torch.arange(len(values)) for values in states))
+            return self.merge(self._enumerate_ended([values.shape[0] for values in states]))
+        choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
         choices = choices.reshape(-1, len(states))
         flat = [
-            values[choice].reshape(len(choice), -1)
+            values[choice].reshape(choice.shape[0], -1)
             for values, choice in zip(states, choices.unbind(-1), strict=True)
         ]
         dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
@@ -286,8 +286,8 @@ class Factorization:
             others = torch.tensor([s for s in range(sizes[block]) if s != end], dtype=dtype)
             alive = torch.cat(
                 (
-                    alive.repeat_interleave(len(others), 0),
-                    others.repeat(len(alive)).unsqueeze(-1),
+                    alive.repeat_interleave(others.shape[0], 0),
+                    others.repeat(alive.shape[0]).unsqueeze(-1),
                 ),
                 -1,
             )
@@ -316,9 +316,9 @@ class Factorization:
         pad: Any = self.pad
         return self.ended(blocks, ranks) & torch.ne(blocks, pad)
 
-    def padded(self, free: Distribution, ended: Tensor) -> Distribution:
+    def padded(self, family: Family, params: Tensor, ended: Tensor) -> Distribution:
         """A conditional over indices, certain of `pad` where the sequence has ended."""
-        logits = free.log_prob(free.enumerate_support(expand=False)).movedim(0, -1)
+        logits = state_logits_of(family, params)
         certain = torch.full_like(logits, -torch.inf)
         certain[..., self.pad] = 0.0
         logits = torch.where(ended.unsqueeze(-1), certain, logits)
@@ -334,10 +334,10 @@ class Factorization:
 
     # Events and blocks.
 
-    @cached_property
+    @constant
     def _in_order(self) -> bool:
         elements = self._cut.elements
-        return torch.equal(elements, torch.arange(len(elements)))
+        return torch.equal(elements, torch.arange(elements.shape[0]))
 
     def split(self, x: Tensor) -> Tensor:
         """Events (*lead, *event_shape) as blocks in raster order of the grid.
@@ -351,7 +351,7 @@ class Factorization:
             raise ValueError(
                 f"x: expected (*lead, {spelled(self.event_shape)}), got {tuple(x.shape)}"
             )
-        flat = x.reshape(*lead, len(self._cut.elements))
+        flat = x.reshape(*lead, self._cut.elements.shape[0])
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.to(x.device))
         return flat.reshape((*lead, *self.layout.value_shape))
@@ -365,26 +365,41 @@ class Factorization:
             raise ValueError(
                 f"blocks: expected (*lead, {spelled(shape)}), got {tuple(blocks.shape)}"
             )
-        flat = blocks.reshape(*lead, len(self._cut.elements))
+        flat = blocks.reshape(*lead, self._cut.elements.shape[0])
         if not self._in_order:
             flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
         return flat.reshape((*lead, *self.event_shape))
 
     def pack(self, columns: Mapping[str, Any]) -> Tensor:
-        """Named columns, each (*lead, *column_shape), as events: tensors, arrays or lists."""
+        """Named columns, each (*lead, *column_shape), as events: a dict or a frame of tensors,
+        arrays, series or lists.
+
+        Missing numbers, such as None and pandas.NA, become NaN. Floats are of the dtype of the
+        tensors among the columns, and of torch's default dtype if there is none.
+        """
         names = self._named()
-        check_type(columns, Mapping, "columns")
-        if set(columns) != set(names):
-            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(columns)}")
-        given = [_as_column(name, columns[name]) for name in names]
+        found = columns if isinstance(columns, Mapping) else getattr(columns, "columns", None)
+        if found is None:
+            raise ValueError(f"columns: expected a dict or a frame, got {described(columns)}")
+        given_names = set(found)  # of a frame: polars iterates over the columns
+        if given_names != set(names):
+            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(given_names)}")
+        given = [columns[name] for name in names]
+        tensors = [_as_column(name, column) for name, column in zip(names, given, strict=True)]
         if not self.layout.is_index:
-            floats = [column.dtype for column in given if column.is_floating_point()]
+            floats = [c.dtype for c in given if isinstance(c, Tensor) and c.is_floating_point()]
             dtype = floats[0] if floats else torch.get_default_dtype()
-            given = [column.to(dtype) for column in given]
+            tensors = [column.to(dtype) for column in tensors]
         parts = []
-        for column, family in zip(given, self.layout.families, strict=True):
-            lead = column.shape[: column.dim() - len(family.event_shape)]
-            parts.append(column.reshape(*lead, -1) if family.event_shape else column[..., None])
+        shapes = [family.event_shape for family in self.layout.families]
+        lead = tensors[0].shape[: tensors[0].dim() - len(shapes[0])]
+        for name, column, shape in zip(names, tensors, shapes, strict=True):
+            if column.shape != lead + shape:
+                raise ValueError(
+                    f"columns: expected {tuple(lead + shape)} in {name!r}, got "
+                    f"{tuple(column.shape)}"
+                )
+            parts.append(column.reshape(*lead, shape.numel()))
         return torch.cat(parts, -1)
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
@@ -412,11 +427,10 @@ class Factorization:
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
         kept = ["_cut", "num_blocks", "layout", "_block_constraint", "_in_order"]
-        kept += ["support"] if self.end is None else []
+        kept += ["support", "num_states"] if self.end is None else []
         derived = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         other.__dict__.update({**self._fields, **derived, "ordering": ordering})
-        other._check_ordering()
-        other._check_end()
+        other._check()
         return other
 
     def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
@@ -469,6 +483,13 @@ class Factorization:
                 )
         return given[:1] if all(family == given[0] for family in given) else given
 
+    def _check(self) -> None:
+        """Checks what families do not tell, and fills what torch.compile cannot trace."""
+        self._check_ordering()
+        self._check_names()
+        self._check_end()
+        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
+
     def _check_ordering(self) -> None:
         if not isinstance(self.ordering, Ordering):
             raise ValueError(
@@ -477,6 +498,22 @@ class Factorization:
             )
         self.ranks  # noqa: B018  a misfit raises
 
+    def _check_names(self) -> None:
+        names = self.names
+        if names is None:
+            return
+        if (
+            not is_sequence(names)
+            or len(names) != self.num_blocks
+            or not all(isinstance(name, str) for name in names)
+            or len(set(names)) < len(names)
+        ):
+            raise ValueError(
+                f"names: expected {self.num_blocks} different strings, one for each block, got "
+                f"{described(names)}"
+            )
+        self.__dict__["names"] = tuple(names)
+
     def _check_end(self) -> None:
         if self.end is None:
             if self.pad is not None:
@@ -484,14 +521,14 @@ class Factorization:
             return
         for family in self.layout.distinct:
             states = None if family.event_shape else family.enumerate_support()
-            if states is None or not torch.equal(states.long(), torch.arange(len(states))):
+            if states is None or not torch.equal(states.long(), torch.arange(states.shape[0])):
                 raise ValueError(
                     f"end: expected blocks of one index each, 0, ..., n - 1, got {family}"
                 )
             for name, symbol in (("end", self.end), ("pad", self.pad)):
-                if symbol not in range(len(states)):
+                if symbol not in range(states.shape[0]):
                     raise ValueError(
-                        f"{name}: expected one of 0, ..., {len(states) - 1}, got {symbol!r}"
+                        f"{name}: expected one of 0, ..., {states.shape[0] - 1}, got {symbol!r}"
                     )
         if not self.is_total:
             raise ValueError(
@@ -499,17 +536,22 @@ class Factorization:
                 f"may depend on it, got {self.ordering!r}"
             )
 
-    @cached_property
-    def _key(self) -> tuple[Any, ...]:
+    @constant
+    def _order(self) -> Tensor:
+        """All about the order: the ranks, or the dependencies of a graph that allows less."""
         ranks = self.ranks.flatten()
-        order = self.ranks
-        if self.ordering.name == "from_graph":  # which may allow less than its ranks do
-            follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
-            order = self.ranks if follows_ranks else self.dependencies
+        if self.ordering.name != "from_graph":
+            return self.ranks
+        follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
+        return self.ranks if follows_ranks else self.dependencies
+
+    @constant
+    def _key(self) -> tuple[Any, ...]:
         elements = None if self._in_order else tuple(self._cut.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),
-            *(self.families, self.names, tuple(order.flatten().tolist()), self.end, self.pad),
+            *(self.families, self.names, tuple(self._order.flatten().tolist())),
+            *(self.end, self.pad),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -549,17 +591,22 @@ def _rebuild(fields: dict[str, Any]) -> Factorization:
     return Factorization(**fields)
 
 
-def _as_names(names: Sequence[str]) -> tuple[str, ...]:
-    if not is_sequence(names) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"names: expected a sequence of strings, got {described(names)}")
-    return tuple(names)
-
-
 def _as_column(name: str, values: Any) -> Tensor:
+    """A column as a tensor: what is no tensor becomes int64 or of the default dtype."""
+    if isinstance(values, Tensor):
+        return values
     try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(values)
+        if array.dtype == object:  # as of nullable columns: numbers, and what stands for none
+            missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
+            each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])
+            array = each.reshape((*array.shape, *each.shape[1:]))
+        kind = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float64}[array.dtype.kind]
+    except (KeyError, TypeError, ValueError) as error:
+        found = list(values) if isinstance(values, Iterable) else [values]
         raise ValueError(
             f"columns: expected numbers in {name!r}, categories as 0, 1, ..., got "
-            f"{shortened(list(values))}"
+            f"{shortened(found)}"
         ) from error
+    column = torch.from_numpy(array.astype(kind))
+    return column.to(torch.get_default_dtype()) if column.is_floating_point() else column

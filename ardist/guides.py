@@ -132,7 +132,7 @@ class AutoAutoregressive(AutoContinuous):
         hidden_features = self._hidden_features
         if hidden_features is None:
             sets = torch.unique(factorization.dependencies, dim=0)
-            hidden_features = (max(64, 4 * len(sets)),) * 2
+            hidden_features = (max(64, 4 * sets.shape[0]),) * 2
         self.network = MADE(factorization, hidden_features=hidden_features).to(loc)
         for layer in (self.network.head, self.network.direct):
             if layer is not None:  # biases stay, or components of a mixture would be the same
@@ -166,7 +166,7 @@ class AutoAutoregressive(AutoContinuous):
             latents = [source for source in sources if source in elements]
             parts = [elements[latent] for latent in latents]
             inside = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-            joined = torch.ones(len(inside), len(inside), dtype=torch.bool)
+            joined = torch.ones(inside.shape[0], inside.shape[0], dtype=torch.bool)
             for frame in trace.nodes[name]["cond_indep_stack"]:
                 own = [trace.nodes[latent] for latent in latents if frame in frames_of[latent]]
                 if own and not _mixes(trace.nodes[name], frame, own):
@@ -243,13 +243,13 @@ def _eliminated(neighbours: Tensor) -> Tensor:
     """Parents for each element of a Markov random field, (n, n) bool, by minimum degree."""
     near = neighbours.clone().fill_diagonal_(False)
     parents, degrees = torch.zeros_like(near), near.sum(-1)
-    for _ in range(len(near)):
-        last = len(near) - 1 - int(degrees.flip(0).argmin())  # of equals, the last one
+    for _ in range(near.shape[0]):
+        last = near.shape[0] - 1 - int(degrees.flip(0).argmin())  # of equals, the last one
         around = near[last].nonzero().squeeze(-1)
         parents[last, around] = True
         near[last], near[:, last] = False, False
         near[around[:, None], around] = True
         near[around, around] = False
         degrees[around] = near[around].sum(-1)
-        degrees[last] = len(near)  # done: more than any that is left
+        degrees[last] = near.shape[0]  # done: more than any that is left
     return parents

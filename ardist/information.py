@@ -93,7 +93,8 @@ def kl_divergence(
     That holds where q is cut into the same blocks and none of them depends on one that p draws
     later. The divergence of each block is analytic where torch has it for the two families, and
     log p(x_i | earlier x) - log q(x_i | earlier x) elsewhere. For any other q it is
-    log p(x) - log q(x), in which errors cancel where q is near p.
+    log p(x) - log q(x), in which errors cancel where q is near p. An infinite divergence has no
+    gradient, and if it is estimated an infinite standard error.
 
     `torch.distributions.kl_divergence` gives the value where it is exact, and elsewhere raises a
     `NotImplementedError`.
@@ -204,7 +205,7 @@ class _Pass:
 
     def _of(self, blocks: Sequence[int]) -> tuple[Family, Tensor, Tensor]:
         layout = self.factorization.layout
-        family, shape = layout.families[blocks[0]], (len(self.params), len(blocks))
+        family, shape = layout.families[blocks[0]], (self.params.shape[0], len(blocks))
         params = layout.take("param", self.params, blocks).reshape(*shape, family.num_params)
         values = layout.take("value", self.values, blocks).reshape(*shape, *family.event_shape)
         return family, params, values
@@ -253,7 +254,16 @@ def _analytic(p: Distribution, q: Distribution) -> Tensor:
     # gradient has NaN where one is 0.
     possible = first > -torch.inf
     gap = torch.where(possible, first, 0.0) - torch.where(possible, second, 0.0)
-    return (first.exp() * gap).sum(-1)
+    return _expected(first, gap).sum(-1)
+
+
+def _expected(log_prob: Tensor, nats: Tensor) -> Tensor:
+    """Terms of an expectation: infinite, and without a gradient, where nats are infinite, even
+    where the probability rounds to 0.
+    """
+    infinite = nats == torch.inf
+    terms = log_prob.exp() * nats.masked_fill(infinite, 0.0)
+    return terms.masked_fill(infinite, torch.inf)
 
 
 def _log_probs(p: Distribution) -> Tensor | None:
@@ -278,12 +288,14 @@ def _estimate(
     total = each.sum(-1) if rest is None else each.sum(-1) + rest
     value = total.mean(0)
     variance = (total - value).detach().square().sum(0) / (count - 1)
+    variance = variance.masked_fill(value == torch.inf, torch.inf)
     if total.requires_grad and not pathwise:
         with torch.no_grad():
             reward = _from_here_on(each, own.ranks)
             reward = reward if rest is None else reward + rest.unsqueeze(-1)
             # less the mean over the other draws: n / (n - 1) of what it is less the mean
             advantage = (reward - reward.mean(0)) / (count - 1)
+            advantage = advantage.masked_fill(~advantage.isfinite(), 0.0)  # infinity has no slope
         score = (advantage * own.log_prob()).sum((0, -1))
         value = value + score - score.detach()
     return Estimate(value, (variance / count).sqrt())
@@ -304,7 +316,7 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
     possible = log_prob > -torch.inf
     log_prob = torch.where(possible, log_prob, 0.0)
     each = torch.where(possible, nats(x, log_prob), 0.0)
-    value = (log_prob.exp() * each).sum(0)
+    value = _expected(log_prob, each).sum(0)
     return Estimate(value, torch.zeros_like(value))
 
 
@@ -427,11 +439,11 @@ class Calibration:
         for ax, block in zip(axes, sorted(worst), strict=False):
             pit = self.pit[:, block]
             pit = pit[~pit.isnan()]
-            bins = max(5, min(20, len(pit) // 20))
-            heights = (pit.histc(bins, 0, 1) * (bins / len(pit))).tolist()
+            bins = max(5, min(20, pit.shape[0] // 20))
+            heights = (pit.histc(bins, 0, 1) * (bins / pit.shape[0])).tolist()
             edges = [bar / bins for bar in range(bins)]
             ax.bar(edges, heights, 1 / bins, align="edge", color="lightsteelblue")
-            band = 1.96 * ((bins - 1) / len(pit)) ** 0.5
+            band = 1.96 * ((bins - 1) / pit.shape[0]) ** 0.5
             for level, style in ((1, "-"), (1 - band, "--"), (1 + band, "--")):
                 ax.axhline(level, color="steelblue", linestyle=style, linewidth=1)
             top = max(2.0, 1.05 * max(heights))
@@ -492,7 +504,7 @@ def _kolmogorov_smirnov(pit: Tensor) -> tuple[Tensor, Tensor]:
     """Of each column (N, columns), without its NaN: the statistic and its p-value."""
     count = (~pit.isnan()).sum(0)
     ordered = pit.sort(0).values  # NaN last
-    at = torch.arange(len(pit), device=pit.device).unsqueeze(-1)
+    at = torch.arange(pit.shape[0], device=pit.device).unsqueeze(-1)
     apart = torch.maximum((at + 1) / count - ordered, ordered - at / count)
     statistic = apart.masked_fill(at >= count, -torch.inf).amax(0)
     statistic = statistic.masked_fill(count == 0, torch.nan)

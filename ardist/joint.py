@@ -4,7 +4,7 @@ A network sees rows: one leading dimension. Here events (*lead, *event_shape) be
 back; orders, observations and parameters that stand in for the network's own are told to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
@@ -201,12 +201,16 @@ class Joint:
     # Passes of the network.
 
     def run(self, blocks: Tensor, ranks: Tensor | None) -> Tensor:
-        """The parameters of all blocks of rows, in one parallel pass."""
+        """The parameters of all blocks of rows, in one parallel pass.
+
+        An infinite block has no density, and reaches no other one: the network reads its anchor.
+        """
+        blocks, _ = self.factorization.layout.finite(blocks)
         if ranks is None and not self._is_own:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
         given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
         params: Tensor = self.network(*given)
-        expected = (len(blocks), *self.factorization.layout.param_shape)
+        expected = (blocks.shape[0], *self.factorization.layout.param_shape)
         if params.shape != expected:
             raise ValueError(
                 f"network: {type(self.core).__name__} returned parameters of shape "
@@ -218,7 +222,7 @@ class Joint:
         """Blocks and parameters of all rows, each given what is before it in `events`."""
         lead = self.lead(events)
         blocks = self.blocks(events, lead)
-        if len(blocks) == 0:  # which recurrent modules of torch refuse
+        if blocks.shape[0] == 0:  # which recurrent modules of torch refuse
             empty = self.reference.new_empty(0, *self.factorization.layout.param_shape)
             return blocks, empty, lead
         return blocks, self.run(blocks, self.row_ranks(lead)), lead
@@ -246,9 +250,10 @@ class Joint:
         """
         blocks, params, lead = self.teach(events)
         fac, layout = self.factorization, self.factorization.layout
-        if len(blocks) == 0:
+        if blocks.shape[0] == 0:
             return params.new_zeros(*lead, fac.num_blocks)
-        scores = layout.log_prob(params, blocks)
+        finite, infinite = layout.finite(blocks)
+        scores = layout.log_prob(params, finite)
         if fac.end is not None:
             ranks = self.row_ranks(lead)
             scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
@@ -258,7 +263,7 @@ class Joint:
 
         def share(mask: Tensor) -> Tensor:
             if layout.is_cut(mask):
-                return layout.marginal_log_prob(params, blocks, mask)
+                return layout.marginal_log_prob(params, finite, mask)
             return torch.where(layout.whole(mask), scores, 0.0)
 
         result = scores
@@ -267,11 +272,11 @@ class Joint:
         if observed is not None:
             values, mask = observed
             if layout.is_cut(mask):
-                result = layout.given_log_prob(params, blocks, mask, scored)
+                result = layout.given_log_prob(params, finite, mask, scored)
             result = torch.where(layout.whole(mask), 0.0, result)
             differs = layout.count((blocks != values) & mask) > 0
             result = result.masked_fill(differs, -torch.inf)
-        return self.unrows(result, lead)
+        return self.unrows(result.masked_fill(infinite, -torch.inf), lead)
 
     # Draws.
 
@@ -312,47 +317,26 @@ class Joint:
 
     def _by_steps(self, decoder: Decoder, lead: Size) -> tuple[Tensor, Tensor]:
         """By plain autograd through the steps of a draw."""
-
-        def again(step: int, layout: Layout, params: Tensor, drawn: Tensor) -> Sequence[Tensor]:
-            drawn = layout.pathwise(params, drawn)
-            return drawn, layout.log_prob(params, drawn)
-
-        blocks, scores = self.through_steps(decoder, lead, again)
-        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
-        return self.events(value, lead), self.unrows(scores, lead)
-
-    def through_steps(
-        self,
-        decoder: Decoder,
-        lead: Size,
-        each: Callable[[int, Layout, Tensor, Tensor], Sequence[Tensor]],
-    ) -> tuple[Tensor, Tensor]:
-        """A draw step by step that keeps its graph: blocks and scores of all rows.
-
-        Args:
-            decoder: one that keeps the graph.
-            each: from a step, the layout of its blocks, their parameters and a draw of them to
-                the blocks as they go on, and their scores.
-        """
-        fac, layout, scores = self.factorization, self.factorization.layout, list[Tensor]()
+        fac, layout, each = self.factorization, self.factorization.layout, list[Tensor]()
         observed = self.row_observed(lead)
 
-        def take(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
-            drawn, score = each(decoder.num_taken, step, params, drawn)
-            scores.append(score)
+        def again(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
+            drawn = step.pathwise(params, drawn)
+            each.append(step.log_prob(params, drawn))
             return drawn
 
-        blocks = draw(decoder, fac, self.reference, observed, attach=take)
-        last = decoder.num_taken + 1
-        drawn = list(chain(*fac.steps[last - len(scores) : last])) if scores else []
-        found = blocks.new_zeros(len(blocks), fac.num_blocks, dtype=self.reference.dtype)
-        if scores:
-            found = found.index_copy(
-                1, torch.tensor(drawn, device=blocks.device), torch.cat(scores, 1)
+        blocks = draw(decoder, fac, self.reference, observed, attach=again)
+        scores = blocks.new_zeros(blocks.shape[0], fac.num_blocks, dtype=self.reference.dtype)
+        if each:
+            last = decoder.num_taken + 1
+            drawn = list(chain(*fac.steps[last - len(each) : last]))
+            scores = scores.index_copy(
+                1, torch.tensor(drawn, device=blocks.device), torch.cat(each, 1)
             )
         if observed is not None:
-            found = found.masked_fill(layout.whole(observed[1]), 0.0)
-        return blocks, found
+            scores = scores.masked_fill(layout.whole(observed[1]), 0.0)
+        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+        return self.events(value, lead), self.unrows(scores, lead)
 
     # Gradients through draws.
 
@@ -398,7 +382,7 @@ class Joint:
             leaf = blocks.detach().requires_grad_(scored or sweep is None)
             params = self.run(leaf, ranks)
         same, free = (again or layout.pathwise)(params, blocks), None
-        scores = blocks.new_zeros(len(blocks), fac.num_blocks)
+        scores = blocks.new_zeros(blocks.shape[0], fac.num_blocks)
         if scored:
             scores = layout.log_prob(params, leaf)
         if observed is not None:
@@ -481,13 +465,13 @@ class _Scope(nn.Module):
         return function(*args)
 
 
-def unwrap(network: nn.Module) -> Any:
+def unwrap(network: nn.Module, name: str = "network") -> Any:
     """The conditional network inside what `torch.compile` or DDP made of it."""
     core: Any = network
     while not (isinstance(core, nn.Module) and hasattr(core, "factorization")):
         inner = getattr(core, "_orig_mod", None) or getattr(core, "module", None)
         if not isinstance(inner, nn.Module):
-            raise ValueError(f"network: expected a conditional network, got {described(network)}")
+            raise ValueError(f"{name}: expected a conditional network, got {described(network)}")
         core = inner
     return core
 

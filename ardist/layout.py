@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
+from ardist.shapes import constant, outside_modes
 
 
 class Layout:
@@ -34,11 +35,19 @@ class Layout:
         if is_index is None:
             is_index = all(family.is_index for family in self.distinct)
         self.is_index = is_index
-        self._members = [
-            [block for block, family in enumerate(self.families) if family == member]
-            for member in (self.distinct if flat else ())
-        ]
-        self._indices: dict[tuple[object, ...], Tensor] = {}
+        self._members: list[list[int]] = [[] for _ in (self.distinct if flat else ())]
+        self._indices: dict[torch.device, dict[str, tuple[Tensor, Tensor]]] = {}
+        if flat:
+            places = {family: place for place, family in enumerate(self.distinct)}
+            for block, family in enumerate(self.families):
+                self._members[places[family]].append(block)
+        if len(self.distinct) > 1:
+            with outside_modes():
+                owners = torch.tensor([places[family] for family in self.families])
+                self._indices[owners.device] = {
+                    kind: _grouped(owners.repeat_interleave(torch.tensor(sizes)))
+                    for kind, sizes in self.sizes.items()
+                }
 
     @cached_property
     def sizes(self) -> dict[str, list[int]]:
@@ -101,8 +110,28 @@ class Layout:
 
     def anchor(self, like: Tensor) -> Tensor:
         """Values well inside the support, always the same: (*value_shape)."""
-        each = [family.anchor().reshape(-1) for family in self.families]
-        return torch.cat(each).reshape(self.value_shape).to(like.device, self.dtype(like.dtype))
+        each = torch.tensor(self.anchors, dtype=self.dtype(like.dtype), device=like.device)
+        return (each if self.flat else each.repeat(self.num_blocks)).reshape(self.value_shape)
+
+    @constant
+    def anchors(self) -> list[float]:
+        """What `anchor` is made of: of all blocks, or of one where all are alike."""
+        found = {family: family.anchor().flatten().tolist() for family in self.distinct}
+        return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
+
+    def finite(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values in which blocks with an infinite element are at their anchor, and which blocks
+        these are, (..., num_blocks) bool.
+        """
+        parts = zip(self.distinct, self.split("value", values), strict=True)
+        each = [
+            part.isinf().flatten(-len(f.event_shape)).any(-1) if f.event_shape else part.isinf()
+            for f, part in parts
+        ]
+        infinite = self._join("block", each)
+        if values.is_floating_point():
+            values = torch.where(self.spread(infinite), self.anchor(values), values)
+        return values, infinite
 
     def spread(self, each: Tensor) -> Tensor:
         """What is known of each block, (..., num_blocks), for each of its elements."""
@@ -251,31 +280,35 @@ class Layout:
         """
         if not self.flat:
             return [rows]
-        parts = []
-        for number, (family, members) in enumerate(zip(self.distinct, self._members, strict=True)):
-            shape = family.event_shape if kind == "value" else (family.num_params,)
-            if len(self.distinct) > 1:
-                part = rows.index_select(-1, self._index(rows.device, kind, number))
-            else:
-                part = rows
-            parts.append(part.unflatten(-1, (len(members), *shape)))
-        return parts
+        if len(self.distinct) > 1:
+            rows = rows.index_select(-1, self._index(rows.device, kind)[0])
+        shapes = [
+            (len(members), *(family.event_shape if kind == "value" else (family.num_params,)))
+            for family, members in zip(self.distinct, self._members, strict=True)
+        ]
+        parts = zip(rows.split([prod(shape) for shape in shapes], -1), shapes, strict=True)
+        return [part.unflatten(-1, shape) for part, shape in parts]
 
     def _join(self, kind: str, parts: list[Tensor]) -> Tensor:
-        """The inverse of `_split` for parts whose last dimension is flat."""
+        """The inverse of `split` for parts whose last dimension is flat."""
         if len(parts) == 1:
             return parts[0]
         together = torch.cat(parts, -1)
-        return together.index_select(-1, self._index(together.device, kind, None))
+        return together.index_select(-1, self._index(together.device, kind)[1])
 
-    def _index(self, device: torch.device, kind: str, number: int | None) -> Tensor:
-        """Columns of one distinct family, or the inverse of all of them in turn."""
-        key = (device, kind, number)
-        if key not in self._indices:
-            if number is not None:
-                wanted = self.columns(kind, self._members[number])
-            else:
-                order = self.columns(kind, list(chain(*self._members)))
-                wanted = sorted(range(len(order)), key=order.__getitem__)
-            self._indices[key] = torch.tensor(wanted, device=device)
-        return self._indices[key]
+    def _index(self, device: torch.device, kind: str) -> tuple[Tensor, Tensor]:
+        """The columns of all distinct families in turn, and the inverse."""
+        if device not in self._indices:
+            (plain,) = list(self._indices.values())[:1]
+            with outside_modes():
+                self._indices[device] = {
+                    name: (order.to(device), inverse.to(device))
+                    for name, (order, inverse) in plain.items()
+                }
+        return self._indices[device][kind]
+
+
+def _grouped(owners: Tensor) -> tuple[Tensor, Tensor]:
+    """The order that puts together what has one owner, and its inverse."""
+    order = owners.argsort(stable=True)
+    return order, order.argsort()

@@ -182,7 +182,7 @@ class Mixture(TorchDistribution):
         as_flag(expand, "expand")
         some = self._sequences or self.components[:1]
         each = [part.enumerate_support(expand=False) for part in some]
-        states = torch.cat([part.reshape(len(part), *self.event_shape) for part in each])
+        states = torch.cat([part.reshape(part.shape[0], *self.event_shape) for part in each])
         if len(some) > 1:
             states = states.unique(dim=0)
         return over_batch(states, self.batch_shape, expand)

@@ -170,7 +170,7 @@ class Ordering:
             )
         _depths(parents)
         values = tuple(parents.flatten().int().tolist())
-        return Ordering("from_graph", values, (len(parents),))
+        return Ordering("from_graph", values, (parents.shape[0],))
 
     def ranks(self, grid_shape: Size) -> Tensor:
         """Ranks 0, 1, ... of the blocks: (*grid_shape) int64; a `ValueError` if they misfit."""
@@ -258,9 +258,9 @@ class Ordering:
         ax.imshow(ranks.numpy(), cmap="Blues_r", vmax=2 * last + 1)  # dark enough for white numbers
         order = ranks.flatten().argsort()
         rows, columns = (index.tolist() for index in torch.unravel_index(order, ranks.shape))
-        if last + 1 == len(order):
+        if last + 1 == order.shape[0]:
             ax.plot(columns, rows, color="white", alpha=0.35, linewidth=1)
-        if len(order) <= 100:
+        if order.shape[0] <= 100:
             for row, column in zip(rows, columns, strict=True):
                 rank = str(ranks[row, column].item())
                 ax.text(column, row, rank, ha="center", va="center", color="white")
@@ -277,8 +277,8 @@ class Ordering:
 
 def _depths(parents: Tensor) -> Tensor:
     """Length of the longest path that leads to each node of the graph."""
-    depths = torch.zeros(len(parents), dtype=torch.int64)
-    for _ in range(len(parents)):
+    depths = torch.zeros(parents.shape[0], dtype=torch.int64)
+    for _ in range(parents.shape[0]):
         deeper = torch.where(parents, depths + 1, 0).amax(-1)
         if torch.equal(deeper, depths):
             return depths
@@ -288,8 +288,8 @@ def _depths(parents: Tensor) -> Tensor:
 
 def _cycle(parents: Tensor) -> str:
     """One cycle of a graph that has some, written along its edges."""
-    alive = torch.ones(len(parents), dtype=torch.bool)
-    for _ in range(len(parents)):  # what has no parent left is on no cycle
+    alive = torch.ones(parents.shape[0], dtype=torch.bool)
+    for _ in range(parents.shape[0]):  # what has no parent left is on no cycle
         alive &= (parents & alive).any(-1)
     path = [int(alive.nonzero()[0])]
     while path[-1] not in path[:-1]:

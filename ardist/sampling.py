@@ -289,7 +289,7 @@ def _search(
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
     rows = _Rows(p, p.batch_shape)
-    fac, decoder, batch = rows.factorization, rows.decoder(), len(rows.anchor)
+    fac, decoder, batch = rows.factorization, rows.decoder(), rows.anchor.shape[0]
     forced = Forced(fac, rows.observed)
     # Beams by contexts, the contexts' own dimension last, are the rows.
     drawn = torch.cat([rows.anchor[:, :0], *forced.known], 1)
@@ -298,7 +298,7 @@ def _search(
     params = forced.begin(decoder) if forced.num_known < fac.num_steps else log_prob
     for step in range(forced.num_known, fac.num_steps):
         layout, taken = fac.step_layouts[step], drawn.shape[1]
-        kept = unmoved = torch.arange(len(drawn), device=drawn.device)
+        kept = unmoved = torch.arange(drawn.shape[0], device=drawn.device)
         for number, family in enumerate(layout.families):
             values = states[family].to(drawn)
             each = rows.scores(family, _by_block(layout, params)[number], values, drawn)
@@ -308,15 +308,15 @@ def _search(
             parents, chosen, rank = _best(ranked, width)
             log_prob = total.flatten(0, 1)[parents, chosen].reshape(rank.shape)
             kept, params, drawn = kept[parents], params[parents], drawn[parents]
-            block = values[chosen].reshape(len(drawn), -1, *drawn.shape[2:])
+            block = values[chosen].reshape(drawn.shape[0], -1, *drawn.shape[2:])
             drawn = torch.cat((drawn, block), 1)
         if step + 1 == fac.num_steps or bool(rows.ended(drawn).all()):
             break
         if not torch.equal(kept, unmoved):
             decoder.select(kept)
         params = decoder.step(drawn[:, taken:])
-    lead = Size((len(log_prob), *p.batch_shape))
-    blocks = rows.put(rows.anchor[:1].expand(len(drawn), *rows.anchor.shape[1:]), drawn, 0)
+    lead = Size((log_prob.shape[0], *p.batch_shape))
+    blocks = rows.put(rows.anchor[:1].expand(drawn.shape[0], *rows.anchor.shape[1:]), drawn, 0)
     log_prob, rank = (p.joint.unrows(x.flatten(), lead) for x in (log_prob, rank))
     events = rows.events(blocks, lead)
     found = (log_prob > -torch.inf).reshape(*lead, *(1,) * len(p.event_shape))
@@ -396,7 +396,7 @@ class _Rows:
     def _at(self, values: Tensor, start: int) -> Tensor:
         """Where in raster order values belong that are drawn from `start` on."""
         at = self._columns[:, start : start + values.shape[1]]
-        at = at if len(at) == 1 else at.repeat(len(values) // len(at), 1)
+        at = at if at.shape[0] == 1 else at.repeat(values.shape[0] // at.shape[0], 1)
         return at.reshape(*at.shape, *(1,) * (values.dim() - 2)).expand_as(values)
 
     def events(self, blocks: Tensor, lead: Size) -> Tensor:
@@ -407,7 +407,7 @@ class _Rows:
         """Whether nothing but padding can follow: (rows, 1) bool."""
         end = self.factorization.end
         if end is None:
-            return torch.zeros(len(drawn), 1, dtype=torch.bool, device=drawn.device)
+            return torch.zeros(drawn.shape[0], 1, dtype=torch.bool, device=drawn.device)
         return (drawn == end).any(1, keepdim=True)
 
     def scores(self, family: Family, params: Tensor, values: Tensor, drawn: Tensor) -> Tensor:
@@ -431,12 +431,12 @@ class _Rows:
             width = states.shape[1] if self.factorization.layout.flat else 1
             columns = slice(drawn.shape[1], drawn.shape[1] + width)
             observed, mask = (
-                part[:, columns].flatten(1).repeat(len(drawn) // len(part), 1)
+                part[:, columns].flatten(1).repeat(drawn.shape[0] // part.shape[0], 1)
                 for part in self.observed
             )
             if self.is_cut:
-                each = params.unsqueeze(1).expand(-1, len(values), -1)
-                under = mask.reshape(-1, 1, *values.shape[1:]).expand(len(mask), *values.shape)
+                each = params.unsqueeze(1).expand(-1, values.shape[0], -1)
+                under = mask.reshape(-1, 1, *values.shape[1:]).expand(mask.shape[0], *values.shape)
                 given = family.given_log_prob(each, values.expand_as(under), under)
                 log_prob = torch.where(mask.any(-1, keepdim=True), given, log_prob)
             log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
@@ -451,15 +451,14 @@ class _Rows:
         conditional: Distribution | tuple[Distribution, ...]
         shown: Tensor | tuple[Tensor, ...]
         if not layout.flat:
-            conditional, shown = layout.families[0](params), value
-            if fac.end is not None:
-                conditional = fac.padded(conditional, ended)
+            family, shown = layout.families[0], value
+            conditional = family(params) if fac.end is None else fac.padded(family, params, ended)
         else:
-            pieces = zip(layout.families, _by_block(layout, params), strict=True)
-            conditional = tuple(family(piece) for family, piece in pieces)
-            if fac.end is not None:
-                after = ended.squeeze(-1)
-                conditional = tuple(fac.padded(one, after) for one in conditional)
+            pairs = zip(layout.families, _by_block(layout, params), strict=True)
+            conditional = tuple(
+                family(piece) if fac.end is None else fac.padded(family, piece, ended.squeeze(-1))
+                for family, piece in pairs
+            )
             values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
             shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
         if self._ranks is None:

@@ -1,13 +1,49 @@
-"""Shapes: checks of what users give, and batches that are expanded."""
+"""Shapes: checks of what users give, batches that are expanded, and the modes of torch around."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property, wraps
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.utils._python_dispatch import _disable_current_modes
+
+T = TypeVar("T")
+
+
+@contextmanager
+def outside_modes() -> Iterator[None]:
+    """Makes plain tensors on the CPU, whatever mode or default device is set, for caches: a tensor
+    of `inference_mode` or a fake one would break the calls that come after the mode.
+    """
+    if torch.compiler.is_dynamo_compiling():  # which follows no change of modes
+        yield
+        return
+    with torch.inference_mode(False), torch.device("cpu"), _disable_current_modes():
+        yield
+
+
+def constant(function: Callable[[Any], T]) -> cached_property[T]:
+    """A cached property of a value that is the same under any mode of torch."""
+
+    @wraps(function)
+    def plain(instance: Any) -> T:
+        with outside_modes():
+            return function(instance)
+
+    return cached_property(plain)
+
+
+def is_recorded() -> bool:
+    """Whether torch.export or torch.jit.trace records a graph, which is for all values and cannot
+    depend on those at hand.
+    """
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
+    return torch.jit.is_tracing() or exporting()
 
 
 def as_size(shape: Any, name: str) -> torch.Size:
@@ -159,7 +195,7 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
     or with ones for batch_shape.
     """
     event_shape = states.shape[1:]
-    states = states.reshape(len(states), *(1,) * len(batch_shape), *event_shape)
+    states = states.reshape(states.shape[0], *(1,) * len(batch_shape), *event_shape)
     return states.expand(-1, *batch_shape, *event_shape) if expand else states
 
 

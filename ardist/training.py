@@ -5,6 +5,7 @@ one parallel pass and shortens the path of the gradient; the price is that a dra
 that training never showed, known as exposure bias (Ranzato et al. 2016).
 """
 
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ardist.distribution import AutoregressiveDistribution
-from ardist.layout import Layout
 from ardist.shapes import as_positive, as_real, check_type
 
 __all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
@@ -55,8 +55,8 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
 def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
     fac, layout, joint = p.factorization, p.factorization.layout, p.joint
     lead = joint.lead(x)
-    blocks, ranks = joint.blocks(x, lead), joint.row_ranks(lead)
-    own = layout.spread(torch.rand(len(blocks), fac.num_blocks, device=x.device) < probability)
+    (blocks, infinite), ranks = layout.finite(joint.blocks(x, lead)), joint.row_ranks(lead)
+    own = layout.spread(torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability)
     decoder = joint.differentiable_decoder(lead)
     if decoder is None:
         with torch.no_grad():
@@ -64,14 +64,18 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
         params = joint.run(torch.where(own, drawn, blocks), ranks)
         scores = layout.log_prob(params, blocks)
     else:
-
-        def teach(step: int, now: Layout, params: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        each, params = list[Tensor](), decoder.step(None)
+        for step, now in enumerate(fac.step_layouts):
             true, replaced = (layout.take("value", part, fac.steps[step]) for part in (blocks, own))
-            return torch.where(replaced, drawn, true), now.log_prob(params, true)
-
-        scores = joint.through_steps(decoder, lead, teach)[1]
+            each.append(now.log_prob(params, true))
+            if step + 1 < fac.num_steps:  # after an end of the model's own, too
+                params = decoder.step(torch.where(replaced, now.sample(params.detach()), true))
+        order = torch.tensor(list(chain(*fac.steps)), device=x.device)
+        scores = torch.cat(each, 1).index_select(1, order.argsort())
+    scores = scores.masked_fill(infinite, -torch.inf)
     if fac.end is not None:
         scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
+        scores = scores.masked_fill(fac.misplaced(blocks, ranks), -torch.inf)
     return joint.unrows(scores, lead).sum(-1)
 
 

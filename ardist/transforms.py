@@ -1,12 +1,15 @@
 """Autoregressive distributions as bijections between events and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from itertools import chain
+from typing import Any
+from weakref import ref
 
 import torch
 from pyro.distributions import TransformModule
 from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ardist.decoding import Forced, step_widths
 from ardist.distribution import AutoregressiveDistribution
@@ -16,6 +19,13 @@ from ardist.layout import Layout
 from ardist.shapes import as_integer, as_shape, check_tensor, check_type, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
+
+
+# By noise that `inv` made, and for as long as that lives: of which transform and events it is, and
+# the log abs(det) that the same pass gave.
+_log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], Tensor]] = (
+    WeakTensorKeyDictionary()
+)
 
 
 class AutoregressiveTransform(TransformModule):
@@ -29,12 +39,17 @@ class AutoregressiveTransform(TransformModule):
     `TransformedDistribution(base, AutoregressiveTransform(network, context))` has the log_prob of
     `network.condition(context)`; with another base it is another distribution.
 
-    From noise to x it goes step by step, by the network's decoder; from x to noise, and for
-    `log_abs_det_jacobian`, it takes one parallel pass. So a stack in a TransformedDistribution is
-    a masked autoregressive flow with a fast density (MAF, Papamakarios et al. 2017), and a stack
-    of inverses, `.inv`, an inverse autoregressive flow with fast draws (IAF, Kingma et al. 2016).
-    Networks of other orderings take turns. It is differentiable in both directions, once from
-    noise to x, and never drops out, since a bijection is one function.
+    From noise to x it goes step by step, by the network's decoder; from x to noise it takes one
+    parallel pass, which also gives the `log_abs_det_jacobian` of that pair. So a stack in a
+    TransformedDistribution is a masked autoregressive flow with a fast density (MAF, Papamakarios
+    et al. 2017), and a stack of inverses, `.inv`, an inverse autoregressive flow with fast draws
+    (IAF, Kingma et al. 2016). Networks of other orderings take turns. It is differentiable in both
+    directions, once from noise to x, and never drops out, since a bijection is one function.
+
+    The networks of this package start with small parameters for such families, so that a stack
+    starts near the identity. In a stack, also bound the scales from below, as `min_scale` does
+    here: each layer divides by a scale, so that one extreme row would otherwise grow from layer to
+    layer until it overflows.
 
     It is a module with the network inside. With `cache_size=1` the last pair is kept, as torch
     has it, whatever happens to the parameters in between; by default nothing is.
@@ -54,7 +69,7 @@ class AutoregressiveTransform(TransformModule):
     >>> layers = [
     ...     ad.transforms.AutoregressiveTransform(
     ...         ad.networks.MADE(
-    ...             ad.Factorization(4, ad.families.Normal(), ordering=ordering),
+    ...             ad.Factorization(4, ad.families.Normal(min_scale=1e-3), ordering=ordering),
     ...             hidden_features=(16,),
     ...         )
     ...     )
@@ -82,6 +97,7 @@ class AutoregressiveTransform(TransformModule):
                 f"got {without}"
             )
         self.network, self.context = network, context
+        self.batch_shape, self.event_shape = p.batch_shape, p.event_shape
         self.domain = constraints.independent(constraints.real, len(p.event_shape))
         self.codomain = p.support
 
@@ -95,7 +111,7 @@ class AutoregressiveTransform(TransformModule):
         return AutoregressiveTransform(self.network, self.context, cache_size=cache_size)
 
     def forward_shape(self, shape: Size) -> Size:
-        return _full_shape(self._p, "shape", shape)
+        return _full_shape(self, "shape", shape)
 
     inverse_shape = forward_shape
 
@@ -110,19 +126,36 @@ class AutoregressiveTransform(TransformModule):
         return _drawn(p, _noise(p, "z", z), value_of, again)
 
     def _inverse(self, x: Tensor) -> Tensor:
-        p = self._p
-        blocks, params, lead = _pass(p, x)
-        layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family.pull(p, v), blocks, params)
-        return p.joint.events(layout._draws(each, params), lead)
+        z, log_det = self._noise_and_log_det(x)
+        if not torch.compiler.is_compiling():  # which finds by itself what is computed twice
+            _log_dets[z] = ref(self), ref(x), self._state, log_det
+        return z
+
+    @property
+    def _state(self) -> list[int]:
+        """What differs where gradients are turned on or off, or parameters change in place."""
+        own = (p for p in self.network.parameters() if not p.is_inference())
+        return [torch.is_grad_enabled(), *(p._version for p in own)]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead)."""
+        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead).
+
+        Where x is what `inv` has just made of y, this is from the same pass of the network.
+        """
+        if not torch.compiler.is_compiling() and x in _log_dets:
+            transform, events, state, log_det = _log_dets.pop(x)
+            if transform() is self and events() is y and state == self._state:
+                return log_det
+        return self._noise_and_log_det(y, "y")[1]
+
+    def _noise_and_log_det(self, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor]:
         p = self._p
-        blocks, params, lead = _pass(p, y, "y")
+        blocks, params, lead = _pass(p, x, name)
         layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family.log_slope(p, v), blocks, params)
-        return p.joint.unrows(layout._join("block", each).sum(-1), lead)
+        each = _each(layout, lambda family, v, p: family._pull_with_log_slope(p, v), blocks, params)
+        noise, log_slopes = zip(*each, strict=True)
+        log_det = p.joint.unrows(layout._join("block", [*log_slopes]).sum(-1), lead)
+        return p.joint.events(layout._draws([*noise], params), lead), log_det
 
     def __repr__(self) -> str:
         p = self._p
@@ -261,7 +294,9 @@ class Rosenblatt(Transform):
         return f"Rosenblatt({self.p!r})"
 
 
-def _full_shape(p: AutoregressiveDistribution, name: str, shape: Size) -> Size:
+def _full_shape(
+    p: AutoregressiveDistribution | AutoregressiveTransform, name: str, shape: Size
+) -> Size:
     """That of events under all of p's batch, from (*lead, *event_shape)."""
     lead = leading(as_shape(shape, name), p.event_shape, p.batch_shape, name)
     return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
@@ -282,8 +317,8 @@ def _pass(p: AutoregressiveDistribution, x: Tensor, name: str = "x") -> tuple[Te
 
 
 def _each(
-    layout: Layout, function: Callable[..., Tensor], values: Tensor, params: Tensor, *more: Tensor
-) -> list[Tensor]:
+    layout: Layout, function: Callable[..., Any], values: Tensor, params: Tensor, *more: Tensor
+) -> list[Any]:
     """A function of each distinct family, its values, parameters and more that is like values."""
     given = (values, *more)
     parts = zip(*(layout.split("value", rows) for rows in given), strict=True)
@@ -307,7 +342,7 @@ def _drawn(
     """
     joint, lead = p.joint, p.joint.lead(noise)
     rows = joint.blocks(noise, lead)
-    if len(rows) == 0:
+    if rows.shape[0] == 0:
         return noise.to(p.factorization.layout.dtype(noise.dtype))
     in_turn = _by_decoder if joint.ranks is None else _by_passes
     with joint.as_drawn():
@@ -323,7 +358,7 @@ def _by_decoder(
 ) -> Tensor:
     """Step by step."""
     fac, order = p.factorization, list(chain(*p.factorization.steps))
-    decoder, forced = p.joint.decoder(len(noise)), Forced(fac, None)
+    decoder, forced = p.joint.decoder(noise.shape[0]), Forced(fac, None)
     given = fac.layout.take("value", noise, order).split(step_widths(fac), 1)
     pieces: list[Tensor] = []
     for step, layout in enumerate(fac.step_layouts):
@@ -339,7 +374,7 @@ def _by_passes(
 ) -> Tensor:
     """By parallel passes, each of which makes one more step right: rows have their own orders."""
     fac, layout, ranks = p.factorization, p.factorization.layout, p.joint.row_ranks(lead)
-    blocks = layout.anchor(noise).expand(len(noise), *layout.value_shape)
+    blocks = layout.anchor(noise).expand(noise.shape[0], *layout.value_shape)
     for _ in range(fac.num_blocks):
         before, blocks = blocks, value_of(layout, p.joint.run(blocks, ranks), noise)
         if fac.end is not None and fac.pad is not None:

@@ -332,7 +332,7 @@ ARGUMENTS = (
         lambda: ad.Factorization(3, NORMAL, partition="scalars"),
         "factorization: expected a Factorization, got 4",
         lambda: ad.AutoregressiveDistribution(made(), factorization=4),
-        "names: expected a sequence of strings, got 'ab'",
+        "names: expected 2 different strings, one for each block, got 'ab'",
         lambda: ad.Factorization(2, NORMAL, names="ab"),
         "axes: expected a sequence of them, got 3",
         lambda: information.calibration(p(), torch.zeros(9, 4)).plot(3),
@@ -509,14 +509,32 @@ FACTORIZATIONS = (
     error(
         "columns: expected ['a', 'b'], got ['a']",
         lambda: COLUMNS.pack({"a": torch.zeros(2)}),
+        "columns: expected a dict or a frame, got None",
+        lambda: COLUMNS.pack(None),
         cause="A column is missing, or there is one that the factorization does not have.",
         cure="Give just the columns of `Factorization.names`.",
     ),
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
         lambda: COLUMNS.pack({"a": ["Rome", "Oslo"], "b": [0, 1]}),
-        cause="A column has strings.",
+        cause="A column has strings, dates or other things that are no numbers.",
         cure="Number the categories: `np.unique(column, return_inverse=True)`.",
+    ),
+    error(
+        "columns: expected (2,) in 'b', got (3,)",
+        lambda: COLUMNS.pack({"a": [0, 1], "b": [0.5, 1.0, 1.5]}),
+        cause="Columns differ in length, or a column's last dimensions are not its family's.",
+        cure="Give each column one value for each event.",
+    ),
+    error(
+        "names: expected 2 different strings, one for each block, got ('a', 'a')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "a")),
+        "names: expected 2 different strings, one for each block, got ('a', 'b', 'c')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "b", "c")),
+        "columns: expected a family for each name, got Normal() for 1",
+        lambda: ad.Factorization.columns({1: NORMAL}),
+        cause="Columns are read and written by name, so that names are different strings.",
+        cure="Name each block once.",
     ),
     error(
         "x: expected (*lead, 2), got (3, 4)",
@@ -1122,7 +1140,7 @@ OTHER_FACTORIZATIONS = (
         cure="Draw by `sample`, which then makes whole passes, or give all rows one order.",
     ),
     error(
-        "state_dict: made for another factorization; families is ['Laplace()'], here ['Normal()']",
+        "state_dict: made for another factorization; families is Laplace(), here Normal()",
         lambda: made().load_state_dict(made(ad.Factorization(4, fam.Laplace())).state_dict()),
         "state_dict: made for another factorization; ordering is Ordering.reverse(), here "
         "Ordering.raster()",
@@ -1168,9 +1186,11 @@ CONTEXTS = (
         cure="Put the dimensions of the batch first.",
     ),
     error(
-        "context: expected no NaN, got 15 of 15 numbers",
+        "context: expected finite numbers, got NaN or infinity in 15 of 15",
         lambda: made(context_shape=(3,)).condition(torch.full((5, 3), torch.nan)),
-        cause="The context has a NaN, from which all parameters would be NaN.",
+        "context: expected finite numbers, got NaN or infinity in 1 of 3",
+        lambda: made(context_shape=(3,)).condition(torch.tensor([0.0, torch.inf, 1.0])),
+        cause="The context has a NaN or an infinity, from which parameters would be NaN.",
         cure="Replace missing features and add a feature that says which were.",
     ),
     error(
@@ -1275,6 +1295,13 @@ VALUES = (
         "for a bit, a negative number for a scale.",
         cure="Clean the data, choose a family with that support, or let "
         "`nan_policy='marginalize'` sum out what is missing.",
+    ),
+    error(
+        "value: expected finite numbers under the mask, got -inf, given which nothing has a "
+        "density",
+        lambda: p().given(torch.full((4,), -torch.inf), torch.tensor([True, False, False, False])),
+        cause="What is observed is infinite, which has probability zero.",
+        cure="Clean the data, or leave the element out of the mask.",
     ),
     error(
         "value: expected pad 0 in block (1,), which comes after the end 1, got 2",
@@ -1406,10 +1433,17 @@ GRADIENTS = (
         lambda: p().mean,
         "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
         lambda: p().variance,
-        "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it",
-        lambda: p().entropy(),
         cause="A joint has moments and an entropy, but no formulas for them.",
         cure="Estimate them from draws; `information.entropy` also has a standard error.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "mode: expected blocks with a finite set of states, got [Normal()]; the likeliest of some "
+        "draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))",
+        lambda: p().mode,
+        cause="`mode` takes the likeliest state of each block, and some blocks have no list of "
+        "states.",
+        cure="Take the likeliest of many draws, or maximize `log_prob` by gradients.",
         kind=NotImplementedError,
     ),
     error(

@@ -231,8 +231,8 @@ def test_a_state_of_another_window_length_or_order_is_refused():
     net = build()
     for other, difference in [
         (build(window=2), "window is 2, here 1"),
-        (build(length=5), r"grid_shape is \[5\], here \[4\]"),
-        (build(ordering=ad.Ordering.reverse()), "dependencies is"),
+        (build(length=5), r"grid_shape is \(5,\), here \(4,\)"),
+        (build(ordering=ad.Ordering.reverse()), "ordering is"),
     ]:
         with pytest.raises(ValueError, match=f"made for another factorization; .*{difference}"):
             net.load_state_dict(other.state_dict())

@@ -1,16 +1,27 @@
 """Each property once, for every network and factorization of the table."""
 
 import copy
+import io
 import pickle
 import warnings
 
 import pytest
 import torch
-from pyro.distributions.testing.gof import auto_goodness_of_fit
+from laws import assert_cdf, assert_density, assert_frequencies
 from scipy.special import betainc
-from scipy.stats import kstest, vonmises
 from scipy.stats import t as student_t
-from table import CASES, CONTEXT, FACTORIZATIONS, FAMILIES, GPT, NETWORKS, build, condition
+from scipy.stats import vonmises
+from table import (
+    CASES,
+    CONTEXT,
+    COVERING,
+    FACTORIZATIONS,
+    FAMILIES,
+    GPT,
+    NETWORKS,
+    build,
+    condition,
+)
 from torch.distributions import constraints
 
 import ardist as ad
@@ -151,6 +162,39 @@ def test_expanded_context_in_the_middle_of_the_batch(network, factorization):
     torch.testing.assert_close(q.log_prob(x), torch.stack(each, -1), rtol=1e-4, atol=1e-4)
 
 
+# Every family once, and some factorizations under all networks.
+INFINITE = [
+    case
+    for case in CASES
+    if (case in COVERING or case[1] in ("normal-raster", "columns-ties", "image-diagonal"))
+    and not all(f.support.is_discrete for f in FACTORIZATIONS[case[1]].layout.distinct)
+]
+
+
+@pytest.mark.parametrize(("network", "factorization"), INFINITE)
+def test_infinity_has_no_density_and_reaches_no_other_block(network, factorization):
+    net = build(network, factorization, CONTEXT)
+    p, fac = condition(net, 2), net.factorization
+    x = p.sample()
+    # An event for each element and end that may be there.
+    each = torch.eye(fac.event_shape.numel(), dtype=torch.bool).reshape(-1, 1, *fac.event_shape)
+    events = torch.cat([x.masked_fill(each, end) for end in (torch.inf, -torch.inf)])
+    which = fac.layout.count(fac.split(torch.cat((each, each)))) > 0  # (events, 1, num_blocks)
+    possible = p.support.check(events).all(-1)
+    events, which = events[possible].requires_grad_(), which[possible].expand(-1, 2, -1)
+    scores = p.log_prob_blocks(events).reshape(which.shape)
+    assert torch.equal(scores == -torch.inf, which)
+    assert not scores.isnan().any()
+    reached = (which.unsqueeze(-2) & fac.dependencies).any(-1) | which
+    before = p.log_prob_blocks(x).reshape(which.shape[1:]).expand_as(scores)
+    torch.testing.assert_close(scores[~reached], before[~reached], rtol=1e-4, atol=1e-4)
+    if len(events):
+        assert (p.log_prob(events) == -torch.inf).all()
+        scores.sum().backward()
+        gradients = [events.grad, *(weight.grad for weight in net.parameters())]
+        assert all(part.isfinite().all() for part in gradients if part is not None)
+
+
 @pytest.mark.parametrize(("network", "factorization"), ENUMERABLE)
 def test_probabilities_sum_to_one(network, factorization, float64):
     net = build(network, factorization, CONTEXT).double()
@@ -182,19 +226,15 @@ def test_samples_follow_log_prob(network, factorization):
         states = p.enumerate_support()
         flat = states.flatten(1).double()
         which = torch.cdist(x.reshape(len(x), -1).double(), flat).argmin(-1)
-        counts = torch.bincount(which, minlength=len(states)).double()
-        expected = p.log_prob(states).exp().double() * len(x)
-        kept = expected > 5
-        chi2 = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
-        freedom = int(kept.sum()) - 1 + int((~kept).any())
-        assert chi2 < freedom + 5 * (2 * freedom) ** 0.5 + 5
+        counts = torch.bincount(which, minlength=len(states))
+        assert_frequencies(counts, p.log_prob(states).exp())
     elif factorization.removesuffix("-2") in HAS_CDF or factorization.startswith("normal"):
         with torch.no_grad():  # each block's probability integral transform
             uniform = _cdf(p.conditionals(x), x)
         for column in uniform.flatten(1).T:
-            assert kstest(column.numpy(), "uniform").pvalue > 1e-4
+            assert_cdf(column)
     elif factorization.endswith("-2") and not p.support.is_discrete:
-        assert auto_goodness_of_fit(x, p.log_prob(x).exp(), dim=2) > 1e-4
+        assert_density(x, p.log_prob(x).exp(), dim=2)
     else:
         _first_block_follows(p, x)
 
@@ -234,13 +274,12 @@ def _first_block_follows(p, x):
             scores = family.marginal_log_prob(raw, values.unsqueeze(1), masks)
             parts = list(zip(values.T, scores.exp().T, strict=True))
         for part, density in parts:
-            assert auto_goodness_of_fit(part, density, dim=1) > 1e-4
+            assert_density(part, density)
         return
     seen, counts = values.unique(dim=0, return_counts=True)
-    for value, count in zip(seen[:5], counts[:5], strict=True):
-        expected = family.log_prob(raw, value).exp().item()
-        deviation = (expected * (1 - expected) * len(x)) ** 0.5
-        assert abs(count.item() - expected * len(x)) < 5 * deviation + 3
+    probs = family.log_prob(raw, seen).exp()
+    rest = (1 - probs.sum()).clamp(min=0).reshape(1)
+    assert_frequencies(torch.cat((counts, counts.new_zeros(1))), torch.cat((probs, rest)))
 
 
 @pytest.mark.parametrize(("network", "factorization"), [case for case in CASES if case[1] in FREE])
@@ -337,7 +376,7 @@ BLOCKWISE = [
     (network, factorization)
     for network, factorization in CASES
     if factorization
-    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake")
+    in ("bernoulli-random", "normal-ties", "columns", "image-turned", "image-snake", "scalar")
     and "blocks" in build(network, "image-raster").context_kinds
 ]
 
@@ -396,15 +435,58 @@ def test_a_state_of_another_order_is_refused(network):
         build(network, "bernoulli-reverse").load_state_dict(state)
 
 
-def test_a_state_of_another_partition_is_refused():
-    family = FAMILIES["bernoulli"]
-    pairs = [
-        ad.Factorization((2, 2), ad.families.Independent(family, (2,)), partition=partition)
-        for partition in (ad.Partition.along(0), ad.Partition.along(1))
-    ]
-    one, other = (networks.MADE(fac, hidden_features=4) for fac in pairs)
-    with pytest.raises(ValueError, match=r"state_dict: made for another .* elements is"):
-        one.load_state_dict(other.state_dict())
+def _columns(**families):
+    return ad.Factorization.columns(families)
+
+
+def _of_pairs(dim, ordering=None):
+    pairs = ad.families.Independent(FAMILIES["bernoulli"], (2,))
+    partition = ad.Partition.along(dim)
+    return ad.Factorization((2, 2), pairs, partition=partition, ordering=ordering)
+
+
+def _permuted(*last):
+    order = ad.Ordering.permutation([*range(9), *last])
+    return ad.Factorization(11, FAMILIES["normal"], ordering=order)
+
+
+NORMAL, LAPLACE = FAMILIES["normal"], FAMILIES["laplace"]
+MEANINGS = {
+    "names": (_columns(a=NORMAL, b=NORMAL), _columns(b=NORMAL, a=NORMAL)),
+    "families": (_columns(a=NORMAL, b=LAPLACE), _columns(a=LAPLACE, b=NORMAL)),
+    "partition": (_of_pairs(0), _of_pairs(1)),
+    "ordering": (_permuted(9, 10), _permuted(10, 9)),
+}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer-plain", "unshared"])
+@pytest.mark.parametrize("part", MEANINGS)
+def test_a_state_that_fits_and_means_something_else_is_refused(part, network, strict):
+    own, other = (NETWORKS[network](fac) for fac in MEANINGS[part])
+    with pytest.raises(ValueError, match=f"made for another factorization; {part} is"):
+        own.load_state_dict(other.state_dict(), strict=strict)
+
+
+@pytest.mark.parametrize(("network", "factorization"), COVERING)
+def test_states_are_tensors_of_one_length(network, factorization):
+    """So that they can be sent to other processes, and read by `weights_only`."""
+    state, file = build(network, factorization).state_dict(), io.BytesIO()
+    extra = [value for name, value in state.items() if name.endswith("_extra_state")]
+    assert {(value.dtype, value.shape) for value in extra} == {(torch.uint8, (2048,))}
+    torch.save(state, file)
+    file.seek(0)
+    build(network, factorization).load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_states_of_long_events_take_no_time():
+    """A list of all pairs of blocks would not fit into the memory."""
+    for fac in (
+        ad.Factorization(10**5, FAMILIES["bernoulli"]),
+        ad.Factorization((256, 256), FAMILIES["bernoulli"], ordering=ad.Ordering.snake()),
+    ):
+        net = networks.Markov(fac, hidden_features=())
+        net.load_state_dict(net.state_dict())
 
 
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])

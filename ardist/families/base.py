@@ -213,6 +213,10 @@ class Family(ABC):
         """log abs(det dvalue/dnoise) of `push` at this value, where `has_log_slope`: (...)."""
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of these, for families in which they share work."""
+        return self.pull(params, value), self.log_slope(params, value)
+
     def _fill(self, out: Tensor) -> Tensor:
         """Noise of `push`, drawn into an empty tensor or made from it."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
@@ -228,7 +232,12 @@ class Family(ABC):
     def anchor(self) -> Tensor:
         """A value well inside the support, always the same: (*event_shape)."""
         if not self.support.is_discrete:
-            link = transform_to(self.support)
+            try:
+                link = transform_to(self.support)
+            except NotImplementedError:  # torch knows no transform: any draw, always the same
+                with torch.random.fork_rng(()):
+                    torch.manual_seed(0)
+                    return self.sample(torch.zeros(self.num_params))
             anchor: Tensor = link(torch.zeros(link.inverse_shape(self.event_shape)))
             return anchor
         zeros = torch.zeros(self.event_shape)
@@ -281,7 +290,7 @@ class Family(ABC):
             part = elements[elements.any(-1) & ~whole][0]
             raise ValueError(
                 f"mask: expected one that cuts no block, since {self} is not given in part, got "
-                f"{int(part.sum())} of a block's {len(part)} elements"
+                f"{int(part.sum())} of a block's {part.shape[0]} elements"
             )
         return whole
 
@@ -339,7 +348,7 @@ def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor 
     if isinstance(support, constraints.independent) and support.base_constraint.event_dim == 0:
         single = _states(support.base_constraint, torch.Size())
         count = math.prod(event_shape)
-        if single is None or len(single) ** count > MOST_STATES:
+        if single is None or single.shape[0] ** count > MOST_STATES:
             return None
         return torch.cartesian_prod(*[single] * count).reshape(-1, *event_shape)
     # Copies of a constraint are other objects.

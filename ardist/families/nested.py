@@ -105,7 +105,7 @@ class Nested(Family):
     def is_ancestral(self, mask: Tensor) -> bool:
         like = next(self.network.parameters())
         p = self._given(like.new_zeros(self.num_params))
-        return p.marginal(mask).whole is p
+        return p._first(mask) is p
 
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None

@@ -96,12 +96,15 @@ class Spline(Family):
         return torch.addcmul(loc, scale, curve._inverse(noise))
 
     def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        loc, scale, curve = self._parts(params)
-        return curve.evaluate((value - loc) / scale)[0]
+        return self._pull_with_log_slope(params, value)[0]
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._pull_with_log_slope(params, value)[1]
+
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale, curve = self._parts(params)
-        return scale.log() - curve.evaluate((value - loc) / scale)[1]
+        z, log_slope = curve.evaluate((value - loc) / scale)
+        return z, scale.log() - log_slope
 
 
 class _Curve(Transform):

@@ -190,6 +190,11 @@ class Transformed(_OfFamily):
         x, log_slopes = self._backward(value)
         return self.family.log_slope(params, x) + self._total(log_slopes)
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_slopes = self._backward(value)
+        noise, log_slope = self.family._pull_with_log_slope(params, x)
+        return noise, log_slope + self._total(log_slopes)
+
     def _fill(self, out: Tensor) -> Tensor:
         lead = out.shape[: out.dim() - len(self.noise_shape)]
         return self.family.noise(lead, dtype=out.dtype, device=out.device)

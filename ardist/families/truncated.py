@@ -46,7 +46,7 @@ class _OfStates(_SameHeads):
 
     @cached_property
     def _num_states(self) -> int:
-        return len(_states(self.family))
+        return _states(self.family).shape[0]
 
     @cached_property
     def _is_range(self) -> bool:
@@ -124,7 +124,7 @@ class _Conditional(TorchDistribution):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         states = self._family._states_like(self._params)
         ones = (1,) * len(self.batch_shape)
-        states = states.reshape(len(states), *ones, *self.event_shape)
+        states = states.reshape(states.shape[0], *ones, *self.event_shape)
         return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states
 
 
@@ -278,6 +278,31 @@ class Tempered(_SameHeads):
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         return self._form.sample_given(params, value, mask)
+
+
+@dataclass(frozen=True, repr=False)
+class Likeliest(_OfStates):
+    """Another family of which each draw is the most probable state, of equal ones the first."""
+
+    has_push = False
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        return state_logits_of(self.family, params)
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.push(params, torch.zeros_like(params[..., :1]))
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        with torch.no_grad():
+            dim = len(self.event_shape)
+            states, wanted, kept = (
+                part if dim else part.unsqueeze(-1)
+                for part in (self._states_like(params), value, mask)
+            )
+            states, wanted, kept = (part.flatten(-max(dim, 1)) for part in (states, wanted, kept))
+            agree = ((states == wanted.unsqueeze(-2)) | ~kept.unsqueeze(-2)).all(-1)
+            return self.push(params, torch.where(agree, 0.0, -torch.inf).to(params.dtype))
 
 
 @dataclass(frozen=True, repr=False)

@@ -101,12 +101,8 @@ class Categorical(Family):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(params.shape[:-1], value.shape)
-        logits = params.expand(*shape, self.num_categories).reshape(-1, self.num_categories)
-        index = value.expand(shape).reshape(-1).long()
-        # torch would score its ignore_index, -100 by default, as certain.
-        never = torch.iinfo(torch.int64).min
-        losses = F.cross_entropy(logits, index, reduction="none", ignore_index=never)
-        return -losses.view(shape)
+        scores = params.log_softmax(-1).expand(*shape, -1)
+        return scores.gather(-1, value.expand(shape).long().unsqueeze(-1)).squeeze(-1)
 
     def features(self, value: Tensor) -> Tensor:
         dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
@@ -174,6 +170,10 @@ class LocationScale(Family):
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().expand(value.shape)
+
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = self._loc_scale(params)
+        return (value - loc) / scale, scale.log().expand(value.shape)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._standard_cdf(self.pull(params, value))
@@ -299,6 +299,10 @@ class LogNormal(Normal):
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_slope(params, value) + value.log()
+
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise, log_slope = super()._pull_with_log_slope(params, value.log())
+        return noise, log_slope + value.log()
 
     def features(self, value: Tensor) -> Tensor:
         return value.log().unsqueeze(-1)

@@ -170,7 +170,7 @@ class TokenStep:
 
 def select_rows(x: Tensor, rows: Tensor) -> Tensor:
     """Rows of what has one for each row or context, or one for all."""
-    return x if len(x) == 1 else x.index_select(0, rows % len(x))
+    return x if x.shape[0] == 1 else x.index_select(0, rows % x.shape[0])
 
 
 def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
@@ -194,7 +194,7 @@ def _join(x: Tensor) -> Tensor:
 
 def _cross(asks: Tensor, memory: Memory) -> Tensor:
     """All rows of a context ask its memory together, which is not repeated."""
-    contexts, length = len(memory.keys), asks.shape[2]
+    contexts, length = memory.keys.shape[0], asks.shape[2]
     grouped = asks.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
     heard = _heard(grouped, memory.keys, memory.values)
     parted = heard.view(*heard.shape[:2], -1, length, heard.shape[3])

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.nn import PyroModule, PyroSample
@@ -23,7 +23,11 @@ from ardist.shapes import (
     as_size,
     check_kind,
     check_type,
+    outside_modes,
+    shortened,
 )
+
+_STATE_SIZE = 2048  # bytes of a network's extra state, always the same
 
 
 class ConditionalNetwork(nn.Module):
@@ -143,6 +147,8 @@ class ConditionalNetwork(nn.Module):
                 f"ranks: {type(self).__name__} draws all rows in one order, "
                 f"got {tuple(ranks.shape)}"
             )
+        if ranks is not None:
+            _check_rows(ranks, wanted)
         with torch.no_grad():
             return self._decoder(wanted, batch_size, context, ranks)
 
@@ -154,10 +160,10 @@ class ConditionalNetwork(nn.Module):
         ranks: Tensor | None,
     ) -> Decoder:
         """By whole passes; ranks are given only for each row, where `has_row_orders`."""
-        own = factorization is self.factorization
-        order = None if own else factorization.ranks.flatten().to(reference(self).device)
+        if ranks is None and factorization is not self.factorization:
+            ranks = factorization.ranks.flatten().to(reference(self).device)
         return WholePasses(
-            self._evaluate, factorization, batch_size, context, order, like=reference(self)
+            self._evaluate, factorization, batch_size, context, ranks, like=reference(self)
         )
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
@@ -208,7 +214,14 @@ class ConditionalNetwork(nn.Module):
         nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> AutoregressiveDistribution:
-        """The distribution given a context: see `AutoregressiveDistribution`."""
+        """The distribution given a context: see `AutoregressiveDistribution`.
+
+        Its scores call this network, not what wraps it. Under DDP or FSDP gradients are averaged
+        over processes only if the wrapper is called: train `LogLikelihood(network)`, wrapped, or
+        `AutoregressiveDistribution(wrapped, context)`. A program that is given this method, as
+        torchrl is by `distribution_class=network.condition`, does not know the network's
+        parameters: register the network with its modules.
+        """
         return AutoregressiveDistribution(
             self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
         )
@@ -246,36 +259,32 @@ class ConditionalNetwork(nn.Module):
 
     # Weights mean nothing under another order or width: the state says what it was made for.
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """What a state has to agree in, by name."""
-        factorization = self.factorization
-        places = torch.arange(factorization.event_shape.numel())
-        elements = factorization.split(places.reshape(factorization.event_shape))
-        return {
-            "grid_shape": list(factorization.grid_shape),
-            "families": [str(family) for family in factorization.families],
-            "dependencies": _digest(factorization.dependencies),
-            "elements": _digest(elements),
-        }
+    def _fingerprint(self) -> dict[str, list[str]]:
+        """What a state has to agree in, by name, as `part` writes it."""
+        return fingerprint(self.factorization)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(list(json.dumps(self._fingerprint()).encode()), dtype=torch.uint8)
+        text = json.dumps(self._fingerprint(), ensure_ascii=False).encode().ljust(_STATE_SIZE)
+        with outside_modes():
+            return torch.tensor(list(text), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        given = json.loads(bytes(state.tolist()).decode())
-        own = self._fingerprint()
-        different = [name for name in own if own[name] != given.get(name)]
+        given, own = json.loads(bytes(state.tolist())), self._fingerprint()
+        different = []
+        for name, (shown, *digests) in own.items():
+            theirs, *others = given.get(name, ["nothing"])
+            if set(digests).isdisjoint(others):
+                known = "another" if theirs == shown else theirs
+                different.append(f"{name} is {known}, here {shown}")
         if different:
-            raise ValueError(
-                "state_dict: made for another factorization; "
-                + "; ".join(f"{n} is {given.get(n)}, here {own[n]}" for n in different)
-            )
+            raise ValueError(f"state_dict: made for another factorization; {'; '.join(different)}")
 
 
 class LogLikelihood(nn.Module):
     """The log_prob of a network's distribution as a module's `forward`.
 
-    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this.
+    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this. In
+    training mode dropout is on, as in `log_prob`.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
@@ -293,14 +302,69 @@ class LogLikelihood(nn.Module):
         return AutoregressiveDistribution(self.network, context).log_prob(x)
 
 
-def _digest(values: Tensor) -> str:
-    raw = bytes(values.contiguous().view(torch.uint8).flatten().tolist())
-    return hashlib.sha256(raw).hexdigest()[:16]
+def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
+    """That a decoder can follow an order for each row."""
+    if factorization.layout.flat:
+        raise ValueError(
+            f"ranks: expected one order for all rows, since the blocks differ in family, "
+            f"got {tuple(ranks.shape)}"
+        )
+    raster = torch.arange(ranks.shape[-1], device=ranks.device)
+    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
+        raise ValueError("ranks: expected no ties where each row has its own, got some")
+
+
+def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
+    """What the weights of a network for this factorization mean, by name, as `part` writes it; of
+    one for any length what all lengths share.
+    """
+    partition, ordering = factorization.partition, factorization.ordering
+    families, names = factorization.families, factorization.names
+    elements, order = factorization._cut.elements, factorization._order
+    cuts: list[object] = [elements]
+    orders: list[object] = [order]
+    if any_length:
+        cuts = ["in order" if factorization._in_order else elements, vars(partition)]
+        raster = torch.arange(factorization.num_blocks)
+        orders = ["raster" if torch.equal(order.flatten(), raster) else order, vars(ordering)]
+    return {
+        **({} if any_length else {"grid_shape": part(tuple(factorization.grid_shape))}),
+        "families": part(shortened(families), families),
+        "names": part(names and shortened(names), names),
+        "partition": part(repr(partition), *cuts),
+        "ordering": part(repr(ordering), *orders),
+    }
+
+
+def part(shown: object, *meant: object) -> list[str]:
+    """A part of a state's fingerprint: a short text, and digests of what it may go by: tensors or
+    what has a full repr, by default of what is shown. States agree where one of the digests does.
+    """
+    text = str(shown)
+    text = text if len(text.encode()) <= 64 else text.encode()[:61].decode(errors="ignore") + "..."
+    digests = []
+    for one in meant or (shown,):
+        raw = one.cpu().numpy() if isinstance(one, Tensor) else repr(one).encode()
+        digests.append(hashlib.sha256(raw).hexdigest()[:16])
+    return [text, *digests]
 
 
 def reference(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
+
+
+@torch.no_grad()
+def start_near_noise(factorization: Factorization, *layers: nn.Module | None) -> None:
+    """Shrinks new layers that give the parameters, if draws are bijections of noise.
+
+    With small parameters a draw is nearly its noise, so that a stack of such bijections starts
+    near the identity. Otherwise it would magnify large values from layer to layer.
+    """
+    if all(family.has_log_slope for family in factorization.layout.distinct):
+        for layer in layers:
+            for parameter in () if layer is None else layer.parameters():
+                parameter.mul_(0.01)
 
 
 def is_transformed() -> bool:
@@ -311,7 +375,7 @@ def is_transformed() -> bool:
 
 def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
     """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
-    if len(encoding) in (1, len(hidden)):
+    if encoding.shape[0] in (1, hidden.shape[0]):
         return hidden + encoding
-    grouped: Tensor = hidden.unflatten(0, (-1, len(encoding))) + encoding
+    grouped: Tensor = hidden.unflatten(0, (-1, encoding.shape[0])) + encoding
     return grouped.flatten(0, 1)

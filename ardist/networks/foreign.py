@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical
-from ardist.networks.base import reference
+from ardist.networks.base import part, reference
 from ardist.networks.sequence import UniformNetwork
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
 from ardist.testing import CheckError, check_autoregressive
@@ -113,14 +113,14 @@ class FromModule(UniformNetwork):
 
     def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
         if self.shift:
-            start = self.start.expand(len(blocks), 1, *self.start.shape)
+            start = self.start.expand(blocks.shape[0], 1, *self.start.shape)
             blocks = torch.cat((start, blocks[:, :-1]), 1)
         options = {"use_cache": False} if self.has_cache else {}
-        return self.evaluate(blocks, self._for_rows(context, len(blocks)), **options)[0]
+        return self.evaluate(blocks, self._for_rows(context, blocks.shape[0]), **options)[0]
 
     @staticmethod
     def _for_rows(context: Tensor | None, rows: int) -> Tensor | None:
-        return None if context is None else context.repeat(rows // len(context), 1)
+        return None if context is None else context.repeat(rows // context.shape[0], 1)
 
     def evaluate(
         self, inputs: Tensor, context: Tensor | None, **options: Any
@@ -164,9 +164,9 @@ class FromModule(UniformNetwork):
         with super().evaluating():
             yield
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         start = self.start.float().tolist() if self.shift else None
-        return {**super()._fingerprint(), "shift": self.shift, "start": start}
+        return {**super()._fingerprint(), "shift": part(self.shift), "start": part(start)}
 
     def extra_repr(self) -> str:
         start = f", start={self.start.tolist()}" if self.shift else ""
@@ -203,7 +203,7 @@ class _ModuleDecoder(Decoder):
         return self._take(blocks)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._inputs = self._inputs.index_select(0, rows)
         if self._context is not None:
             self._context = self._context.index_select(0, rows)

@@ -166,7 +166,7 @@ class _Incremental:
             taps, out = block.horizontal.weight.squeeze(2), block.out.weight.flatten(1)
             self._taps.append(taps.permute(2, 1, 0).flatten(0, 1))
             self._outs.append(out.T)
-            channels, reach, dilation = len(out), block.reach, block.dilation
+            channels, reach, dilation = out.shape[0], block.reach, block.dilation
             columns = block.behind + width // dilation + 1
             self._above.append(out.new_zeros(batch_size, channels, reach, width + 2 * reach))
             self._left.append(out.new_zeros(batch_size, dilation, columns, channels))
@@ -261,7 +261,7 @@ class _Incremental:
         for buffers in (self._above, self._left, self._rest):
             buffers[:] = [buffer.index_select(0, rows) for buffer in buffers]
         self._encodings = [
-            [None if part is None else part.index_select(0, rows % len(part)) for part in pair]
+            [None if part is None else part.index_select(0, rows % part.shape[0]) for part in pair]
             for pair in self._encodings
         ]
         self._make_views()

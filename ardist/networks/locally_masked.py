@@ -51,7 +51,7 @@ class LocallyMasked(nn.Module):
         # Between which places of that order the pixels of each step are.
         self.bounds = [0, *accumulate(map(len, factorization.steps))]
         # Features tell which pixels are read; this tells which one reads.
-        self.position = nn.Parameter(torch.randn(len(self.order), channels) * 0.1)
+        self.position = nn.Parameter(torch.randn(self.order.shape[0], channels) * 0.1)
         self.layers = nn.ModuleList()
         for number, dilation in enumerate(dilations):
             windows = _windows(factorization, kernel_size, dilation, reads_itself=number > 0)
@@ -117,7 +117,7 @@ class _Layer(nn.Module):
         self.register_buffer("targets", targets, persistent=False)
         self._pairs = taps.bincount(minlength=num_taps).tolist()  # of each tap
         # As `nn.Conv2d` begins, by how many numbers a pixel reads on average.
-        bound = max(len(taps) / num_pixels * channels, 1) ** -0.5
+        bound = max(taps.shape[0] / num_pixels * channels, 1) ** -0.5
         self.weight = nn.Parameter(torch.empty(num_taps, channels, channels))
         self.bias = nn.Parameter(torch.empty(channels))
         with torch.no_grad():
@@ -148,7 +148,7 @@ class _Layer(nn.Module):
 
     def extra_repr(self) -> str:
         taps, channels, _ = self.weight.shape
-        visible = len(self.sources) / self.windows.numel()
+        visible = self.sources.shape[0] / self.windows.numel()
         return f"channels={channels}, taps={taps}, visible={visible:.0%}"
 
 
@@ -191,7 +191,7 @@ class _Incremental:
         rows, taken, _ = features.shape
         self._inputs[0][:, :taken] = features
         self._next = self._bounds.index(taken)
-        together = max(1, _READ_AT_ONCE // (rows * len(self._layers[0][1])))
+        together = max(1, _READ_AT_ONCE // (rows * self._layers[0][1].shape[0]))
         for start in range(0, taken, together):
             self._advance(start, min(start + together, taken))
         return self.step(None)
@@ -199,13 +199,13 @@ class _Incremental:
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was."""
         self._inputs = [inputs.index_select(0, rows) for inputs in self._inputs]
-        self._biases = self._biases.index_select(0, rows % len(self._biases))
+        self._biases = self._biases.index_select(0, rows % self._biases.shape[0])
 
     def _advance(self, start: int, end: int) -> Tensor:
         """Computes all layers at a slice of the pixels; the last one's hidden."""
-        rows, count = len(self._inputs[0]), end - start
+        rows, count = self._inputs[0].shape[0], end - start
         biases = self._biases if self._biases.shape[1] == 1 else self._biases[:, start:end]
-        biases = biases.expand(-1, count, -1, -1).repeat(rows // len(biases), 1, 1, 1)
+        biases = biases.expand(-1, count, -1, -1).repeat(rows // biases.shape[0], 1, 1, 1)
         hidden = self._position[start:end].repeat(rows, 1)  # (rows * count, channels)
         for inputs, (windows, weight, out), bias in zip(
             self._inputs, self._layers, biases.flatten(0, 1).unbind(1), strict=True

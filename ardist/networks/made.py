@@ -1,7 +1,7 @@
 """MADE: a masked multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, reduce
+from functools import reduce
 from itertools import accumulate, chain, pairwise
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
-from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.base import ConditionalNetwork, add_encoding, start_near_noise
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.pathwise import Sweep
-from ardist.shapes import as_callable, as_flag, as_probability, as_size
+from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
 
@@ -33,8 +33,8 @@ class MADE(ConditionalNetwork):
             fewer units than there are distinct sets of dependencies keep its reach.
         residual: whether layers of equal width add their input to their output.
         activation: elementwise.
-        dropout: the probability with which a hidden unit is dropped in training mode; draws, and
-            what is scored with them, come from the whole network.
+        dropout: the probability with which a hidden unit is dropped in training mode: by
+            `log_prob`, not by draws and what is scored with them.
 
     Raises:
         ValueError: where, without direct connections, a layer is too narrow to reach all
@@ -67,10 +67,10 @@ class MADE(ConditionalNetwork):
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
         self.dropout = as_probability(dropout, "dropout")
         visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
-        if not direct and min(widths) < len(visible.sets):
+        if not direct and min(widths) < visible.sets.shape[0]:
             raise ValueError(
                 f"hidden_features: without direct connections every layer needs a unit for each "
-                f"of the {len(visible.sets)} distinct sets of dependencies, got {tuple(widths)}"
+                f"of the {visible.sets.shape[0]} distinct sets of dependencies, got {tuple(widths)}"
             )
         self.hidden_features = tuple(widths)
         layout = factorization.layout
@@ -91,10 +91,14 @@ class MADE(ConditionalNetwork):
         self.available = available  # by layer and unit, the step from which it can be computed
         self.head = MaskedLinear(within(seen, outputs)) if widths else None
         self.direct = MaskedLinear(within(features, outputs), bias=not widths) if direct else None
+        start_near_noise(factorization, self.head, self.direct)
         if self.context_shape:
             (size,) = self.context_shape
             self.context_to_hidden = nn.Linear(size, widths[0], bias=False) if widths else None
-            self.context_to_output = nn.Linear(size, len(outputs), bias=False) if direct else None
+            self.context_to_output = (
+                nn.Linear(size, outputs.shape[0], bias=False) if direct else None
+            )
+            start_near_noise(factorization, self.context_to_output)
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
@@ -114,7 +118,7 @@ class MADE(ConditionalNetwork):
         params = reduce(torch.add, parts)
         if to_output is not None:
             params = add_encoding(params, to_output)
-        return params.reshape(len(blocks), *layout.param_shape)
+        return params.reshape(blocks.shape[0], *layout.param_shape)
 
     def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the context adds to the first hidden layer and to the outputs."""
@@ -145,7 +149,7 @@ class MADE(ConditionalNetwork):
         biases = [layer.bias for layer in (self.head, self.direct) if layer is not None]
         return biases[0]
 
-    @cached_property
+    @constant
     def schedule(self) -> "_Schedule":
         return _Schedule(self.factorization, self.available)
 
@@ -161,7 +165,7 @@ class MADE(ConditionalNetwork):
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep:
         """Gradients through a draw that use each weight once."""
-        return _MADESweep(_MADEDecoder(self, len(blocks), context), blocks)
+        return _MADESweep(_MADEDecoder(self, blocks.shape[0], context), blocks)
 
 
 class _Schedule:
@@ -242,7 +246,7 @@ class _MADEDecoder(Decoder):
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """An encoding (contexts, units) as (units, rows)."""
-        return encoding.T.repeat(1, self.batch_size // len(encoding))
+        return encoding.T.repeat(1, self.batch_size // encoding.shape[0])
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
@@ -256,7 +260,7 @@ class _MADEDecoder(Decoder):
         return self._evaluate(0, self.num_taken + 1)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self.states = [state.index_select(1, rows) for state in self.states]
         self.biases = [_select(bias, rows) for bias in self.biases]
         self.output_bias = _select(self.output_bias, rows)
@@ -306,7 +310,7 @@ class _MADESweep(Sweep):
         features = network.factorization.layout.features(self._blocks)
         state = schedule.in_order(features, "feature", 1).T
         sizes = [[b - a for a, b in pairwise(ends)] for ends in schedule.ends]
-        outputs = state.new_zeros(schedule.output_ends[-1], len(self._blocks))
+        outputs = state.new_zeros(schedule.output_ends[-1], self._blocks.shape[0])
         slopes, sums, self._units = [], [], []
         for layer in layers:
             before = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)

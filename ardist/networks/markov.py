@@ -1,7 +1,6 @@
 """A window of the last blocks."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,13 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.base import (
+    ConditionalNetwork,
+    fingerprint,
+    part,
+    reference,
+    start_near_noise,
+)
 from ardist.networks.perceptron import perceptron
 from ardist.networks.sequence import UniformNetwork
 from ardist.shapes import as_flag, as_positive, as_size, check_type
@@ -104,6 +109,8 @@ class Markov(UniformNetwork):
             widths = (*hidden, family.num_params)
             num_steps = self.window + 1 if stationary else factorization.num_steps
             module = _WindowPerceptron(family, self.window, num_steps, widths)
+            last = list(module.rest.modules())[-1] if hidden else module
+            start_near_noise(factorization, last)
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
             # It is not read, but has to be inside the support.
@@ -126,7 +133,7 @@ class Markov(UniformNetwork):
         step = torch.arange(length, device=blocks.device).expand(rows, length)
         encoding = self.encode(context)
         if encoding is not None:
-            encoding = encoding.repeat(rows // len(encoding), 1, 1)
+            encoding = encoding.repeat(rows // encoding.shape[0], 1, 1)
             encoding = encoding.expand(rows, length, -1).flatten(0, 1)
         params = self.evaluate(past.flatten(0, 1), step.flatten(), encoding)
         return params.view(rows, length, -1)
@@ -144,11 +151,11 @@ class Markov(UniformNetwork):
             step = step.clamp(max=self.window)
         given = (past, step) if encoding is None else (past, step, encoding)
         params: Tensor = self.module(*given).flatten(1)
-        expected = (len(past), self.factorization.layout.families[0].num_params)
+        expected = (past.shape[0], self.factorization.layout.families[0].num_params)
         if params.shape != expected:
             raise ValueError(
                 f"module: expected parameters (rows, {expected[1]}), got {tuple(params.shape)} "
-                f"for {len(past)} rows"
+                f"for {past.shape[0]} rows"
             )
         return params
 
@@ -168,10 +175,10 @@ class Markov(UniformNetwork):
             return super().accepts(factorization)
         return ConditionalNetwork.accepts(self, factorization)
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         """A state says the length only where the module counts the steps."""
-        own = super()._fingerprint() if self.stationary else ConditionalNetwork._fingerprint(self)
-        return {**own, "window": self.window}
+        own = fingerprint(self.factorization, any_length=self.stationary)
+        return {**own, "window": part(self.window)}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nwindow={self.window}, stationary={self.stationary}"
@@ -230,10 +237,10 @@ class _MarkovDecoder(Decoder):
         return self._take(blocks)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._past = self._past.index_select(0, rows)
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))
+            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])
 
     def _take(self, blocks: Tensor) -> Tensor:
         self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]
@@ -247,6 +254,6 @@ class _MarkovDecoder(Decoder):
         encoding = self._encoding
         if encoding is not None:
             encoding = encoding[:, self.num_taken if encoding.shape[1] > 1 else 0]
-            encoding = encoding.repeat(self.batch_size // len(encoding), 1)
+            encoding = encoding.repeat(self.batch_size // encoding.shape[0], 1)
         with self._network.evaluating():
             return self._network.evaluate(self._past, step, encoding).unsqueeze(1)

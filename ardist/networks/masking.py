@@ -29,7 +29,7 @@ class VisibleSets:
 
     def __init__(self, factorization: Factorization, with_empty: bool) -> None:
         sets = torch.unique(factorization.dependencies, dim=0)
-        if not with_empty and len(sets) > 1:
+        if not with_empty and sets.shape[0] > 1:
             sets = sets[sets.any(-1)]
         available = torch.where(sets, factorization.ranks.flatten() + 1, 0).amax(-1)
         order = available.argsort(stable=True)
@@ -37,7 +37,7 @@ class VisibleSets:
 
     def assign(self, width: int) -> Tensor:
         """For each of `width` units its set, spread evenly and in order: (width,) int64."""
-        return torch.arange(width) * len(self.sets) // width
+        return torch.arange(width) * self.sets.shape[0] // width
 
 
 def within(inner: Tensor, outer: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ class Constant(nn.Module):
         self.value = nn.Parameter(torch.empty(size).uniform_(-1, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.value.expand(len(inputs), -1)
+        return self.value.expand(inputs.shape[0], -1)
 
     def extra_repr(self) -> str:
-        return f"{len(self.value)}"
+        return f"{self.value.shape[0]}"
 
 
 def perceptron(widths: Sequence[int]) -> nn.Module:

@@ -35,7 +35,7 @@ class PixelCNN(ConditionalNetwork):
         kernel_size: odd, at least 3; the kernel's part that lies in the past is kept.
         dilation: of all layers, or of each: distance between the pixels that a kernel reads.
         dropout: the probability with which an entry of what a layer adds is dropped in training
-            mode.
+            mode: by `log_prob`, not by draws.
         context_shape: `(C,)`, `(H, W, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks": a feature map, whose entry at a pixel goes into each
             of its layers.
@@ -170,7 +170,7 @@ class _PixelCNNDecoder(Decoder):
 
     def select(self, rows: Tensor) -> None:
         self._body.select(rows)
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
 
     def _read(self, blocks: Tensor, offsets: Tensor) -> Tensor:
         """Features (rows, pixels, channels) of drawn blocks."""

@@ -31,7 +31,7 @@ class RNN(SequenceNetwork):
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
         embedding_size: in how many numbers a block is read; hidden_size by default.
         dropout: the probability with which an entry of a layer's input, or of the last one's
-            output, is dropped in training mode (Zaremba et al. 2014).
+            output, is dropped in training mode (Zaremba et al. 2014): by `log_prob`, not by draws.
 
     Raises:
         ValueError: where the ordering has ties or is a graph's, or an argument is off.
@@ -88,10 +88,10 @@ class RNN(SequenceNetwork):
     ) -> Tensor:
         order = self.order(ranks, blocks.device)
         vectors = self.embedding(blocks)  # (M * N, T, size)
-        start = self.start.expand(len(vectors), 1, -1)
+        start = self.start.expand(vectors.shape[0], 1, -1)
         drawn = vectors if order is None else vectors.index_select(1, order)
         inputs = torch.cat((start, drawn[:, :-1]), 1)
-        encoding, state = self.encode(context, len(blocks), order)
+        encoding, state = self.encode(context, blocks.shape[0], order)
         if encoding is not None:
             inputs = add_encoding(inputs, encoding)
         inputs = F.dropout(inputs, self.dropout, self.training)
@@ -114,12 +114,12 @@ class RNN(SequenceNetwork):
             return None, states.expand(-1, -1, rows, -1)
         encoding = self.context_to_input(context)
         if self.context_kind == "blocks":
-            encoding = encoding.flatten(1, -2)
+            encoding = encoding.unsqueeze(1).flatten(1, -2)
             encoding = encoding if order is None else encoding.index_select(1, order)
             return encoding, states.expand(-1, -1, rows, -1)
-        own = self.context_to_state(context).view(len(context), *self.initial.shape)
+        own = self.context_to_state(context).view(context.shape[0], *self.initial.shape)
         states = states + own.permute(1, 2, 0, 3)
-        return encoding.unsqueeze(1), states.repeat(1, 1, rows // len(context), 1)
+        return encoding.unsqueeze(1), states.repeat(1, 1, rows // context.shape[0], 1)
 
     def _hidden(self, inputs: Tensor, states: Tensor) -> Tensor:
         """The last layer's hidden states, (rows, T, hidden_size), from the initial states."""
@@ -311,7 +311,7 @@ class _RNNDecoder(Decoder):
         self._own = list(self._hidden.split(size, 1))
         # Cells but the LSTM's have no second state, and do not touch what stands for it.
         self._second = [state.clone() for state in states[-1]]
-        self._sums = self._hidden.new_empty(len(self._hidden), len(self._cell.rows) * size)
+        self._sums = self._hidden.new_empty(self._hidden.shape[0], len(self._cell.rows) * size)
         self._parts = self._cell.parts(self._sums)
 
     def _reader(self, block: int) -> tuple[Family, Tensor, Tensor]:
@@ -327,7 +327,7 @@ class _RNNDecoder(Decoder):
     def _project_context(self, encoding: Tensor, step: int) -> Tensor:
         """What the context adds to the first layer's sums: (rows, sums)."""
         sums = encoding[:, step] @ self._inner
-        return sums.repeat(self.batch_size // len(sums), 1)
+        return sums.repeat(self.batch_size // sums.shape[0], 1)
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
@@ -353,7 +353,7 @@ class _RNNDecoder(Decoder):
         self.num_taken = self._num_steps_of(blocks)
         network = self._network
         vectors = network.embedding(blocks, self._blocks[: self.num_taken])
-        inputs = torch.cat((network.start.expand(len(vectors), 1, -1), vectors), 1)
+        inputs = torch.cat((network.start.expand(vectors.shape[0], 1, -1), vectors), 1)
         if self._encoding is not None:
             inputs = add_encoding(inputs, self._encoding[:, : inputs.shape[1]])
         hidden = torch.stack(self._own)
@@ -368,8 +368,8 @@ class _RNNDecoder(Decoder):
         states = torch.stack((torch.stack(self._own), torch.stack(self._second)))
         self._set_states(states.index_select(2, rows))
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))
-        self.batch_size = len(rows)
+            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])
+        self.batch_size = rows.shape[0]
         if self._from_context is not None:
             self._from_context = self._from_context.index_select(0, rows)
 
@@ -410,9 +410,9 @@ class _RNNSteps(Decoder):
         return params
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._states = [
             tuple(state.index_select(0, rows) for state in states) for states in self._states
         ]
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % len(self._encoding))
+            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])

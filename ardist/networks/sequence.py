@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork
+from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noise
 
 
 class BlockEmbedding(nn.Module):
@@ -29,7 +29,7 @@ class BlockEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.zeros(len(self._sizes), size))
         with torch.no_grad():
             for part in self.weight.split(self._sizes):
-                part.normal_(std=len(part) ** -0.5)
+                part.normal_(std=part.shape[0] ** -0.5)
 
     def map_of(self, block: int) -> tuple[Family, Tensor, Tensor]:
         """A block's family and the weight (size, num_features) and bias (size,) that read it."""
@@ -47,7 +47,7 @@ class BlockEmbedding(nn.Module):
         vectors = []
         for block, piece in zip(which, pieces, strict=True):
             family, weight, bias = self.map_of(block)
-            value = piece.reshape(len(blocks), *family.event_shape)
+            value = piece.reshape(blocks.shape[0], *family.event_shape)
             vectors.append(family.project(value, weight, bias))
         return torch.stack(vectors, 1)
 
@@ -62,6 +62,7 @@ class BlockHead(nn.Module):
         self._sizes = sizes if layout.flat else sizes[:1]
         linear = nn.Linear(size, sum(self._sizes))
         self.weight, self.bias = linear.weight, linear.bias
+        start_near_noise(factorization, self)
 
     def map_of(self, block: int) -> tuple[Tensor, Tensor]:
         """The weight (num_params, size) and bias (num_params,) of a block."""
@@ -80,7 +81,7 @@ class BlockHead(nn.Module):
 def drawing_order(ranks: Tensor) -> Tensor | None:
     """The blocks of total ranks in the order of drawing; None where it is raster order."""
     order = ranks.argsort()
-    return None if torch.equal(order, torch.arange(len(order), device=order.device)) else order
+    return None if torch.equal(order, torch.arange(order.shape[0], device=order.device)) else order
 
 
 class SequenceNetwork(ConditionalNetwork):
@@ -126,12 +127,9 @@ class SequenceNetwork(ConditionalNetwork):
         order = self._order if ranks is None else drawing_order(ranks)
         return None if order is None else order.to(device)
 
-    def _fingerprint(self) -> dict[str, object]:
-        """Any length fits, so a state says only the order and the families."""
-        if not self.factorization.is_uniform:
-            return super()._fingerprint()
-        ordering = self.factorization.ordering
-        return {"families": str(self.factorization.families[0]), "ordering": repr(ordering)}
+    def _fingerprint(self) -> dict[str, list[str]]:
+        """Of what all lengths share, where any length fits."""
+        return fingerprint(self.factorization, any_length=self.factorization.is_uniform)
 
 
 class UniformNetwork(SequenceNetwork):
@@ -169,5 +167,5 @@ class UniformNetwork(SequenceNetwork):
         """Vectors for the steps, (N, num_blocks, C), where there is one for each block."""
         if context is None or self.context_kind == "vector":
             return context
-        context = context.reshape(len(context), -1, context.shape[-1])
+        context = context.unsqueeze(1).flatten(1, -2)  # one for each block, on any grid
         return context if order is None else context.index_select(1, order)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from ardist.networks.attention import (
     select_rows,
     waves,
 )
-from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.base import ConditionalNetwork, add_encoding, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
 from ardist.ordering import Ordering
 from ardist.shapes import as_choice, as_flag, as_positive, as_probability
@@ -54,7 +54,7 @@ class Transformer(ConditionalNetwork):
             the token that predicts it; "sequence", which all tokens cross-attend to.
         hidden_features: width inside a layer's perceptron; 4 times `dim` by default.
         dropout: the probability with which an entry of the tokens, or of what a layer adds to
-            them, is dropped in training mode.
+            them, is dropped in training mode: by `log_prob`, not by draws.
 
     Raises:
         ValueError: where the dependencies are not transitive, or an argument is off.
@@ -156,16 +156,12 @@ class Transformer(ConditionalNetwork):
             return f"{name} was built without ties, and serves orders without ties"
         return None
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         """Any-order networks leave out the order, and those for any length the length."""
-        factorization, own = self.factorization, super()._fingerprint()
+        any_length = self.positions == "rotary" and self.factorization.is_uniform
+        own = fingerprint(self.factorization, any_length)
         if self.any_order:
-            del own["dependencies"]
-        if self.positions == "rotary" and factorization.is_uniform:
-            own["families"], own["grid_shape"] = str(factorization.families[0]), "any"
-            del own["elements"]
-            if not self.any_order:
-                own["dependencies"] = repr(factorization.ordering)
+            del own["ordering"]
         return own
 
     def extra_repr(self) -> str:
@@ -209,7 +205,7 @@ class Transformer(ConditionalNetwork):
             memory = encoding + self.context_places
             return None, [layer.remember(memory) for layer in self.own_layers]
         if self.context_kind == "blocks":
-            return encoding.flatten(1, -2), [None] * self.depth
+            return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
         return encoding.unsqueeze(1), [None] * self.depth
 
     def tokens(
@@ -265,7 +261,7 @@ class Transformer(ConditionalNetwork):
         tokens = add_encoding(vectors, part.contents)
         num_keys = tokens.shape[1]
         if part.queries is not None:
-            queries = part.queries.repeat(len(tokens) // len(part.queries), 1, 1)
+            queries = part.queries.repeat(tokens.shape[0] // part.queries.shape[0], 1, 1)
             tokens = torch.cat((tokens, queries), 1)
         dropout = self.dropout if self.training and states[0].cache is None else 0.0
         rows, length, dim = tokens.shape
@@ -342,7 +338,6 @@ class _TransformerDecoder(Decoder):
         ranks: Tensor | None,
     ) -> None:
         if ranks is not None:
-            _check_rows(ranks, factorization)
             # Steps of one block each, which differs from row to row.
             factorization = factorization.with_ordering(Ordering.raster())
         super().__init__(factorization, batch_size)
@@ -409,22 +404,10 @@ class _TransformerDecoder(Decoder):
         return params
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
         self._prepare()
-
-
-def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
-    """That a decoder can follow an order for each row."""
-    if factorization.layout.flat:
-        raise ValueError(
-            f"ranks: expected one order for all rows, since the blocks differ in family, "
-            f"got {tuple(ranks.shape)}"
-        )
-    raster = torch.arange(ranks.shape[-1], device=ranks.device)
-    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
-        raise ValueError("ranks: expected no ties where each row has its own, got some")
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -436,5 +419,5 @@ def _arrange(x: Tensor, order: Tensor) -> Tensor:
     """Vectors (rows or contexts, T, dim) in an order, (T,) or of each row."""
     if order.dim() == 1:
         return x.index_select(1, order)
-    x = x.repeat(len(order) // len(x), 1, 1)
+    x = x.repeat(order.shape[0] // x.shape[0], 1, 1)
     return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

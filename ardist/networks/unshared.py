@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.base import ConditionalNetwork, reference, start_near_noise
 from ardist.networks.perceptron import Constant, perceptron
 from ardist.shapes import as_size, described
 
@@ -75,6 +75,7 @@ class Unshared(ConditionalNetwork):
             widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
             sizes = zip(given, layout.sizes["param"], strict=True)
             each = [perceptron((inputs, *widths, outputs)) for inputs, outputs in sizes]
+            start_near_noise(factorization, *(list(factor.modules())[-1] for factor in each))
         else:
             each = _listed(modules, factorization)
         self.factors = nn.ModuleList(each)
@@ -107,9 +108,9 @@ class Unshared(ConditionalNetwork):
         features = layout.features(blocks).to(reference(self).dtype)
         inputs = features.index_select(1, self.columns).split(self.widths, 1)
         if context is not None:
-            context = context.repeat(len(blocks) // len(context), 1)
+            context = context.repeat(blocks.shape[0] // context.shape[0], 1)
         each = [self.evaluate(block, seen, context) for block, seen in enumerate(inputs)]
-        return torch.cat(each, 1).reshape(len(blocks), *layout.param_shape)
+        return torch.cat(each, 1).reshape(blocks.shape[0], *layout.param_shape)
 
     def evaluate(self, block: int, inputs: Tensor, context: Tensor | None) -> Tensor:
         """A block's parameters (rows, num_params), given its past and context in these rows."""
@@ -169,7 +170,7 @@ class _UnsharedDecoder(Decoder):
         self._columns = network.columns.split(network.widths)
         self._context = context
         if context is not None:
-            self._context = context.repeat(batch_size // len(context), 1)
+            self._context = context.repeat(batch_size // context.shape[0], 1)
 
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
@@ -181,7 +182,7 @@ class _UnsharedDecoder(Decoder):
         return self._evaluate()
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._features = self._features.index_select(0, rows)
         if self._context is not None:
             self._context = self._context.index_select(0, rows)

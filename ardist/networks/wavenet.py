@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
+from ardist.networks.base import part
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
 from ardist.shapes import as_integer, as_positive, as_probability
 
@@ -31,7 +32,7 @@ class WaveNet(SequenceNetwork):
         skip_channels: width of the sum over the layers and of the map after it; `channels` by
             default.
         dropout: the probability with which an entry of what a layer adds is dropped in training
-            mode.
+            mode: by `log_prob`, not by draws.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
             Either goes into the gates of every layer.
@@ -109,7 +110,7 @@ class WaveNet(SequenceNetwork):
         """The context in the order of drawing: (1 or T, N, C)."""
         if context is None or self.context_kind == "vector":
             return None if context is None else context.unsqueeze(0)
-        context = context.reshape(len(context), -1, context.shape[-1]).transpose(0, 1)
+        context = context.reshape(context.shape[0], -1, context.shape[-1]).transpose(0, 1)
         return context if order is None else context.index_select(0, order)
 
     # Time comes first, so that the past of all rows, a dilation back, is one matrix.
@@ -125,7 +126,7 @@ class WaveNet(SequenceNetwork):
             pasts: a decoder's, of each layer, which take what it reads.
         """
         hidden = torch.cat((self.start.expand(1, drawn.shape[1], -1), drawn))
-        shape, context = hidden.shape, None if context is None else context[: len(hidden)]
+        shape, context = hidden.shape, None if context is None else context[: hidden.shape[0]]
         hidden = hidden.flatten(0, 1)
         skip: Tensor = self.skip.bias
         to_skip, residuals = self.skip.weight.T.split(self.channels), self.residual.unbind()
@@ -140,12 +141,10 @@ class WaveNet(SequenceNetwork):
         mixed: Tensor = self.mix(skip.relu()).relu()
         return mixed.view(*shape[:2], -1)
 
-    def _fingerprint(self) -> dict[str, object]:
+    def _fingerprint(self) -> dict[str, list[str]]:
         """Dilations too, which no weight's shape tells."""
-        return {
-            **super()._fingerprint(),
-            "dilations": [layer.dilation for layer in self.gated_layers],
-        }
+        dilations = [layer.dilation for layer in self.gated_layers]
+        return {**super()._fingerprint(), "dilations": part(dilations)}
 
     def _decoder(
         self,
@@ -183,7 +182,7 @@ class _Layer(nn.Module):
             sums = (sums + base.unsqueeze(1)).flatten(0, 2)
         for number, tap in enumerate(past, 1):
             back = number * self.dilation * rows
-            if back < len(hidden):
+            if back < hidden.shape[0]:
                 later = torch.addmm(sums[back:], hidden[:-back], tap)
                 sums = torch.cat((sums[:back], later))
         return sums
@@ -283,7 +282,7 @@ class _WaveNetDecoder(Decoder):
             self._context = self._context.index_select(1, rows % self._context.shape[1])
         for past in self._pasts:
             past.select(rows, self._context)
-        self.batch_size = len(rows)
+        self.batch_size = rows.shape[0]
         self._make_buffers()
 
     def _params(self, hidden: Tensor) -> Tensor:
@@ -323,7 +322,7 @@ class _Past:
         self._bases = self._ahead.unbind()
         self._flat = self._ahead.flatten(0, 1)
         # One for all steps, or a vector for each.
-        shared = context is None or len(context) == 1
+        shared = context is None or context.shape[0] == 1
         self._context = None if shared else context
         self._base = self._scaled_base(context if shared else None)
         repeated = 1 if context is None else context.shape[1]
@@ -352,16 +351,16 @@ class _Past:
             self._grouped.copy_(self._base)
         else:
             base = self._scaled_base(self._context[start : start + dilation])
-            self._grouped[: len(base)].copy_(base)
+            self._grouped[: base.shape[0]].copy_(base)
         for number in range(1, min(start // dilation + 1, len(self._taps))):
             span = self._spans[(start // dilation - number) % len(self._spans)]
             self._flat.addmm_(span, self._taps[number])
 
     def fill(self, inputs: Tensor) -> None:
         """Takes the layer's inputs at the first steps: (t, rows, channels)."""
-        steps = torch.arange(len(inputs), device=inputs.device)[-len(self._slots) :]
+        steps = torch.arange(inputs.shape[0], device=inputs.device)[-len(self._slots) :]
         self._inputs.index_copy_(0, steps % len(self._slots), inputs[-len(self._slots) :])
-        self._look_ahead(len(inputs) // self._layer.dilation * self._layer.dilation)
+        self._look_ahead(inputs.shape[0] // self._layer.dilation * self._layer.dilation)
 
     def select(self, rows: Tensor, context: Tensor | None) -> None:
         """Of all rows; the context is that of the rows chosen."""
