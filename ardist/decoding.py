@@ -207,9 +207,8 @@ class Forced:
         self.ends = [0, *accumulate(step_widths(factorization))]
         self.num_known = 0  # how many of the first steps are observed in all rows
         if observed is not None:
-            rows, entries = observed[1].shape[:2]
-            everywhere = observed[1].reshape(rows, entries, -1).all(-1).all(0).tolist()
-            known = entries if all(everywhere) else everywhere.index(False)
+            everywhere = observed[1].unsqueeze(-1).flatten(2).all(-1).all(0).tolist()
+            known = len(everywhere) if all(everywhere) else everywhere.index(False)
             self.num_known = min(bisect_right(self.ends, known) - 1, self.num_steps)
 
     @property

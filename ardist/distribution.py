@@ -230,7 +230,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         steps = ranks[..., fac.layout.count(fac.split(kept)).to(ranks.device) > 0]
         lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
         with torch.no_grad():
-            return joint.replaced(joint.draw, lead, int(steps.max()) + 1)
+            return joint.replaced(joint.draw, lead, int(steps.max()) + 1 if steps.numel() else 1)
 
     def rsample(self, sample_shape: Sequence[int] = (), *, tol: float = 0.0) -> Tensor:
         """Events with gradients to the parameters, the context and what made it.

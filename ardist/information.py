@@ -280,6 +280,9 @@ def _estimate(
 ) -> Estimate:
     """The mean over draws of the sum of each block's share and, it may be, of one of the event."""
     count = num_samples or _NUM_SAMPLES
+    if prod(p.batch_shape) == 0:
+        nothing = p.log_prob(p.sample())
+        return Estimate(nothing, nothing.detach())
     # A chain of both kinds of blocks has its gradient by scores alone.
     pathwise = torch.is_grad_enabled() and p.has_rsample and p.factorization.has_rsample
     x = p.rsample((count,)) if pathwise else p.sample((count,))
@@ -506,7 +509,8 @@ def _kolmogorov_smirnov(pit: Tensor) -> tuple[Tensor, Tensor]:
     ordered = pit.sort(0).values  # NaN last
     at = torch.arange(pit.shape[0], device=pit.device).unsqueeze(-1)
     apart = torch.maximum((at + 1) / count - ordered, ordered - at / count)
-    statistic = apart.masked_fill(at >= count, -torch.inf).amax(0)
+    apart = F.pad(apart.masked_fill(at >= count, -torch.inf), (0, 0, 0, 1), value=-torch.inf)
+    statistic = apart.amax(0)
     statistic = statistic.masked_fill(count == 0, torch.nan)
     root = count.sqrt()
     # Below 0.1 the series is slow, and its sum is 1.

@@ -205,6 +205,9 @@ class Joint:
 
         An infinite block has no density, and reaches no other one: the network reads its anchor.
         """
+        if blocks.shape[0] == 0:  # which modules may refuse: no numbers, whose gradients are zeros
+            nothing = self.reference.new_zeros(0, *self.factorization.layout.param_shape)
+            return nothing + torch.stack([part.flatten()[:0].sum() for part in self._sources]).sum()
         blocks, _ = self.factorization.layout.finite(blocks)
         if ranks is None and not self._is_own:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
@@ -222,9 +225,6 @@ class Joint:
         """Blocks and parameters of all rows, each given what is before it in `events`."""
         lead = self.lead(events)
         blocks = self.blocks(events, lead)
-        if blocks.shape[0] == 0:  # which recurrent modules of torch refuse
-            empty = self.reference.new_empty(0, *self.factorization.layout.param_shape)
-            return blocks, empty, lead
         return blocks, self.run(blocks, self.row_ranks(lead)), lead
 
     def decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
@@ -251,7 +251,7 @@ class Joint:
         blocks, params, lead = self.teach(events)
         fac, layout = self.factorization, self.factorization.layout
         if blocks.shape[0] == 0:
-            return params.new_zeros(*lead, fac.num_blocks)
+            return params.new_zeros(*lead, fac.num_blocks) + params.sum()
         finite, infinite = layout.finite(blocks)
         scores = layout.log_prob(params, finite)
         if fac.end is not None:
@@ -347,6 +347,7 @@ class Joint:
         families = self.factorization.layout.distinct
         wanted = self.has_gradients() and any(family.has_rsample for family in families)
         if not wanted or x.numel() == 0:
+            x = x + self.teach(x)[1].sum() if wanted else x  # zero, with its gradients
             with self.core.evaluating():
                 return x, self.score(x) if scored else x.new_zeros(())
         lead = self.lead(x)
@@ -355,9 +356,14 @@ class Joint:
 
     def has_gradients(self, *others: Tensor) -> bool:
         """Whether a gradient is kept of these, or of what makes the joint."""
-        given = (self.context, *(self.params or {}).values(), *(self.observed or ()))
-        sources = (*others, *self.core.parameters(), *(part for part in given if part is not None))
+        sources = (*others, *self._sources, *(self.observed or ()))
         return torch.is_grad_enabled() and any(part.requires_grad for part in sources)
+
+    @property
+    def _sources(self) -> list[Tensor]:
+        """What parameters are computed from."""
+        own = [self.reference, *(self.params or {}).values(), *self.core.parameters()]
+        return own if self.context is None else [*own, self.context]
 
     def attach_rows(
         self,

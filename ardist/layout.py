@@ -228,8 +228,6 @@ class Layout:
 
     def push(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The draws that this noise gives, which may be more precise than the parameters."""
-        if noise[0].dtype != params.dtype:
-            return self.push(params.to(noise[0].dtype), noise).to(self.dtype(params.dtype))
         if not self.flat:  # what follows is the same, and this is in the innermost loop
             return self.distinct[0].push(params, noise[0])
         parts = zip(self.distinct, self.split("param", params), noise, strict=True)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 
 from ardist.decoding import Decoder, Forced
 from ardist.distribution import AutoregressiveDistribution
+from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.families.truncated import state_logits_of
 from ardist.families.univariate import gumbel
@@ -288,6 +289,9 @@ def _search(
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
+    if prod(p.batch_shape) == 0:
+        scores = p.joint.reference.new_zeros(1, *p.batch_shape)
+        return p.sample((1,)), scores, scores
     rows = _Rows(p, p.batch_shape)
     fac, decoder, batch = rows.factorization, rows.decoder(), rows.anchor.shape[0]
     forced = Forced(fac, rows.observed)
@@ -361,8 +365,6 @@ class _Rows:
 
     def __init__(self, p: AutoregressiveDistribution, lead: Size) -> None:
         fac, layout = p.factorization, p.factorization.layout
-        if prod(lead) == 0:
-            raise ValueError(f"p: expected at least one event to draw, got shape {tuple(lead)}")
         ranks, observed = p.joint.row_ranks(lead), p.joint.row_observed(lead)
         if ranks is None:
             order = list(chain(*fac.steps))
@@ -387,6 +389,8 @@ class _Rows:
             self.observed, self.is_cut = (values, mask), layout.is_cut(observed[1])
 
     def decoder(self) -> Decoder:
+        if prod(self._lead) == 0:
+            return _NoRows(self.factorization, self.like)
         return self.p.joint.decoder(prod(self._lead), self._ranks)
 
     def put(self, blocks: Tensor, values: Tensor, start: int) -> Tensor:
@@ -396,7 +400,7 @@ class _Rows:
     def _at(self, values: Tensor, start: int) -> Tensor:
         """Where in raster order values belong that are drawn from `start` on."""
         at = self._columns[:, start : start + values.shape[1]]
-        at = at if at.shape[0] == 1 else at.repeat(values.shape[0] // at.shape[0], 1)
+        at = at if at.shape[0] == 1 else at.repeat(values.shape[0] // max(1, at.shape[0]), 1)
         return at.reshape(*at.shape, *(1,) * (values.dim() - 2)).expand_as(values)
 
     def events(self, blocks: Tensor, lead: Size) -> Tensor:
@@ -466,6 +470,21 @@ class _Rows:
         else:
             blocks = self.p.joint.unrows(self._columns[:, step : step + 1], self._lead)
         return Step(step, blocks, conditional, shown, self.events(event, self._lead))
+
+
+class _NoRows(Decoder):
+    """Of no events, which networks need not serve."""
+
+    def __init__(self, factorization: Factorization, like: Tensor) -> None:
+        super().__init__(factorization, 0)
+        self._like = like
+
+    def step(self, previous: Tensor | None) -> Tensor:
+        self.num_taken += previous is not None
+        return self._like.new_empty(0, *self.factorization.step_layouts[self.num_taken].param_shape)
+
+    def select(self, rows: Tensor) -> None:
+        pass
 
 
 def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:

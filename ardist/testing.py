@@ -265,7 +265,6 @@ def check_decoder(
     layout = fac.layout
     given = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
-    orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])
     like = next(net.parameters(), torch.empty(0))
     if context is not None:
         context = context[:2]
@@ -283,6 +282,7 @@ def check_decoder(
     finally:
         torch.set_rng_state(generator_state)
     _hold(partial(net.decoder, batch_size, context, **given), fac, blocks, params, rows, tolerance)
+    orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])
     each = [fac.with_ordering(Ordering.permutation(order)) for order in orders]
     if net.has_row_orders and fac.is_uniform and not any(map(net.accepts, each)):
         orders = orders.to(like.device)

@@ -57,7 +57,7 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
     lead = joint.lead(x)
     (blocks, infinite), ranks = layout.finite(joint.blocks(x, lead)), joint.row_ranks(lead)
     own = layout.spread(torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability)
-    decoder = joint.differentiable_decoder(lead)
+    decoder = joint.differentiable_decoder(lead) if blocks.shape[0] else None
     if decoder is None:
         with torch.no_grad():
             drawn = layout.sample(joint.run(blocks, ranks))

@@ -775,6 +775,20 @@ FAMILIES = (
         cure="Name parameters as the class's constructor does.",
     ),
     error(
+        "fixed: RelaxedBernoulli is not made by ['logits']: RelaxedBernoulli.__init__() missing 1 "
+        "required positional argument: 'temperature'; give what it takes by fixed=",
+        lambda: fam.Parametric(dist.RelaxedBernoulli),
+        cause="The class takes more than the parameters that its `arg_constraints` name.",
+        cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
+    ),
+    error(
+        "links: torch has no transform to LowerTriangular(), where OMTMultivariateNormal's "
+        "scale_tril lies; give one by links= or the parameter by fixed=",
+        lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
+        cause="A network's reals become a parameter by the transform to where it lies.",
+        cure="Give a map by `links=`, or fix the parameter.",
+    ),
+    error(
         "fixed: expected a free parameter of Normal, got none",
         lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
         cause="All parameters are fixed, so there is nothing for a network to say.",
@@ -1492,12 +1506,6 @@ SAMPLING = (
         lambda: sampling.fixed_point(p(), tol=-1.0),
         cause="The tolerance is negative.",
         cure="Give 0 for the exact draw, or a small number.",
-    ),
-    error(
-        "p: expected at least one event to draw, got shape (0,)",
-        lambda: sampling.ancestral(p(), (0,)),
-        cause="The shape of the draw has a zero, so no step has anything to show.",
-        cure="Ask for at least one event.",
     ),
     error(
         "p: expected one order for all rows, where blocks differ in family or are tied, got "

@@ -40,6 +40,7 @@ class Nested(Family):
     """
 
     network: nn.Module
+    _scores_by_others = True
 
     def __post_init__(self) -> None:
         shape = getattr(self.network, "context_shape", None)
@@ -85,6 +86,22 @@ class Nested(Family):
     @property
     def is_index(self) -> bool:
         return bool(self._inner.factorization.layout.is_index)
+
+    # The inner network has a dtype, and its families look after themselves.
+
+    def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        return dtype
+
+    def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype
+
+    def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
+        return draw
+
+    def inside(self, value: Tensor) -> Tensor:
+        factorization = self._inner.factorization
+        inside: Tensor = factorization.inside(factorization.split(value)).all(-1)
+        return inside
 
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = self._given(params)

@@ -60,6 +60,10 @@ class Relaxed(_OfFamily):
         self._hold(as_flag, "straight_through")
 
     @property
+    def _needs_double(self) -> bool:  # type: ignore[override]
+        return not self.straight_through
+
+    @property
     def _is_binary(self) -> bool:
         return isinstance(self.family, Bernoulli)
 

@@ -47,6 +47,7 @@ class Spline(Family):
     has_pull = True
     has_log_slope = True
     has_cdf_gradient = True
+    _needs_double = True
 
     def __post_init__(self) -> None:
         self._hold(as_positive, "bins")
@@ -86,7 +87,8 @@ class Spline(Family):
         return result
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        return self.push(params, torch.special.ndtri(uniform))
+        wide = self._score_dtype(params.dtype, params.device)  # as that of `cdf`
+        return self.push(params.to(wide), torch.special.ndtri(uniform.to(wide)))
 
     def _fill(self, out: Tensor) -> Tensor:
         return out.normal_()

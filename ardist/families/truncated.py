@@ -20,6 +20,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
 from ardist.families.composed import Independent, _OfSameValues
+from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
 from ardist.shapes import as_positive, as_real, as_scale
@@ -66,7 +67,7 @@ class _OfStates(_SameHeads):
             return value.argmax(-1)
         dim = len(self.event_shape)
         same = value.unsqueeze(-1 - dim) == self._states_like(value)
-        return same.reshape(*same.shape[: same.dim() - dim], -1).all(-1).int().argmax(-1)
+        return same.unsqueeze(-1).flatten(-1 - dim).all(-1).int().argmax(-1)
 
     def __call__(self, params: Tensor) -> Distribution:
         if self._is_range:
@@ -214,6 +215,7 @@ class Tempered(_SameHeads):
     """
 
     temperature: float
+    _scores_by_others = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -326,7 +328,7 @@ class _Truncated(_OfStates):
         """Which states are kept: (..., num_states) bool."""
 
     def state_logits(self, params: Tensor) -> Tensor:
-        logits = state_logits_of(self.family, params)
+        logits = state_logits_of(self.family, params.to(at_least_single(params.dtype)))
         return logits.masked_fill(~self._kept(logits.detach()), -math.inf)
 
 
