@@ -415,7 +415,7 @@ def draw_by_rows(
         blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]
         is_cut = layout.is_cut(observed[1])
     num_steps = int(ranks.max()) + 1
-    if layout.has_push and not is_cut and not torch.jit.is_tracing():
+    if layout.has_push and not is_cut and not torch._C._is_tracing():
         noise = layout.noise(ranks.shape[0], like)
         for _ in range(num_steps):
             drawn = layout.push(network(blocks), noise)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from pyro.distributions.score_parts import ScoreParts
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ardist.conditioning import Marginal, dense, observed_first
@@ -17,7 +17,19 @@ from ardist.families import Family
 from ardist.families.truncated import Likeliest
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expanded, is_recorded, leading, over_batch
+from ardist.shapes import (
+    as_choice,
+    as_flag,
+    as_integers,
+    as_shape,
+    as_tolerance,
+    check_data,
+    check_tensor,
+    expanded,
+    is_recorded,
+    leading,
+    over_batch,
+)
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -68,10 +80,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> None:
-        if nan_policy not in _NAN_POLICIES:
-            raise ValueError(f"nan_policy: expected one of {_NAN_POLICIES}, got {nan_policy!r}")
+        self.nan_policy = as_choice(nan_policy, _NAN_POLICIES, "nan_policy")
+        if validate_args is not None:
+            as_flag(validate_args, "validate_args")
         self.joint = Joint(network, factorization, context, params)
-        self.nan_policy = nan_policy
         self._reset()
         super().__init__(
             self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
@@ -171,7 +183,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             values, mask = self.joint.observed
             value = torch.where(mask & ~kept, values, value)
         first = self._first(kept)
-        return first.joint.replaced(first.joint.score, first.checked(value, kept), kept)
+        return first.joint.replaced(first.joint.score, first.checked(value, mask=kept), kept)
 
     def conditionals(
         self, value: Tensor
@@ -207,7 +219,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events drawn step by step from cached state: sample_shape + batch_shape + event_shape."""
         with torch.no_grad():
-            drawn = self.joint.replaced(self.joint.draw, Size(sample_shape) + self.batch_shape)
+            lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
+            drawn = self.joint.replaced(self.joint.draw, lead)
         return drawn.detach()  # torch.jit.trace records no torch.no_grad
 
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
@@ -215,7 +228,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac, joint = self.factorization, self.joint
         ranks = fac.ranks.flatten() if joint.ranks is None else joint.ranks
         steps = ranks[..., fac.layout.count(fac.split(kept)).to(ranks.device) > 0]
-        lead = Size(sample_shape) + self.batch_shape
+        lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
         with torch.no_grad():
             return joint.replaced(joint.draw, lead, int(steps.max()) + 1 if steps.numel() else 1)
 
@@ -257,6 +270,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, sample_shape: Sequence[int], tol: float, scored: bool
     ) -> tuple[Tensor, Tensor]:
         fac, joint = self.factorization, self.joint
+        lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
+        tol = as_tolerance(tol, "tol")
         if torch._C._is_tracing():
             raise NotImplementedError(
                 "rsample: torch.jit.trace does not record gradients through draws; "
@@ -270,7 +285,6 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         if (block := joint.cut_block) is not None:
             raise NotImplementedError(f"rsample: no gradients through {block}, observed in part")
-        lead = Size(sample_shape) + self.batch_shape
         return joint.replaced(joint.rsample, lead, tol, scored)
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
@@ -298,6 +312,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         Raises:
             NotImplementedError: where blocks are not discrete or there are more than 4096 states.
         """
+        as_flag(expand, "expand")
         states = self.factorization.num_states
         if states is None or states > _MAX_STATES:
             raise NotImplementedError(
@@ -361,11 +376,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             factorization = self.factorization.with_ordering(ordering)
             return self._with(factorization=factorization, ranks=None)
         check_tensor(ordering, "ordering")
+        ordering = as_integers(ordering, "ordering")
         lead = leading(ordering.shape, grid, self.batch_shape, "ordering")
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
-        if ordering.is_floating_point() or ordering.dtype == torch.bool:
-            raise ValueError(f"ordering: expected ranks of integers, got {ordering.dtype}")
         if not joint.core.has_row_orders:
             raise ValueError(
                 f"ordering: {type(joint.core).__name__} has one order for all rows, got ranks "
@@ -419,7 +433,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 [ 0.5000, -1.0000]])
         """
         mask = self._checked_mask(mask)
-        check_tensor(value, "value")
+        check_data(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
         value = torch.where(mask, value, self.joint.anchor)
@@ -427,7 +441,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen
         self._try(self.factorization.layout.given_log_prob, mask)
-        value = first.checked(value, mask)
+        value = first.checked(value, mask=mask)
         if not _all(value.isfinite()):
             raise ValueError(
                 f"value: expected finite numbers under the mask, got "
@@ -514,19 +528,17 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _checked_mask(self, mask: Tensor) -> Tensor:
         """A mask on the network's device, whose leading dimensions fit batch_shape."""
-        check_tensor(mask, "mask")
+        check_data(mask, "mask")
         leading(mask.shape, self.event_shape, self.batch_shape, "mask")
         if mask.dtype != torch.bool:
             raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.joint.reference.device)
 
-    def checked(self, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    def checked(self, value: Tensor, name: str = "value", *, mask: Tensor | None = None) -> Tensor:
         """A value of the right shape and dtype and, if asked for, inside the support; for what is
         made of this distribution. Of a block that a mask cuts, only the elements under it count.
         """
-        check_tensor(value, "value")
-        leading(value.shape, self.event_shape, self.batch_shape, "value")
-        self.joint.check_kind("value", value, exact=False)
+        self.check_value(value, name)
         layout = self.factorization.layout
         dtype = layout.dtype(self.joint.reference.dtype)
         if not layout.is_index:  # whole floats pass for indices, which only the check can tell
@@ -537,7 +549,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             if mask is not None and not _all(inside):
                 inside = inside | self._possible(value, mask)
             if not _all(inside):
-                self._explain(value, inside)
+                self._explain(value, inside, name)
         return value.to(dtype)
 
     @torch.no_grad()
@@ -551,21 +563,27 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         params = self.joint.reference.new_zeros(*lead, *layout.param_shape)
         return layout.cut(part) & (layout.marginal_log_prob(params, blocks, part) > -torch.inf)
 
-    def _explain(self, value: Tensor, inside: Tensor) -> None:
+    def check_value(self, value: Tensor, name: str) -> None:
+        """Raises where the shape, dtype or device of a value is wrong."""
+        check_tensor(value, name)
+        leading(value.shape, self.event_shape, self.batch_shape, name)
+        self.joint.check_kind(name, value, exact=False)
+
+    def _explain(self, value: Tensor, inside: Tensor, name: str) -> None:
         """Raises with the first block that is outside its support."""
         fac = self.factorization
         where = (~inside).nonzero()[0].tolist()
         row, block = tuple(where[:-1]), where[-1]
         if fac.end is not None and fac.layout.inside(fac.split(value)).all():
             raise ValueError(
-                f"value: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
+                f"{name}: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
                 f"the end {fac.end}, got {fac.split(value)[row][block].item()}"
             )
         entries = fac.layout.take("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
         hint = '; nan_policy="marginalize" takes NaN as missing' if entries.isnan().any() else ""
         raise ValueError(
-            f"value: expected {fac.block_name(block)} inside the support {family.support} of "
+            f"{name}: expected {fac.block_name(block)} inside the support {family.support} of "
             f"{family}, got {entries.flatten().tolist()}{hint}"
         )
 

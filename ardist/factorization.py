@@ -21,7 +21,17 @@ from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size, constant, shortened, spelled
+from ardist.shapes import (
+    as_integer,
+    as_size,
+    check_tensor,
+    check_type,
+    constant,
+    described,
+    is_sequence,
+    shortened,
+    spelled,
+)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -74,13 +84,14 @@ class Factorization:
     ) -> None:
         values = {
             "event_shape": as_size(event_shape, "event_shape"),
-            "partition": partition or Partition.scalars(),
+            "partition": Partition.scalars() if partition is None else partition,
             "ordering": Ordering.raster() if ordering is None else ordering,
-            "names": None if names is None else tuple(names),
-            "end": end,
-            "pad": end if pad is None else pad,
+            "names": names,
+            "end": None if end is None else as_integer(end, "end"),
+            "pad": end if pad is None else as_integer(pad, "pad"),
         }
         self.__dict__.update(values)
+        check_type(self.partition, Partition, "partition")
         self.__dict__["families"] = self._check_families(families)
         self._check()
 
@@ -98,12 +109,17 @@ class Factorization:
         >>> fac.names, fac.event_shape
         (('sex', 'age'), torch.Size([2]))
         """
+        if columns is not None:
+            check_type(columns, Mapping, "columns")
         named = {**(columns or {}), **families}
         if not named:
             raise ValueError("families: expected at least one column, got none")
         for name, family in named.items():
-            if not isinstance(family, Family):
-                raise ValueError(f"{name}: expected a family for this column, got {family!r}")
+            if not isinstance(name, str) or not isinstance(family, Family):
+                raise ValueError(
+                    f"columns: expected a family for each name, got {described(family)} for "
+                    f"{name!r}"
+                )
         shapes: list[int | tuple[int, ...]] = [
             tuple(family.event_shape) or 1 for family in named.values()
         ]
@@ -329,6 +345,7 @@ class Factorization:
         Blocks are (*lead, num_blocks, *block_shape) where all have one family; otherwise they
         are flat, (*lead, total), block after block.
         """
+        check_tensor(x, "x")
         lead = x.shape[: x.dim() - len(self.event_shape)]
         if x.shape[len(lead) :] != self.event_shape:
             raise ValueError(
@@ -341,6 +358,7 @@ class Factorization:
 
     def merge(self, blocks: Tensor) -> Tensor:
         """The inverse of `split`."""
+        check_tensor(blocks, "blocks")
         shape = self.layout.value_shape
         lead = blocks.shape[: blocks.dim() - len(shape)]
         if blocks.shape[len(lead) :] != shape:
@@ -360,7 +378,10 @@ class Factorization:
         tensors among the columns, and of torch's default dtype if there is none.
         """
         names = self._named()
-        given_names = set(getattr(columns, "columns", columns))  # polars iterates over the columns
+        found = columns if isinstance(columns, Mapping) else getattr(columns, "columns", None)
+        if found is None:
+            raise ValueError(f"columns: expected a dict or a frame, got {described(columns)}")
+        given_names = set(found)  # of a frame: polars iterates over the columns
         if given_names != set(names):
             raise ValueError(f"columns: expected {sorted(names)}, got {sorted(given_names)}")
         given = [columns[name] for name in names]
@@ -384,6 +405,7 @@ class Factorization:
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
         """The inverse of `pack`; columns of indices come back as int64."""
         names = self._named()
+        self.split(x)  # a misfit raises
         pieces = x.split(self.layout.sizes["value"], -1)
         return {
             name: (piece.long() if family.is_index else piece).reshape(
@@ -478,15 +500,19 @@ class Factorization:
 
     def _check_names(self) -> None:
         names = self.names
-        if names is not None and (
-            len(names) != self.num_blocks
+        if names is None:
+            return
+        if (
+            not is_sequence(names)
+            or len(names) != self.num_blocks
             or not all(isinstance(name, str) for name in names)
             or len(set(names)) < len(names)
         ):
             raise ValueError(
                 f"names: expected {self.num_blocks} different strings, one for each block, got "
-                f"({shortened([repr(name) for name in names])})"
+                f"{described(names)}"
             )
+        self.__dict__["names"] = tuple(names)
 
     def _check_end(self) -> None:
         if self.end is None:

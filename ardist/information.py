@@ -21,6 +21,7 @@ from torch.distributions.kl import register_kl
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.shapes import as_integer, check_type, described, is_sequence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,6 +120,7 @@ def kl_divergence(
     tensor(0., grad_fn=<MeanBackward1>)
     """
     _check(p, num_samples)
+    check_type(q, Distribution, "q")
     if q.event_shape != p.event_shape:
         raise ValueError(
             f"q: expected the event_shape {tuple(p.event_shape)} of p, got {tuple(q.event_shape)}"
@@ -360,10 +362,9 @@ def _num_observed(p: Distribution) -> int:
 
 
 def _check(p: AutoregressiveDistribution, num_samples: int | None) -> None:
-    if not isinstance(p, AutoregressiveDistribution):
-        raise ValueError(f"p: expected an AutoregressiveDistribution, got {type(p).__name__}")
-    if num_samples is not None and num_samples < 2:
-        raise ValueError(f"num_samples: expected at least 2, got {num_samples}")
+    check_type(p, AutoregressiveDistribution, "p")
+    if num_samples is not None:
+        as_integer(num_samples, "num_samples", 2)
 
 
 @contextmanager
@@ -419,6 +420,7 @@ class Calibration:
             ImportError: without matplotlib.
         """
         try:
+            import matplotlib.axes
             import matplotlib.pyplot as plt
         except ImportError as error:
             raise ImportError(
@@ -431,6 +433,11 @@ class Calibration:
             columns = ceil(count / rows)
             figure = plt.figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
             axes = [figure.add_subplot(rows, columns, 1 + at) for at in range(count)]
+        axes = axes.tolist() if hasattr(axes, "tolist") else axes  # an array, as of plt.subplots
+        if not is_sequence(axes):
+            raise ValueError(f"axes: expected a sequence of them, got {described(axes)}")
+        for ax in axes:
+            check_type(ax, matplotlib.axes.Axes, "axes")
         worst = sorted(tested, key=self.p_value.tolist().__getitem__)[: len(axes)]
         for ax, block in zip(axes, sorted(worst), strict=False):
             pit = self.pit[:, block]
@@ -477,7 +484,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     fac = p.factorization
     if not any(family.has_cdf for family in fac.layout.distinct):
         raise ValueError(f"p: expected blocks with a CDF, got {fac.layout.distinct}")
-    x = p.checked(x)
+    x = p.checked(x, "x")
     lead = torch.broadcast_shapes(x.shape[: x.dim() - len(p.event_shape)], p.batch_shape)
     with _evaluating(p):
         own = _Pass(p, x.expand(*lead, *p.event_shape))

@@ -19,7 +19,7 @@ from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.pathwise import attach, by_iteration, by_sweep
-from ardist.shapes import check_tensor, spelled
+from ardist.shapes import check_kind, check_tensor, check_type, described, spelled
 
 Result = TypeVar("Result")
 
@@ -53,6 +53,8 @@ class Joint:
         observed: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.network, self.core = network, unwrap(network)
+        if factorization is not None:
+            check_type(factorization, Factorization, "factorization")
         self.factorization: Factorization = factorization or self.core.factorization
         self.context, self.params, self.ranks, self.observed = context, params, ranks, observed
         self._known = self.factorization.with_forms_of(self.core.factorization)
@@ -61,7 +63,9 @@ class Joint:
             raise ValueError(f"factorization: {reason}, got {factorization}")
         self.core._tell_pyro()
         self._check_params()
-        self._context_batch = self._checked_context()
+        self._context_batch = context_batch(self.core, context)
+        if context is not None:
+            self.check_kind("context", context, exact=True)
         shapes = [self._context_batch]
         if ranks is not None:
             shapes.append(ranks.shape[:-1])
@@ -413,10 +417,12 @@ class Joint:
     def _check_params(self) -> None:
         if self.params is None:
             return
+        check_type(self.params, Mapping, "params")
         own, name = dict(self.core.named_parameters()), type(self.core).__name__
-        if unknown := sorted(set(self.params) - set(own)):
+        if unknown := sorted(set(self.params) - set(own), key=str):
             raise ValueError(f"params: {name} has no parameters {unknown}")
         for key, value in self.params.items():
+            check_tensor(value, f"params[{key!r}]")
             if value.shape != own[key].shape:
                 raise ValueError(
                     f"params: expected {key!r} of shape {tuple(own[key].shape)}, as in {name}, got "
@@ -424,45 +430,34 @@ class Joint:
                     f"torch.func.vmap, and in Pyro vectorize_particles=False or parallel=False"
                 )
 
-    def _checked_context(self) -> Size:
-        """The leading dimensions of a context that fits the network."""
-        context, shape = self.context, self.core.context_shape
-        if context is None:
-            if shape:
-                raise ValueError(
-                    f"context: expected (*batch_shape, {spelled(shape)}), got none; "
-                    f"the network was built with context_shape {tuple(shape)}"
-                )
-            return Size()
-        check_tensor(context, "context")
-        if not shape:
-            raise ValueError(
-                f"context: expected none, since the network was built with context_shape (), "
-                f"got {tuple(context.shape)}"
-            )
-        if context.shape[-len(shape) :] != shape:
-            labels = context.dtype == torch.int64
-            hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
-            raise ValueError(
-                f"context: expected (*batch_shape, {spelled(shape)}), got "
-                f"{tuple(context.shape)}{hint}"
-            )
-        self.check_kind("context", context, exact=True)
-        return context.shape[: -len(shape)]
-
     def check_kind(self, name: str, tensor: Tensor, exact: bool) -> None:
         """That dtype and device are the network's; integers pass for floats if not `exact`."""
-        like = self.reference
-        if tensor.device != like.device:
+        check_kind(tensor, name, self.reference, exact)
+
+
+def context_batch(network: Any, context: Tensor | None) -> Size:
+    """The leading dimensions of a context, whose others fit the network."""
+    shape = network.context_shape
+    if context is None:
+        if shape:
             raise ValueError(
-                f"{name}: expected a tensor on {like.device}, as the network, got {tensor.device}"
+                f"context: expected (*batch_shape, {spelled(shape)}), got none; "
+                f"the network was built with context_shape {tuple(shape)}"
             )
-        floats = tensor.is_floating_point() or tensor.is_complex()
-        if tensor.dtype != like.dtype and (exact or floats):
-            raise ValueError(
-                f"{name}: expected dtype {like.dtype}, as the network, got {tensor.dtype}; "
-                f"{name}.to({like.dtype}) converts it"
-            )
+        return Size()
+    check_tensor(context, "context")
+    if not shape:
+        raise ValueError(
+            f"context: expected none, since the network was built with context_shape (), "
+            f"got {tuple(context.shape)}"
+        )
+    if context.shape[-len(shape) :] != shape:
+        labels = context.dtype == torch.int64
+        hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
+        raise ValueError(
+            f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}{hint}"
+        )
+    return context.shape[: -len(shape)]
 
 
 class _Scope(nn.Module):
@@ -476,13 +471,13 @@ class _Scope(nn.Module):
         return function(*args)
 
 
-def unwrap(network: nn.Module) -> Any:
+def unwrap(network: nn.Module, name: str = "network") -> Any:
     """The conditional network inside what `torch.compile` or DDP made of it."""
     core: Any = network
-    while not hasattr(core, "factorization"):
+    while not (isinstance(core, nn.Module) and hasattr(core, "factorization")):
         inner = getattr(core, "_orig_mod", None) or getattr(core, "module", None)
-        if inner is None:
-            raise ValueError(f"network: expected a conditional network, got {network!r}")
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"{name}: expected a conditional network, got {described(network)}")
         core = inner
     return core
 

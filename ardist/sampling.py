@@ -18,7 +18,15 @@ from ardist.families.truncated import state_logits_of
 from ardist.families.univariate import gumbel
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import as_positive
+from ardist.shapes import (
+    as_flag,
+    as_positive,
+    as_shape,
+    as_tolerance,
+    check_type,
+    described,
+    is_sequence,
+)
 
 __all__ = ["Step", "ancestral", "beam_search", "fixed_point", "greedy", "without_replacement"]
 
@@ -86,12 +94,14 @@ def ancestral(
     >>> step.event.shape
     torch.Size([5, 3])
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     if given is not None:
+        if not is_sequence(given) or len(given) != 2:
+            raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
-    rows = _Rows(p, Size(sample_shape) + p.batch_shape)
+    rows = _Rows(p, as_shape(sample_shape, "sample_shape") + p.batch_shape)
     steps: Iterable[int] = range(rows.factorization.num_steps)
-    if progress:
+    if as_flag(progress, "progress"):
         try:
             steps = import_module("tqdm").tqdm(steps)
         except ImportError as error:
@@ -152,16 +162,13 @@ def fixed_point(
     >>> x.shape, passes < 20
     (torch.Size([64]), True)
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     layout, like = p.factorization.layout, p.joint.reference
     if not layout.has_push:
         without = [family for family in layout.distinct if not family.has_push]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
-    if tol is None:
-        tol = 8 * torch.finfo(like.dtype).eps
-    elif not tol >= 0:
-        raise ValueError(f"tol: expected a number of at least 0, got {tol!r}")
-    lead = Size(sample_shape) + p.batch_shape
+    tol = 8 * torch.finfo(like.dtype).eps if tol is None else as_tolerance(tol, "tol")
+    lead = as_shape(sample_shape, "sample_shape") + p.batch_shape
     if prod(lead) == 0:
         return p.sample(sample_shape), 0
     blocks, passes = _call(p, _iterate, p, lead, tol)
@@ -239,7 +246,7 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
     >>> x.shape, bool((log_prob[:-1] >= log_prob[1:]).all())
     (torch.Size([5, 9]), True)
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     events, log_prob, _ = _call(p, _search, p, as_positive(width, "width"), False)
     return events, log_prob
 
@@ -270,7 +277,7 @@ def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, 
     >>> len(x.unique(dim=0))
     20
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     return _call(p, _search, p, as_positive(k, "k"), True)
 
 
@@ -478,11 +485,6 @@ class _NoRows(Decoder):
 
     def select(self, rows: Tensor) -> None:
         pass
-
-
-def _check(p: AutoregressiveDistribution) -> None:
-    if not isinstance(p, AutoregressiveDistribution):
-        raise ValueError(f"p: expected an AutoregressiveDistribution, got {p!r}")
 
 
 def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:

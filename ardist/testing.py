@@ -17,9 +17,10 @@ from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.joint import unwrap
+from ardist.joint import Joint, unwrap
 from ardist.layout import Layout
 from ardist.ordering import Ordering
+from ardist.shapes import as_integer, as_positive, as_tolerance
 
 __all__ = [
     "CheckError",
@@ -97,6 +98,7 @@ def check_autoregressive(
     >>> ad.testing.check_autoregressive(net).reach
     1.0
     """
+    num_draws, seed = as_positive(num_draws, "num_draws"), as_integer(seed, "seed")
     net, context, factorization = _copied(network, context, factorization)
     net.to("cpu", torch.float64)
     fac = factorization or net.factorization
@@ -174,6 +176,7 @@ def _copied(
         elif not joint._is_own:
             factorization = factorization or joint._known
         network = joint.network
+    Joint(network, factorization, context)  # raises what does not fit
     # Together, since families may hold modules of the network.
     net, factorization = copy.deepcopy((unwrap(network), factorization))
     if params is not None:
@@ -255,6 +258,7 @@ def check_decoder(
     >>> fac = ad.Factorization(4, ad.families.Normal())
     >>> ad.testing.check_decoder(ad.networks.RNN(fac, hidden_size=8))
     """
+    batch_size, seed = as_positive(batch_size, "batch_size"), as_integer(seed, "seed")
     net, context, factorization = _copied(network, context, factorization)
     net.eval()
     fac = factorization or net.factorization
@@ -264,7 +268,9 @@ def check_decoder(
     like = next(net.parameters(), torch.empty(0))
     if context is not None:
         context = context[:2]
-    tolerance = tolerance or (1e-10 if like.dtype == torch.float64 else 1e-5)
+    if tolerance is None:
+        tolerance = 1e-10 if like.dtype == torch.float64 else 1e-5
+    tolerance = as_tolerance(tolerance, "tolerance")
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -360,6 +366,8 @@ def check_normalized(
     >>> print(f"{ad.testing.check_normalized(net.condition()).item():.3f}")
     1.000
     """
+    num_points = as_integer(num_points, "num_points", 2)
+    tolerance = as_tolerance(tolerance, "tolerance")
     p = _distribution(p)
     fac = p.factorization
     like = p.joint.reference
@@ -391,7 +399,10 @@ def check_normalized(
 
 def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDistribution:
     """A network without context stands for its distribution."""
-    return p if isinstance(p, AutoregressiveDistribution) else AutoregressiveDistribution(p)
+    if isinstance(p, AutoregressiveDistribution):
+        return p
+    unwrap(p, "p")  # raises if there is no conditional network inside
+    return AutoregressiveDistribution(p)
 
 
 def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ardist.distribution import AutoregressiveDistribution
+from ardist.shapes import as_positive, as_real, check_type
 
 __all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
 
@@ -40,14 +41,14 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
     >>> loss = -ad.training.scheduled_log_prob(net.condition(), torch.ones(16, 4), 0.25).mean()
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability: expected one within [0, 1], got {probability}")
+    check_type(p, AutoregressiveDistribution, "p")
+    as_real(probability, "probability", "one within [0, 1]", lambda x: 0 <= x <= 1)
     if p.joint.observed is not None:
         mask = p.joint.observed[1]
         raise ValueError(
             f"p: expected nothing observed in it, got {int(mask.sum())} of {mask.numel()} elements"
         )
-    result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x), probability)
+    result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x, "x"), probability)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 
 
@@ -124,12 +125,15 @@ def exposure_bias(
     >>> ad.training.exposure_bias(net.condition(), torch.ones(16, 4)).on_own.shape
     torch.Size([4])
     """
+    check_type(p, AutoregressiveDistribution, "p")
+    p.check_value(x, "x")
     fac = p.factorization
-    own = p.sample((num_samples,))
+    own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:
         with p.joint.core.evaluating():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
     else:
+        check_type(truth, AutoregressiveDistribution, "truth")
         other = truth.factorization
         same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
         if not same or not torch.equal(other.ranks, fac.ranks):

@@ -16,7 +16,7 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 from ardist.joint import unwrap
 from ardist.layout import Layout
-from ardist.shapes import leading
+from ardist.shapes import as_integer, as_shape, check_tensor, check_type, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
@@ -87,6 +87,7 @@ class AutoregressiveTransform(TransformModule):
     def __init__(
         self, network: nn.Module, context: Tensor | None = None, *, cache_size: int = 0
     ) -> None:
+        as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)  # type: ignore[no-untyped-call]
         p = AutoregressiveDistribution(network, context)
         without = [family for family in p.factorization.layout.distinct if not family.has_log_slope]
@@ -105,7 +106,7 @@ class AutoregressiveTransform(TransformModule):
         return AutoregressiveDistribution(self.network, self.context, validate_args=False)
 
     def with_cache(self, cache_size: int = 1) -> "AutoregressiveTransform":
-        if cache_size == self._cache_size:
+        if as_integer(cache_size, "cache_size", 0) == self._cache_size:
             return self
         return AutoregressiveTransform(self.network, self.context, cache_size=cache_size)
 
@@ -145,11 +146,11 @@ class AutoregressiveTransform(TransformModule):
             transform, events, state, log_det = _log_dets.pop(x)
             if transform() is self and events() is y and state == self._state:
                 return log_det
-        return self._noise_and_log_det(y)[1]
+        return self._noise_and_log_det(y, "y")[1]
 
-    def _noise_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _noise_and_log_det(self, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor]:
         p = self._p
-        blocks, params, lead = _pass(p, x)
+        blocks, params, lead = _pass(p, x, name)
         layout = p.factorization.layout
         each = _each(layout, lambda family, v, p: family._pull_with_log_slope(p, v), blocks, params)
         noise, log_slopes = zip(*each, strict=True)
@@ -199,9 +200,9 @@ class Rosenblatt(Transform):
     """
 
     def __init__(self, p: AutoregressiveDistribution, *, cache_size: int = 0) -> None:
+        as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)
-        if not isinstance(p, AutoregressiveDistribution):
-            raise ValueError(f"p: expected an AutoregressiveDistribution, got {p!r}")
+        check_type(p, AutoregressiveDistribution, "p")
         distinct = p.factorization.layout.distinct
         if without := [f for f in distinct if f.event_shape or not f.has_cdf]:
             raise ValueError(f"p: expected families of one number with a CDF, got {without}")
@@ -213,7 +214,7 @@ class Rosenblatt(Transform):
         self.codomain = constraints.independent(constraints.unit_interval, len(p.event_shape))
 
     def with_cache(self, cache_size: int = 1) -> "Rosenblatt":
-        if cache_size == self._cache_size:
+        if as_integer(cache_size, "cache_size", 0) == self._cache_size:
             return self
         return Rosenblatt(self.p, cache_size=cache_size)
 
@@ -227,6 +228,7 @@ class Rosenblatt(Transform):
 
         Those of draws of p are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
+        check_tensor(x, "x")
         like = self.p.joint.reference.new_empty(_full_shape(self.p, "x", x.shape))
         return self._uniforms(x, torch.rand_like(like))
 
@@ -284,6 +286,7 @@ class Rosenblatt(Transform):
             families = self.p.factorization.layout.distinct
             discrete = [family for family in families if family.support.is_discrete]
             raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws of {discrete}")
+        self.p.check_value(x, "x")
         with self.p.joint.core.evaluating():
             return self.p.log_prob(x)
 
@@ -295,7 +298,7 @@ def _full_shape(
     p: AutoregressiveDistribution | AutoregressiveTransform, name: str, shape: Size
 ) -> Size:
     """That of events under all of p's batch, from (*lead, *event_shape)."""
-    lead = leading(shape, p.event_shape, p.batch_shape, name)
+    lead = leading(as_shape(shape, name), p.event_shape, p.batch_shape, name)
     return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
 
 
@@ -306,9 +309,9 @@ def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
     return given.expand(shape)
 
 
-def _pass(p: AutoregressiveDistribution, x: Tensor) -> tuple[Tensor, Tensor, Size]:
+def _pass(p: AutoregressiveDistribution, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor, Size]:
     """Blocks and parameters of all rows under all of p's batch, and its shape; without dropout."""
-    x = p.checked(x)
+    x = p.checked(x, name)
     with p.joint.core.evaluating():
         return p.joint.replaced(p.joint.teach, x.expand(_full_shape(p, "x", x.shape)))
 

@@ -609,7 +609,7 @@ def test_components_that_do_not_fit_are_refused_by_name():
         ad.Mixture(weights, [])
     with pytest.raises(ValueError, match=r"components: expected a sequence .* got Autoregressive"):
         ad.Mixture(weights, parts[0])
-    with pytest.raises(ValueError, match=r"components\[1\]: expected a distribution, got 3"):
+    with pytest.raises(ValueError, match=r"components\[1\]: expected a Distribution, got 3"):
         ad.Mixture(weights, [parts[0], 3])
     with pytest.raises(ValueError, match="components: expected 3, as mixing has weights, got 2"):
         ad.Mixture(dist.Categorical(torch.ones(3)), parts)

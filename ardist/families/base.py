@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -123,6 +123,11 @@ class Family(ABC):
     def modules(self) -> tuple[nn.Module, ...]:
         """Modules inside, which a network with this family registers as its own."""
         return ()
+
+    def _hold(self, check: Callable[[Any, str], object], *names: str) -> None:
+        """Sets fields to what a check of `ardist.shapes` makes of them."""
+        for name in names:
+            object.__setattr__(self, name, check(getattr(self, name), name))
 
     def __repr__(self) -> str:
         """The constructor's call, without what is left at its default."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import pyro.distributions as dist
 import torch
@@ -12,7 +13,7 @@ from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, log_sum_exp, product
 from ardist.families.links import Positive
-from ardist.shapes import as_positive, as_size
+from ardist.shapes import as_integer, as_positive, as_size, check_type
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,8 +23,7 @@ class _OfFamily(Family):
     family: Family
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, Family):
-            raise ValueError(f"family: expected a family, got {self.family!r}")
+        check_type(self.family, Family, "family")
 
     @property
     def has_push(self) -> bool:
@@ -92,7 +92,7 @@ class Mixture(_OfSameValues):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_positive(self.num_components, "num_components")
+        self._hold(as_positive, "num_components")
 
     @property
     def num_params(self) -> int:
@@ -183,9 +183,8 @@ class DiscretizedLogisticMixture(Family):
     noise_shape = torch.Size((2,))
 
     def __post_init__(self) -> None:
-        as_positive(self.num_components, "num_components")
-        if not (isinstance(self.bins, int) and self.bins >= 2):
-            raise ValueError(f"bins: expected an integer of at least 2, got {self.bins}")
+        self._hold(as_positive, "num_components")
+        self._hold(partial(as_integer, least=2), "bins")
 
     @property
     def _needs_double(self) -> bool:  # type: ignore[override]
@@ -273,7 +272,7 @@ class Independent(_OfFamily):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "shape", tuple(as_size(self.shape, "shape")))
+        self._hold(lambda shape, name: tuple(as_size(shape, name)), "shape")
 
     @property
     def event_shape(self) -> torch.Size:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import MOST_STATES, Family
+from ardist.shapes import described
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,7 +45,9 @@ class Nested(Family):
     def __post_init__(self) -> None:
         shape = getattr(self.network, "context_shape", None)
         if shape is None:
-            raise ValueError(f"network: expected a conditional network, got {self.network!r}")
+            raise ValueError(
+                f"network: expected a conditional network, got {described(self.network)}"
+            )
         if not shape:
             raise ValueError(
                 "network: expected one with a context_shape, by which it is told the past, got ()"

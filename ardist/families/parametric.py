@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, constraints, transfor
 from ardist.families.base import Family
 from ardist.families.implicit import attached
 from ardist.families.links import Link
-from ardist.shapes import as_size
+from ardist.shapes import as_callable, as_size, check_type, described
 
 # Parameters that say the same: a fixed one is kept, else the first that the class has.
 _ALTERNATIVES = (
@@ -59,9 +59,15 @@ class Parametric(Family):
         fixed: Mapping[str, Any] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, Distribution)):
+            raise ValueError(f"cls: expected a distribution class, got {described(cls)}")
+        named = {"links": links, "fixed": fixed, "shapes": shapes}
+        for argument, values in named.items():
+            if values is not None:
+                check_type(values, Mapping, argument)
         self.cls = cls
         self._event_shape = as_size(event_shape, "event_shape")
-        self.links = dict(links or {})
+        self.links = {name: as_callable(link, "links") for name, link in (links or {}).items()}
         self.fixed = dict(fixed or {})
         self.shapes = {name: as_size(shape, "shapes") for name, shape in (shapes or {}).items()}
         constraint_of = _free_parameters(cls, self.fixed)

@@ -11,7 +11,7 @@ from torch.distributions import AffineTransform, Distribution, Transform, constr
 
 from ardist.families.base import Family
 from ardist.families.links import Positive
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -50,10 +50,8 @@ class Spline(Family):
     _needs_double = True
 
     def __post_init__(self) -> None:
-        as_positive(self.bins, "bins")
-        for name in ("bound", "min_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        self._hold(as_positive, "bins")
+        self._hold(as_scale, "bound", "min_scale")
 
     @property
     def num_params(self) -> int:

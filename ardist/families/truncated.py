@@ -23,7 +23,7 @@ from ardist.families.composed import Independent, _OfSameValues
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, as_real, as_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -219,8 +219,7 @@ class Tempered(_SameHeads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        self._hold(as_scale, "temperature")
         self._form  # noqa: B018  a family that cannot be tempered raises
 
     @cached_property
@@ -355,7 +354,7 @@ class TopK(_Truncated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_positive(self.k, "k")
+        self._hold(as_positive, "k")
 
     def _kept(self, logits: Tensor) -> Tensor:
         if self.k >= self._num_states:
@@ -363,6 +362,10 @@ class TopK(_Truncated):
         last = logits.topk(self.k, -1).values[..., -1:]
         above, equal = logits > last, logits == last
         return above | (equal & (equal.cumsum(-1) <= self.k - above.sum(-1, keepdim=True)))
+
+
+def _as_mass(value: float, name: str) -> float:
+    return as_real(value, name, "a probability above 0", lambda x: 0 < x <= 1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -386,8 +389,7 @@ class Nucleus(_Truncated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.p <= 1:
-            raise ValueError(f"p: expected a probability above 0, got {self.p}")
+        self._hold(_as_mass, "p")
 
     def _kept(self, logits: Tensor) -> Tensor:
         if self.p == 1:  # which a sum of rounded numbers may reach too soon

@@ -16,7 +16,7 @@ from ardist.families.implicit import attached
 from ardist.families.links import Bounded, Positive
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 _LOG_ODDS = Bounded(15.0)  # odds beyond e^15 leave the range in which float32 can count
@@ -81,7 +81,7 @@ class Categorical(Family):
     is_index = True
 
     def __post_init__(self) -> None:
-        as_positive(self.num_categories, "num_categories")
+        self._hold(as_positive, "num_categories")
 
     @property
     def num_params(self) -> int:
@@ -147,8 +147,7 @@ class LocationScale(Family):
     distribution: ClassVar[Any]
 
     def __post_init__(self) -> None:
-        if not self.min_scale > 0:
-            raise ValueError(f"min_scale: expected a positive number, got {self.min_scale}")
+        self._hold(as_scale, "min_scale")
 
     def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = params.unbind(-1)
@@ -329,6 +328,9 @@ class StudentT(Family):
     has_rsample = True
     has_cdf_gradient = True
     _needs_double = True
+
+    def __post_init__(self) -> None:
+        self._hold(as_scale, "min_scale")
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale, df = params.unbind(-1)

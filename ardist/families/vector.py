@@ -35,7 +35,7 @@ class _Gaussian(Family):
     _needs_double = True
 
     def __post_init__(self) -> None:
-        as_positive(self.size, "size")
+        self._hold(as_positive, "size")
 
     # Features are the default, asinh: scale and root both follow what was drawn before, so that
     # a draw may grow as its square, and draws of draws without end.
@@ -174,7 +174,7 @@ class LowRankMultivariateNormal(_Gaussian):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_positive(self.rank, "rank")
+        self._hold(as_positive, "rank")
 
     @property
     def num_params(self) -> int:
@@ -250,7 +250,7 @@ class Dirichlet(Family):
     _needs_double = True
 
     def __post_init__(self) -> None:
-        as_positive(self.size, "size")
+        self._hold(as_positive, "size")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -298,7 +298,7 @@ class OneHotCategorical(Family):
     has_push = True
 
     def __post_init__(self) -> None:
-        as_positive(self.num_categories, "num_categories")
+        self._hold(as_positive, "num_categories")
 
     @property
     def event_shape(self) -> torch.Size:

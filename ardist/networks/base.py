@@ -13,9 +13,19 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.joint import context_batch, unwrap
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
-from ardist.shapes import as_size, outside_modes, shortened
+from ardist.shapes import (
+    as_choice,
+    as_integers,
+    as_positive,
+    as_size,
+    check_kind,
+    check_type,
+    outside_modes,
+    shortened,
+)
 
 _STATE_SIZE = 2048  # bytes of a network's extra state, always the same
 
@@ -60,20 +70,14 @@ class ConditionalNetwork(nn.Module):
         context_kind: str = "vector",
     ) -> None:
         super().__init__()
-        if not isinstance(factorization, Factorization):
-            raise ValueError(f"factorization: expected a Factorization, got {factorization!r}")
+        check_type(factorization, Factorization, "factorization")
         self.factorization = factorization
         # What families have inside is trained, moved and saved with the network.
         inside = [module for f in factorization.layout.distinct for module in f.modules]
         if inside:
             self.nested = nn.ModuleList(dict.fromkeys(inside))
         self.context_shape = as_size(context_shape, "context_shape")
-        self.context_kind = context_kind
-        if context_kind not in self.context_kinds:
-            raise ValueError(
-                f"context_kind: {type(self).__name__} takes {list(self.context_kinds)}, "
-                f"got {context_kind!r}"
-            )
+        self.context_kind = as_choice(context_kind, self.context_kinds, "context_kind")
         grid = tuple(map(str, factorization.grid_shape)) if context_kind == "blocks" else ()
         expected = {"vector": (), "blocks": grid, "sequence": ("S",)}[context_kind]
         given = tuple(self.context_shape)
@@ -120,7 +124,19 @@ class ConditionalNetwork(nn.Module):
             ValueError: where the network does not serve that order or factorization.
         """
         own = self.factorization
-        wanted = factorization or own
+        wanted = own if factorization is None else factorization
+        check_type(wanted, Factorization, "factorization")
+        batch_size = as_positive(batch_size, "batch_size")
+        context_batch(self, context)
+        if context is not None:
+            check_kind(context, "context", next(self.parameters(), context), exact=True)
+        if ranks is not None:
+            ranks = as_integers(ranks, "ranks")
+            if ranks.shape[-1:] != (wanted.num_blocks,):
+                raise ValueError(
+                    f"ranks: expected one for each of the {wanted.num_blocks} blocks, got "
+                    f"{tuple(ranks.shape)}"
+                )
         if ranks is not None and ranks.dim() == 1:
             ordering = Ordering.from_ranks(ranks.reshape(wanted.grid_shape))
             wanted, ranks = wanted.with_ordering(ordering), None
@@ -278,6 +294,7 @@ class LogLikelihood(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
+        unwrap(network)  # raises if there is no conditional network inside
         self.network = network
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -327,7 +344,7 @@ def part(shown: object, *meant: object) -> list[str]:
     text = text if len(text.encode()) <= 64 else text.encode()[:61].decode(errors="ignore") + "..."
     digests = []
     for one in meant or (shown,):
-        raw = one.cpu().numpy() if isinstance(one, Tensor) else repr(one).encode()
+        raw = one.cpu().numpy().tobytes() if isinstance(one, Tensor) else repr(one).encode()
         digests.append(hashlib.sha256(raw).hexdigest()[:16])
     return [text, *digests]
 

@@ -17,7 +17,7 @@ from ardist.networks.base import (
 )
 from ardist.networks.perceptron import perceptron
 from ardist.networks.sequence import UniformNetwork
-from ardist.shapes import as_positive, as_size
+from ardist.shapes import as_flag, as_positive, as_size, check_type
 
 
 class Markov(UniformNetwork):
@@ -98,10 +98,10 @@ class Markov(UniformNetwork):
                 "hidden_features, module: expected one of the two, got "
                 f"{'neither' if module is None else 'both'}"
             )
-        if module is not None and not isinstance(module, nn.Module):
-            raise ValueError(f"module: expected a torch.nn.Module, got {module!r}")
+        if module is not None:
+            check_type(module, nn.Module, "module")
         self.window = as_positive(window, "window")
-        self.stationary = stationary
+        self.stationary = as_flag(stationary, "stationary")
         family = factorization.layout.families[0]
         self.encoder: nn.Module = nn.Identity()
         if module is None:

@@ -11,7 +11,7 @@ from ardist.networks.base import ConditionalNetwork
 from ardist.networks.gated_stacks import GatedStacks, turn_of
 from ardist.networks.locally_masked import LocallyMasked
 from ardist.networks.sequence import BlockEmbedding, BlockHead
-from ardist.shapes import as_positive, as_probability, as_size
+from ardist.shapes import as_positive, as_probability, as_size, is_integer
 
 
 class PixelCNN(ConditionalNetwork):
@@ -75,7 +75,7 @@ class PixelCNN(ConditionalNetwork):
             )
         depth = as_positive(depth, "depth")
         dilations = as_size(dilation, "dilation")
-        if isinstance(dilation, int):
+        if is_integer(dilation):
             dilations = dilations * depth
         elif len(dilations) != depth:
             raise ValueError(

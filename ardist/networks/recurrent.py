@@ -12,7 +12,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import add_encoding, is_transformed
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
-from ardist.shapes import as_positive, as_probability
+from ardist.shapes import as_choice, as_positive, as_probability
 
 
 class RNN(SequenceNetwork):
@@ -58,12 +58,11 @@ class RNN(SequenceNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
-        if cell not in _CELLS:
-            raise ValueError(f"cell: expected one of {sorted(_CELLS)}, got {cell!r}")
-        self.cell = cell
-        self.hidden_size = as_positive(hidden_size, "hidden_size")
-        self.num_layers = as_positive(num_layers, "num_layers")
-        size = as_positive(embedding_size or hidden_size, "embedding_size")
+        self.cell = as_choice(cell, sorted(_CELLS), "cell")
+        self.hidden_size = hidden_size = as_positive(hidden_size, "hidden_size")
+        self.num_layers = num_layers = as_positive(num_layers, "num_layers")
+        size = hidden_size if embedding_size is None else embedding_size
+        size = as_positive(size, "embedding_size")
         self.embedding = BlockEmbedding(factorization, size)
         self.start = nn.Parameter(torch.randn(size) * 0.1)
         self.dropout = as_probability(dropout, "dropout")

@@ -25,7 +25,7 @@ from ardist.networks.attention import (
 from ardist.networks.base import ConditionalNetwork, add_encoding, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
 from ardist.ordering import Ordering
-from ardist.shapes import as_positive, as_probability
+from ardist.shapes import as_choice, as_flag, as_positive, as_probability
 
 _POSITIONS = ("learned", "rotary")
 
@@ -95,13 +95,11 @@ class Transformer(ConditionalNetwork):
                 f"sees what those before it have seen, got {factorization.ordering!r}"
             )
         self.dim, self.depth = as_positive(dim, "dim"), as_positive(depth, "depth")
-        self.heads, self.any_order = as_positive(heads, "heads"), any_order
+        self.heads, self.any_order = as_positive(heads, "heads"), as_flag(any_order, "any_order")
         if dim % (2 * heads if positions == "rotary" else heads):
             even = "twice the number of" if positions == "rotary" else "the number of"
             raise ValueError(f"heads: expected {even} heads to divide dim {dim}, got {heads}")
-        if positions not in _POSITIONS:
-            raise ValueError(f"positions: expected one of {list(_POSITIONS)}, got {positions!r}")
-        self.positions = positions
+        self.positions = as_choice(positions, _POSITIONS, "positions")
         self.dropout = as_probability(dropout, "dropout")
         self.embedding = BlockEmbedding(factorization, dim)
         self.head = BlockHead(factorization, dim)
@@ -122,7 +120,9 @@ class Transformer(ConditionalNetwork):
             self.context_map = nn.Linear(self.context_shape[-1], dim, bias=cross)
             if cross:
                 self.context_places = nn.Parameter(torch.randn(self.context_shape[0], dim) * 0.02)
-        inner = as_positive(hidden_features or 4 * dim, "hidden_features")
+        inner = as_positive(
+            4 * dim if hidden_features is None else hidden_features, "hidden_features"
+        )
         self.layers = nn.ModuleList(AttentionLayer(dim, heads, inner, cross) for _ in range(depth))
         with torch.no_grad():  # as GPT-2: what the layers add to the tokens starts small
             for name, weight in self.named_parameters():

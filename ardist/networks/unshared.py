@@ -10,7 +10,7 @@ from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, reference, start_near_noise
 from ardist.networks.perceptron import Constant, perceptron
-from ardist.shapes import as_size
+from ardist.shapes import as_size, described
 
 
 class Unshared(ConditionalNetwork):
@@ -141,10 +141,10 @@ def _listed(
             expected = "a sequence, since columns have no names" if names is None else list(names)
             raise ValueError(f"modules: expected {expected}, got {list(modules)}")
         modules = [modules[name] for name in names]
-    if len(modules) != factorization.num_blocks:
+    if not isinstance(modules, Sequence) or len(modules) != factorization.num_blocks:
+        got = len(modules) if isinstance(modules, Sequence) else described(modules)
         raise ValueError(
-            f"modules: expected one for each of the {factorization.num_blocks} blocks, got "
-            f"{len(modules)}"
+            f"modules: expected one for each of the {factorization.num_blocks} blocks, got {got}"
         )
     listed = []
     for block, module in enumerate(modules):
