@@ -11,10 +11,6 @@ import torch
 SEED = int(os.environ.get("ARDIST_TEST_SEED", "0"))
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: runs only as far as the environment asks for it")
-
-
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch):
     seeded = torch.manual_seed
