@@ -15,7 +15,7 @@ def assert_frequencies(counts, probs):
     total = counts.sum()
     expected = probs / probs.sum() * total
     often = expected >= OFTEN
-    rest, share = int(counts[~often].sum()), float(expected[~often].sum() / total)
+    rest, share = int(counts[~often].sum()), min(1.0, float(expected[~often].sum() / total))
     tails = binom.cdf(rest, int(total), share), binom.sf(rest - 1, int(total), share)
     assert min(tails) > ALPHA, f"{rest} draws of rare states, expected {share * total:.1f}"
     freedom = int(often.sum()) - int(not (~often).any())
