@@ -10,8 +10,10 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py
 
+# One process a core, each with one thread. `make test TESTS=tests/test_ordering.py` runs less.
+test: TESTS =
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=auto $(TESTS)
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

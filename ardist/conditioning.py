@@ -1,6 +1,6 @@
 """Conditionals and marginals of sets: in which order they are exact, and marginals themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from ardist.constraints import BlockConstraint
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import expanded
+from ardist.shapes import check_tensor, expanded
 
 
 def observed_first(
@@ -77,7 +77,9 @@ class Marginal(TorchDistribution):
 
     def __init__(self, whole: Any, mask: Tensor, validate_args: bool | None = None) -> None:
         _check_draws(whole.factorization, mask)
-        self.whole, self.kept = whole, mask
+        # Values are checked here: together with what is observed they may be impossible.
+        self.whole, self.kept = whole.expand(whole.batch_shape), mask
+        self.whole._validate_args = False
         self.has_rsample = whole.has_rsample and whole.factorization.has_rsample
         super().__init__(whole.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
 
@@ -93,7 +95,7 @@ class Marginal(TorchDistribution):
         found = _support(self.whole.factorization, self.kept)
         return _Part(self.whole.support, self._fill) if found is None else found
 
-    def expand(self, batch_shape: Any, _instance: "Marginal | None" = None) -> "Marginal":
+    def expand(self, batch_shape: Sequence[int], _instance: "Marginal | None" = None) -> "Marginal":
         """The same with a larger batch_shape, in constant time."""
         whole = self.whole.expand(batch_shape)
         new: Marginal = expanded(self, batch_shape, _instance, whole=whole)
@@ -101,18 +103,26 @@ class Marginal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability or density of kept elements (*lead, number kept), in nats."""
-        if self._validate_args:
+        check_tensor(value, "value")
+        self.whole.joint.check_kind("value", value, exact=False)
+        if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
             self._validate_sample(value)
         blocks = self.whole.scores_of(self._fill(value), self.kept)
         result: Tensor = blocks.sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    @property
+    def mode(self) -> Tensor:
+        """The kept elements of the whole's `mode`, found greedily: batch_shape + (number kept,)."""
+        event: Tensor = self.whole.mode
+        return event[..., self.kept]
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Kept elements, drawn without the steps after the last of them."""
         drawn: Tensor = self.whole.draws_of(sample_shape, self.kept)
         return drawn[..., self.kept]
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Kept elements with gradients, where the whole has them."""
         drawn: Tensor = self.whole.rsample(sample_shape)
         return drawn[..., self.kept]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ardist.factorization import Factorization
 from ardist.layout import Layout
+from ardist.ordering import Ordering
 
 _NOISE_AT_ONCE = 2**20  # numbers drawn ahead
 
@@ -89,7 +90,8 @@ class WholePasses(Decoder):
     """A decoder for any network, by parallel passes.
 
     A pass a step or, where the families have a `push`, as many as a fixed-point iteration over all
-    steps needs: the same draws, and usually far fewer passes.
+    steps needs: the same draws, and usually far fewer passes. With `ranks` for each row a step is
+    of one block, which differs from row to row.
     """
 
     def __init__(
@@ -102,6 +104,10 @@ class WholePasses(Decoder):
         *,
         like: Tensor,
     ) -> None:
+        self._order: Tensor | None = None  # the blocks of each row in the order of drawing
+        if ranks is not None and ranks.dim() > 1:
+            factorization = factorization.with_ordering(Ordering.raster())
+            self._order = ranks.argsort(-1)
         super().__init__(factorization, batch_size)
         self._network, self._context, self._ranks = network, context, ranks
         self.max_window = factorization.num_steps
@@ -112,9 +118,7 @@ class WholePasses(Decoder):
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
             self._put(previous, self.num_taken, self.num_taken + 1)
-        params = self._network(self._blocks, self._context, self._ranks)
-        steps, layout = self.factorization.steps, self.factorization.layout
-        return layout.take("param", params, steps[self.num_taken])
+        return self._params(self.num_taken, self.num_taken + 1)
 
     def prefill(self, blocks: Tensor) -> Tensor:
         self._put(blocks, 0, self._num_steps_of(blocks))
@@ -125,12 +129,27 @@ class WholePasses(Decoder):
 
     def _put(self, blocks: Tensor, start: int, stop: int) -> None:
         """Takes the blocks of the steps from `start` to `stop`."""
-        which = list(chain(*self.factorization.steps[start:stop]))
-        self._blocks = self.factorization.layout.put(self._blocks, which, blocks)
+        if self._order is None:
+            which = list(chain(*self.factorization.steps[start:stop]))
+            self._blocks = self.factorization.layout.put(self._blocks, which, blocks)
+        else:
+            at = _like(self._order[:, start:stop], blocks)
+            self._blocks = self._blocks.scatter(1, at, blocks)
         self.num_taken = stop
+
+    def _params(self, start: int, stop: int) -> Tensor:
+        """Of the steps from `start` to `stop`."""
+        params = self._network(self._blocks, self._context, self._ranks)
+        if self._order is not None:
+            return params.gather(1, _like(self._order[:, start:stop], params[:, start:stop]))
+        which = list(chain(*self.factorization.steps[start:stop]))
+        return self.factorization.layout.take("param", params, which)
 
     def select(self, rows: Tensor) -> None:
         self._blocks = self._blocks.index_select(0, rows)
+        if self._order is not None and self._ranks is not None:
+            self._order = self._order.index_select(0, rows)
+            self._ranks = self._ranks.index_select(0, rows)
         self.batch_size = rows.shape[0]
         if self._context is not None:
             self._context = self._context.index_select(0, rows % self._context.shape[0])
@@ -141,17 +160,19 @@ class _WholeWindow(Window):
 
     def __init__(self, decoder: WholePasses, start: int, stop: int) -> None:
         self._decoder, self._steps = decoder, (start, stop)
-        self._which = list(chain(*decoder.factorization.steps[start:stop]))
 
     def __call__(self, guess: Tensor | None) -> Tensor:
-        decoder = self._decoder
         if guess is not None:
-            decoder._put(guess, *self._steps)
-        params = decoder._network(decoder._blocks, decoder._context, decoder._ranks)
-        return decoder.factorization.layout.take("param", params, self._which)
+            self._decoder._put(guess, *self._steps)
+        return self._decoder._params(*self._steps)
 
     def keep(self, blocks: Tensor) -> None:
         self._decoder._put(blocks, *self._steps)
+
+
+def _like(blocks: Tensor, entries: Tensor) -> Tensor:
+    """Numbers of blocks (rows, n) for all entries of those, (rows, n, ...)."""
+    return blocks.reshape(*blocks.shape, *(1,) * (entries.dim() - 2)).expand_as(entries)
 
 
 def step_widths(factorization: Factorization) -> list[int]:
@@ -186,9 +207,8 @@ class Forced:
         self.ends = [0, *accumulate(step_widths(factorization))]
         self.num_known = 0  # how many of the first steps are observed in all rows
         if observed is not None:
-            rows, entries = observed[1].shape[:2]
-            everywhere = observed[1].reshape(rows, entries, -1).all(-1).all(0).tolist()
-            known = entries if all(everywhere) else everywhere.index(False)
+            everywhere = observed[1].unsqueeze(-1).flatten(2).all(-1).all(0).tolist()
+            known = len(everywhere) if all(everywhere) else everywhere.index(False)
             self.num_known = min(bisect_right(self.ends, known) - 1, self.num_steps)
 
     @property
@@ -395,7 +415,7 @@ def draw_by_rows(
         blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]
         is_cut = layout.is_cut(observed[1])
     num_steps = int(ranks.max()) + 1
-    if layout.has_push and not is_cut and not torch.jit.is_tracing():
+    if layout.has_push and not is_cut and not torch._C._is_tracing():
         noise = layout.noise(ranks.shape[0], like)
         for _ in range(num_steps):
             drawn = layout.push(network(blocks), noise)

@@ -7,16 +7,29 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from pyro.distributions.score_parts import ScoreParts
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import SequenceConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
+from ardist.families.truncated import Likeliest
 from ardist.joint import Joint
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expanded, is_recorded, leading, over_batch
+from ardist.shapes import (
+    as_choice,
+    as_flag,
+    as_integers,
+    as_shape,
+    as_tolerance,
+    check_data,
+    check_tensor,
+    expanded,
+    is_recorded,
+    leading,
+    over_batch,
+)
 
 _MAX_STATES = 4096  # of an event that is enumerated
 _NAN_POLICIES = ("raise", "marginalize")
@@ -67,17 +80,20 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> None:
-        if nan_policy not in _NAN_POLICIES:
-            raise ValueError(f"nan_policy: expected one of {_NAN_POLICIES}, got {nan_policy!r}")
+        self.nan_policy = as_choice(nan_policy, _NAN_POLICIES, "nan_policy")
+        if validate_args is not None:
+            as_flag(validate_args, "validate_args")
         self.joint = Joint(network, factorization, context, params)
-        self.nan_policy = nan_policy
         self._reset()
         super().__init__(
             self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
         )
-        if self._validate_args and context is not None and not _all(~context.isnan()):
-            count = int(context.isnan().sum())
-            raise ValueError(f"context: expected no NaN, got {count} of {context.numel()} numbers")
+        if self._validate_args and context is not None and not _all(context.isfinite()):
+            count = int((~context.isfinite()).sum())
+            raise ValueError(
+                f"context: expected finite numbers, got NaN or infinity in {count} of "
+                f"{context.numel()}"
+            )
 
     def _reset(self) -> None:
         """What Pyro assigns, as it follows from the families."""
@@ -135,7 +151,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """Log probability or density of events, in nats: sample_shape + batch_shape.
 
         One parallel pass over all blocks. `value` (*lead, *event_shape) broadcasts against
-        batch_shape in both directions.
+        batch_shape in both directions. Dropout is on if the network is in training mode, while
+        draws never drop out: call `network.eval()` before scores are compared, or score draws by
+        `sample_and_log_prob`.
         """
         result = self._log_prob_blocks(value).sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
@@ -165,7 +183,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             values, mask = self.joint.observed
             value = torch.where(mask & ~kept, values, value)
         first = self._first(kept)
-        return first.joint.replaced(first.joint.score, first.checked(value), kept)
+        return first.joint.replaced(first.joint.score, first.checked(value, mask=kept), kept)
 
     def conditionals(
         self, value: Tensor
@@ -182,16 +200,18 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         params = joint.unrows(params, shape).expand((*lead, *layout.param_shape))
         if fac.is_uniform and fac.names is None:
             family = layout.families[0]
-            whole = family(params.reshape(*lead, *fac.grid_shape, family.num_params))
+            params = params.reshape(*lead, *fac.grid_shape, family.num_params)
             if fac.end is None:
-                return whole
+                return family(params)
             ended = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1)
-            return fac.padded(whole, ended.reshape(*lead, *fac.grid_shape))
+            return fac.padded(family, params, ended.reshape(*lead, *fac.grid_shape))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
-        each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
-        if fac.end is not None:
+        pairs = list(zip(layout.families, pieces, strict=True))
+        if fac.end is None:
+            each = [family(piece) for family, piece in pairs]
+        else:
             after = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1).unbind(-1)
-            each = [fac.padded(one, ended) for one, ended in zip(each, after, strict=True)]
+            each = [fac.padded(*pair, ended) for pair, ended in zip(pairs, after, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
@@ -199,7 +219,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events drawn step by step from cached state: sample_shape + batch_shape + event_shape."""
         with torch.no_grad():
-            drawn = self.joint.replaced(self.joint.draw, Size(sample_shape) + self.batch_shape)
+            lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
+            drawn = self.joint.replaced(self.joint.draw, lead)
         return drawn.detach()  # torch.jit.trace records no torch.no_grad
 
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
@@ -207,9 +228,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac, joint = self.factorization, self.joint
         ranks = fac.ranks.flatten() if joint.ranks is None else joint.ranks
         steps = ranks[..., fac.layout.count(fac.split(kept)).to(ranks.device) > 0]
-        lead = Size(sample_shape) + self.batch_shape
+        lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
         with torch.no_grad():
-            return joint.replaced(joint.draw, lead, int(steps.max()) + 1)
+            return joint.replaced(joint.draw, lead, int(steps.max()) + 1 if steps.numel() else 1)
 
     def rsample(self, sample_shape: Sequence[int] = (), *, tol: float = 0.0) -> Tensor:
         """Events with gradients to the parameters, the context and what made it.
@@ -249,6 +270,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, sample_shape: Sequence[int], tol: float, scored: bool
     ) -> tuple[Tensor, Tensor]:
         fac, joint = self.factorization, self.joint
+        lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
+        tol = as_tolerance(tol, "tol")
         if torch._C._is_tracing():
             raise NotImplementedError(
                 "rsample: torch.jit.trace does not record gradients through draws; "
@@ -262,7 +285,6 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         if (block := joint.cut_block) is not None:
             raise NotImplementedError(f"rsample: no gradients through {block}, observed in part")
-        lead = Size(sample_shape) + self.batch_shape
         return joint.replaced(joint.rsample, lead, tol, scored)
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
@@ -290,6 +312,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         Raises:
             NotImplementedError: where blocks are not discrete or there are more than 4096 states.
         """
+        as_flag(expand, "expand")
         states = self.factorization.num_states
         if states is None or states > _MAX_STATES:
             raise NotImplementedError(
@@ -316,11 +339,23 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             "variance: has no closed form; p.sample((1000,)).var(0) estimates it"
         )
 
-    def entropy(self) -> Tensor:
-        """Not known in closed form: `ardist.information.entropy` estimates it."""
-        raise NotImplementedError(
-            "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it"
-        )
+    @property
+    def mode(self) -> Tensor:
+        """The event that takes the likeliest state of each block given those before it, greedily:
+        batch_shape + event_shape. Other events may be likelier; `ardist.sampling.beam_search`
+        finds them.
+
+        Raises:
+            NotImplementedError: where a block has no finite set of states.
+        """
+        fac = self.factorization
+        if infinite := [f for f in fac.layout.distinct if f.enumerate_support() is None]:
+            raise NotImplementedError(
+                f"mode: expected blocks with a finite set of states, got {infinite}; the likeliest "
+                f"of some draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))"
+            )
+        likeliest = [Likeliest(family) for family in fac.families]  # of uniform blocks one
+        return self.with_families(likeliest[0] if fac.is_uniform else likeliest).sample()
 
     # Distributions that follow from this one.
 
@@ -341,11 +376,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             factorization = self.factorization.with_ordering(ordering)
             return self._with(factorization=factorization, ranks=None)
         check_tensor(ordering, "ordering")
+        ordering = as_integers(ordering, "ordering")
         lead = leading(ordering.shape, grid, self.batch_shape, "ordering")
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
-        if ordering.is_floating_point() or ordering.dtype == torch.bool:
-            raise ValueError(f"ordering: expected ranks of integers, got {ordering.dtype}")
         if not joint.core.has_row_orders:
             raise ValueError(
                 f"ordering: {type(joint.core).__name__} has one order for all rows, got ranks "
@@ -382,7 +416,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value: (*lead, *event_shape), of which only what is observed counts.
             mask: (*lead, *event_shape) bool; leading dimensions of both broadcast with
                 batch_shape. Rows may differ where all are ancestral, or the network takes an
-                order for each row. A mask that cuts a block goes to its family.
+                order for each row. A mask that cuts a block goes to its family; a nested block
+                is answered in the order that `families.Nested.ordering_given` shows.
 
         Raises:
             ValueError: where neither this joint nor the network under another order can tell,
@@ -398,14 +433,20 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 [ 0.5000, -1.0000]])
         """
         mask = self._checked_mask(mask)
-        check_tensor(value, "value")
+        check_data(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
-        value = first.checked(torch.where(mask, value, self.joint.anchor))
+        value = torch.where(mask, value, self.joint.anchor)
         if self.joint.observed is not None:
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen
         self._try(self.factorization.layout.given_log_prob, mask)
+        value = first.checked(value, mask=mask)
+        if not _all(value.isfinite()):
+            raise ValueError(
+                f"value: expected finite numbers under the mask, got "
+                f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
+            )
         return first._with(observed=(value, mask))
 
     def marginal(self, mask: Tensor) -> Marginal:
@@ -434,8 +475,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"{tuple(mask.shape)} with {int(mask.sum())}"
             )
         first = self._first(mask)
+        result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
-        return Marginal(first, mask)
+        return result
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
         """This joint where the elements under a mask are ancestral in it, else the one under the
@@ -486,19 +528,17 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _checked_mask(self, mask: Tensor) -> Tensor:
         """A mask on the network's device, whose leading dimensions fit batch_shape."""
-        check_tensor(mask, "mask")
+        check_data(mask, "mask")
         leading(mask.shape, self.event_shape, self.batch_shape, "mask")
         if mask.dtype != torch.bool:
             raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.joint.reference.device)
 
-    def checked(self, value: Tensor) -> Tensor:
+    def checked(self, value: Tensor, name: str = "value", *, mask: Tensor | None = None) -> Tensor:
         """A value of the right shape and dtype and, if asked for, inside the support; for what is
-        made of this distribution.
+        made of this distribution. Of a block that a mask cuts, only the elements under it count.
         """
-        check_tensor(value, "value")
-        leading(value.shape, self.event_shape, self.batch_shape, "value")
-        self.joint.check_kind("value", value, exact=False)
+        self.check_value(value, name)
         layout = self.factorization.layout
         dtype = layout.dtype(self.joint.reference.dtype)
         if not layout.is_index:  # whole floats pass for indices, which only the check can tell
@@ -506,25 +546,44 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         # torch's checks of vectors fail on no values at all
         if self._validate_args and value.numel():
             inside = self.factorization.inside(value, self.joint.ranks)
+            if mask is not None and not _all(inside):
+                inside = inside | self._possible(value, mask)
             if not _all(inside):
-                self._explain(value, inside)
+                self._explain(value, inside, name)
         return value.to(dtype)
 
-    def _explain(self, value: Tensor, inside: Tensor) -> None:
+    @torch.no_grad()
+    def _possible(self, value: Tensor, mask: Tensor) -> Tensor:
+        """Which blocks are under a mask in part, by elements that some value of the block has."""
+        fac, layout = self.factorization, self.factorization.layout
+        blocks, part = torch.broadcast_tensors(fac.split(value), fac.split(mask))
+        if not layout.is_cut(part):
+            return torch.zeros((), dtype=torch.bool, device=value.device)
+        lead = blocks.shape[: blocks.dim() - len(layout.value_shape)]
+        params = self.joint.reference.new_zeros(*lead, *layout.param_shape)
+        return layout.cut(part) & (layout.marginal_log_prob(params, blocks, part) > -torch.inf)
+
+    def check_value(self, value: Tensor, name: str) -> None:
+        """Raises where the shape, dtype or device of a value is wrong."""
+        check_tensor(value, name)
+        leading(value.shape, self.event_shape, self.batch_shape, name)
+        self.joint.check_kind(name, value, exact=False)
+
+    def _explain(self, value: Tensor, inside: Tensor, name: str) -> None:
         """Raises with the first block that is outside its support."""
         fac = self.factorization
         where = (~inside).nonzero()[0].tolist()
         row, block = tuple(where[:-1]), where[-1]
         if fac.end is not None and fac.layout.inside(fac.split(value)).all():
             raise ValueError(
-                f"value: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
+                f"{name}: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
                 f"the end {fac.end}, got {fac.split(value)[row][block].item()}"
             )
         entries = fac.layout.take("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
         hint = '; nan_policy="marginalize" takes NaN as missing' if entries.isnan().any() else ""
         raise ValueError(
-            f"value: expected {fac.block_name(block)} inside the support {family.support} of "
+            f"{name}: expected {fac.block_name(block)} inside the support {family.support} of "
             f"{family}, got {entries.flatten().tolist()}{hint}"
         )
 

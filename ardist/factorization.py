@@ -3,10 +3,12 @@
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pyro.distributions import Categorical
@@ -15,10 +17,21 @@ from torch.distributions import Distribution, constraints
 
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.families import Family
+from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Cut, Partition
-from ardist.shapes import as_size, constant, shortened, spelled
+from ardist.shapes import (
+    as_integer,
+    as_size,
+    check_tensor,
+    check_type,
+    constant,
+    described,
+    is_sequence,
+    shortened,
+    spelled,
+)
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -71,13 +84,14 @@ class Factorization:
     ) -> None:
         values = {
             "event_shape": as_size(event_shape, "event_shape"),
-            "partition": partition or Partition.scalars(),
+            "partition": Partition.scalars() if partition is None else partition,
             "ordering": Ordering.raster() if ordering is None else ordering,
-            "names": None if names is None else tuple(names),
-            "end": end,
-            "pad": end if pad is None else pad,
+            "names": names,
+            "end": None if end is None else as_integer(end, "end"),
+            "pad": end if pad is None else as_integer(pad, "pad"),
         }
         self.__dict__.update(values)
+        check_type(self.partition, Partition, "partition")
         self.__dict__["families"] = self._check_families(families)
         self._check()
 
@@ -95,12 +109,17 @@ class Factorization:
         >>> fac.names, fac.event_shape
         (('sex', 'age'), torch.Size([2]))
         """
+        if columns is not None:
+            check_type(columns, Mapping, "columns")
         named = {**(columns or {}), **families}
         if not named:
             raise ValueError("families: expected at least one column, got none")
         for name, family in named.items():
-            if not isinstance(family, Family):
-                raise ValueError(f"{name}: expected a family for this column, got {family!r}")
+            if not isinstance(name, str) or not isinstance(family, Family):
+                raise ValueError(
+                    f"columns: expected a family for each name, got {described(family)} for "
+                    f"{name!r}"
+                )
         shapes: list[int | tuple[int, ...]] = [
             tuple(family.event_shape) or 1 for family in named.values()
         ]
@@ -212,9 +231,9 @@ class Factorization:
             first = first.base_constraint
         if self.is_uniform and first.event_dim == 0:
             return constraints.independent(first, len(self.event_shape))
-        if self.is_uniform and self._in_order:
-            blocks = len(self.event_shape) - len(self.families[0].event_shape)
-            return constraints.independent(self.families[0].support, blocks)
+        block, count = self.families[0].event_shape, len(self.event_shape)
+        if self.is_uniform and self._in_order and self.event_shape[count - len(block) :] == block:
+            return constraints.independent(self.families[0].support, count - len(block))
         return self._block_constraint
 
     @constant
@@ -297,9 +316,9 @@ class Factorization:
         pad: Any = self.pad
         return self.ended(blocks, ranks) & torch.ne(blocks, pad)
 
-    def padded(self, free: Distribution, ended: Tensor) -> Distribution:
+    def padded(self, family: Family, params: Tensor, ended: Tensor) -> Distribution:
         """A conditional over indices, certain of `pad` where the sequence has ended."""
-        logits = free.log_prob(free.enumerate_support(expand=False)).movedim(0, -1)
+        logits = state_logits_of(family, params)
         certain = torch.full_like(logits, -torch.inf)
         certain[..., self.pad] = 0.0
         logits = torch.where(ended.unsqueeze(-1), certain, logits)
@@ -326,6 +345,7 @@ class Factorization:
         Blocks are (*lead, num_blocks, *block_shape) where all have one family; otherwise they
         are flat, (*lead, total), block after block.
         """
+        check_tensor(x, "x")
         lead = x.shape[: x.dim() - len(self.event_shape)]
         if x.shape[len(lead) :] != self.event_shape:
             raise ValueError(
@@ -338,6 +358,7 @@ class Factorization:
 
     def merge(self, blocks: Tensor) -> Tensor:
         """The inverse of `split`."""
+        check_tensor(blocks, "blocks")
         shape = self.layout.value_shape
         lead = blocks.shape[: blocks.dim() - len(shape)]
         if blocks.shape[len(lead) :] != shape:
@@ -350,24 +371,41 @@ class Factorization:
         return flat.reshape((*lead, *self.event_shape))
 
     def pack(self, columns: Mapping[str, Any]) -> Tensor:
-        """Named columns, each (*lead, *column_shape), as events: tensors, arrays or lists."""
+        """Named columns, each (*lead, *column_shape), as events: a dict or a frame of tensors,
+        arrays, series or lists.
+
+        Missing numbers, such as None and pandas.NA, become NaN. Floats are of the dtype of the
+        tensors among the columns, and of torch's default dtype if there is none.
+        """
         names = self._named()
-        if set(columns) != set(names):
-            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(columns)}")
-        given = [_as_column(name, columns[name]) for name in names]
+        found = columns if isinstance(columns, Mapping) else getattr(columns, "columns", None)
+        if found is None:
+            raise ValueError(f"columns: expected a dict or a frame, got {described(columns)}")
+        given_names = set(found)  # of a frame: polars iterates over the columns
+        if given_names != set(names):
+            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(given_names)}")
+        given = [columns[name] for name in names]
+        tensors = [_as_column(name, column) for name, column in zip(names, given, strict=True)]
         if not self.layout.is_index:
-            floats = [column.dtype for column in given if column.is_floating_point()]
+            floats = [c.dtype for c in given if isinstance(c, Tensor) and c.is_floating_point()]
             dtype = floats[0] if floats else torch.get_default_dtype()
-            given = [column.to(dtype) for column in given]
+            tensors = [column.to(dtype) for column in tensors]
         parts = []
-        for column, family in zip(given, self.layout.families, strict=True):
-            lead = column.shape[: column.dim() - len(family.event_shape)]
-            parts.append(column.reshape(*lead, -1) if family.event_shape else column[..., None])
+        shapes = [family.event_shape for family in self.layout.families]
+        lead = tensors[0].shape[: tensors[0].dim() - len(shapes[0])]
+        for name, column, shape in zip(names, tensors, shapes, strict=True):
+            if column.shape != lead + shape:
+                raise ValueError(
+                    f"columns: expected {tuple(lead + shape)} in {name!r}, got "
+                    f"{tuple(column.shape)}"
+                )
+            parts.append(column.reshape(*lead, shape.numel()))
         return torch.cat(parts, -1)
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
         """The inverse of `pack`; columns of indices come back as int64."""
         names = self._named()
+        self.split(x)  # a misfit raises
         pieces = x.split(self.layout.sizes["value"], -1)
         return {
             name: (piece.long() if family.is_index else piece).reshape(
@@ -448,8 +486,9 @@ class Factorization:
     def _check(self) -> None:
         """Checks what families do not tell, and fills what torch.compile cannot trace."""
         self._check_ordering()
+        self._check_names()
         self._check_end()
-        self._in_order, self.num_states, self.layout.sizes  # noqa: B018
+        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
 
     def _check_ordering(self) -> None:
         if not isinstance(self.ordering, Ordering):
@@ -458,6 +497,22 @@ class Factorization:
                 f"{self.ordering!r}"
             )
         self.ranks  # noqa: B018  a misfit raises
+
+    def _check_names(self) -> None:
+        names = self.names
+        if names is None:
+            return
+        if (
+            not is_sequence(names)
+            or len(names) != self.num_blocks
+            or not all(isinstance(name, str) for name in names)
+            or len(set(names)) < len(names)
+        ):
+            raise ValueError(
+                f"names: expected {self.num_blocks} different strings, one for each block, got "
+                f"{described(names)}"
+            )
+        self.__dict__["names"] = tuple(names)
 
     def _check_end(self) -> None:
         if self.end is None:
@@ -537,10 +592,21 @@ def _rebuild(fields: dict[str, Any]) -> Factorization:
 
 
 def _as_column(name: str, values: Any) -> Tensor:
+    """A column as a tensor: what is no tensor becomes int64 or of the default dtype."""
+    if isinstance(values, Tensor):
+        return values
     try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(values)
+        if array.dtype == object:  # as of nullable columns: numbers, and what stands for none
+            missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
+            each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])
+            array = each.reshape((*array.shape, *each.shape[1:]))
+        kind = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float64}[array.dtype.kind]
+    except (KeyError, TypeError, ValueError) as error:
+        found = list(values) if isinstance(values, Iterable) else [values]
         raise ValueError(
             f"columns: expected numbers in {name!r}, categories as 0, 1, ..., got "
-            f"{shortened(list(values))}"
+            f"{shortened(found)}"
         ) from error
+    column = torch.from_numpy(array.astype(kind))
+    return column.to(torch.get_default_dtype()) if column.is_floating_point() else column

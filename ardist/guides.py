@@ -19,6 +19,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family, Normal
 from ardist.networks.made import MADE
 from ardist.ordering import Ordering
+from ardist.shapes import as_callable, as_scale, as_size, as_tensor, described
 
 __all__ = ["AutoAutoregressive"]
 
@@ -95,6 +96,10 @@ class AutoAutoregressive(AutoContinuous):
         init_loc_fn: Callable[..., Any] = init_to_median,
         init_scale: float = 0.1,
     ) -> None:
+        as_callable(model, "model")
+        as_callable(init_loc_fn, "init_loc_fn")
+        if hidden_features is not None:
+            as_size(hidden_features, "hidden_features")
         super().__init__(model, init_loc_fn=init_loc_fn)  # type: ignore[no-untyped-call]
         is_real = isinstance(family, Family) and isinstance(family.support, type(constraints.real))
         if not is_real or not family.has_rsample:
@@ -103,9 +108,8 @@ class AutoAutoregressive(AutoContinuous):
             )
         if not (ordering is None or ordering == "model" or isinstance(ordering, Ordering)):
             raise ValueError(f'ordering: expected an Ordering, "model" or None, got {ordering!r}')
-        if not init_scale > 0:
-            raise ValueError(f"init_scale: expected a positive number, got {init_scale}")
-        self._family, self._ordering, self._init_scale = family, ordering, init_scale
+        self._family, self._ordering = family, ordering
+        self._init_scale = as_scale(init_scale, "init_scale")
         self._hidden_features = hidden_features
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
@@ -197,8 +201,14 @@ class AutoAutoregressive(AutoContinuous):
 
         They are taken in unconstrained space, element by element, and mapped from there.
         """
+        levels = as_tensor(quantiles, "quantiles")
+        inside = (levels >= 0) & (levels <= 1)
+        if levels.dim() != 1 or not (inside.any() and inside.all()):
+            raise ValueError(
+                f"quantiles: expected numbers within [0, 1], got {described(quantiles)}"
+            )
         draws = self.get_posterior(*args, **kwargs).sample((_DRAWS,))
-        levels = torch.as_tensor(quantiles, dtype=draws.dtype, device=draws.device)
+        levels = levels.to(draws)
         result: dict[str, list[Tensor]] = {}
         for latent in draws.quantile(levels, 0):
             for site, unconstrained in self._unpack_latent(latent):  # type: ignore[no-untyped-call]

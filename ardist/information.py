@@ -21,6 +21,7 @@ from torch.distributions.kl import register_kl
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.shapes import as_integer, check_type, described, is_sequence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,8 @@ def kl_divergence(
     That holds where q is cut into the same blocks and none of them depends on one that p draws
     later. The divergence of each block is analytic where torch has it for the two families, and
     log p(x_i | earlier x) - log q(x_i | earlier x) elsewhere. For any other q it is
-    log p(x) - log q(x), in which errors cancel where q is near p.
+    log p(x) - log q(x), in which errors cancel where q is near p. An infinite divergence has no
+    gradient, and if it is estimated an infinite standard error.
 
     `torch.distributions.kl_divergence` gives the value where it is exact, and elsewhere raises a
     `NotImplementedError`.
@@ -118,6 +120,7 @@ def kl_divergence(
     tensor(0., grad_fn=<MeanBackward1>)
     """
     _check(p, num_samples)
+    check_type(q, Distribution, "q")
     if q.event_shape != p.event_shape:
         raise ValueError(
             f"q: expected the event_shape {tuple(p.event_shape)} of p, got {tuple(q.event_shape)}"
@@ -251,7 +254,16 @@ def _analytic(p: Distribution, q: Distribution) -> Tensor:
     # gradient has NaN where one is 0.
     possible = first > -torch.inf
     gap = torch.where(possible, first, 0.0) - torch.where(possible, second, 0.0)
-    return (first.exp() * gap).sum(-1)
+    return _expected(first, gap).sum(-1)
+
+
+def _expected(log_prob: Tensor, nats: Tensor) -> Tensor:
+    """Terms of an expectation: infinite, and without a gradient, where nats are infinite, even
+    where the probability rounds to 0.
+    """
+    infinite = nats == torch.inf
+    terms = log_prob.exp() * nats.masked_fill(infinite, 0.0)
+    return terms.masked_fill(infinite, torch.inf)
 
 
 def _log_probs(p: Distribution) -> Tensor | None:
@@ -268,6 +280,9 @@ def _estimate(
 ) -> Estimate:
     """The mean over draws of the sum of each block's share and, it may be, of one of the event."""
     count = num_samples or _NUM_SAMPLES
+    if prod(p.batch_shape) == 0:
+        nothing = p.log_prob(p.sample())
+        return Estimate(nothing, nothing.detach())
     # A chain of both kinds of blocks has its gradient by scores alone.
     pathwise = torch.is_grad_enabled() and p.has_rsample and p.factorization.has_rsample
     x = p.rsample((count,)) if pathwise else p.sample((count,))
@@ -276,12 +291,14 @@ def _estimate(
     total = each.sum(-1) if rest is None else each.sum(-1) + rest
     value = total.mean(0)
     variance = (total - value).detach().square().sum(0) / (count - 1)
+    variance = variance.masked_fill(value == torch.inf, torch.inf)
     if total.requires_grad and not pathwise:
         with torch.no_grad():
             reward = _from_here_on(each, own.ranks)
             reward = reward if rest is None else reward + rest.unsqueeze(-1)
             # less the mean over the other draws: n / (n - 1) of what it is less the mean
             advantage = (reward - reward.mean(0)) / (count - 1)
+            advantage = advantage.masked_fill(~advantage.isfinite(), 0.0)  # infinity has no slope
         score = (advantage * own.log_prob()).sum((0, -1))
         value = value + score - score.detach()
     return Estimate(value, (variance / count).sqrt())
@@ -302,7 +319,7 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
     possible = log_prob > -torch.inf
     log_prob = torch.where(possible, log_prob, 0.0)
     each = torch.where(possible, nats(x, log_prob), 0.0)
-    value = (log_prob.exp() * each).sum(0)
+    value = _expected(log_prob, each).sum(0)
     return Estimate(value, torch.zeros_like(value))
 
 
@@ -345,10 +362,9 @@ def _num_observed(p: Distribution) -> int:
 
 
 def _check(p: AutoregressiveDistribution, num_samples: int | None) -> None:
-    if not isinstance(p, AutoregressiveDistribution):
-        raise ValueError(f"p: expected an AutoregressiveDistribution, got {type(p).__name__}")
-    if num_samples is not None and num_samples < 2:
-        raise ValueError(f"num_samples: expected at least 2, got {num_samples}")
+    check_type(p, AutoregressiveDistribution, "p")
+    if num_samples is not None:
+        as_integer(num_samples, "num_samples", 2)
 
 
 @contextmanager
@@ -404,6 +420,7 @@ class Calibration:
             ImportError: without matplotlib.
         """
         try:
+            import matplotlib.axes
             import matplotlib.pyplot as plt
         except ImportError as error:
             raise ImportError(
@@ -416,6 +433,11 @@ class Calibration:
             columns = ceil(count / rows)
             figure = plt.figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
             axes = [figure.add_subplot(rows, columns, 1 + at) for at in range(count)]
+        axes = axes.tolist() if hasattr(axes, "tolist") else axes  # an array, as of plt.subplots
+        if not is_sequence(axes):
+            raise ValueError(f"axes: expected a sequence of them, got {described(axes)}")
+        for ax in axes:
+            check_type(ax, matplotlib.axes.Axes, "axes")
         worst = sorted(tested, key=self.p_value.tolist().__getitem__)[: len(axes)]
         for ax, block in zip(axes, sorted(worst), strict=False):
             pit = self.pit[:, block]
@@ -462,7 +484,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     fac = p.factorization
     if not any(family.has_cdf for family in fac.layout.distinct):
         raise ValueError(f"p: expected blocks with a CDF, got {fac.layout.distinct}")
-    x = p.checked(x)
+    x = p.checked(x, "x")
     lead = torch.broadcast_shapes(x.shape[: x.dim() - len(p.event_shape)], p.batch_shape)
     with _evaluating(p):
         own = _Pass(p, x.expand(*lead, *p.event_shape))
@@ -487,7 +509,8 @@ def _kolmogorov_smirnov(pit: Tensor) -> tuple[Tensor, Tensor]:
     ordered = pit.sort(0).values  # NaN last
     at = torch.arange(pit.shape[0], device=pit.device).unsqueeze(-1)
     apart = torch.maximum((at + 1) / count - ordered, ordered - at / count)
-    statistic = apart.masked_fill(at >= count, -torch.inf).amax(0)
+    apart = F.pad(apart.masked_fill(at >= count, -torch.inf), (0, 0, 0, 1), value=-torch.inf)
+    statistic = apart.amax(0)
     statistic = statistic.masked_fill(count == 0, torch.nan)
     root = count.sqrt()
     # Below 0.1 the series is slow, and its sum is 1.

@@ -4,7 +4,7 @@ A network sees rows: one leading dimension. Here events (*lead, *event_shape) be
 back; orders, observations and parameters that stand in for the network's own are told to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
@@ -19,7 +19,7 @@ from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.pathwise import attach, by_iteration, by_sweep
-from ardist.shapes import check_tensor, spelled
+from ardist.shapes import check_kind, check_tensor, check_type, described, spelled
 
 Result = TypeVar("Result")
 
@@ -53,6 +53,8 @@ class Joint:
         observed: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.network, self.core = network, unwrap(network)
+        if factorization is not None:
+            check_type(factorization, Factorization, "factorization")
         self.factorization: Factorization = factorization or self.core.factorization
         self.context, self.params, self.ranks, self.observed = context, params, ranks, observed
         self._known = self.factorization.with_forms_of(self.core.factorization)
@@ -61,7 +63,9 @@ class Joint:
             raise ValueError(f"factorization: {reason}, got {factorization}")
         self.core._tell_pyro()
         self._check_params()
-        self._context_batch = self._checked_context()
+        self._context_batch = context_batch(self.core, context)
+        if context is not None:
+            self.check_kind("context", context, exact=True)
         shapes = [self._context_batch]
         if ranks is not None:
             shapes.append(ranks.shape[:-1])
@@ -197,7 +201,14 @@ class Joint:
     # Passes of the network.
 
     def run(self, blocks: Tensor, ranks: Tensor | None) -> Tensor:
-        """The parameters of all blocks of rows, in one parallel pass."""
+        """The parameters of all blocks of rows, in one parallel pass.
+
+        An infinite block has no density, and reaches no other one: the network reads its anchor.
+        """
+        if blocks.shape[0] == 0:  # which modules may refuse: no numbers, whose gradients are zeros
+            nothing = self.reference.new_zeros(0, *self.factorization.layout.param_shape)
+            return nothing + torch.stack([part.flatten()[:0].sum() for part in self._sources]).sum()
+        blocks, _ = self.factorization.layout.finite(blocks)
         if ranks is None and not self._is_own:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
         given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
@@ -214,9 +225,6 @@ class Joint:
         """Blocks and parameters of all rows, each given what is before it in `events`."""
         lead = self.lead(events)
         blocks = self.blocks(events, lead)
-        if blocks.shape[0] == 0:  # which recurrent modules of torch refuse
-            empty = self.reference.new_empty(0, *self.factorization.layout.param_shape)
-            return blocks, empty, lead
         return blocks, self.run(blocks, self.row_ranks(lead)), lead
 
     def decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
@@ -243,8 +251,9 @@ class Joint:
         blocks, params, lead = self.teach(events)
         fac, layout = self.factorization, self.factorization.layout
         if blocks.shape[0] == 0:
-            return params.new_zeros(*lead, fac.num_blocks)
-        scores = layout.log_prob(params, blocks)
+            return params.new_zeros(*lead, fac.num_blocks) + params.sum()
+        finite, infinite = layout.finite(blocks)
+        scores = layout.log_prob(params, finite)
         if fac.end is not None:
             ranks = self.row_ranks(lead)
             scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
@@ -254,20 +263,20 @@ class Joint:
 
         def share(mask: Tensor) -> Tensor:
             if layout.is_cut(mask):
-                return layout.marginal_log_prob(params, blocks, mask)
+                return layout.marginal_log_prob(params, finite, mask)
             return torch.where(layout.whole(mask), scores, 0.0)
 
         result = scores
-        if scored is not None:
+        if observed is not None and layout.is_cut(observed[1]):
+            result = layout.given_log_prob(params, finite, observed[1], scored)
+        elif scored is not None:
             result = share(scored if observed is None else scored | observed[1])
         if observed is not None:
             values, mask = observed
-            if layout.is_cut(mask):
-                result = layout.given_log_prob(params, blocks, mask, scored)
             result = torch.where(layout.whole(mask), 0.0, result)
             differs = layout.count((blocks != values) & mask) > 0
             result = result.masked_fill(differs, -torch.inf)
-        return self.unrows(result, lead)
+        return self.unrows(result.masked_fill(infinite, -torch.inf), lead)
 
     # Draws.
 
@@ -308,47 +317,26 @@ class Joint:
 
     def _by_steps(self, decoder: Decoder, lead: Size) -> tuple[Tensor, Tensor]:
         """By plain autograd through the steps of a draw."""
-
-        def again(step: int, layout: Layout, params: Tensor, drawn: Tensor) -> Sequence[Tensor]:
-            drawn = layout.pathwise(params, drawn)
-            return drawn, layout.log_prob(params, drawn)
-
-        blocks, scores = self.through_steps(decoder, lead, again)
-        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
-        return self.events(value, lead), self.unrows(scores, lead)
-
-    def through_steps(
-        self,
-        decoder: Decoder,
-        lead: Size,
-        each: Callable[[int, Layout, Tensor, Tensor], Sequence[Tensor]],
-    ) -> tuple[Tensor, Tensor]:
-        """A draw step by step that keeps its graph: blocks and scores of all rows.
-
-        Args:
-            decoder: one that keeps the graph.
-            each: from a step, the layout of its blocks, their parameters and a draw of them to
-                the blocks as they go on, and their scores.
-        """
-        fac, layout, scores = self.factorization, self.factorization.layout, list[Tensor]()
+        fac, layout, each = self.factorization, self.factorization.layout, list[Tensor]()
         observed = self.row_observed(lead)
 
-        def take(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
-            drawn, score = each(decoder.num_taken, step, params, drawn)
-            scores.append(score)
+        def again(step: Layout, params: Tensor, drawn: Tensor) -> Tensor:
+            drawn = step.pathwise(params, drawn)
+            each.append(step.log_prob(params, drawn))
             return drawn
 
-        blocks = draw(decoder, fac, self.reference, observed, attach=take)
-        last = decoder.num_taken + 1
-        drawn = list(chain(*fac.steps[last - len(scores) : last])) if scores else []
-        found = blocks.new_zeros(blocks.shape[0], fac.num_blocks, dtype=self.reference.dtype)
-        if scores:
-            found = found.index_copy(
-                1, torch.tensor(drawn, device=blocks.device), torch.cat(scores, 1)
+        blocks = draw(decoder, fac, self.reference, observed, attach=again)
+        scores = blocks.new_zeros(blocks.shape[0], fac.num_blocks, dtype=self.reference.dtype)
+        if each:
+            last = decoder.num_taken + 1
+            drawn = list(chain(*fac.steps[last - len(each) : last]))
+            scores = scores.index_copy(
+                1, torch.tensor(drawn, device=blocks.device), torch.cat(each, 1)
             )
         if observed is not None:
-            found = found.masked_fill(layout.whole(observed[1]), 0.0)
-        return blocks, found
+            scores = scores.masked_fill(layout.whole(observed[1]), 0.0)
+        value, scores = attach(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+        return self.events(value, lead), self.unrows(scores, lead)
 
     # Gradients through draws.
 
@@ -359,6 +347,7 @@ class Joint:
         families = self.factorization.layout.distinct
         wanted = self.has_gradients() and any(family.has_rsample for family in families)
         if not wanted or x.numel() == 0:
+            x = x + self.teach(x)[1].sum() if wanted else x  # zero, with its gradients
             with self.core.evaluating():
                 return x, self.score(x) if scored else x.new_zeros(())
         lead = self.lead(x)
@@ -367,9 +356,14 @@ class Joint:
 
     def has_gradients(self, *others: Tensor) -> bool:
         """Whether a gradient is kept of these, or of what makes the joint."""
-        given = (self.context, *(self.params or {}).values(), *(self.observed or ()))
-        sources = (*others, *self.core.parameters(), *(part for part in given if part is not None))
+        sources = (*others, *self._sources, *(self.observed or ()))
         return torch.is_grad_enabled() and any(part.requires_grad for part in sources)
+
+    @property
+    def _sources(self) -> list[Tensor]:
+        """What parameters are computed from."""
+        own = [self.reference, *(self.params or {}).values(), *self.core.parameters()]
+        return own if self.context is None else [*own, self.context]
 
     def attach_rows(
         self,
@@ -423,10 +417,12 @@ class Joint:
     def _check_params(self) -> None:
         if self.params is None:
             return
+        check_type(self.params, Mapping, "params")
         own, name = dict(self.core.named_parameters()), type(self.core).__name__
-        if unknown := sorted(set(self.params) - set(own)):
+        if unknown := sorted(set(self.params) - set(own), key=str):
             raise ValueError(f"params: {name} has no parameters {unknown}")
         for key, value in self.params.items():
+            check_tensor(value, f"params[{key!r}]")
             if value.shape != own[key].shape:
                 raise ValueError(
                     f"params: expected {key!r} of shape {tuple(own[key].shape)}, as in {name}, got "
@@ -434,45 +430,34 @@ class Joint:
                     f"torch.func.vmap, and in Pyro vectorize_particles=False or parallel=False"
                 )
 
-    def _checked_context(self) -> Size:
-        """The leading dimensions of a context that fits the network."""
-        context, shape = self.context, self.core.context_shape
-        if context is None:
-            if shape:
-                raise ValueError(
-                    f"context: expected (*batch_shape, {spelled(shape)}), got none; "
-                    f"the network was built with context_shape {tuple(shape)}"
-                )
-            return Size()
-        check_tensor(context, "context")
-        if not shape:
-            raise ValueError(
-                f"context: expected none, since the network was built with context_shape (), "
-                f"got {tuple(context.shape)}"
-            )
-        if context.shape[-len(shape) :] != shape:
-            labels = context.dtype == torch.int64
-            hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
-            raise ValueError(
-                f"context: expected (*batch_shape, {spelled(shape)}), got "
-                f"{tuple(context.shape)}{hint}"
-            )
-        self.check_kind("context", context, exact=True)
-        return context.shape[: -len(shape)]
-
     def check_kind(self, name: str, tensor: Tensor, exact: bool) -> None:
         """That dtype and device are the network's; integers pass for floats if not `exact`."""
-        like = self.reference
-        if tensor.device != like.device:
+        check_kind(tensor, name, self.reference, exact)
+
+
+def context_batch(network: Any, context: Tensor | None) -> Size:
+    """The leading dimensions of a context, whose others fit the network."""
+    shape = network.context_shape
+    if context is None:
+        if shape:
             raise ValueError(
-                f"{name}: expected a tensor on {like.device}, as the network, got {tensor.device}"
+                f"context: expected (*batch_shape, {spelled(shape)}), got none; "
+                f"the network was built with context_shape {tuple(shape)}"
             )
-        floats = tensor.is_floating_point() or tensor.is_complex()
-        if tensor.dtype != like.dtype and (exact or floats):
-            raise ValueError(
-                f"{name}: expected dtype {like.dtype}, as the network, got {tensor.dtype}; "
-                f"{name}.to({like.dtype}) converts it"
-            )
+        return Size()
+    check_tensor(context, "context")
+    if not shape:
+        raise ValueError(
+            f"context: expected none, since the network was built with context_shape (), "
+            f"got {tuple(context.shape)}"
+        )
+    if context.shape[-len(shape) :] != shape:
+        labels = context.dtype == torch.int64
+        hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
+        raise ValueError(
+            f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}{hint}"
+        )
+    return context.shape[: -len(shape)]
 
 
 class _Scope(nn.Module):
@@ -486,13 +471,13 @@ class _Scope(nn.Module):
         return function(*args)
 
 
-def unwrap(network: nn.Module) -> Any:
+def unwrap(network: nn.Module, name: str = "network") -> Any:
     """The conditional network inside what `torch.compile` or DDP made of it."""
     core: Any = network
-    while not hasattr(core, "factorization"):
+    while not (isinstance(core, nn.Module) and hasattr(core, "factorization")):
         inner = getattr(core, "_orig_mod", None) or getattr(core, "module", None)
-        if inner is None:
-            raise ValueError(f"network: expected a conditional network, got {network!r}")
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"{name}: expected a conditional network, got {described(network)}")
         core = inner
     return core
 

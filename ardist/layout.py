@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
-from ardist.shapes import outside_modes
+from ardist.shapes import constant, outside_modes
 
 
 class Layout:
@@ -110,9 +110,28 @@ class Layout:
 
     def anchor(self, like: Tensor) -> Tensor:
         """Values well inside the support, always the same: (*value_shape)."""
-        each = {family: family.anchor().reshape(-1) for family in self.distinct}
-        whole = torch.cat([each[family] for family in self.families])
-        return whole.reshape(self.value_shape).to(like.device, self.dtype(like.dtype))
+        each = torch.tensor(self.anchors, dtype=self.dtype(like.dtype), device=like.device)
+        return (each if self.flat else each.repeat(self.num_blocks)).reshape(self.value_shape)
+
+    @constant
+    def anchors(self) -> list[float]:
+        """What `anchor` is made of: of all blocks, or of one where all are alike."""
+        found = {family: family.anchor().flatten().tolist() for family in self.distinct}
+        return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
+
+    def finite(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Values in which blocks with an infinite element are at their anchor, and which blocks
+        these are, (..., num_blocks) bool.
+        """
+        parts = zip(self.distinct, self.split("value", values), strict=True)
+        each = [
+            part.isinf().flatten(-len(f.event_shape)).any(-1) if f.event_shape else part.isinf()
+            for f, part in parts
+        ]
+        infinite = self._join("block", each)
+        if values.is_floating_point():
+            values = torch.where(self.spread(infinite), self.anchor(values), values)
+        return values, infinite
 
     def spread(self, each: Tensor) -> Tensor:
         """What is known of each block, (..., num_blocks), for each of its elements."""
@@ -209,8 +228,6 @@ class Layout:
 
     def push(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The draws that this noise gives, which may be more precise than the parameters."""
-        if noise[0].dtype != params.dtype:
-            return self.push(params.to(noise[0].dtype), noise).to(self.dtype(params.dtype))
         if not self.flat:  # what follows is the same, and this is in the innermost loop
             return self.distinct[0].push(params, noise[0])
         parts = zip(self.distinct, self.split("param", params), noise, strict=True)

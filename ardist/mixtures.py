@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from copy import copy
 from math import prod
+from types import MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,15 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.families.base import log_sum_exp
 from ardist.joint import unwrap
 from ardist.ordering import Ordering
-from ardist.shapes import expanded, over_batch
+from ardist.shapes import (
+    as_flag,
+    as_shape,
+    check_type,
+    described,
+    expanded,
+    is_sequence,
+    over_batch,
+)
 
 
 class Mixture(TorchDistribution):
@@ -66,13 +75,12 @@ class Mixture(TorchDistribution):
         *,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(mixing, Categorical):
-            raise ValueError(f"mixing: expected a Categorical, got {mixing!r}")
-        if not isinstance(components, Sequence) or not components:
-            raise ValueError(f"components: expected a sequence of some, got {components!r}")
+        check_type(mixing, Categorical, "mixing")
+        if validate_args is not None:
+            as_flag(validate_args, "validate_args")
+        _check_some(components, "components")
         for index, component in enumerate(components):
-            if not isinstance(component, Distribution):
-                raise ValueError(f"components[{index}]: expected a distribution, got {component!r}")
+            check_type(component, Distribution, f"components[{index}]")
             if component.event_shape != components[0].event_shape:
                 raise ValueError(
                     f"components[{index}]: expected the event_shape "
@@ -131,7 +139,7 @@ class Mixture(TorchDistribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events, each of a component that is drawn first."""
         with torch.no_grad():
-            return self._draw(Size(sample_shape), pathwise=False)
+            return self._draw(as_shape(sample_shape, "sample_shape"), pathwise=False)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events with gradients, which are exact: the choice of a component depends on nothing.
@@ -147,7 +155,7 @@ class Mixture(TorchDistribution):
                 "rsample: no gradients through draws to the weights, which require them; "
                 "detach them, or leave the gradient to the score function"
             )
-        return self._draw(Size(sample_shape), pathwise=True)
+        return self._draw(as_shape(sample_shape, "sample_shape"), pathwise=True)
 
     def _draw(self, sample_shape: Size, pathwise: bool) -> Tensor:
         which = self.mixing.expand(sample_shape + self.batch_shape).sample()
@@ -172,6 +180,7 @@ class Mixture(TorchDistribution):
         Raises:
             NotImplementedError: where a component does not enumerate its own.
         """
+        as_flag(expand, "expand")
         some = self._sequences or self.components[:1]
         each = [part.enumerate_support(expand=False) for part in some]
         states = torch.cat([part.reshape(part.shape[0], *self.event_shape) for part in each])
@@ -230,8 +239,7 @@ class OrderingMixture(Mixture):
         params: Mapping[str, Tensor] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        if not isinstance(orderings, Sequence) or not orderings:
-            raise ValueError(f"orderings: expected a sequence of some, got {orderings!r}")
+        _check_some(orderings, "orderings")
         whole = AutoregressiveDistribution(
             network, context, params=params, validate_args=validate_args
         )
@@ -262,12 +270,16 @@ class OrderingMixture(Mixture):
         )
 
 
+def _check_some(values: Sequence[object], name: str) -> None:
+    if not is_sequence(values) or not values:
+        raise ValueError(f"{name}: expected a sequence of some, got {described(values)}")
+
+
 def _under(
     joint: AutoregressiveDistribution, ordering: Ordering, name: str
 ) -> AutoregressiveDistribution:
     """A joint under another ordering, or an error that says which one it was."""
-    if not isinstance(ordering, Ordering):
-        raise ValueError(f"{name}: expected an Ordering, got {ordering!r}")
+    check_type(ordering, Ordering, name)
     try:
         return joint.with_ordering(ordering)
     except ValueError as error:
@@ -304,16 +316,18 @@ def _check_supports(components: Sequence[Distribution]) -> None:
 
 def _key(value: Any) -> Any:
     """What constraints that allow the same have in common; for other values, what they equal."""
-    if isinstance(value, BlockConstraint):
-        parts = [_key(family.support) for family in value.layout.families]
-        if value.layout.families[0].support.event_dim == 0 and all(p == parts[0] for p in parts):
-            return value.event_dim, *parts[0][1:]
-        return value.event_dim, parts, value.elements.tolist(), value.event_shape
     if isinstance(value, constraints.Constraint):
         dim = value.event_dim
         while isinstance(value, constraints.independent):
             value = value.base_constraint
-        return dim, type(value), {name: _key(part) for name, part in vars(value).items()}
+        if not isinstance(value, BlockConstraint):
+            return dim, type(value), {name: _key(part) for name, part in vars(value).items()}
+        parts = [_key(family.support) for family in value.layout.families]
+        if value.layout.families[0].support.event_dim == 0 and all(p == parts[0] for p in parts):
+            return dim, *parts[0][1:]
+        return dim, parts, value.elements.tolist(), value.event_shape
+    if isinstance(value, MethodType):  # of a factorization, which is compared by value
+        return value.__self__
     if isinstance(value, list | tuple):
         return [_key(part) for part in value]
     return value.tolist() if isinstance(value, Tensor) else value

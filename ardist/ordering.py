@@ -9,7 +9,15 @@ import torch
 from torch import Size, Tensor
 
 from ardist.curves import CURVES, ranks_of
-from ardist.shapes import as_integers, as_positive, as_size, shortened
+from ardist.shapes import (
+    as_integer,
+    as_integers,
+    as_positive,
+    as_size,
+    as_tensor,
+    check_type,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +60,7 @@ class Ordering:
     @staticmethod
     def permutation(perm: Sequence[int] | Tensor) -> "Ordering":
         """`perm[k]` is the block, counted in raster order, that is drawn k-th."""
-        values = tuple(int(block) for block in torch.as_tensor(perm).flatten().tolist())
+        values = tuple(as_integers(perm, "perm").flatten().tolist())
         if sorted(values) != list(range(len(values))):
             raise ValueError(
                 f"perm: expected a permutation of 0, ..., {len(values) - 1}, "
@@ -63,7 +71,7 @@ class Ordering:
     @staticmethod
     def random(seed: int = 0) -> "Ordering":
         """A permutation drawn from `seed`: the same seed and grid always give the same order."""
-        return Ordering("random", (seed,))
+        return Ordering("random", (as_integer(seed, "seed"),))
 
     @staticmethod
     def column_major() -> "Ordering":
@@ -152,15 +160,21 @@ class Ordering:
         A block's dependencies are its parents, not all that is shallower, and its rank is the
         length of the longest path that leads to it. A cycle is a `ValueError` that names it.
         """
-        parents = torch.as_tensor(adjacency).bool()
+        edges = as_tensor(adjacency, "adjacency")
+        parents = edges == 1
         if parents.dim() != 2 or parents.shape[0] != parents.shape[1]:
             raise ValueError(f"adjacency: expected a square matrix, got {tuple(parents.shape)}")
+        if not (parents | (edges == 0)).all():
+            raise ValueError(
+                f"adjacency: expected 0 and 1, got {shortened(edges.unique().tolist())}"
+            )
         _depths(parents)
         values = tuple(parents.flatten().int().tolist())
         return Ordering("from_graph", values, (parents.shape[0],))
 
     def ranks(self, grid_shape: Size) -> Tensor:
         """Ranks 0, 1, ... of the blocks: (*grid_shape) int64; a `ValueError` if they misfit."""
+        grid_shape = as_size(grid_shape, "grid_shape")
         if self._grid is None:
             return CURVES[self.name](grid_shape, *self.arguments)
         if self.name == "from_ranks":
@@ -228,6 +242,7 @@ class Ordering:
             ValueError: for a grid of other dimensions, or one that the ordering does not fit.
         """
         try:
+            import matplotlib.axes
             import matplotlib.pyplot as plt
         except ImportError as error:
             raise ImportError(
@@ -238,8 +253,8 @@ class Ordering:
             raise ValueError(f"grid_shape: expected one or two dimensions, got {tuple(grid)}")
         ranks = torch.atleast_2d(self.ranks(grid))
         last = int(ranks.max())
-        if ax is None:
-            ax = plt.subplots()[1]
+        ax = plt.subplots()[1] if ax is None else ax
+        check_type(ax, matplotlib.axes.Axes, "ax")
         ax.imshow(ranks.numpy(), cmap="Blues_r", vmax=2 * last + 1)  # dark enough for white numbers
         order = ranks.flatten().argsort()
         rows, columns = (index.tolist() for index in torch.unravel_index(order, ranks.shape))

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ardist.shapes import as_integers, as_positive, as_size, shortened
+from ardist.shapes import (
+    as_integer,
+    as_integers,
+    as_size,
+    described,
+    is_integer,
+    is_sequence,
+    shortened,
+)
 
 
 class Cut(NamedTuple):
@@ -48,7 +56,7 @@ class Partition:
         """
         if not dims:
             raise ValueError("dims: expected at least one dimension to cut along, got none")
-        return Partition("along", tuple(dims))
+        return Partition("along", tuple(as_integer(dim, "dims") for dim in dims))
 
     @staticmethod
     def patches(size: int | Sequence[int]) -> "Partition":
@@ -58,11 +66,10 @@ class Partition:
         image `(28, 28, 3)` cut into `patches((4, 4))` is a grid `(7, 7)` of blocks `(4, 4, 3)`.
         An integer is the size along every dimension of the event.
         """
-        if isinstance(size, int):
-            return Partition("patches", (as_positive(size, "size"),))
-        if not size:
+        sides = tuple(as_size(size, "size"))
+        if not sides:
             raise ValueError("size: expected at least one dimension, got none")
-        return Partition("patches", (tuple(as_size(size, "size")),))
+        return Partition("patches", sides if is_integer(size) else (sides,))
 
     @staticmethod
     def from_labels(labels: Sequence[Any] | Tensor) -> "Partition":
@@ -88,14 +95,14 @@ class Partition:
         A size 1 is a block of shape `()`, a size n a block of shape `(n,)`, and a tuple is the
         block's shape itself.
         """
-        if not sizes:
-            raise ValueError("sizes: expected at least one block, got none")
-        return Partition(
-            "split", tuple(size if isinstance(size, int) else tuple(size) for size in sizes)
-        )
+        if not is_sequence(sizes) or not sizes:
+            raise ValueError(f"sizes: expected one for each block, got {described(sizes)}")
+        each = ((as_size(size, "sizes"), is_integer(size)) for size in sizes)
+        return Partition("split", tuple(one[0] if flat else tuple(one) for one, flat in each))
 
     def cut(self, event_shape: torch.Size) -> Cut:
         """The blocks of an event of this shape; a `ValueError` where it cannot be cut so."""
+        event_shape = as_size(event_shape, "event_shape")
         elements = torch.arange(math.prod(event_shape))
         if self.name == "scalars":
             return Cut(event_shape, (torch.Size(),), elements)

@@ -12,12 +12,21 @@ from torch.distributions import Distribution
 
 from ardist.decoding import Decoder, Forced
 from ardist.distribution import AutoregressiveDistribution
+from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.families.truncated import state_logits_of
 from ardist.families.univariate import gumbel
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import as_positive
+from ardist.shapes import (
+    as_flag,
+    as_positive,
+    as_shape,
+    as_tolerance,
+    check_type,
+    described,
+    is_sequence,
+)
 
 __all__ = ["Step", "ancestral", "beam_search", "fixed_point", "greedy", "without_replacement"]
 
@@ -85,12 +94,14 @@ def ancestral(
     >>> step.event.shape
     torch.Size([5, 3])
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     if given is not None:
+        if not is_sequence(given) or len(given) != 2:
+            raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
-    rows = _Rows(p, Size(sample_shape) + p.batch_shape)
+    rows = _Rows(p, as_shape(sample_shape, "sample_shape") + p.batch_shape)
     steps: Iterable[int] = range(rows.factorization.num_steps)
-    if progress:
+    if as_flag(progress, "progress"):
         try:
             steps = import_module("tqdm").tqdm(steps)
         except ImportError as error:
@@ -151,16 +162,13 @@ def fixed_point(
     >>> x.shape, passes < 20
     (torch.Size([64]), True)
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     layout, like = p.factorization.layout, p.joint.reference
     if not layout.has_push:
         without = [family for family in layout.distinct if not family.has_push]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
-    if tol is None:
-        tol = 8 * torch.finfo(like.dtype).eps
-    elif not tol >= 0:
-        raise ValueError(f"tol: expected a number of at least 0, got {tol!r}")
-    lead = Size(sample_shape) + p.batch_shape
+    tol = 8 * torch.finfo(like.dtype).eps if tol is None else as_tolerance(tol, "tol")
+    lead = as_shape(sample_shape, "sample_shape") + p.batch_shape
     if prod(lead) == 0:
         return p.sample(sample_shape), 0
     blocks, passes = _call(p, _iterate, p, lead, tol)
@@ -238,7 +246,7 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
     >>> x.shape, bool((log_prob[:-1] >= log_prob[1:]).all())
     (torch.Size([5, 9]), True)
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     events, log_prob, _ = _call(p, _search, p, as_positive(width, "width"), False)
     return events, log_prob
 
@@ -269,7 +277,7 @@ def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, 
     >>> len(x.unique(dim=0))
     20
     """
-    _check(p)
+    check_type(p, AutoregressiveDistribution, "p")
     return _call(p, _search, p, as_positive(k, "k"), True)
 
 
@@ -281,6 +289,9 @@ def _search(
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
+    if prod(p.batch_shape) == 0:
+        scores = p.joint.reference.new_zeros(1, *p.batch_shape)
+        return p.sample((1,)), scores, scores
     rows = _Rows(p, p.batch_shape)
     fac, decoder, batch = rows.factorization, rows.decoder(), rows.anchor.shape[0]
     forced = Forced(fac, rows.observed)
@@ -354,8 +365,6 @@ class _Rows:
 
     def __init__(self, p: AutoregressiveDistribution, lead: Size) -> None:
         fac, layout = p.factorization, p.factorization.layout
-        if prod(lead) == 0:
-            raise ValueError(f"p: expected at least one event to draw, got shape {tuple(lead)}")
         ranks, observed = p.joint.row_ranks(lead), p.joint.row_observed(lead)
         if ranks is None:
             order = list(chain(*fac.steps))
@@ -380,6 +389,8 @@ class _Rows:
             self.observed, self.is_cut = (values, mask), layout.is_cut(observed[1])
 
     def decoder(self) -> Decoder:
+        if prod(self._lead) == 0:
+            return _NoRows(self.factorization, self.like)
         return self.p.joint.decoder(prod(self._lead), self._ranks)
 
     def put(self, blocks: Tensor, values: Tensor, start: int) -> Tensor:
@@ -389,7 +400,7 @@ class _Rows:
     def _at(self, values: Tensor, start: int) -> Tensor:
         """Where in raster order values belong that are drawn from `start` on."""
         at = self._columns[:, start : start + values.shape[1]]
-        at = at if at.shape[0] == 1 else at.repeat(values.shape[0] // at.shape[0], 1)
+        at = at if at.shape[0] == 1 else at.repeat(values.shape[0] // max(1, at.shape[0]), 1)
         return at.reshape(*at.shape, *(1,) * (values.dim() - 2)).expand_as(values)
 
     def events(self, blocks: Tensor, lead: Size) -> Tensor:
@@ -444,15 +455,14 @@ class _Rows:
         conditional: Distribution | tuple[Distribution, ...]
         shown: Tensor | tuple[Tensor, ...]
         if not layout.flat:
-            conditional, shown = layout.families[0](params), value
-            if fac.end is not None:
-                conditional = fac.padded(conditional, ended)
+            family, shown = layout.families[0], value
+            conditional = family(params) if fac.end is None else fac.padded(family, params, ended)
         else:
-            pieces = zip(layout.families, _by_block(layout, params), strict=True)
-            conditional = tuple(family(piece) for family, piece in pieces)
-            if fac.end is not None:
-                after = ended.squeeze(-1)
-                conditional = tuple(fac.padded(one, after) for one in conditional)
+            pairs = zip(layout.families, _by_block(layout, params), strict=True)
+            conditional = tuple(
+                family(piece) if fac.end is None else fac.padded(family, piece, ended.squeeze(-1))
+                for family, piece in pairs
+            )
             values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
             shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
         if self._ranks is None:
@@ -462,9 +472,19 @@ class _Rows:
         return Step(step, blocks, conditional, shown, self.events(event, self._lead))
 
 
-def _check(p: AutoregressiveDistribution) -> None:
-    if not isinstance(p, AutoregressiveDistribution):
-        raise ValueError(f"p: expected an AutoregressiveDistribution, got {p!r}")
+class _NoRows(Decoder):
+    """Of no events, which networks need not serve."""
+
+    def __init__(self, factorization: Factorization, like: Tensor) -> None:
+        super().__init__(factorization, 0)
+        self._like = like
+
+    def step(self, previous: Tensor | None) -> Tensor:
+        self.num_taken += previous is not None
+        return self._like.new_empty(0, *self.factorization.step_layouts[self.num_taken].param_shape)
+
+    def select(self, rows: Tensor) -> None:
+        pass
 
 
 def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:

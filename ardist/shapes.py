@@ -1,8 +1,10 @@
 """Shapes: checks of what users give, batches that are expanded, and the modes of torch around."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -41,44 +43,144 @@ def is_recorded() -> bool:
     depend on those at hand.
     """
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
-    return torch.jit.is_tracing() or exporting()
+    return torch._C._is_tracing() or exporting()
 
 
-def as_size(shape: int | Iterable[int], name: str) -> torch.Size:
+def as_size(shape: Any, name: str) -> torch.Size:
     """`shape` as a `torch.Size` of positive integers, or a `ValueError` that calls it `name`."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
-        raise ValueError(f"{name}: expected positive integers, got {sizes}")
+    sizes = (shape,) if is_integer(shape) else shape
+    if not is_sequence(sizes) or not all(is_integer(size) and size > 0 for size in sizes):
+        raise ValueError(f"{name}: expected positive integers, got {described(shape)}")
+    return torch.Size(map(int, sizes))
+
+
+def as_shape(shape: Any, name: str) -> torch.Size:
+    """A batch_shape or sample_shape as a `torch.Size`, or a `ValueError` that calls it `name`."""
+    if not is_sequence(shape) or not all(map(_is_count, shape)):
+        raise ValueError(
+            f"{name}: expected a sequence of integers of at least 0, got {described(shape)}"
+        )
+    plain = int | torch.SymInt | Tensor  # the last two while tracing: they stay what they are
+    sizes: list[Any] = [size if isinstance(size, plain) else int(size) for size in shape]
     return torch.Size(sizes)
 
 
-def as_positive(value: int, name: str) -> int:
+def as_integer(value: Any, name: str, least: float = -math.inf) -> int:
+    """`value` if it is an integer that large, else a `ValueError` that calls it `name`."""
+    if not is_integer(value) or value < least:
+        above = {-math.inf: "an integer", 1: "a positive integer"}
+        wanted = above.get(least, f"an integer of at least {least}")
+        raise ValueError(f"{name}: expected {wanted}, got {described(value)}")
+    whole: int = int(value) if isinstance(value, Integral) else value
+    return whole
+
+
+def as_positive(value: Any, name: str) -> int:
     """`value` if it is a positive integer, else a `ValueError` that calls it `name`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return as_integer(value, name, 1)
+
+
+def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) -> float:
+    """`value` if it is a number for which that holds, else a `ValueError` that calls it `name`."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not holds(float(value)):
+        raise ValueError(f"{name}: expected {wanted}, got {described(value)}")
+    return value if type(value) is int else float(value)
+
+
+def as_scale(value: Any, name: str) -> float:
+    """`value` if it is a positive number, else a `ValueError` that calls it `name`."""
+    return as_real(value, name, "a positive number", lambda x: 0 < x < math.inf)
+
+
+def as_tolerance(value: Any, name: str) -> float:
+    """`value` if it is a number of at least 0, else a `ValueError` that calls it `name`."""
+    return as_real(value, name, "a number of at least 0", lambda x: 0 <= x < math.inf)
+
+
+def as_probability(value: Any, name: str) -> float:
+    """`value` if it is a probability below 1, else a `ValueError` that calls it `name`."""
+    return as_real(value, name, "a probability below 1", lambda x: 0 <= x < 1)
+
+
+def as_flag(value: Any, name: str) -> bool:
+    """`value` if it is True or False, else a `ValueError` that calls it `name`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, got {described(value)}")
     return value
 
 
-def as_probability(value: float, name: str) -> float:
-    """`value` if it is a probability below 1, else a `ValueError` that calls it `name`."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}: expected a probability below 1, got {value}")
+def as_callable(value: Any, name: str) -> Any:
+    """`value` if it can be called, else a `ValueError` that calls it `name`."""
+    if not callable(value):
+        raise ValueError(f"{name}: expected a callable, got {described(value)}")
+    return value
+
+
+def as_choice(value: Any, choices: Iterable[str], name: str) -> str:
+    """`value` if it is one of the choices, else a `ValueError` that calls it `name`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {list(choices)}, got {described(value)}")
     return value
 
 
 def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
     """`values` as a tensor of integers, or a `ValueError` that calls them `name`."""
-    tensor = torch.as_tensor(values)
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+    tensor = as_tensor(values, name)
+    if tensor.is_floating_point() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: expected integers, got {tensor.dtype}")
     return tensor
 
 
-def expanded(p: Distribution, batch_shape: Iterable[int], instance: Any, **changes: Any) -> Any:
+def as_tensor(values: Any, name: str) -> Tensor:
+    """Real numbers as a tensor, or a `ValueError` that calls them `name`."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: expected numbers, got {described(values)}") from error
+    check_data(tensor, name)
+    return tensor
+
+
+def check_type(value: object, kind: type, name: str) -> None:
+    """A `ValueError` that calls a value `name` if it is not of this class."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"{name}: expected {article} {kind.__name__}, got {described(value)}")
+
+
+def is_sequence(value: object) -> bool:
+    """Whether a value is a sequence, and no string."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is an integer of Python or numpy, or a symbol for one; no truth value."""
+    if type(value) is int:  # the usual one, before what is slower
+        return True
+    return isinstance(value, Integral | torch.SymInt) and not isinstance(value, bool)
+
+
+def _is_count(size: Any) -> bool:
+    """Whether it is an integer of at least 0; tracing has a tensor or a symbol for a size."""
+    if isinstance(size, Tensor):
+        return torch._C._is_tracing() and not size.is_floating_point()
+    return is_integer(size) and size >= 0
+
+
+def described(value: object) -> str:
+    """A value in messages, however large it is."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def expanded(p: Distribution, batch_shape: Sequence[int], instance: Any, **changes: Any) -> Any:
     """A distribution, with changed attributes, under a larger batch_shape, in constant time: in
     `instance` if there is one. A `ValueError` where it cannot be expanded to that.
     """
-    old, wanted = p.batch_shape, torch.Size(batch_shape)
+    old, wanted = p.batch_shape, as_shape(batch_shape, "batch_shape")
     spare = len(wanted) - len(old)
     pairs = zip(old, wanted[max(spare, 0) :], strict=False)
     if spare < 0 or any(one not in (1, size) for one, size in pairs):
@@ -98,9 +200,34 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
 
 
 def check_tensor(value: object, name: str) -> None:
-    """A `ValueError` that calls a value `name` if it is not a tensor."""
+    """A `ValueError` that calls a value `name` if it is not a dense tensor."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise ValueError(
+            f"{name}: expected a dense tensor, got {value.layout}; {name}.to_dense() converts it"
+        )
+
+
+def check_data(value: object, name: str) -> None:
+    """A `ValueError` that calls a value `name` if it is not a dense tensor with real entries."""
+    check_tensor(value, name)
+    if isinstance(value, Tensor) and (value.device.type == "meta" or value.is_complex()):
+        raise ValueError(f"{name}: expected real numbers, got {described(value)}")
+
+
+def check_kind(tensor: Tensor, name: str, like: Tensor, exact: bool) -> None:
+    """That dtype and device are the network's; integers pass for floats if not `exact`."""
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name}: expected a tensor on {like.device}, as the network, got {tensor.device}"
+        )
+    floats = tensor.is_floating_point() or tensor.is_complex()
+    if tensor.dtype != like.dtype and (exact or floats):
+        raise ValueError(
+            f"{name}: expected dtype {like.dtype}, as the network, got {tensor.dtype}; "
+            f"{name}.to({like.dtype}) converts it"
+        )
 
 
 def leading(shape: torch.Size, event: torch.Size, batch: torch.Size, name: str) -> torch.Size:

@@ -2,8 +2,12 @@
 
 import copy
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -13,8 +17,10 @@ from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.joint import unwrap
+from ardist.joint import Joint, unwrap
 from ardist.layout import Layout
+from ardist.ordering import Ordering
+from ardist.shapes import as_integer, as_positive, as_tolerance
 
 __all__ = [
     "CheckError",
@@ -60,7 +66,7 @@ class Reach:
 
 
 def check_autoregressive(
-    network: nn.Module,
+    network: nn.Module | AutoregressiveDistribution,
     context: Tensor | None = None,
     *,
     factorization: Factorization | None = None,
@@ -69,11 +75,17 @@ def check_autoregressive(
 ) -> Reach:
     """Changes one block at a time and looks at which conditionals react.
 
-    It works for discrete and continuous blocks alike, on a copy of the network in float64 and
-    in evaluation mode, around `num_draws` random events.
+    It works for discrete and continuous blocks alike, on a copy of the network in float64 on the
+    CPU, around `num_draws` random events that make one batch. A block is changed in all of them.
+
+    The network is checked in evaluation mode, which is the mode of the result, and in training
+    mode, with the same dropout in each pass. So batch norm over positions is found, which leaks
+    only while the network is trained. Batch norm over the rows of a batch is no leak: it makes
+    rows depend on each other, but no block on a later one.
 
     Args:
-        network: a conditional network.
+        network: a conditional network, or a distribution, which also gives the context and the
+            factorization; of rows with orders of their own, the first one's order.
         context: one context or several, (*batch_shape, *context_shape); the first one is used.
         factorization: in place of the network's own.
 
@@ -86,85 +98,141 @@ def check_autoregressive(
     >>> ad.testing.check_autoregressive(net).reach
     1.0
     """
-    net = copy.deepcopy(unwrap(network)).double().eval()
+    num_draws, seed = as_positive(num_draws, "num_draws"), as_integer(seed, "seed")
+    net, context, factorization = _copied(network, context, factorization)
+    net.to("cpu", torch.float64)
     fac = factorization or net.factorization
-    layout, count = fac.layout, fac.num_blocks
+    layout = fac.layout
     ranks = None if factorization is None else fac.ranks.flatten()
     if context is not None:
-        context = context.reshape(-1, *net.context_shape)[:1].double()
+        context = context[:1].to("cpu", torch.float64)
     owner = torch.repeat_interleave(torch.tensor(layout.sizes["param"]))  # of each parameter
-    influence = torch.zeros(count, count, dtype=torch.bool)
-    reacts = torch.zeros(count, dtype=torch.bool)
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        with torch.no_grad():
-            for _ in range(num_draws):
-                base, other = _two_events(layout)
-                first = net(base, context, ranks)
-                for start in range(0, count, 64):
-                    blocks = list(range(start, min(start + 64, count)))
-                    changed = torch.cat(
-                        [
-                            layout.put(base, [block], layout.take("value", other, [block]))
-                            for block in blocks
-                        ]
-                    )
-                    influence[:, blocks] |= _reactions(net(changed, context, ranks), first, owner).T
-                if context is not None:
-                    moved = net(base, context + torch.randn_like(context), ranks)
-                    reacts |= _reactions(moved, first, owner)[0]
-    finally:
-        torch.set_rng_state(generator_state)
+
+    def run(blocks: Tensor, context: Tensor | None) -> Tensor:
+        torch.manual_seed(seed)  # the same units drop out
+        params: Tensor = net(blocks, context, ranks)
+        return params
+
+    def influence_on(first: Tensor) -> Tensor:
+        reactions = [
+            _reactions(
+                run(layout.put(base, [block], layout.take("value", other, [block])), context),
+                *(first, owner),
+            )
+            for block in range(fac.num_blocks)
+        ]
+        return torch.stack(reactions, -1)
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _default_dtype(torch.float64):
+        torch.manual_seed(seed)
+        base, other = _two_events(layout, max(num_draws, 2))  # batch norm needs two
+        moved = None if context is None else context + torch.randn_like(context)
+        net.eval()
+        first = run(base, context)
+        influence = influence_on(first)
+        _raise_leaks(influence, fac, "")
+        context_reach = None
+        if moved is not None:
+            reacts = _reactions(run(base, moved), first, owner)
+            context_reach = reacts.double().mean().item()
+        net.train()
+        trained = run(base, context)
+        if not torch.equal(trained, first):
+            _raise_leaks(influence_on(trained), fac, " in training mode")
+    allowed = int(fac.dependencies.sum())
+    reach = 1.0 if allowed == 0 else int(influence.sum()) / allowed
+    return Reach(influence, reach, context_reach)
+
+
+def _raise_leaks(influence: Tensor, fac: Factorization, where: str) -> None:
     leaks = (influence & ~fac.dependencies).nonzero().tolist()
     if leaks:
         reader, read = leaks[0]
         order = fac.ranks.flatten()
         raise CheckError(
-            f"{len(leaks)} leaks: the parameters of {fac.block_name(reader)} (rank "
+            f"{len(leaks)} leaks{where}: the parameters of {fac.block_name(reader)} (rank "
             f"{order[reader]}) react to {fac.block_name(read)} (rank {order[read]}), on which "
             f"they may not depend"
         )
-    allowed = int(fac.dependencies.sum())
-    return Reach(
-        influence,
-        1.0 if allowed == 0 else int(influence.sum()) / allowed,
-        None if context is None else reacts.double().mean().item(),
-    )
 
 
-def _two_events(layout: Layout) -> tuple[Tensor, Tensor]:
-    """Two random events (1, ...), different in every block that has more than one value."""
+def _copied(
+    network: nn.Module | AutoregressiveDistribution,
+    context: Tensor | None,
+    factorization: Factorization | None,
+) -> tuple[Any, Tensor | None, Factorization | None]:
+    """A copy of the network, its contexts in rows, and the factorization if not the network's own.
+
+    A distribution gives what is None.
+    """
+    params = None
+    if isinstance(network, AutoregressiveDistribution):
+        joint, params = network.joint, network.params
+        context = joint.context if context is None else context
+        if joint.ranks is not None:
+            ranks = joint.ranks.flatten(0, -2)[0].reshape(joint.factorization.grid_shape)
+            ordering = Ordering.from_ranks(ranks.cpu())
+            factorization = factorization or joint.factorization.with_ordering(ordering)
+        elif not joint._is_own:
+            factorization = factorization or joint._known
+        network = joint.network
+    Joint(network, factorization, context)  # raises what does not fit
+    # Together, since families may hold modules of the network.
+    net, factorization = copy.deepcopy((unwrap(network), factorization))
+    if params is not None:
+        net.load_state_dict(params, strict=False)
+    if context is not None:
+        context = context.reshape(-1, *net.context_shape)
+    return net, context, factorization
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What networks and families make of plain numbers, as in a network of that dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _two_events(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
+    """Random events (rows, ...), twice, with different blocks where there is more than a value."""
     dtype = layout.dtype(torch.float64)
 
-    def event() -> Tensor:
-        return layout.sample(torch.randn(1, *layout.param_shape, dtype=torch.float64)).to(dtype)
+    def events() -> Tensor:
+        return layout.sample(torch.randn(rows, *layout.param_shape, dtype=torch.float64)).to(dtype)
 
-    base = other = event()
+    base = other = events()
     for _ in range(64):
-        same = [
-            block
-            for block in range(layout.num_blocks)
-            if torch.equal(
-                layout.take("value", base, [block]), layout.take("value", other, [block])
-            )
-        ]
-        if not same:
+        same = layout.count(other != base) == 0
+        if not same.any():
             break
-        other = layout.put(other, same, layout.take("value", event(), same))
+        other = torch.where(layout.spread(same), events(), other)
     return base, other
 
 
+def _distance(found: Tensor, expected: Tensor) -> Tensor:
+    """How far they are from each other: not at all if both are the same infinity."""
+    return torch.where(found == expected, 0.0, (found - expected).abs())
+
+
+def _scale(params: Tensor) -> Tensor:
+    """One more than the largest finite one."""
+    return 1 + torch.where(params.isfinite(), params.abs(), 0.0).max()
+
+
 def _reactions(params: Tensor, first: Tensor, owner: Tensor) -> Tensor:
-    """(rows, num_blocks) bool: whose parameters differ from the first ones."""
-    difference = (params - first).flatten(1).abs()
-    scale = 1 + first.abs().max()
+    """(num_blocks,) bool: whose parameters differ from the first ones in some row."""
+    difference = _distance(params, first).flatten(1)
     sums = torch.zeros(params.shape[0], int(owner.max()) + 1, dtype=params.dtype)
-    return sums.index_add_(1, owner, difference) > 1e-11 * scale
+    small = sums.index_add_(1, owner, difference) <= 1e-11 * _scale(first)
+    return ~small.all(0)
 
 
 def check_decoder(
-    network: nn.Module,
+    network: nn.Module | AutoregressiveDistribution,
     context: Tensor | None = None,
     *,
     factorization: Factorization | None = None,
@@ -172,10 +240,12 @@ def check_decoder(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Holds the decoder against the parallel pass: step by step, after `prefill` and `select`.
+    """Holds the decoder against the parallel pass: step by step, after `prefill` and `select`, and
+    in an order for each row where the network takes these.
 
     Args:
-        network: a conditional network, in any dtype.
+        network: a conditional network, in any dtype, or a distribution, as for
+            `check_autoregressive`.
         context: (*batch_shape, *context_shape), of which the first two are used.
         batch_size: rows; even.
         tolerance: of parameters, relative to the largest; by default 1e-5 in float32 and 1e-10
@@ -188,15 +258,19 @@ def check_decoder(
     >>> fac = ad.Factorization(4, ad.families.Normal())
     >>> ad.testing.check_decoder(ad.networks.RNN(fac, hidden_size=8))
     """
-    net = copy.deepcopy(unwrap(network)).eval()
+    batch_size, seed = as_positive(batch_size, "batch_size"), as_integer(seed, "seed")
+    net, context, factorization = _copied(network, context, factorization)
+    net.eval()
     fac = factorization or net.factorization
     layout = fac.layout
     given = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
     like = next(net.parameters(), torch.empty(0))
     if context is not None:
-        context = context.reshape(-1, *net.context_shape)[:2]
-    tolerance = tolerance or (1e-10 if like.dtype == torch.float64 else 1e-5)
+        context = context[:2]
+    if tolerance is None:
+        tolerance = 1e-10 if like.dtype == torch.float64 else 1e-5
+    tolerance = as_tolerance(tolerance, "tolerance")
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
@@ -207,7 +281,32 @@ def check_decoder(
             rows = torch.randint(batch_size, (batch_size + 1,), device=like.device)
     finally:
         torch.set_rng_state(generator_state)
-    scale = 1 + params.abs().max()
+    _hold(partial(net.decoder, batch_size, context, **given), fac, blocks, params, rows, tolerance)
+    orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])
+    each = [fac.with_ordering(Ordering.permutation(order)) for order in orders]
+    if net.has_row_orders and fac.is_uniform and not any(map(net.accepts, each)):
+        orders = orders.to(like.device)
+        ranks = orders.argsort(-1)
+        with torch.no_grad():
+            params = net(blocks, context, ranks)
+        blocks, params = (
+            part.gather(1, orders.reshape(*orders.shape, *(1,) * (part.dim() - 2)).expand_as(part))
+            for part in (blocks, params)
+        )
+        start = partial(net.decoder, batch_size, context, ranks, **given)
+        _hold(start, each[0], blocks, params, rows, tolerance)
+
+
+def _hold(
+    start: Callable[[], Decoder],
+    fac: Factorization,
+    blocks: Tensor,
+    params: Tensor,
+    rows: Tensor,
+    tolerance: float,
+) -> None:
+    """Holds a new decoder against the parameters of the parallel pass, both in the same order."""
+    layout, scale = fac.layout, _scale(params)
 
     def compare(found: Tensor, step: int, chosen: Tensor | slice, what: str) -> None:
         expected = layout.take("param", params, fac.steps[step])[chosen]
@@ -216,7 +315,7 @@ def check_decoder(
                 f"{what} at step {step}: expected parameters of shape {tuple(expected.shape)}, "
                 f"got {tuple(found.shape)}"
             )
-        error = ((found - expected).abs().max() / scale).item()
+        error = (_distance(found, expected).max() / scale).item()
         if not error <= tolerance:
             raise CheckError(
                 f"{what} at step {step}: differs from the parallel pass by {error:.1e} relative "
@@ -227,7 +326,7 @@ def check_decoder(
         return None if step == 0 else layout.take("value", blocks, fac.steps[step - 1])[chosen]
 
     everything = slice(None)
-    decoder: Decoder = net.decoder(batch_size, context, **given)
+    decoder = start()
     chosen: Tensor | slice = everything
     for step in range(fac.num_steps):
         compare(decoder.step(drawn(step, chosen)), step, chosen, "decoder.step")
@@ -235,7 +334,7 @@ def check_decoder(
             decoder.select(rows)
             chosen = rows
     for taken in sorted({1, fac.num_steps // 2, fac.num_steps - 1} - {0, fac.num_steps}):
-        decoder = net.decoder(batch_size, context, **given)
+        decoder = start()
         prefix = layout.take("value", blocks, list(chain(*fac.steps[:taken])))
         compare(decoder.prefill(prefix), taken, everything, "decoder.prefill")
         if taken + 1 < fac.num_steps:
@@ -244,13 +343,16 @@ def check_decoder(
 
 
 def check_normalized(
-    p: AutoregressiveDistribution, *, num_points: int = 401, tolerance: float = 1e-4
+    p: AutoregressiveDistribution | nn.Module, *, num_points: int = 401, tolerance: float = 1e-4
 ) -> Tensor:
     """Sums the probabilities, or integrates the density, of a small event.
 
     Discrete blocks are enumerated (counts up to 200); continuous ones are integrated by the
     trapezoidal rule on `num_points` points for each unconstrained coordinate, dense near zero and
     reaching far out. For at most two continuous coordinates.
+
+    Args:
+        p: a distribution, or a network that takes no context.
 
     Returns:
         the totals, of shape batch_shape, each within `tolerance` of 1.
@@ -264,6 +366,9 @@ def check_normalized(
     >>> print(f"{ad.testing.check_normalized(net.condition()).item():.3f}")
     1.000
     """
+    num_points = as_integer(num_points, "num_points", 2)
+    tolerance = as_tolerance(tolerance, "tolerance")
+    p = _distribution(p)
     fac = p.factorization
     like = p.joint.reference
     nodes, weights = zip(*(_nodes(f, num_points, like) for f in fac.layout.families), strict=True)
@@ -292,6 +397,14 @@ def check_normalized(
     return total
 
 
+def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDistribution:
+    """A network without context stands for its distribution."""
+    if isinstance(p, AutoregressiveDistribution):
+        return p
+    unwrap(p, "p")  # raises if there is no conditional network inside
+    return AutoregressiveDistribution(p)
+
+
 def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Values (n, *event_shape) of a block and the logarithms of their weights (n,)."""
     support = family.support
@@ -318,12 +431,15 @@ def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tenso
     return values, jacobian + (grids.cosh() * step).log().sum(-1)
 
 
-def check_shapes(p: AutoregressiveDistribution) -> None:
+def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
     """Holds a distribution to torch's shape rules.
 
     `p.shape(s) == s + batch_shape + event_shape`, `log_prob` of the leading shape, `expand` in
     new, existing and leading dimensions, and broadcasting of value and batch in both directions,
     with the same numbers.
+
+    Args:
+        p: a distribution, or a network that takes no context.
 
     Raises:
         CheckError: where a rule is broken.
@@ -332,6 +448,7 @@ def check_shapes(p: AutoregressiveDistribution) -> None:
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
     >>> ad.testing.check_shapes(net.condition())
     """
+    p = _distribution(p)
     batch, event = p.batch_shape, p.event_shape
     grid = p.factorization.grid_shape
 

@@ -5,6 +5,7 @@ one parallel pass and shortens the path of the gradient; the price is that a dra
 that training never showed, known as exposure bias (Ranzato et al. 2016).
 """
 
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from ardist.distribution import AutoregressiveDistribution
-from ardist.layout import Layout
+from ardist.shapes import as_positive, as_real, check_type
 
 __all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
 
@@ -40,37 +41,41 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
     >>> loss = -ad.training.scheduled_log_prob(net.condition(), torch.ones(16, 4), 0.25).mean()
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"probability: expected one within [0, 1], got {probability}")
+    check_type(p, AutoregressiveDistribution, "p")
+    as_real(probability, "probability", "one within [0, 1]", lambda x: 0 <= x <= 1)
     if p.joint.observed is not None:
         mask = p.joint.observed[1]
         raise ValueError(
             f"p: expected nothing observed in it, got {int(mask.sum())} of {mask.numel()} elements"
         )
-    result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x), probability)
+    result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x, "x"), probability)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 
 
 def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
     fac, layout, joint = p.factorization, p.factorization.layout, p.joint
     lead = joint.lead(x)
-    blocks, ranks = joint.blocks(x, lead), joint.row_ranks(lead)
+    (blocks, infinite), ranks = layout.finite(joint.blocks(x, lead)), joint.row_ranks(lead)
     own = layout.spread(torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability)
-    decoder = joint.differentiable_decoder(lead)
+    decoder = joint.differentiable_decoder(lead) if blocks.shape[0] else None
     if decoder is None:
         with torch.no_grad():
             drawn = layout.sample(joint.run(blocks, ranks))
         params = joint.run(torch.where(own, drawn, blocks), ranks)
         scores = layout.log_prob(params, blocks)
     else:
-
-        def teach(step: int, now: Layout, params: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        each, params = list[Tensor](), decoder.step(None)
+        for step, now in enumerate(fac.step_layouts):
             true, replaced = (layout.take("value", part, fac.steps[step]) for part in (blocks, own))
-            return torch.where(replaced, drawn, true), now.log_prob(params, true)
-
-        scores = joint.through_steps(decoder, lead, teach)[1]
+            each.append(now.log_prob(params, true))
+            if step + 1 < fac.num_steps:  # after an end of the model's own, too
+                params = decoder.step(torch.where(replaced, now.sample(params.detach()), true))
+        order = torch.tensor(list(chain(*fac.steps)), device=x.device)
+        scores = torch.cat(each, 1).index_select(1, order.argsort())
+    scores = scores.masked_fill(infinite, -torch.inf)
     if fac.end is not None:
         scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
+        scores = scores.masked_fill(fac.misplaced(blocks, ranks), -torch.inf)
     return joint.unrows(scores, lead).sum(-1)
 
 
@@ -120,12 +125,15 @@ def exposure_bias(
     >>> ad.training.exposure_bias(net.condition(), torch.ones(16, 4)).on_own.shape
     torch.Size([4])
     """
+    check_type(p, AutoregressiveDistribution, "p")
+    p.check_value(x, "x")
     fac = p.factorization
-    own = p.sample((num_samples,))
+    own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:
         with p.joint.core.evaluating():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
     else:
+        check_type(truth, AutoregressiveDistribution, "truth")
         other = truth.factorization
         same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
         if not same or not torch.equal(other.ranks, fac.ranks):

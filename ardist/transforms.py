@@ -1,21 +1,31 @@
 """Autoregressive distributions as bijections between events and noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from itertools import chain
+from typing import Any
+from weakref import ref
 
 import torch
 from pyro.distributions import TransformModule
 from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ardist.decoding import Forced, step_widths
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 from ardist.joint import unwrap
 from ardist.layout import Layout
-from ardist.shapes import leading
+from ardist.shapes import as_integer, as_shape, check_tensor, check_type, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
+
+
+# By noise that `inv` made, and for as long as that lives: of which transform and events it is, and
+# the log abs(det) that the same pass gave.
+_log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], Tensor]] = (
+    WeakTensorKeyDictionary()
+)
 
 
 class AutoregressiveTransform(TransformModule):
@@ -29,12 +39,17 @@ class AutoregressiveTransform(TransformModule):
     `TransformedDistribution(base, AutoregressiveTransform(network, context))` has the log_prob of
     `network.condition(context)`; with another base it is another distribution.
 
-    From noise to x it goes step by step, by the network's decoder; from x to noise, and for
-    `log_abs_det_jacobian`, it takes one parallel pass. So a stack in a TransformedDistribution is
-    a masked autoregressive flow with a fast density (MAF, Papamakarios et al. 2017), and a stack
-    of inverses, `.inv`, an inverse autoregressive flow with fast draws (IAF, Kingma et al. 2016).
-    Networks of other orderings take turns. It is differentiable in both directions, once from
-    noise to x, and never drops out, since a bijection is one function.
+    From noise to x it goes step by step, by the network's decoder; from x to noise it takes one
+    parallel pass, which also gives the `log_abs_det_jacobian` of that pair. So a stack in a
+    TransformedDistribution is a masked autoregressive flow with a fast density (MAF, Papamakarios
+    et al. 2017), and a stack of inverses, `.inv`, an inverse autoregressive flow with fast draws
+    (IAF, Kingma et al. 2016). Networks of other orderings take turns. It is differentiable in both
+    directions, once from noise to x, and never drops out, since a bijection is one function.
+
+    The networks of this package start with small parameters for such families, so that a stack
+    starts near the identity. In a stack, also bound the scales from below, as `min_scale` does
+    here: each layer divides by a scale, so that one extreme row would otherwise grow from layer to
+    layer until it overflows.
 
     It is a module with the network inside. With `cache_size=1` the last pair is kept, as torch
     has it, whatever happens to the parameters in between; by default nothing is.
@@ -54,7 +69,7 @@ class AutoregressiveTransform(TransformModule):
     >>> layers = [
     ...     ad.transforms.AutoregressiveTransform(
     ...         ad.networks.MADE(
-    ...             ad.Factorization(4, ad.families.Normal(), ordering=ordering),
+    ...             ad.Factorization(4, ad.families.Normal(min_scale=1e-3), ordering=ordering),
     ...             hidden_features=(16,),
     ...         )
     ...     )
@@ -72,6 +87,7 @@ class AutoregressiveTransform(TransformModule):
     def __init__(
         self, network: nn.Module, context: Tensor | None = None, *, cache_size: int = 0
     ) -> None:
+        as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)  # type: ignore[no-untyped-call]
         p = AutoregressiveDistribution(network, context)
         without = [family for family in p.factorization.layout.distinct if not family.has_log_slope]
@@ -81,6 +97,7 @@ class AutoregressiveTransform(TransformModule):
                 f"got {without}"
             )
         self.network, self.context = network, context
+        self.batch_shape, self.event_shape = p.batch_shape, p.event_shape
         self.domain = constraints.independent(constraints.real, len(p.event_shape))
         self.codomain = p.support
 
@@ -89,12 +106,12 @@ class AutoregressiveTransform(TransformModule):
         return AutoregressiveDistribution(self.network, self.context, validate_args=False)
 
     def with_cache(self, cache_size: int = 1) -> "AutoregressiveTransform":
-        if cache_size == self._cache_size:
+        if as_integer(cache_size, "cache_size", 0) == self._cache_size:
             return self
         return AutoregressiveTransform(self.network, self.context, cache_size=cache_size)
 
     def forward_shape(self, shape: Size) -> Size:
-        return _full_shape(self._p, "shape", shape)
+        return _full_shape(self, "shape", shape)
 
     inverse_shape = forward_shape
 
@@ -109,19 +126,36 @@ class AutoregressiveTransform(TransformModule):
         return _drawn(p, _noise(p, "z", z), value_of, again)
 
     def _inverse(self, x: Tensor) -> Tensor:
-        p = self._p
-        blocks, params, lead = _pass(p, x)
-        layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family.pull(p, v), blocks, params)
-        return p.joint.events(layout._draws(each, params), lead)
+        z, log_det = self._noise_and_log_det(x)
+        if not torch.compiler.is_compiling():  # which finds by itself what is computed twice
+            _log_dets[z] = ref(self), ref(x), self._state, log_det
+        return z
+
+    @property
+    def _state(self) -> list[int]:
+        """What differs where gradients are turned on or off, or parameters change in place."""
+        own = (p for p in self.network.parameters() if not p.is_inference())
+        return [torch.is_grad_enabled(), *(p._version for p in own)]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead)."""
+        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead).
+
+        Where x is what `inv` has just made of y, this is from the same pass of the network.
+        """
+        if not torch.compiler.is_compiling() and x in _log_dets:
+            transform, events, state, log_det = _log_dets.pop(x)
+            if transform() is self and events() is y and state == self._state:
+                return log_det
+        return self._noise_and_log_det(y, "y")[1]
+
+    def _noise_and_log_det(self, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor]:
         p = self._p
-        blocks, params, lead = _pass(p, y)
+        blocks, params, lead = _pass(p, x, name)
         layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family.log_slope(p, v), blocks, params)
-        return p.joint.unrows(layout._join("block", each).sum(-1), lead)
+        each = _each(layout, lambda family, v, p: family._pull_with_log_slope(p, v), blocks, params)
+        noise, log_slopes = zip(*each, strict=True)
+        log_det = p.joint.unrows(layout._join("block", [*log_slopes]).sum(-1), lead)
+        return p.joint.events(layout._draws([*noise], params), lead), log_det
 
     def __repr__(self) -> str:
         p = self._p
@@ -166,9 +200,9 @@ class Rosenblatt(Transform):
     """
 
     def __init__(self, p: AutoregressiveDistribution, *, cache_size: int = 0) -> None:
+        as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)
-        if not isinstance(p, AutoregressiveDistribution):
-            raise ValueError(f"p: expected an AutoregressiveDistribution, got {p!r}")
+        check_type(p, AutoregressiveDistribution, "p")
         distinct = p.factorization.layout.distinct
         if without := [f for f in distinct if f.event_shape or not f.has_cdf]:
             raise ValueError(f"p: expected families of one number with a CDF, got {without}")
@@ -180,7 +214,7 @@ class Rosenblatt(Transform):
         self.codomain = constraints.independent(constraints.unit_interval, len(p.event_shape))
 
     def with_cache(self, cache_size: int = 1) -> "Rosenblatt":
-        if cache_size == self._cache_size:
+        if as_integer(cache_size, "cache_size", 0) == self._cache_size:
             return self
         return Rosenblatt(self.p, cache_size=cache_size)
 
@@ -194,6 +228,7 @@ class Rosenblatt(Transform):
 
         Those of draws of p are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
+        check_tensor(x, "x")
         like = self.p.joint.reference.new_empty(_full_shape(self.p, "x", x.shape))
         return self._uniforms(x, torch.rand_like(like))
 
@@ -251,6 +286,7 @@ class Rosenblatt(Transform):
             families = self.p.factorization.layout.distinct
             discrete = [family for family in families if family.support.is_discrete]
             raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws of {discrete}")
+        self.p.check_value(x, "x")
         with self.p.joint.core.evaluating():
             return self.p.log_prob(x)
 
@@ -258,9 +294,11 @@ class Rosenblatt(Transform):
         return f"Rosenblatt({self.p!r})"
 
 
-def _full_shape(p: AutoregressiveDistribution, name: str, shape: Size) -> Size:
+def _full_shape(
+    p: AutoregressiveDistribution | AutoregressiveTransform, name: str, shape: Size
+) -> Size:
     """That of events under all of p's batch, from (*lead, *event_shape)."""
-    lead = leading(shape, p.event_shape, p.batch_shape, name)
+    lead = leading(as_shape(shape, name), p.event_shape, p.batch_shape, name)
     return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
 
 
@@ -271,16 +309,16 @@ def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
     return given.expand(shape)
 
 
-def _pass(p: AutoregressiveDistribution, x: Tensor) -> tuple[Tensor, Tensor, Size]:
+def _pass(p: AutoregressiveDistribution, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor, Size]:
     """Blocks and parameters of all rows under all of p's batch, and its shape; without dropout."""
-    x = p.checked(x)
+    x = p.checked(x, name)
     with p.joint.core.evaluating():
         return p.joint.replaced(p.joint.teach, x.expand(_full_shape(p, "x", x.shape)))
 
 
 def _each(
-    layout: Layout, function: Callable[..., Tensor], values: Tensor, params: Tensor, *more: Tensor
-) -> list[Tensor]:
+    layout: Layout, function: Callable[..., Any], values: Tensor, params: Tensor, *more: Tensor
+) -> list[Any]:
     """A function of each distinct family, its values, parameters and more that is like values."""
     given = (values, *more)
     parts = zip(*(layout.split("value", rows) for rows in given), strict=True)

@@ -13,6 +13,7 @@ import torch
 from attention import gpt
 from convolution import locally_masked, pixelcnn, wavenet
 from fixed_point import fixed_points
+from flows import flows
 from gradients import gradients, gradients_of_many
 from harness import compare
 from import_time import import_time
@@ -44,6 +45,7 @@ CASES = {
         memory,
         limits,
         information,
+        flows,
         import_time,
     )
 }

@@ -162,6 +162,10 @@ def with_sample():
     return net
 
 
+def pair():
+    pyro.sample("x", dist.Normal(0.0, 1.0).expand((2,)).to_event(1))
+
+
 def subsampled():
     with pyro.plate("rows", 10, subsample_size=5):
         pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -194,7 +198,7 @@ SIZES = (
         lambda: ad.Factorization((2.5,), NORMAL),
         "size: expected positive integers, got (2, 1.5)",
         lambda: ad.Partition.patches((2, 1.5)),
-        "size: expected a positive integer, got 0",
+        "size: expected positive integers, got 0",
         lambda: ad.Partition.patches(0),
         "levels: expected a positive integer, got 0",
         lambda: ad.Ordering.multiscale(0),
@@ -228,7 +232,7 @@ SIZES = (
         lambda: pixelcnn(channels=0),
         "depth: expected a positive integer, got 0",
         lambda: pixelcnn(depth=0),
-        "dilation: expected positive integers, got (0,)",
+        "dilation: expected positive integers, got 0",
         lambda: pixelcnn(dilation=0),
         "channels: expected a positive integer, got 0",
         lambda: wavenet(channels=0),
@@ -269,6 +273,96 @@ SIZES = (
     ),
 )
 
+ARGUMENTS = (
+    error(
+        "event_shape: expected positive integers, got None",
+        lambda: ad.Factorization(None, NORMAL),
+        "event_shape: expected positive integers, got 4.0",
+        lambda: ad.Factorization(4.0, NORMAL),
+        "event_shape: expected positive integers, got {2, 3}",
+        lambda: ad.Factorization({2, 3}, NORMAL),
+        "context_shape: expected positive integers, got None",
+        lambda: made(context_shape=None),
+        "hidden_features: expected a positive integer, got 0",
+        lambda: transformer(hidden_features=0),
+        "embedding_size: expected a positive integer, got 0",
+        lambda: rnn(embedding_size=0),
+        "seed: expected an integer, got 0.5",
+        lambda: ad.Ordering.random(0.5),
+        "end: expected an integer, got True",
+        lambda: ad.Factorization(3, fam.Categorical(3), end=True),
+        cause="An argument is no whole number, or no sequence of them: a set has no order.",
+        cure="Give an integer, or a list or a tuple of them; `()` is the shape of one number, and "
+        "of no context.",
+    ),
+    error(
+        "sample_shape: expected a sequence of integers of at least 0, got 3",
+        lambda: p().sample(3),
+        "sample_shape: expected a sequence of integers of at least 0, got (-1,)",
+        lambda: p().sample((-1,)),
+        "sample_shape: expected a sequence of integers of at least 0, got (2.0,)",
+        lambda: p().rsample((2.0,)),
+        "batch_shape: expected a sequence of integers of at least 0, got None",
+        lambda: p().expand(None),
+        cause="A shape is a sequence, even of one number.",
+        cure="Write `p.sample((3,))`.",
+    ),
+    error(
+        "min_scale: expected a positive number, got -1.0",
+        lambda: fam.StudentT(-1.0),
+        "tol: expected a number of at least 0, got -1",
+        lambda: p().rsample(tol=-1),
+        "dropout: expected a probability below 1, got None",
+        lambda: made(dropout=None),
+        cause="An argument is no number, or not one that is possible: infinite, or NaN.",
+        cure="Give a number of Python or numpy that is as large as the message says.",
+    ),
+    error(
+        "direct: expected True or False, got 'no'",
+        lambda: made(direct="no"),
+        "stationary: expected True or False, got a tensor of shape (), torch.bool on cpu",
+        lambda: networks.Markov(FOUR, hidden_features=4, stationary=torch.tensor(True)),
+        cause="A choice of two is a truth value of Python; any string would count as true.",
+        cure="Give True or False.",
+    ),
+    error(
+        "activation: expected a callable, got 'relu'",
+        lambda: made(activation="relu"),
+        "partition: expected a Partition, got 'scalars'",
+        lambda: ad.Factorization(3, NORMAL, partition="scalars"),
+        "factorization: expected a Factorization, got 4",
+        lambda: ad.AutoregressiveDistribution(made(), factorization=4),
+        "names: expected 2 different strings, one for each block, got 'ab'",
+        lambda: ad.Factorization(2, NORMAL, names="ab"),
+        "axes: expected a sequence of them, got 3",
+        lambda: information.calibration(p(), torch.zeros(9, 4)).plot(3),
+        "given: expected a value and a mask, got a tensor of shape (4,), torch.float32 on cpu",
+        lambda: sampling.ancestral(p(), given=torch.zeros(4)),
+        cause="An argument is of another class: a name in place of what it names, say.",
+        cure="Give an object of the class that the message names.",
+    ),
+    error(
+        "labels: expected numbers, got ['a', 'b']",
+        lambda: ad.Partition.from_labels(["a", "b"]),
+        "adjacency: expected 0 and 1, got 0.0, 0.5",
+        lambda: ad.Ordering.from_graph([[0.0, 0.0], [0.5, 0.0]]),
+        "quantiles: expected numbers within [0, 1], got [5, 95]",
+        lambda: guides.AutoAutoregressive(pair).quantiles([5, 95]),
+        "ranks: expected one for each of the 4 blocks, got (3,)",
+        lambda: made().decoder(2, ranks=torch.arange(3)),
+        cause="An argument is no tensor, array or list of the numbers that it may have.",
+        cure="Give the numbers that the message names.",
+    ),
+    error(
+        "value: expected a dense tensor, got torch.sparse_coo; value.to_dense() converts it",
+        lambda: p().log_prob(torch.zeros(4).to_sparse()),
+        "mask: expected real numbers, got a tensor of shape (4,), torch.bool on meta",
+        lambda: p().marginal(torch.ones(4, dtype=torch.bool, device="meta")),
+        cause="The tensor is sparse, or has no data, as on the device `meta`.",
+        cure="Convert it to a dense tensor on the device of the network.",
+    ),
+)
+
 PARTITIONS = (
     error(
         "partition: expected distinct dimensions of an event of shape (3,), got Partition.along(1)",
@@ -284,7 +378,7 @@ PARTITIONS = (
         lambda: ad.Partition.along(),
         "size: expected at least one dimension, got none",
         lambda: ad.Partition.patches(()),
-        "sizes: expected at least one block, got none",
+        "sizes: expected one for each block, got []",
         lambda: ad.Partition.split([]),
         cause="Nothing says how the event is to be cut.",
         cure="Name a dimension, a side or a slice; without a partition each number is a block.",
@@ -382,7 +476,7 @@ FACTORIZATIONS = (
         "'pyro.distributions.torch.Normal'>; a family is Normal(), and dist.Normal(0., 1.) is "
         "a value of it",
         lambda: ad.Factorization(3, dist.Normal),
-        "a: expected a family for this column, got 3",
+        "columns: expected a family for each name, got 3 for 'a'",
         lambda: ad.Factorization.columns(a=3),
         cause="A family is the form of a conditional; a distribution, or its class, is none.",
         cure="Take one of `ardist.families`, or make one: `Parametric(dist.Gumbel)`.",
@@ -415,14 +509,32 @@ FACTORIZATIONS = (
     error(
         "columns: expected ['a', 'b'], got ['a']",
         lambda: COLUMNS.pack({"a": torch.zeros(2)}),
+        "columns: expected a dict or a frame, got None",
+        lambda: COLUMNS.pack(None),
         cause="A column is missing, or there is one that the factorization does not have.",
         cure="Give just the columns of `Factorization.names`.",
     ),
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
         lambda: COLUMNS.pack({"a": ["Rome", "Oslo"], "b": [0, 1]}),
-        cause="A column has strings.",
+        cause="A column has strings, dates or other things that are no numbers.",
         cure="Number the categories: `np.unique(column, return_inverse=True)`.",
+    ),
+    error(
+        "columns: expected (2,) in 'b', got (3,)",
+        lambda: COLUMNS.pack({"a": [0, 1], "b": [0.5, 1.0, 1.5]}),
+        cause="Columns differ in length, or a column's last dimensions are not its family's.",
+        cure="Give each column one value for each event.",
+    ),
+    error(
+        "names: expected 2 different strings, one for each block, got ('a', 'a')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "a")),
+        "names: expected 2 different strings, one for each block, got ('a', 'b', 'c')",
+        lambda: ad.Factorization(2, NORMAL, names=("a", "b", "c")),
+        "columns: expected a family for each name, got Normal() for 1",
+        lambda: ad.Factorization.columns({1: NORMAL}),
+        cause="Columns are read and written by name, so that names are different strings.",
+        cure="Name each block once.",
     ),
     error(
         "x: expected (*lead, 2), got (3, 4)",
@@ -477,13 +589,13 @@ FACTORIZATIONS = (
 
 FAMILIES = (
     error(
-        "family: expected a family, got <class 'pyro.distributions.torch.Normal'>",
+        "family: expected a Family, got <class 'pyro.distributions.torch.Normal'>",
         lambda: fam.Mixture(dist.Normal, 3),
-        "family: expected a family, got 3",
+        "family: expected a Family, got 3",
         lambda: fam.Independent(3, (2,)),
-        "family: expected a family, got <class 'pyro.distributions.torch.Bernoulli'>",
+        "family: expected a Family, got <class 'pyro.distributions.torch.Bernoulli'>",
         lambda: fam.Relaxed(dist.Bernoulli, 1.0),
-        "family: expected a family, got 3",
+        "family: expected a Family, got 3",
         lambda: fam.Transformed(3, ExpTransform()),
         cause="A distribution, or its class, stands where a family is composed of another family.",
         cure="Write `Mixture(Normal(), 3)` with a member of `ardist.families`.",
@@ -626,8 +738,7 @@ FAMILIES = (
         cure="Use a transform that is a module, such as Pyro's learned ones, or write one.",
     ),
     error(
-        "cls: expected a distribution class whose arg_constraints are the same for all "
-        "parameters, got int",
+        "cls: expected a distribution class, got <class 'int'>",
         lambda: fam.Parametric(int),
         "cls: expected a distribution class whose arg_constraints are the same for all "
         "parameters, got Uniform",
@@ -662,6 +773,20 @@ FAMILIES = (
         lambda: fam.Parametric(dist.Normal, fixed={"x": 1}),
         cause="The class has no such parameter, or it is fixed.",
         cure="Name parameters as the class's constructor does.",
+    ),
+    error(
+        "fixed: RelaxedBernoulli is not made by ['logits']: RelaxedBernoulli.__init__() missing 1 "
+        "required positional argument: 'temperature'; give what it takes by fixed=",
+        lambda: fam.Parametric(dist.RelaxedBernoulli),
+        cause="The class takes more than the parameters that its `arg_constraints` name.",
+        cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
+    ),
+    error(
+        "links: torch has no transform to LowerTriangular(), where OMTMultivariateNormal's "
+        "scale_tril lies; give one by links= or the parameter by fixed=",
+        lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
+        cause="A network's reals become a parameter by the transform to where it lies.",
+        cure="Give a map by `links=`, or fix the parameter.",
     ),
     error(
         "fixed: expected a free parameter of Normal, got none",
@@ -748,7 +873,7 @@ NETWORKS = (
         lambda: pixelcnn(kernel_size=4),
         "kernel_size: expected an odd number of at least 3, got 1",
         lambda: pixelcnn(kernel_size=1),
-        "kernel_size: expected at least 2, got 1",
+        "kernel_size: expected an integer of at least 2, got 1",
         lambda: wavenet(kernel_size=1),
         cause="A window has a center, which an even one lacks; a causal window needs a step "
         "before.",
@@ -810,7 +935,7 @@ NETWORKS = (
         cure="Use MADE, Unshared or Transformer for ties and graphs.",
     ),
     error(
-        "context_kind: RNN takes ['vector', 'blocks'], got 'sequence'",
+        "context_kind: expected one of ['vector', 'blocks'], got 'sequence'",
         lambda: rnn(context_kind="sequence"),
         cause="The network does not take such a context.",
         cure="Choose a kind that it takes; only Transformer takes sequences of another length.",
@@ -854,9 +979,9 @@ OWN_NETWORKS = (
         "`networks.FromModule`.",
     ),
     error(
-        "module: expected a torch.nn.Module, got <built-in function abs>",
+        "module: expected a Module, got <built-in function abs>",
         lambda: networks.FromModule(abs, SYMBOLS),
-        "module: expected a torch.nn.Module, got <built-in function abs>",
+        "module: expected a Module, got <built-in function abs>",
         lambda: networks.Markov(FOUR, module=abs),
         cause="`FromModule` and `Markov` wrap modules; a function has no parameters to train.",
         cure="Put the function into the `forward` of a module.",
@@ -1075,9 +1200,11 @@ CONTEXTS = (
         cure="Put the dimensions of the batch first.",
     ),
     error(
-        "context: expected no NaN, got 15 of 15 numbers",
+        "context: expected finite numbers, got NaN or infinity in 15 of 15",
         lambda: made(context_shape=(3,)).condition(torch.full((5, 3), torch.nan)),
-        cause="The context has a NaN, from which all parameters would be NaN.",
+        "context: expected finite numbers, got NaN or infinity in 1 of 3",
+        lambda: made(context_shape=(3,)).condition(torch.tensor([0.0, torch.inf, 1.0])),
+        cause="The context has a NaN or an infinity, from which parameters would be NaN.",
         cure="Replace missing features and add a feature that says which were.",
     ),
     error(
@@ -1117,7 +1244,7 @@ CONTEXTS = (
         cure="Give one network's parameters; `torch.func.vmap` goes over several.",
     ),
     error(
-        "nan_policy: expected one of ('raise', 'marginalize'), got 'omit'",
+        "nan_policy: expected one of ['raise', 'marginalize'], got 'omit'",
         lambda: ad.AutoregressiveDistribution(made(), nan_policy="omit"),
         cause="Missing values are refused or summed out; there is nothing else to do with them.",
         cure="Give 'raise' or 'marginalize'.",
@@ -1148,7 +1275,7 @@ VALUES = (
         lambda: p().log_prob(torch.zeros(7, 3)),
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got ()",
         lambda: p().log_prob(torch.zeros(())),
-        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5, 2)",
+        "x: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5, 2)",
         lambda: information.calibration(p(), torch.zeros(5, 2)),
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (3,)",
         lambda: p().given(torch.zeros(3), torch.ones(4).bool()),
@@ -1182,6 +1309,13 @@ VALUES = (
         "for a bit, a negative number for a scale.",
         cure="Clean the data, choose a family with that support, or let "
         "`nan_policy='marginalize'` sum out what is missing.",
+    ),
+    error(
+        "value: expected finite numbers under the mask, got -inf, given which nothing has a "
+        "density",
+        lambda: p().given(torch.full((4,), -torch.inf), torch.tensor([True, False, False, False])),
+        cause="What is observed is infinite, which has probability zero.",
+        cure="Clean the data, or leave the element out of the mask.",
     ),
     error(
         "value: expected pad 0 in block (1,), which comes after the end 1, got 2",
@@ -1257,6 +1391,21 @@ CONDITIONING = (
                 partition=ad.Partition.along(0),
             )
         ).marginal(torch.tensor([[False, True], [False, False]])),
+        "mask: expected all of a block or a part that Nested(Transformer, Factorization((2,), "
+        "Bernoulli())) draws first, got one that only another order of its network puts first",
+        lambda: (
+            made(
+                ad.Factorization(
+                    (1, 2),
+                    fam.Nested(
+                        transformer(ad.Factorization(2, fam.Bernoulli()), context_shape=(3,))
+                    ),
+                    partition=ad.Partition.along(0),
+                )
+            )
+            .condition(nan_policy="marginalize")
+            .log_prob(torch.tensor([[torch.nan, 1.0]]))
+        ),
         cause="The inner network follows any order, and would score the part under another order "
         "than that in which it draws.",
         cure="Keep whole blocks, or what comes first in the inner order.",
@@ -1264,7 +1413,7 @@ CONDITIONING = (
     error(
         "ordering: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).with_ordering(torch.zeros(2).long()),
-        "ordering: expected ranks of integers, got torch.float32",
+        "ordering: expected integers, got torch.float32",
         lambda: transformer().condition().with_ordering(torch.zeros(2, 3)),
         cause="Ranks are one whole number for each block, and perhaps for each row.",
         cure="Give int64 ranks `(*lead, *grid_shape)`.",
@@ -1313,10 +1462,17 @@ GRADIENTS = (
         lambda: p().mean,
         "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
         lambda: p().variance,
-        "entropy: has no closed form; ardist.information.entropy(p, num_samples) estimates it",
-        lambda: p().entropy(),
         cause="A joint has moments and an entropy, but no formulas for them.",
         cure="Estimate them from draws; `information.entropy` also has a standard error.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "mode: expected blocks with a finite set of states, got [Normal()]; the likeliest of some "
+        "draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))",
+        lambda: p().mode,
+        cause="`mode` takes the likeliest state of each block, and some blocks have no list of "
+        "states.",
+        cure="Take the likeliest of many draws, or maximize `log_prob` by gradients.",
         kind=NotImplementedError,
     ),
     error(
@@ -1367,12 +1523,6 @@ SAMPLING = (
         cure="Give 0 for the exact draw, or a small number.",
     ),
     error(
-        "p: expected at least one event to draw, got shape (0,)",
-        lambda: sampling.ancestral(p(), (0,)),
-        cause="The shape of the draw has a zero, so no step has anything to show.",
-        cure="Ask for at least one event.",
-    ),
-    error(
         "p: expected one order for all rows, where blocks differ in family or are tied, got "
         "ranks of shape (2, 3)",
         lambda: sampling.greedy(
@@ -1388,7 +1538,7 @@ SAMPLING = (
 
 MIXTURES = (
     error(
-        "mixing: expected a Categorical, got tensor([1., 1.])",
+        "mixing: expected a Categorical, got a tensor of shape (2,), torch.float32 on cpu",
         lambda: ad.Mixture(torch.ones(2), [p(), p()]),
         cause="The weights of a mixture come as a categorical distribution.",
         cure="Give `torch.distributions.Categorical(probs)`, or one with logits.",
@@ -1404,7 +1554,7 @@ MIXTURES = (
         cure="Give a list or tuple of at least one.",
     ),
     error(
-        "components[0]: expected a distribution, got 3",
+        "components[0]: expected a Distribution, got 3",
         lambda: ad.Mixture(dist.Categorical(torch.ones(1)), [3]),
         "orderings[1]: expected an Ordering, got 3",
         lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster(), 3]),
@@ -1457,14 +1607,14 @@ MIXTURES = (
 
 INFORMATION = (
     error(
-        "p: expected an AutoregressiveDistribution, got Normal",
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: information.entropy(dist.Normal(0.0, 1.0)),
         cause="The estimates go block by block, which other distributions do not show.",
         cure="Give an autoregressive distribution first; the second one of `kl_divergence` may "
         "be any.",
     ),
     error(
-        "num_samples: expected at least 2, got 1",
+        "num_samples: expected an integer of at least 2, got 1",
         lambda: information.entropy(p(), 1),
         cause="One draw tells no standard error.",
         cure="Give at least 2.",
@@ -1548,7 +1698,7 @@ TRANSFORMS = (
     error(
         "z: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
         lambda: transforms.AutoregressiveTransform(made())(torch.zeros(5)),
-        "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
+        "x: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
         lambda: transforms.AutoregressiveTransform(made()).inv(torch.zeros(5)),
         "z: expected (*lead, 4) whose lead broadcasts with batch_shape (2,), got (3, 4)",
         lambda: transforms.AutoregressiveTransform(made(context_shape=(3,)), torch.zeros(2, 3))(
@@ -1706,6 +1856,7 @@ PACKAGES = (
 
 ERRORS = {
     "Sizes": SIZES,
+    "Arguments": ARGUMENTS,
     "Partitions": PARTITIONS,
     "Orderings": ORDERINGS,
     "Factorizations": FACTORIZATIONS,

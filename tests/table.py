@@ -148,6 +148,7 @@ FACTORIZATIONS = {
         partition=ad.Partition.from_labels([[0, 1, 0], [2, 1, 1]]),
         ordering=ad.Ordering.permutation([2, 0, 1]),
     ),
+    "columns-of-simplexes": ad.Factorization.columns(a=fam.Dirichlet(2), b=fam.Dirichlet(2)),
     "columns-of-one-family": ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Bernoulli()),
     "split": ad.Factorization(
         4,

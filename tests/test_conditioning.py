@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pyro.distributions.testing.gof import auto_goodness_of_fit
+from laws import assert_density, assert_follows
 from table import GPT
 from torch.distributions import MultivariateNormal as TorchNormal
 from torch.distributions import biject_to, constraints
@@ -66,6 +66,28 @@ def test_any_set_agrees_with_enumeration_under_the_order_it_names(name, float64)
     assert len(orders) > 2
 
 
+@pytest.mark.parametrize(("end", "pad"), [(1, 0), (2, None)])
+def test_marginals_of_what_is_given_agree_with_enumeration_where_sequences_end(end, pad, float64):
+    """Of all values, those too that are impossible with what is observed."""
+    fac = ad.Factorization(3, fam.Categorical(3), end=end, pad=pad)
+    p = transformer(fac).condition(validate_args=True)
+    masks = masks_of(fac)
+    for mask, kept in [(a, b) for a in masks for b in masks if b.any() and not (a & b).any()]:
+        for value in p.enumerate_support()[::7]:
+            q = p.given(value, mask).marginal(kept)
+            joint = p.with_ordering(q.ordering)
+            states = joint.enumerate_support()
+            agree = (states[:, mask] == value[mask]).all(-1)
+            if not agree.any():  # impossible under the order that puts it first
+                continue
+            probs = joint.log_prob(states).exp() * agree
+            every = torch.cartesian_prod(*[torch.arange(3)] * int(kept.sum()))
+            every = every.reshape(-1, int(kept.sum()))
+            found = [(states[:, kept] == one).all(-1) for one in every]
+            expected = torch.stack([probs[which].sum() for which in found]) / probs.sum()
+            close(q.log_prob(every).exp(), expected)
+
+
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_draws_of_any_set_follow_its_log_prob(name, float64):
     torch.manual_seed(1)
@@ -73,11 +95,7 @@ def test_draws_of_any_set_follow_its_log_prob(name, float64):
     for mask in masks_of(p.factorization)[1:-1]:
         q = p.given(p.sample(), mask)
         states = q.enumerate_support()
-        probs = q.log_prob(states).exp()
-        drawn = q.sample((3000,)).flatten(1)
-        counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-        assert (counts - probs).abs().max() < 5 * (0.25 / 3000) ** 0.5
-        assert counts[probs == 0].sum() == 0
+        assert_follows(q, q.sample((3000,)), states)
 
 
 @pytest.mark.parametrize("name", list(DISCRETE))
@@ -102,10 +120,7 @@ def test_rows_may_be_observed_in_different_sets(name, float64):
     )
     close(q.log_prob(drawn), scores)
     # The empty row is p itself: its draws are p's.
-    states = p.enumerate_support()
-    drawn = p.given(x[:2], masks[:2]).sample((3000,))[:, 0].flatten(1)
-    counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-    assert (counts - p.log_prob(states).exp()).abs().max() < 5 * (0.25 / 3000) ** 0.5
+    assert_follows(p, p.given(x[:2], masks[:2]).sample((3000,))[:, 0])
 
 
 @pytest.mark.parametrize("name", ["raster", "ties", "columns", "columns-ties"])
@@ -121,10 +136,61 @@ def test_an_order_for_each_row(name, float64):
     for row in range(5):
         one = p.with_ordering(ad.Ordering.from_ranks(ranks[row]))
         close(q.log_prob(x)[:, row], one.log_prob(x[:, row]))
-        states = one.enumerate_support()
-        counts = (x[:, row].flatten(1).unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-        assert (counts - one.log_prob(states).exp()).abs().max() < 5 * (0.25 / 2000) ** 0.5
+        assert_follows(one, x[:, row])
     assert q.expand((2, 5)).sample().shape == (2, 5, *p.event_shape)
+
+
+class Linear(networks.ConditionalNetwork):
+    """A user's network for any order, of each row too, without a decoder of its own."""
+
+    has_row_orders = True
+
+    def __init__(self, factorization):
+        super().__init__(factorization)
+        count, family = factorization.num_blocks, factorization.families[0]
+        shape = (count, family.num_params, count, family.num_features)
+        self.weight = torch.nn.Parameter(torch.randn(shape))
+
+    def accepts(self, factorization):
+        return None
+
+    def forward(self, blocks, context=None, ranks=None):
+        ranks = self.factorization.ranks.flatten() if ranks is None else ranks
+        seen = (ranks.unsqueeze(-1) > ranks.unsqueeze(-2)).to(self.weight)
+        features = self.factorization.families[0].features(blocks).to(self.weight)
+        return torch.einsum(
+            "ipjf,njf,nij->nip", self.weight, features, seen.expand(len(blocks), -1, -1)
+        )
+
+
+@pytest.mark.parametrize("family", [fam.Bernoulli(), fam.OneHotCategorical(2)], ids=str)
+def test_an_order_for_each_row_of_a_network_without_a_decoder(family, float64):
+    torch.manual_seed(4)
+    partition = ad.Partition.along(0) if family.event_shape else None
+    fac = ad.Factorization((4, *family.event_shape), family, partition=partition)
+    p = Linear(fac).condition()
+    ad.testing.check_decoder(p.network)
+    ranks = torch.rand(3, 4).argsort(-1).argsort(-1)
+    q = p.with_ordering(ranks)
+    states = q.enumerate_support(expand=False)
+    probs = q.log_prob(states).exp()
+    close(probs.sum(0), torch.ones(3))
+    x = q.sample((3000,))
+    counts = (x == states.unsqueeze(1)).flatten(3).all(-1).double().mean(1)
+    assert (counts - probs).abs().max() < 5.5 * (0.25 / 3000) ** 0.5
+    best, score = ad.sampling.greedy(q)
+    close(score, q.log_prob(best))
+    with pytest.raises(ValueError, match="ranks: expected no ties where each row has its own"):
+        p.network.decoder(2, ranks=torch.zeros(2, 4, dtype=torch.int64))
+
+
+def test_a_decoder_that_drops_the_orders_of_rows_is_found():
+    class Drops(Linear):
+        def _decoder(self, factorization, batch_size, context, ranks):
+            return super()._decoder(factorization, batch_size, context, None)
+
+    with pytest.raises(ad.testing.CheckError, match="differs from the parallel pass"):
+        ad.testing.check_decoder(Drops(ad.Factorization(4, fam.Bernoulli())))
 
 
 def test_a_graph_is_conditioned_on_its_ancestors():
@@ -199,7 +265,7 @@ def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):
     # The free coordinate, by its density.
     y = drawn[:, 0]
     density = q.given(x, torch.tensor([0, 0, 0, 0, 0]).bool()).log_prob_blocks(drawn)[:, 0, 1].exp()
-    assert auto_goodness_of_fit(y[:, 2], density, dim=1) > 1e-3
+    assert_density(y[:, 2], density)
     with pytest.raises(NotImplementedError, match="no gradients"):
         networks.MADE(
             ad.Factorization((1, 3), fam.MultivariateNormal(3), partition=ad.Partition.along(0)),
@@ -378,20 +444,15 @@ def test_a_nested_network_of_any_order_is_cut_anywhere(float64):
     p = networks.MADE(fac, hidden_features=8).double().condition()
     states = p.enumerate_support()
     q = p.given(p.sample(), torch.tensor([[False, True, False], [False, False, False]]))
-    probs = q.log_prob(states).exp()
-    close(probs.sum(), torch.ones(()))
-    drawn = q.sample((4000,)).flatten(1)
-    counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
-    assert (counts - probs).abs().max() < 5 * (0.25 / 4000) ** 0.5
+    close(q.log_prob(states).exp().sum(), torch.ones(()))
+    assert_follows(q, q.sample((4000,)), states)
 
 
 def test_values_and_ranks_of_other_shapes_and_dtypes():
     p = transformer(ad.Factorization(3, fam.Bernoulli())).condition()
     with pytest.raises(ValueError, match=r"value: expected \(\*lead, 3\) whose .* got \(4,\)"):
         p.given(torch.zeros(4), torch.ones(3).bool())
-    with pytest.raises(
-        ValueError, match=r"ordering: expected ranks of integers, got torch.float64"
-    ):
+    with pytest.raises(ValueError, match=r"ordering: expected integers, got torch.float64"):
         p.with_ordering(torch.zeros(2, 3, dtype=torch.float64))
     q = p.with_ordering(torch.tensor([[0, 1, 2], [2, 1, 0]], dtype=torch.int32))
     assert q.sample((2,)).shape == (2, 2, 3)
@@ -446,3 +507,31 @@ def test_orders_that_are_no_graphs_never_list_all_pairs_of_blocks():
     net.condition().given(torch.zeros(20_000), observed)
     net.load_state_dict(net.state_dict())
     assert "dependencies" not in vars(fac)
+
+
+def test_a_mask_that_cuts_a_block_is_blamed_and_no_value_that_was_not_given():
+    partition = ad.Partition.split([1, 3])
+    fac = ad.Factorization(4, [fam.Categorical(2), fam.OneHotCategorical(3)], partition=partition)
+    p = networks.MADE(fac, hidden_features=8).condition()
+    with pytest.raises(ValueError, match="mask: expected one that cuts no block"):
+        p.given(torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.tensor([True, True, True, False]))
+
+
+def test_what_is_given_twice_is_checked_together():
+    """The end that a first value lacks is no padding that a second one breaks."""
+    p = networks.MADE(ad.Factorization(3, fam.Categorical(3), end=0), hidden_features=8).condition()
+    x = torch.tensor([1, 2, 1])
+    one, two = torch.tensor([[True, False, False], [False, True, False]])
+    states = p.enumerate_support()
+    twice, once = p.given(x, one).given(x, two), p.given(x, one | two)
+    assert torch.equal(twice.log_prob(states), once.log_prob(states))
+    with pytest.raises(ValueError, match="value: expected pad 0 in block"):
+        p.given(torch.tensor([0, 1, 1]), one).given(x, two)
+
+
+def test_anchors_of_independent_blocks_are_inside():
+    word = ad.Factorization(3, fam.Categorical(3), end=2, pad=0)
+    inner = networks.MADE(word, context_shape=(2,), hidden_features=4)
+    for family in (fam.OneHotCategorical(2), fam.Dirichlet(2), fam.Nested(inner)):
+        several = fam.Independent(family, (2,))
+        assert several.inside(several.anchor())

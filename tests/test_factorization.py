@@ -1,16 +1,23 @@
 """Partitions, orderings and factorizations as values."""
 
 import copy
+import datetime
 import pickle
+import sys
+from itertools import accumulate
+from types import SimpleNamespace
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from table import FACTORIZATIONS
+from table import FACTORIZATIONS, VECTORS
+from torch import Size
 from torch.distributions import biject_to, constraints, transform_to
 
 import ardist as ad
 from ardist import families as fam
+from ardist import networks
 
 factorizations = pytest.mark.parametrize("name", FACTORIZATIONS)
 
@@ -95,13 +102,108 @@ def test_columns_pack_and_unpack():
     back = fac.unpack(x)
     assert back["kind"].dtype == torch.int64
     assert all(torch.equal(back[name], columns[name]) for name in columns)
+
+    class Frame(dict):
+        """As polars has it: iterating gives columns, not names."""
+
+        columns = ("kind", "share")
+
+        def __iter__(self):
+            return iter(self.values())
+
+    assert torch.equal(fac.pack(Frame(columns)), x)
     index = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Categorical(4))
     assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
 
 
-@factorizations
+class NA:
+    """What pandas has for a missing number: a thing of which nothing can be asked."""
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+    __eq__ = __float__ = None
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([1, None, 3], [1, torch.nan, 3]),
+        (np.array([1, NA, 3], dtype=object), [1, torch.nan, 3]),
+        (np.array([True, None, False], dtype=object), [1, torch.nan, 0]),
+        (np.array([1.5, 2, 3]), [1.5, 2, 3]),
+        (np.array([1.5, 2, 3], dtype=np.longdouble), [1.5, 2, 3]),
+        (np.array([1, 2, 3], dtype=np.uint16), [1, 2, 3]),
+        (np.array([1, 2, 3])[::-1], [3, 2, 1]),
+        ([torch.tensor(1.0), torch.tensor(2), 3], [1, 2, 3]),
+        (np.array(["2020-01-01"] * 3, dtype="M8[D]"), None),
+        ([datetime.date(2020, 1, 1)] * 3, None),
+        (np.array(["1", "2", "3"], dtype=object), None),
+        ([1, None, "3"], None),
+        ([1j, 2, 3], None),
+        ([[1], [2, 3], []], None),
+    ],
+    ids=repr,
+)
+def test_a_column_of_any_kind_is_the_right_tensor_or_an_error(column, expected, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(NA=NA))
+    fac = ad.Factorization.columns(a=fam.Normal(), b=fam.Categorical(4))
+    if expected is None:
+        with pytest.raises(ValueError, match="columns: expected numbers in 'b'"):
+            fac.pack({"a": [0, 0, 0], "b": column})
+        return
+    x = fac.pack({"a": np.zeros(3), "b": column})
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x[:, 1], torch.tensor(expected), equal_nan=True, check_dtype=False)
+    whole = fac.pack({"a": torch.zeros(3).double(), "b": column})
+    assert whole.dtype == torch.float64
+
+
+def nested(*args, **options):
+    inner = ad.Factorization(2, *args, **options)
+    return fam.Nested(networks.MADE(inner, hidden_features=4, context_shape=(2,)))
+
+
+# Families of vectors whose blocks share dimensions of the event.
+SHARED = {
+    f"{name}-{way}": factorization
+    for name, family in {
+        **VECTORS,
+        "nested": nested([fam.Normal(), fam.Gamma()]),
+        "nested-ended": nested(fam.Categorical(3), end=1, pad=0),
+    }.items()
+    for way, factorization in {
+        "columns": ad.Factorization.columns(a=family, b=family),
+        "mixed": ad.Factorization.columns(a=family, b=fam.Gamma(), c=family),
+        "split": ad.Factorization(2, family, partition=ad.Partition.split([2])),
+        "labels": ad.Factorization(
+            (2, 2), family, partition=ad.Partition.from_labels([[0, 1], [1, 0]])
+        ),
+    }.items()
+}
+SHARED["patches"] = ad.Factorization(
+    (2, 4), fam.Independent(fam.Dirichlet(2), (1,)), partition=ad.Partition.patches((1, 2))
+)
+SUPPORTS = {**FACTORIZATIONS, **SHARED}
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
+def test_the_support_has_the_draws_and_nothing_else(name):
+    fac = SUPPORTS[name]
+    x = networks.MADE(fac, hidden_features=8).condition().sample((3,)).double()
+    assert fac.support.check(x).tolist() == [True] * 3
+    blocks = fac.split(x)
+    for block, family in enumerate(fac.layout.families):
+        for number in (torch.nan, -7.0):
+            value = fac.layout.take("value", torch.full_like(blocks, number), [block])
+            inside = bool(family.inside(value[0].reshape(family.event_shape)))
+            found = fac.support.check(fac.merge(fac.layout.put(blocks, [block], value)))
+            assert found.tolist() == [inside] * 3
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
 def test_bijections_of_the_support(name):
-    fac = FACTORIZATIONS[name]
+    fac = SUPPORTS[name]
     if fac.support.is_discrete:
         with pytest.raises(NotImplementedError):
             biject_to(fac.support)
@@ -112,9 +214,28 @@ def test_bijections_of_the_support(name):
         x = transform(u)
         assert x.shape == (5, *fac.event_shape)
         assert fac.support.check(x).all()
-        if registry is biject_to:
-            torch.testing.assert_close(transform.inv(x), u)
-            assert transform.forward_shape(u.shape) == x.shape
+        torch.testing.assert_close(transform(transform.inv(x)), x)
+    transform = biject_to(fac.support)
+    u = torch.randn(transform.inverse_shape(fac.event_shape), dtype=torch.float64)
+    x = transform(u)
+    torch.testing.assert_close(transform.inv(x), u)
+    assert transform.forward_shape(u.shape) == x.shape
+    # Of a simplex the last element follows from the others, and the Jacobian is theirs.
+    jacobian = torch.autograd.functional.jacobian(lambda u: fac.split(transform(u)).flatten(), u)
+    free = [
+        start + element
+        for start, f in zip(
+            accumulate(fac.layout.sizes["value"], initial=0), fac.layout.families, strict=False
+        )
+        for element in range(Size(biject_to(f.support).inverse_shape(f.event_shape)).numel())
+    ]
+    expected = (
+        torch.linalg.slogdet(jacobian.reshape(len(jacobian), -1)[free])[1]
+        if free
+        else torch.zeros(())
+    )
+    found = transform.log_abs_det_jacobian(u, x)
+    torch.testing.assert_close(found.sum(), expected.to(found.dtype))
 
 
 def test_the_jacobian_of_a_mixed_support_is_autograds():

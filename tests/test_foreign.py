@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import chisquare
+from laws import assert_follows
 from table import FACTORIZATIONS, TinyGPT
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -93,15 +93,7 @@ def test_a_cache_is_selected_again_and_again():
 def test_probabilities_of_the_tokens_sum_to_one_and_samples_follow_them(float64):
     p = build().double().condition()
     ad.testing.check_normalized(p, tolerance=1e-9)
-    states = p.enumerate_support()
-    x = p.sample((4000,))
-    which = (x * 3 ** torch.arange(4, -1, -1)).sum(-1)
-    counts = torch.bincount(which, minlength=len(states))
-    expected = p.log_prob(states).detach().exp() * 4000
-    kept = expected > 5
-    observed = torch.cat((counts[kept], counts[~kept].sum(0, keepdim=True)))
-    expected = torch.cat((expected[kept], expected[~kept].sum(0, keepdim=True)))
-    assert chisquare(observed.numpy(), expected.numpy()).pvalue > 1e-3
+    assert_follows(p, p.sample((4000,)))
 
 
 def test_round_trips_and_dtypes():
@@ -117,7 +109,9 @@ def test_round_trips_and_dtypes():
         rough = p.log_prob(p.sample((3,)))
         assert rough.isfinite().all()
         torch.testing.assert_close(p.log_prob(x), score, atol=0.3, rtol=0)
-    torch.testing.assert_close(net.double().condition().log_prob(x), score.double())
+    # Of five terms, in float32 through layers of weights of about unit scale.
+    wide = net.double().condition().log_prob(x)
+    torch.testing.assert_close(wide.float(), score, atol=1e-4, rtol=1e-4)
 
 
 def test_a_state_with_another_start_is_refused():

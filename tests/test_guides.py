@@ -139,7 +139,9 @@ def test_what_is_local_comes_at_the_end_and_in_one_step():
 
 
 @pytest.mark.parametrize(
-    ("model", "edges"), [(grid, None), (chain, 4), (separate, 0), (walk, 10)], ids=lambda x: str(x)
+    ("model", "edges"),
+    [(grid, None), (chain, 4), (separate, 0), (walk, 10)],
+    ids=lambda x: getattr(x, "__name__", x),
 )
 def test_the_graph_is_what_the_posterior_needs(model, edges, float64):
     """In a Gaussian posterior, regressions on all that is earlier have weights on parents only."""

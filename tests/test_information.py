@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import ALPHA, assert_mean, quantile
 from scipy.stats import kstest
 from table import CONTEXT, FAMILIES, GPT, build, condition, fits
 from torch.func import functional_call
@@ -44,9 +45,9 @@ def inputs(*joints):
     return [parameter for one in joints for parameter in one.network.parameters()]
 
 
-def agree(estimate, expected, errors=4.5):
+def agree(estimate, expected, samples=500):
     assert estimate.value.shape == estimate.standard_error.shape == expected.shape
-    near = errors * estimate.standard_error + 1e-5 * (1 + expected.abs())
+    near = quantile(samples) * estimate.standard_error + 1e-5 * (1 + expected.abs())
     assert ((estimate.value - expected).abs() < near).all(), (estimate, expected)
 
 
@@ -62,9 +63,8 @@ def unbiased(draw, exact, wrt, repetitions=150):
     found = torch.stack([gradient(draw()) for _ in range(repetitions)])
     along = torch.cat((expected.unsqueeze(0), torch.randn(8, len(expected)).to(expected)))
     difference = (found - expected) @ along.T
-    errors = difference.std(0) / repetitions**0.5
     assert expected.norm() > 1e-3
-    assert (difference.mean(0).abs() < 4 * errors + 1e-5 * along.norm(dim=1)).all()
+    assert_mean(difference, 0.0, slack=1e-5 * along.norm(dim=1))
 
 
 # Values.
@@ -98,7 +98,7 @@ def test_every_family_agrees_with_plain_monte_carlo(family):
         plains.append((kl_divergence(p, q, 5000), log_prob - other))
     for estimate, plain in plains:
         error = math.hypot(plain.std() / len(x) ** 0.5, estimate.standard_error)
-        assert abs(plain.mean() - estimate.value) < 4.5 * error + 1e-6
+        assert abs(plain.mean() - estimate.value) < quantile(5000) * error + 1e-6
 
 
 CHAINS = {
@@ -186,8 +186,8 @@ def test_batches_broadcast():
     p, q = p.network.condition(contexts[0]), q.network.condition(contexts[1])
     exact, found = kl_divergence(p, q), kl_divergence(p, q, 500)
     assert exact.value.shape == (4, 3)
-    agree(found, exact.value, 5)
-    agree(entropy(p, 500), entropy(p).value, 5)
+    agree(found, exact.value)
+    agree(entropy(p, 500), entropy(p).value)
     each = [entropy(p.network.condition(context)).value for context in contexts[0][:, 0]]
     torch.testing.assert_close(entropy(p).value[:, 0], torch.stack(each))
 
@@ -251,6 +251,25 @@ def test_states_that_are_cut_off_leave_the_gradient_finite():
     assert all(g.isfinite().all() for g in torch.autograd.grad(estimate.value, inputs(p, q)))
 
 
+@pytest.mark.parametrize("num_samples", [None, 100])
+def test_an_infinite_divergence_is_infinite_and_has_no_gradient(num_samples):
+    """Where a state is impossible under q, and its probability under p rounds to 0 or does not."""
+    net = networks.Unshared(ad.Factorization(2, fam.Categorical(3)), modules=[None, None])
+    with torch.no_grad():
+        net.factors[0].value.copy_(torch.tensor([0.0, 0.0, -200.0]))
+        net.factors[1].value.zero_()
+    p = net.condition()
+    q = p.with_families(fam.TopK(fam.Categorical(3), 2))
+    found = kl_divergence(p, q, num_samples)
+    assert found.value == torch.inf
+    if num_samples is None:
+        assert torch.distributions.kl_divergence(p, q) == torch.inf
+    else:
+        assert found.standard_error == torch.inf
+    found.value.backward()
+    assert all(weight.grad.isfinite().all() for weight in net.parameters())
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_dropout_is_off(exact):
     net = networks.Transformer(ad.Factorization(3, fam.Bernoulli()), **GPT, dropout=0.5)
@@ -311,11 +330,11 @@ def normal_pair(float64):
     for seed in range(2):
         torch.manual_seed(seed)
         net = networks.MADE(
-            ad.Factorization(2, fam.Normal()), hidden_features=(8,), activation=torch.tanh
+            ad.Factorization(2, fam.Normal()),
+            hidden_features=(8,),
+            activation=torch.tanh,
+            direct=False,  # so that scales are not small anywhere
         )
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.mul_(2)
         joints.append(net.condition())
     side = torch.linspace(-20, 20, 401)
     return *joints, torch.cartesian_prod(side, side), (side[1] - side[0]) ** 2
@@ -331,8 +350,8 @@ def test_gradients_agree_with_quadrature(float64, pathwise):
     p.has_rsample = pathwise
     agree(entropy(p, 5000), own)
     agree(kl_divergence(p, q, 5000), gap)
-    unbiased(lambda: entropy(p, 20).value, own, inputs(p), 300)
-    unbiased(lambda: kl_divergence(p, q, 20).value, gap, inputs(p, q), 300)
+    unbiased(lambda: entropy(p, 200).value, own, inputs(p), 300)
+    unbiased(lambda: kl_divergence(p, q, 200).value, gap, inputs(p, q), 300)
 
 
 def gaussian(p):
@@ -401,9 +420,9 @@ def test_own_draws_are_calibrated_and_others_are_not(family):
     x = p.sample((2000,))
     found = calibration(p, x)
     assert found.pit.shape == (2000, 2)
-    assert (found.p_value > 1e-3).all(), found.p_value
+    assert (found.p_value > ALPHA).all(), found.p_value
     if family not in ("top_k", "nucleus"):
-        assert (calibration(q, x).p_value < 1e-6).any()
+        assert (calibration(q, x).p_value < ALPHA).any()
 
 
 def test_calibration_goes_block_by_block():
@@ -418,9 +437,9 @@ def test_calibration_goes_block_by_block():
     assert found.pit.shape == (700, 4)
     assert found.pit[:, 1].isnan().all()
     assert found.p_value.isnan().tolist() == [False, True, False, False]
-    assert (found.p_value[[0, 2, 3]] > 1e-3).all()
+    assert (found.p_value[[0, 2, 3]] > ALPHA).all()
     x[:, 3] += 1.0  # the third column
-    assert (calibration(p, x).p_value < 1e-3).tolist() == [False, False, True, False]
+    assert (calibration(p, x).p_value < ALPHA).tolist() == [False, False, True, False]
     with pytest.raises(ValueError, match="p: expected blocks with a CDF"):
         calibration(condition(build("made", "dirichlet-along")), torch.full((5, 2, 2), 0.5))
 
@@ -431,12 +450,12 @@ def test_calibration_leaves_out_what_is_certain():
     found = calibration(p, x)
     after = torch.nn.functional.pad((x == 2).cumsum(-1)[:, :-1], (1, 0)) > 0
     assert torch.equal(found.pit.isnan(), after)
-    assert (found.p_value > 1e-3).all()
+    assert (found.p_value > ALPHA).all()
     p = condition(build("made", "normal-raster"))
     p = p.given(torch.zeros(4), torch.tensor([True, False, False, False]))
     found = calibration(p, p.sample((100,)))
     assert found.pit[:, 0].isnan().all()
-    assert (found.p_value[1:] > 1e-3).all()
+    assert (found.p_value[1:] > ALPHA).all()
 
 
 @pytest.mark.parametrize("count", [20, 500, 20000])

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from pyro.distributions.testing.gof import auto_goodness_of_fit
+from laws import assert_density
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
@@ -97,7 +97,7 @@ def test_continuous_blocks_and_gradients_through_their_draws(float64):
     x = p.sample((3000,))
     first = p.network.nested[0].condition(p.joint.teach(x[:1])[1][0, 0])
     prob = first.log_prob(x[:, 0]).exp()
-    assert auto_goodness_of_fit(x[:, 0], prob, dim=2) > 1e-3
+    assert_density(x[:, 0], prob, dim=2)
     assert p.has_rsample
     p.rsample((4,)).sum().backward()
     assert all(weight.grad is not None for weight in p.network.parameters())
@@ -182,7 +182,27 @@ def test_a_marginal_that_would_be_drawn_in_another_inner_order_is_refused():
     p = any_order_pairs()
     with pytest.raises(ValueError, match=r"expected all of block \(0,\) or a part that Nested"):
         p.marginal(torch.tensor([[False, True], [False, False]]))
+    missing = torch.tensor([[torch.nan, 1.0], [1.0, 1.0]])
+    with pytest.raises(ValueError, match=r"or a part that Nested.* draws first, got one that only"):
+        p.network.condition(nan_policy="marginalize").log_prob(missing.flip(0))
     q = p.marginal(torch.tensor([[True, False], [False, False]]))
     share = q.log_prob(torch.ones(1)).exp()
     drawn = q.sample((4000,)).mean()
     assert (drawn - share).abs() < 4 * (share * (1 - share) / 4000).sqrt()
+
+
+def test_the_inner_order_that_answers_is_told():
+    """Bayes' rule, under the joint of the inner order that the family names."""
+    p = any_order_pairs()
+    (nested,) = p.factorization.families
+    for mask, order in (([True, False], [0, 1]), ([False, True], [1, 0])):
+        mask = torch.tensor(mask)
+        ordering = nested.ordering_given(mask)
+        assert ordering.ranks(p.event_shape[:1]).tolist() == order
+        x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        inner = nested.network.condition(p.joint.teach(x)[1][0, 1]).with_ordering(ordering)
+        blocks = inner.log_prob_blocks(x[1])
+        q = p.given(x, torch.stack((torch.ones_like(mask), mask)))
+        torch.testing.assert_close(q.log_prob(x), blocks[~mask].sum())
+    rows = torch.eye(2, dtype=torch.bool)
+    assert nested.ordering_given(rows).tolist() == [[0, 1], [1, 0]]

@@ -91,36 +91,6 @@ def test_the_order_names_every_module():
     assert {name for name, _ in modules()} - {""} == set(ORDER)
 
 
-def test_the_core_is_small():
-    """Under 1,950 lines of code; comments and docs not counted."""
-    core = (
-        "shapes",
-        "partition",
-        "ordering",
-        "layout",
-        "constraints",
-        "factorization",
-        "decoding",
-        "joint",
-        "distribution",
-    )
-    total = 0
-    for name, path in modules():
-        if name not in core:
-            continue
-        tree = ast.parse(path.read_text())
-        prose = set()
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                value = body[0].value
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    prose |= set(range(value.lineno, value.end_lineno + 1))
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            total += bool(line.strip()) and not line.strip().startswith("#") and number not in prose
-    assert total < 1950
-
-
 def test_import_leaves_torch_and_pyro_as_pyro_leaves_them():  # trap 26
     program = """
 import sys, torch, pyro

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import quantile
 from pyro import infer, poutine
 from pyro.infer import autoguide
 from table import NETWORKS, build
@@ -137,7 +138,7 @@ def test_gradients_are_unbiased(latent, reparameterized, elbo, float64):
     """For prior and guide, against quadrature: by draws, by the score function, and by both."""
     pyro.set_rng_seed(1)  # networks whose gradients have light tails
     found, exact = gradients(Small(latent, reparameterized), estimator(elbo))
-    assert deviation(found, exact) < 5
+    assert deviation(found, exact) < quantile(len(found))
     # The errors are small enough that a wrong gradient would show.
     assert (found.mean(0) - exact).norm() < 0.2 * exact.norm()
 
@@ -326,6 +327,7 @@ def test_nuts_finds_the_exact_moments():
 
 
 CONSTRAINED = {
+    "simplexes in one row": ad.Factorization.columns(a=fam.Dirichlet(2), b=fam.Dirichlet(2)),
     "columns": ad.Factorization.columns(a=fam.Gamma(), b=fam.Beta(), c=fam.Normal()),
     "grid": ad.Factorization((2, 2), fam.LogNormal(), ordering=ad.Ordering.random()),
     "vectors": ad.Factorization(
@@ -528,7 +530,7 @@ def test_compiled_gradients_of_the_score_function_are_unbiased(
     pyro.set_rng_seed(1)  # as above
     compiled = estimator(f"Jit{elbo}", ignore_jit_warnings=True)
     found, exact = gradients(Small(latent, reparameterized), compiled)
-    assert deviation(found, exact) < 5
+    assert deviation(found, exact) < quantile(len(found))
     assert (found.mean(0) - exact).norm() < 0.2 * exact.norm()
 
 

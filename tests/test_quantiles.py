@@ -170,3 +170,77 @@ def test_students_cdf_is_scipys_whatever_the_degrees_of_freedom(df, float64):
     scale = float(fam.StudentT()(params).scale)
     expected = torch.from_numpy(stats.t(df, scale=scale).cdf(z.numpy()))
     torch.testing.assert_close(fam.StudentT().cdf(params, z), expected, rtol=1e-8, atol=1e-12)
+
+
+def test_the_incomplete_beta_function_of_large_numbers_is_scipys():
+    generator = np.random.default_rng(0)
+    a, b = 10 ** generator.uniform(-2, 12, (2, 500))
+    x = generator.beta(a, b)
+    found = betainc(*map(torch.from_numpy, (a, b, x))).numpy()
+    np.testing.assert_allclose(found, special.betainc(a, b, x), rtol=0, atol=1e-7)
+
+
+WITH_CDF = [*DISCRETE, *CONTINUOUS]
+
+
+@pytest.mark.parametrize("family", WITH_CDF, ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_cdf_is_zero_below_the_support_and_one_above_it(family, dtype):
+    params = torch.randn(20, family.num_params, dtype=dtype).requires_grad_()
+    lower, upper = family._ends.lower, family._ends.upper
+    for below in {-torch.inf, lower - 1, -1e30}:
+        found = family.cdf(params, torch.tensor(below, dtype=dtype))
+        if below < lower or below == -torch.inf:
+            assert (found == 0).all()
+    for above in {torch.inf, upper + 1, 1e30}:
+        found = family.cdf(params, torch.tensor(above, dtype=dtype))
+        if above > upper or above == torch.inf:
+            assert (found == 1).all()
+    value = family.sample(params)
+    value = torch.where(torch.arange(20) < 5, -torch.inf, value.to(dtype))
+    found = family.cdf(params, value)
+    assert ((found >= 0) & (found <= 1)).all()
+    if family.has_cdf_gradient:
+        (slope,) = torch.autograd.grad(found.sum(), params)
+        assert slope.isfinite().all()
+        assert (slope[:5] == 0).all()
+
+
+FAR = [
+    *((family, 1.0) for family in WITH_CDF),
+    (fam.Mixture(fam.Normal(), 2), 1e4),
+    (fam.Mixture(fam.StudentT(), 2), 1e4),
+    (fam.StudentT(), 1e4),
+    (fam.Parametric(dist.Gumbel), 30.0),
+    (fam.Poisson(), 1e4),
+    (fam.Poisson(), 1e9),
+    (fam.Gamma(), 1e3),
+    (fam.Beta(), 1e3),
+    (fam.NegativeBinomial(), 5.0),
+]
+
+
+@pytest.mark.parametrize(("family", "size"), FAR, ids=str)
+def test_a_cdf_reaches_the_uniform_first_at_its_inverse_which_is_monotone(family, size):
+    params = size * torch.randn(20, 1, family.num_params)
+    if isinstance(family, fam.Parametric):
+        params[..., 1:] = params[..., 1:].clamp(-3, 3)  # through exp
+    uniform = torch.cat((torch.rand(20, 15), torch.tensor([1e-6, 1 - 1e-6]).expand(20, 2)), 1)
+    uniform = uniform.sort(-1).values
+    value = family.icdf(params, uniform)
+    assert family.inside(value).all()
+    assert (value.diff(dim=-1) >= -4e-6 * value[..., 1:].abs()).all()
+    found = family.cdf(params, value)
+    if family.is_index:
+        before = value - 1
+    else:
+        before = torch.nextafter(value, torch.tensor(-torch.inf))
+        after = torch.nextafter(value, torch.tensor(torch.inf))
+    step = (
+        8 * (family.cdf(params, after) - family.cdf(params, before)) if not family.is_index else 0
+    )
+    reach = 1e-6 + (0 if family.support.is_discrete else step)
+    lower, upper = family._ends.within(torch.float32)
+    # torch keeps the sigmoid two units in the last place below one.
+    assert ((found >= uniform - reach) | (value >= upper * (1 - 3e-7))).all()
+    assert ((family.cdf(params, before) <= uniform + reach) | (value <= lower)).all()

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from table import FACTORIZATIONS, Plain, build
+from torch import nn
 
 import ardist as ad
 from ardist import families as fam
@@ -104,3 +106,106 @@ def test_a_wrong_shape_is_found():
     p.log_prob = lambda value: torch.zeros(())
     with pytest.raises(ad.testing.CheckError, match=r"log_prob: expected shape \(2,\), got \(\)"):
         ad.testing.check_shapes(p)
+
+
+class Normalizing(networks.ConditionalNetwork):
+    """A causal convolution and batch norm, of each unit over rows, or over rows and positions."""
+
+    def __init__(self, factorization, over_positions):
+        super().__init__(factorization)
+        self.over_positions = over_positions
+        self.conv = nn.Conv1d(1, 8, 3)
+        self.norm = nn.BatchNorm1d(8 if over_positions else 8 * factorization.num_blocks)
+        self.head = nn.Conv1d(8, 2, 1)
+
+    def forward(self, blocks, context=None, ranks=None):
+        hidden = self.conv(F.pad(blocks, (3, 0))[:, :-1].unsqueeze(1))
+        shape = hidden.shape if self.over_positions else (len(blocks), -1)
+        return self.head(self.norm(hidden.reshape(shape)).view_as(hidden).relu()).transpose(1, 2)
+
+
+def test_batch_norm_leaks_over_positions_and_only_in_training_mode():
+    fac = ad.Factorization(8, fam.Normal())
+    message = r"leaks in training mode: the parameters of block \(0,\)"
+    with pytest.raises(ad.testing.CheckError, match=message):
+        ad.testing.check_autoregressive(Normalizing(fac, over_positions=True))
+    found = ad.testing.check_autoregressive(Normalizing(fac, over_positions=False))
+    assert found.reach == 18 / 28  # the last three blocks
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "wavenet", "pixelcnn", "transformer"])
+def test_dropout_is_no_leak(network):
+    fac = "image-raster" if network == "pixelcnn" else "normal-raster"
+    net = build(network, fac, dropout=0.4)
+    assert ad.testing.check_autoregressive(net).reach == 1.0
+
+
+class Masking(networks.ConditionalNetwork):
+    """One state of each block has no probability; perhaps another one follows the next block."""
+
+    def __init__(self, leaks):
+        super().__init__(ad.Factorization(4, fam.Categorical(3)))
+        self.leaks = leaks
+
+    def forward(self, blocks, context=None, ranks=None):
+        params = torch.zeros(*blocks.shape, 3)
+        params[..., 0] = -torch.inf
+        params[:, 1:, 1] += blocks[:, :-1]
+        if self.leaks:
+            params[:, :-1, 1] += blocks[:, 1:]
+        return params
+
+
+def test_infinite_logits_are_no_difference_and_hide_none():
+    assert ad.testing.check_autoregressive(Masking(leaks=False)).influence.sum() == 3
+    ad.testing.check_decoder(Masking(leaks=False))
+    with pytest.raises(ad.testing.CheckError, match="3 leaks: "):
+        ad.testing.check_autoregressive(Masking(leaks=True))
+
+
+@pytest.mark.parametrize("network", ["made", "transformer", "rnn-gru"])
+def test_checks_take_a_network_or_a_distribution(network):
+    net = build(network, "categorical-2")
+    for given in (net, net.condition()):
+        assert ad.testing.check_autoregressive(given).reach == 1.0
+        ad.testing.check_decoder(given)
+        ad.testing.check_shapes(given)
+        ad.testing.check_normalized(given)
+
+
+def test_checks_of_a_distribution_follow_its_context_order_and_parameters():
+    net = build("transformer", "normal-raster", context_shape=(3,))
+    order = ad.Ordering.reverse()
+    p = net.condition(torch.randn(5, 3)).with_ordering(order)
+    found = ad.testing.check_autoregressive(p)
+    assert found.context_reach == 1.0
+    assert torch.equal(found.influence, p.factorization.dependencies)
+    ad.testing.check_decoder(p)
+    rows = net.condition(torch.randn(2, 3)).with_ordering(
+        torch.tensor([[3, 2, 1, 0], [0, 1, 2, 3]])
+    )
+    assert torch.equal(ad.testing.check_autoregressive(rows).influence, found.influence)
+    net = Plain(FACTORIZATIONS["normal-raster"])
+    zeros = {name: torch.zeros_like(value) for name, value in net.named_parameters()}
+    assert ad.testing.check_autoregressive(net.condition(params=zeros)).reach == 0.0
+
+
+class OfFloats(fam.Normal):
+    """Makes its constants as users do, in the default dtype."""
+
+    def features(self, value):
+        return torch.stack((value, torch.ones(value.shape)), -1) @ torch.eye(2)
+
+    num_features = 2
+
+
+def test_families_that_make_tensors_of_the_default_dtype():
+    inner = networks.MADE(ad.Factorization(2, fam.Normal()), hidden_features=4, context_shape=(3,))
+    nested = ad.Factorization((3, 2), fam.Nested(inner), partition=ad.Partition.along(0))
+    for fac in (ad.Factorization(4, OfFloats()), nested):
+        net = networks.RNN(fac, hidden_size=8)
+        longer = ad.Factorization(
+            (5, *fac.event_shape[1:]), fac.families[0], partition=fac.partition
+        )
+        for other in (None, longer):
+            assert ad.testing.check_autoregressive(net, factorization=other).reach == 1.0

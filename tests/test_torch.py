@@ -1,23 +1,36 @@
 """A distribution of torch: in its mixtures and wrappers, its divergence, `torch.func`, compiled."""
 
 import copy
+import math
 from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import assert_frequencies, quantile
 from pyro.infer import TraceMeanField_ELBO
 from table import CONTEXT, FACTORIZATIONS, NETWORKS, build, fits
 from torch.distributions import Distribution, kl_divergence
 from torch.func import grad, hessian, jacrev, jvp, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
 
 # Mixtures and wrappers.
+
+
+def test_a_torch_mixture_of_simplexes_in_one_row():
+    p = build("made", "columns-of-simplexes", CONTEXT).condition(torch.randn(3, *CONTEXT))
+    mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), p, validate_args=True)
+    x = mixture.sample((5,))
+    expected = p.log_prob(x.unsqueeze(1)).logsumexp(-1) - math.log(3)
+    torch.testing.assert_close(mixture.log_prob(x), expected)
+    with pytest.raises(ValueError, match="within the support"):
+        mixture.log_prob(x + 0.1)
 
 
 @pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
@@ -29,11 +42,12 @@ def test_components_of_a_torch_mixture_by_one_batch_of_contexts(network):
     mixture = dist.MixtureSameFamily(dist.Categorical(logits=torch.randn(2, 3)), p)
     assert (mixture.batch_shape, mixture.event_shape) == ((2,), (2, 2))
     states = p.enumerate_support(expand=False)[:, :, 0]
-    expected = mixture.log_prob(states).exp() * 4000
-    torch.testing.assert_close(expected.sum(0), torch.full((2,), 4000.0))
+    probs = mixture.log_prob(states).exp()
+    torch.testing.assert_close(probs.sum(0), torch.ones(2))
     drawn = mixture.sample((4000,))
     counts = (drawn == states.unsqueeze(1)).all(-1).all(-1).sum(1)
-    assert (((counts - expected).square() / expected).sum(0) < 15 + 5 * 30**0.5).all()
+    for each, expected in zip(counts.T, probs.T, strict=True):
+        assert_frequencies(each, expected)
 
 
 def test_a_mixture_with_all_components_drawn_is_that_of_one_drawn(float64):
@@ -153,7 +167,8 @@ def test_the_mean_field_elbo_falls_back_on_draws():
         lambda: pyro.sample("x", prior), lambda: pyro.sample("x", guide)
     )
     value, error = ad.information.kl_divergence(guide, prior, 2000)
-    assert abs(loss - value) < 5 * error
+    # Two estimates of as many draws each.
+    assert abs(loss - value) < 2**0.5 * quantile(2000) * error
 
 
 # Transforms of torch.func.
@@ -313,3 +328,33 @@ def test_a_training_step_compiles_to_one_graph(network, event, unchecked):  # tr
             for one, other in zip(found, wanted, strict=True):
                 torch.testing.assert_close(one, other)
     assert len(graphs) == 2
+
+
+def test_what_averages_gradients_under_distributed_data_parallel(tmp_path):
+    """The wrapper's own forward; the network inside, called without it, trains alone."""
+    net, x, reduced = build("made", "normal-raster"), torch.zeros(3, 4), []
+
+    def hook(_, bucket):
+        reduced.append(bucket)
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        likelihood = DistributedDataParallel(ad.LogLikelihood(net))
+        wrapped = DistributedDataParallel(net)
+        for module in (likelihood, wrapped):
+            module.register_comm_hook(None, hook)
+        for score, averaged in (
+            (lambda: likelihood(x), True),
+            (lambda: ad.AutoregressiveDistribution(wrapped).log_prob(x), True),
+            (lambda: wrapped.module.condition().log_prob(x), False),
+        ):
+            reduced.clear()
+            score().sum().backward()
+            assert bool(reduced) == averaged
+    finally:
+        torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from laws import assert_mean
 from table import CONTEXT, build
 
 import ardist as ad
@@ -48,8 +49,35 @@ def test_at_probability_one_the_past_is_the_models(network, float64):
     expected = (weights @ scores.flatten(1)).sum()
     torch.manual_seed(0)
     found = scheduled_log_prob(p, x.expand(4000, 2, 2), 1.0)
-    assert abs(found.mean() - expected) < 4 * found.std() / 4000**0.5
+    assert_mean(found, expected)
     assert fac.num_blocks == 4
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_true_blocks_count_after_an_end_of_the_models_own(network, float64):
+    """All draws end at once, and the data does not."""
+    net = build(network, "ended")
+    fac = net.factorization
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.zero_()
+        for name, weight in net.named_parameters():
+            if name in ("head.bias", "bias", "output.bias"):
+                weight.view(-1, 3)[:, fac.end] = 30.0
+    p = net.condition()
+    x = torch.tensor([[0, 1, 0, 1], [0, 2, 2, 2]])
+    expected = torch.tensor([-120.0, -30.0])  # of blocks up to the data's end
+    torch.testing.assert_close(scheduled_log_prob(p, x, 1.0), expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_infinity_stays_in_its_block(network):
+    net = build(network, "normal-raster")
+    x = torch.tensor([[0.0, torch.inf, 1.0, -torch.inf], [0.0, 1.0, 1.0, 0.0]])
+    found = scheduled_log_prob(net.condition(), x, 0.5)
+    assert found.isinf().tolist() == [True, False]
+    found.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in net.parameters())
 
 
 def test_half_of_the_past_is_replaced():

@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from laws import quantile
 from pyro import infer, poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.ops.packed import pack
@@ -42,6 +43,9 @@ def of_kind(kind, factorization="normal-raster"):
 
 
 # Gradients, and inference in Pyro.
+
+
+BATCHES = 32  # of draws, whose mean gradients are compared
 
 
 class Chain:
@@ -80,7 +84,7 @@ class Chain:
         terms = log_q.exp() * (log_q - self.prior().log_prob(events) - self.utility(events))
         return self.gradient((terms.sum() * (z[1] - z[0])).backward)
 
-    def error(self, elbo, batches=32):
+    def error(self, elbo):
         """How far an estimator's mean is from the exact gradient, at most, in standard errors."""
         estimator = getattr(infer, f"{elbo}_ELBO")(
             num_particles=500,
@@ -92,8 +96,8 @@ class Chain:
         def backward():
             estimator.loss_and_grads(self.model, self.guide)
 
-        found = torch.stack([self.gradient(backward) for _ in range(batches)])
-        standard_errors = found.std(0) / batches**0.5
+        found = torch.stack([self.gradient(backward) for _ in range(BATCHES)])
+        standard_errors = found.std(0) / BATCHES**0.5
         return ((found.mean(0) - self.exact()).abs() / (standard_errors + 1e-10)).max()
 
 
@@ -102,7 +106,7 @@ class Chain:
 def test_trap_01_partial_reparameterisation(elbo, has_rsample, monkeypatch, float64):
     """The default `score_parts` has no score of discrete blocks where a site has `rsample`."""
     chain = Chain(has_rsample)
-    assert chain.error(elbo) < 5
+    assert chain.error(elbo) < quantile(BATCHES)
     if has_rsample:
         default = dist.Distribution.score_parts
         monkeypatch.setattr(ad.AutoregressiveDistribution, "score_parts", default)
@@ -115,7 +119,7 @@ def test_trap_02_trace_graph_ignores_score_parts(float64):
     assert not p.has_rsample
     with pytest.raises(NotImplementedError, match=r"has_rsample_\(True\) asks for"):
         p.rsample()
-    assert Chain().error("TraceGraph") < 5
+    assert Chain().error("TraceGraph") < quantile(BATCHES)
     assert Chain(has_rsample=True).error("TraceGraph") > 10
     with pytest.raises(NotImplementedError, match="fully reparameterized"):
         Chain().error("TraceMeanField")

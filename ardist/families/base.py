@@ -1,16 +1,19 @@
 """The contract of a family: from unconstrained reals to one block's conditional."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
+from ardist.families.guards import HALF, Ends, at_least_single, ends_of, guard
 from ardist.families.implicit import attached, by_cdf
 from ardist.families.quantiles import of_counts, of_reals, of_states
 
@@ -31,6 +34,10 @@ class Family(ABC):
     Where draws have gradients, `pathwise` finds them by `pull`, the inverse of `push`, else by
     a `cdf` that has gradients, else from the class of torch that `__call__` returns.
 
+    What these methods leave out is done for all families: half precision is computed in float32,
+    draws are inside the support, what is beyond its ends or infinite scores -inf without a
+    gradient, a CDF is 0 below and 1 above, and tensors that a family holds follow the network.
+
     >>> from dataclasses import dataclass
     >>> import torch, ardist as ad
     >>> from torch.distributions import HalfNormal, constraints
@@ -43,6 +50,13 @@ class Family(ABC):
     >>> ad.Factorization(3, Positive())
     Factorization((3,), Positive())
     """
+
+    _needs_double: ClassVar[bool] = False  # to be scored, where parameters are float32
+    _scores_by_others: ClassVar[bool] = False  # which look after the ends of the support
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        guard(cls)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -101,13 +115,19 @@ class Family(ABC):
 
     @property
     def is_index(self) -> bool:
-        """Whether values are int64 indices."""
-        return False
+        """Whether values are int64 indices; by default, whether those of `__call__` are."""
+        ends = self._ends
+        return ends.is_discrete and math.isfinite(ends.upper) and self._draws_integers
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         """Modules inside, which a network with this family registers as its own."""
         return ()
+
+    def _hold(self, check: Callable[[Any, str], object], *names: str) -> None:
+        """Sets fields to what a check of `ardist.shapes` makes of them."""
+        for name in names:
+            object.__setattr__(self, name, check(getattr(self, name), name))
 
     def __repr__(self) -> str:
         """The constructor's call, without what is left at its default."""
@@ -165,6 +185,10 @@ class Family(ABC):
 
     def inside(self, value: Tensor) -> Tensor:
         """Whether values are inside the support: (...) bool."""
+        if value.dtype in HALF and isinstance(self.support, type(constraints.simplex)):
+            # Rounded shares sum to one within a unit in the last place.
+            error = (value.float().sum(-1) - 1).abs()
+            return (value >= 0).all(-1) & (error <= torch.finfo(value.dtype).eps)
         valid: Tensor = self.support.check(value)
         return valid
 
@@ -191,8 +215,7 @@ class Family(ABC):
 
         In half precision, in which a uniform has a few hundred values, they are float32.
         """
-        if dtype in (torch.float16, torch.bfloat16):
-            dtype = torch.float32
+        dtype = at_least_single(dtype or torch.get_default_dtype())
         return self._fill(torch.empty((*shape, *self.noise_shape), dtype=dtype, device=device))
 
     def push(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -207,14 +230,16 @@ class Family(ABC):
         """log abs(det dvalue/dnoise) of `push` at this value, where `has_log_slope`: (...)."""
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of these, for families in which they share work."""
+        return self.pull(params, value), self.log_slope(params, value)
+
     def _fill(self, out: Tensor) -> Tensor:
         """Noise of `push`, drawn into an empty tensor or made from it."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
 
     def _pushed(self, params: Tensor) -> Tensor:
-        noise = self._noise_for(params)
-        value = self.push(params.to(noise.dtype), noise)
-        return value if self.is_index else value.to(params.dtype)
+        return self.push(params, self._noise_for(params))
 
     def _noise_for(self, params: Tensor) -> Tensor:
         return self.noise(params.shape[:-1], dtype=params.dtype, device=params.device)
@@ -222,7 +247,12 @@ class Family(ABC):
     def anchor(self) -> Tensor:
         """A value well inside the support, always the same: (*event_shape)."""
         if not self.support.is_discrete:
-            link = transform_to(self.support)
+            try:
+                link = transform_to(self.support)
+            except NotImplementedError:  # torch knows no transform: any draw, always the same
+                with torch.random.fork_rng(()):
+                    torch.manual_seed(0)
+                    return self.sample(torch.zeros(self.num_params))
             anchor: Tensor = link(torch.zeros(link.inverse_shape(self.event_shape)))
             return anchor
         zeros = torch.zeros(self.event_shape)
@@ -311,7 +341,68 @@ class Family(ABC):
                 return numbers[of_states(self._masses(params, numbers), uniform)]
             if self.support.is_discrete:
                 return of_counts(cdf, uniform)
-            return of_reals(cdf, lambda x: self.log_prob(params, x).exp(), self.support, uniform)
+            return of_reals(cdf, self._ends.within(uniform.dtype), uniform)
+
+    # What the guards ask.
+
+    @property
+    def _ends(self) -> Ends:
+        return ends_of(self.support)
+
+    @cached_property
+    def _draws_integers(self) -> bool:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return not self(torch.zeros(self.num_params)).sample().is_floating_point()
+
+    def _following(self, like: Tensor) -> "Family":
+        """The family, with the tensors that it holds in the dtype and on the device of another."""
+        held = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        held = {
+            name: tensor.to(like) for name, tensor in held.items() if tensor.is_floating_point()
+        }
+        if not held:
+            return self
+        family = copy.copy(self)
+        vars(family).update(held)
+        return family
+
+    def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        if self._needs_double and device.type != "mps":  # which has no float64
+            return torch.float64
+        return at_least_single(dtype)
+
+    def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return at_least_single(dtype)
+
+    def _into_support(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The value with numbers at closed ends moved inside, and which were beyond them."""
+        if not value.is_floating_point():
+            if self.is_index:
+                return value, None
+            value = value.to(dtype)
+        ends = self._ends
+        lower, upper = ends.within(value.dtype)
+        outside = value.isinf()
+        if ends.lower > -math.inf:
+            outside = outside | (value < ends.lower if ends.has_lower else value <= ends.lower)
+        if ends.upper < math.inf:
+            outside = outside | (value > ends.upper if ends.has_upper else value >= ends.upper)
+        value = value.masked_fill(outside, ends.middle)
+        has_ends = ends.lower > -math.inf or ends.upper < math.inf
+        return value.clamp(lower, upper) if has_ends else value, outside
+
+    def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
+        """A draw in its own dtype, and inside the support again."""
+        if self.is_index:
+            return draw.long()
+        has_ends = self._ends.lower > -math.inf or self._ends.upper < math.inf
+        draw, is_rounded = draw.to(dtype), dtype in HALF
+        return draw.clamp(*self._ends.within(dtype)) if has_ends or is_rounded else draw
+
+    def _of_block(self, each: Tensor) -> Tensor:
+        """Whether any element of a block is: (..., *event_shape) to (...) bool."""
+        dims = len(self.event_shape)
+        return each.flatten(-dims).any(-1) if dims else each
 
     def _numbers(self) -> Tensor | None:
         """All values of a finite discrete family of one number, in ascending order."""
@@ -320,6 +411,9 @@ class Family(ABC):
     def _masses(self, params: Tensor, numbers: Tensor) -> Tensor:
         """The probabilities of `_numbers`: (..., how many)."""
         return self.log_prob(params.unsqueeze(-2), numbers.to(params.device)).exp()
+
+
+guard(Family)
 
 
 def flatten_event(value: Tensor, event_shape: torch.Size) -> Tensor:
@@ -332,10 +426,7 @@ def flatten_event(value: Tensor, event_shape: torch.Size) -> Tensor:
 def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor | None:
     if isinstance(support, constraints.independent) and support.base_constraint.event_dim == 0:
         single = _states(support.base_constraint, torch.Size())
-        count = math.prod(event_shape)
-        if single is None or single.shape[0] ** count > MOST_STATES:
-            return None
-        return torch.cartesian_prod(*[single] * count).reshape(-1, *event_shape)
+        return None if single is None else product(single, event_shape)
     # Copies of a constraint are other objects.
     if isinstance(support, type(constraints.boolean)):
         return torch.tensor([0.0, 1.0])
@@ -344,6 +435,14 @@ def _states(support: constraints.Constraint, event_shape: torch.Size) -> Tensor 
     if isinstance(support, constraints.integer_interval):
         return torch.arange(int(support.lower_bound), int(support.upper_bound) + 1)
     return None
+
+
+def product(states: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """All grids of these states, (num_grids, *shape, *state's), or None if there are too many."""
+    count, each = math.prod(shape), torch.arange(states.shape[0])
+    if states.shape[0] ** count > MOST_STATES:
+        return None
+    return states[torch.cartesian_prod(*[each] * count).reshape(-1, *shape)]
 
 
 def log_sum_exp(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import pyro.distributions as dist
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
-from ardist.families.base import Family, choose, log_sum_exp
+from ardist.families.base import Family, choose, log_sum_exp, product
 from ardist.families.links import Positive
-from ardist.shapes import as_positive, as_size
+from ardist.shapes import as_integer, as_positive, as_size, check_type
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,8 +23,7 @@ class _OfFamily(Family):
     family: Family
 
     def __post_init__(self) -> None:
-        if not isinstance(self.family, Family):
-            raise ValueError(f"family: expected a family, got {self.family!r}")
+        check_type(self.family, Family, "family")
 
     @property
     def has_push(self) -> bool:
@@ -88,10 +88,11 @@ class Mixture(_OfSameValues):
     """
 
     num_components: int
+    _scores_by_others = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_positive(self.num_components, "num_components")
+        self._hold(as_positive, "num_components")
 
     @property
     def num_params(self) -> int:
@@ -127,8 +128,9 @@ class Mixture(_OfSameValues):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)
-        joint = logits + self.family.log_prob(each, self._for_each(value))
-        return log_sum_exp(joint) - logits.logsumexp(-1)
+        return log_sum_exp(
+            logits.log_softmax(-1) + self.family.log_prob(each, self._for_each(value))
+        )
 
     def _component(self, params: Tensor, uniform: Tensor) -> Tensor:
         """The parameters of the component that these uniforms choose."""
@@ -181,9 +183,12 @@ class DiscretizedLogisticMixture(Family):
     noise_shape = torch.Size((2,))
 
     def __post_init__(self) -> None:
-        as_positive(self.num_components, "num_components")
-        if not (isinstance(self.bins, int) and self.bins >= 2):
-            raise ValueError(f"bins: expected an integer of at least 2, got {self.bins}")
+        self._hold(as_positive, "num_components")
+        self._hold(partial(as_integer, least=2), "bins")
+
+    @property
+    def _needs_double(self) -> bool:  # type: ignore[override]
+        return self.bins > 2**12  # of which float32 cannot tell the edges
 
     @property
     def num_params(self) -> int:
@@ -203,22 +208,28 @@ class DiscretizedLogisticMixture(Family):
             logits=self.log_prob(params.unsqueeze(-2), values), validate_args=False
         )
 
-    def _centre(self, value: Tensor) -> Tensor:
-        return value * (2 / (self.bins - 1)) - 1
-
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
-        inverse = 1 / self._scale(raw)
-        middle = (self._centre(value).unsqueeze(-1) - loc) * inverse
-        half = inverse / (self.bins - 1)
+        half = 1 / (self._scale(raw) * (self.bins - 1))
+        away = self._away(value, loc)
         # log(sigmoid(a) - sigmoid(b)) = logsigmoid(a) + logsigmoid(-b) + log(1 - exp(b - a)),
         # in which no term cancels; an end bin keeps the factor of its inner edge alone.
         first, last = (value == 0).unsqueeze(-1), (value == self.bins - 1).unsqueeze(-1)
-        upper = F.logsigmoid(middle + half).masked_fill(last, 0.0)
-        lower = F.logsigmoid(half - middle).masked_fill(first, 0.0)
+        upper = F.logsigmoid((away + 1) * half).masked_fill(last, 0.0)
+        lower = F.logsigmoid((1 - away) * half).masked_fill(first, 0.0)
         width = torch.log(-torch.expm1(-2 * half)).masked_fill(first | last, 0.0)
-        result: Tensor = (logits + upper + lower + width).logsumexp(-1) - logits.logsumexp(-1)
+        result: Tensor = (logits.log_softmax(-1) + upper + lower + width).logsumexp(-1)
         return result
+
+    def _away(self, value: Tensor, loc: Tensor) -> Tensor:
+        """How far values are from loc, in half bins: (..., num_components).
+
+        In two parts, the larger of which is exact: a sharp scale magnifies rounding.
+        """
+        last = self.bins - 1
+        grid = 2.0 ** (22 - last.bit_length())
+        near = (loc.detach() * grid).round() / grid
+        return (2 * value.unsqueeze(-1) - last).to(loc.dtype) - near * last - (loc - near) * last
 
     def _scale(self, raw: Tensor) -> Tensor:
         # A scale of a hundredth of a bin is certainty already.
@@ -238,13 +249,13 @@ class DiscretizedLogisticMixture(Family):
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
-        edge = self._centre(value.floor() + 0.5).unsqueeze(-1)
-        below = (logits.softmax(-1) * ((edge - loc) / self._scale(raw)).sigmoid()).sum(-1)
+        edge = (self._away(value.floor(), loc) + 1) / (self._scale(raw) * (self.bins - 1))
+        below = (logits.softmax(-1) * edge.sigmoid()).sum(-1)
         below = torch.where(value < self.bins - 1, below, 1.0)
         return torch.where(value < 0, 0.0, below)
 
     def features(self, value: Tensor) -> Tensor:
-        return self._centre(value).unsqueeze(-1)
+        return (value * (2 / (self.bins - 1)) - 1).unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -257,10 +268,11 @@ class Independent(_OfFamily):
     """
 
     shape: tuple[int, ...]
+    _scores_by_others = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "shape", tuple(as_size(self.shape, "shape")))
+        self._hold(lambda shape, name: tuple(as_size(shape, name)), "shape")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -328,6 +340,17 @@ class Independent(_OfFamily):
 
     def features(self, value: Tensor) -> Tensor:
         return self.family.features(value).flatten(-1 - len(self.shape))
+
+    def inside(self, value: Tensor) -> Tensor:
+        valid, dims = self.family.inside(value), len(self.shape)
+        return valid.flatten(-dims).all(-1) if dims else valid
+
+    def anchor(self) -> Tensor:
+        return self.family.anchor().expand(self.event_shape)
+
+    def enumerate_support(self) -> Tensor | None:
+        states = self.family.enumerate_support()
+        return None if states is None else product(states, self.shape)
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         return self._total(self.family.marginal_log_prob(self._each(params), value, mask))

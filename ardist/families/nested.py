@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import MOST_STATES, Family
+from ardist.shapes import described
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,11 +40,14 @@ class Nested(Family):
     """
 
     network: nn.Module
+    _scores_by_others = True
 
     def __post_init__(self) -> None:
         shape = getattr(self.network, "context_shape", None)
         if shape is None:
-            raise ValueError(f"network: expected a conditional network, got {self.network!r}")
+            raise ValueError(
+                f"network: expected a conditional network, got {described(self.network)}"
+            )
         if not shape:
             raise ValueError(
                 "network: expected one with a context_shape, by which it is told the past, got ()"
@@ -83,6 +87,17 @@ class Nested(Family):
     def is_index(self) -> bool:
         return bool(self._inner.factorization.layout.is_index)
 
+    # The inner network has a dtype, and its families look after themselves.
+
+    def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        return dtype
+
+    def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype
+
+    def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
+        return draw
+
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = self._given(params)
         return result
@@ -96,13 +111,36 @@ class Nested(Family):
         return result
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        scores: Tensor = self._given(params).scores_of(value, mask)
+        p = self._given(params)
+        if p._first(mask) is not p:  # another joint, whose draws do not follow this one's
+            raise ValueError(
+                f"mask: expected all of a block or a part that {self} draws first, got one that "
+                f"only another order of its network puts first"
+            )
+        scores: Tensor = p.scores_of(value, mask)
         return scores.sum(-1)
 
-    def is_ancestral(self, mask: Tensor) -> bool:
+    def ordering_given(self, mask: Tensor) -> Any:
+        """In which order the inner network draws a block whose elements under a mask are observed.
+
+        Its own where what is observed comes first in it; otherwise one that a network for any
+        order serves: another joint, as `AutoregressiveDistribution.given` has it.
+
+        Args:
+            mask: (*lead, *event_shape) bool.
+
+        Returns:
+            an `Ordering`, or ranks (*lead, *grid_shape) where rows differ.
+
+        Raises:
+            ValueError: where the network serves no order in which what is observed comes first.
+        """
         like = next(self.network.parameters())
         p = self._given(like.new_zeros(self.num_params))
-        return p.marginal(mask).whole is p
+        return p._first(mask).ordering
+
+    def is_ancestral(self, mask: Tensor) -> bool:
+        return self.ordering_given(mask) is self._inner.factorization.ordering
 
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None

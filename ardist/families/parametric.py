@@ -6,16 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, transform_to
 
 from ardist.families.base import Family
 from ardist.families.implicit import attached
 from ardist.families.links import Link
-from ardist.shapes import as_size
+from ardist.shapes import as_callable, as_size, check_type, described
 
 # Parameters that say the same: a fixed one is kept, else the first that the class has.
-_ALTERNATIVES = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
+_ALTERNATIVES = (
+    ("logits", "probs"),
+    ("scale_tril", "covariance_matrix", "precision_matrix"),
+    ("gate_logits", "gate"),
+)
 
 
 class Parametric(Family):
@@ -55,9 +59,15 @@ class Parametric(Family):
         fixed: Mapping[str, Any] | None = None,
         shapes: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, Distribution)):
+            raise ValueError(f"cls: expected a distribution class, got {described(cls)}")
+        named = {"links": links, "fixed": fixed, "shapes": shapes}
+        for argument, values in named.items():
+            if values is not None:
+                check_type(values, Mapping, argument)
         self.cls = cls
         self._event_shape = as_size(event_shape, "event_shape")
-        self.links = dict(links or {})
+        self.links = {name: as_callable(link, "links") for name, link in (links or {}).items()}
         self.fixed = dict(fixed or {})
         self.shapes = {name: as_size(shape, "shapes") for name, shape in (shapes or {}).items()}
         constraint_of = _free_parameters(cls, self.fixed)
@@ -76,7 +86,13 @@ class Parametric(Family):
             if name in self.links:
                 link: Link = self.links[name]
             else:
-                transform = transform_to(constraint)
+                try:
+                    transform = transform_to(constraint)
+                except NotImplementedError as error:
+                    raise ValueError(
+                        f"links: torch has no transform to {constraint}, where {cls.__name__}'s "
+                        f"{name} lies; give one by links= or the parameter by fixed="
+                    ) from error
                 link, shape = transform, torch.Size(transform.inverse_shape(shape))
             self._makers.append((name, shape, link))
             self._sizes.append(math.prod(shape))
@@ -84,7 +100,13 @@ class Parametric(Family):
         if self.num_params == 0:
             raise ValueError(f"fixed: expected a free parameter of {cls.__name__}, got none")
         generator = torch.Generator().manual_seed(0)
-        ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in range(2))
+        try:
+            ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in "12")
+        except Exception as error:
+            raise ValueError(
+                f"fixed: {cls.__name__} is not made by {sorted({*constraint_of, *self.fixed})}: "
+                f"{error}; give what it takes by fixed="
+            ) from error
         if ours.event_shape != self.event_shape:
             raise ValueError(
                 f"event_shape: {cls.__name__} has events of shape {tuple(ours.event_shape)}, "
@@ -99,6 +121,7 @@ class Parametric(Family):
         self._has_rsample = ours.has_rsample and self._trial(attached) == "differentiable"
         cdf = "absent" if self.event_shape else self._trial(lambda made, value: made.cdf(value))
         self._has_cdf, self._has_cdf_gradient = cdf != "absent", cdf == "differentiable"
+        self._needs_double = self._is_scored_in_double()  # type: ignore[misc]
 
     @property
     def event_shape(self) -> torch.Size:
@@ -138,6 +161,14 @@ class Parametric(Family):
                 return "there"
         return "differentiable"
 
+    def _is_scored_in_double(self) -> bool:
+        """Whether nothing inside is of float32 only."""
+        try:
+            self(torch.zeros(self.num_params, dtype=torch.float64)).log_prob(self.anchor().double())
+        except (RuntimeError, NotImplementedError):
+            return False
+        return not any(isinstance(link, nn.Module) for _, _, link in self._makers)
+
     def _shape_of(self, name: str, constraint: Any) -> torch.Size:
         if name in self.shapes:
             return self.shapes[name]
@@ -152,7 +183,7 @@ class Parametric(Family):
         return self.event_shape
 
     def __call__(self, params: Tensor) -> Distribution:
-        arguments = dict(self.fixed)
+        arguments = {name: _like(value, params) for name, value in self.fixed.items()}
         for (name, shape, link), raw in zip(
             self._makers, params.split(self._sizes, -1), strict=True
         ):
@@ -180,6 +211,13 @@ class Parametric(Family):
     def __repr__(self) -> str:
         shape = f", event_shape={tuple(self.event_shape)}" if self.event_shape else ""
         return f"Parametric({self.cls.__name__}{shape})"
+
+
+def _like(value: Any, params: Tensor) -> Any:
+    """A real constant as a tensor of the dtype and on the device of the parameters."""
+    if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()):
+        return torch.as_tensor(value, dtype=params.dtype, device=params.device)
+    return value.to(params.device) if isinstance(value, Tensor) else value
 
 
 def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[str, Any]:

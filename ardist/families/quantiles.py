@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+
+from ardist.families.saddle import gamma_excess
 
 _MOST_TERMS = 5000  # of a continued fraction
+_LARGE, _HUGE = 200.0, 1e6  # from where the incomplete beta function is one of another kind
 
 Function = Callable[[Tensor], Tensor]
 
@@ -23,49 +25,106 @@ def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
 def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
     """The smallest of the numbers 0, 1, 2, ... whose CDF reaches the uniform.
 
-    By doubling, then by bisection, up to the largest number from which one can count.
+    By doubling, then by bisection, where one number is not counted from the next among those
+    of its dtype.
     """
-    most = 2 / torch.finfo(uniform.dtype).eps
+    most = torch.finfo(uniform.dtype).max / 4
     lower, upper = torch.full_like(uniform, -1.0), torch.zeros_like(uniform)
     below = (cdf(upper) < uniform) & (upper < most)
     while bool(below.any()):
         lower = torch.where(below, upper, lower)
         upper = torch.where(below, (2 * upper + 1).clamp(max=most), upper)
         below = (cdf(upper) < uniform) & (upper < most)
-    while bool((upper - lower > 1).any()):
+    while True:
         middle = ((lower + upper) / 2).floor()
+        if not bool(((lower < middle) & (middle < upper)).any()):
+            return upper
         below = cdf(middle) < uniform
         lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
-    return upper
 
 
-def of_reals(
-    cdf: Function, density: Function, support: constraints.Constraint, uniform: Tensor
-) -> Tensor:
-    """Where a continuous CDF is the uniform: by bisection over all numbers, then by Newton."""
-    link = torch.sinh if type(support) is type(constraints.real) else biject_to(support)
-    most = 0.99 * math.log(torch.finfo(uniform.dtype).max)
-    lower, upper = torch.full_like(uniform, -most), torch.full_like(uniform, most)
-    for _ in range(32 if uniform.dtype == torch.float32 else 60):
-        middle = (lower + upper) / 2
-        below = cdf(link(middle)) < uniform
+def of_reals(cdf: Function, ends: tuple[float, float], uniform: Tensor) -> Tensor:
+    """The smallest number between two ends whose CDF reaches the uniform.
+
+    By bisection over the numbers of its dtype in order, so that it is monotone in the uniform
+    even where the CDF is so only up to rounding.
+    """
+    integer = {32: torch.int32, 64: torch.int64}[torch.finfo(uniform.dtype).bits]
+    lower, upper = (_ordinal(torch.full_like(uniform, end).view(integer)) for end in ends)
+    for _ in range(torch.finfo(uniform.dtype).bits):
+        middle = (lower & upper) + ((lower ^ upper) >> 1)  # their mean, without overflow
+        below = cdf(_ordinal(middle).view(uniform.dtype)) < uniform
         lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
-    value: Tensor = link((lower + upper) / 2)
-    for _ in range(2):
-        error = cdf(value) - uniform
-        closer = value - error / density(value)
-        better = (cdf(closer) - uniform).abs() < error.abs()
-        value = torch.where(better & support.check(closer), closer, value)
-    return value
+    return _ordinal(upper).view(uniform.dtype)
+
+
+def _ordinal(bits: Tensor) -> Tensor:
+    """Bits of numbers as integers in the order of the numbers, and back."""
+    return torch.where(bits < 0, torch.iinfo(bits.dtype).min - bits, bits)
+
+
+def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
+    """Nodes and weights of an integral over (0, 1), as numbers (Press et al. 2007, 4.6)."""
+    nodes, weights = [], []
+    for number in range(count):
+        x, slope = math.cos(math.pi * (number + 0.75) / (count + 0.5)), 1.0
+        for _ in range(8):  # of Newton's method, for the roots of a Legendre polynomial
+            last, this = 0.0, 1.0
+            for k in range(count):
+                last, this = this, ((2 * k + 1) * x * this - k * last) / (k + 1)
+            slope = count * (x * this - last) / (x * x - 1)
+            x -= this / slope
+        nodes.append((x + 1) / 2)
+        weights.append(1 / ((1 - x * x) * slope * slope))
+    return nodes, weights
+
+
+# No tensors, which would keep the mode (inference, tracing) in which they were made.
+NODES, WEIGHTS = _gauss_legendre(48)
 
 
 def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """The regularized incomplete beta function I_x(a, b), in float64 and without gradients.
+    """The regularized incomplete beta function I_x(a, b), in float64 and without gradients."""
+    a, b, x = torch.broadcast_tensors(*(part.detach().double() for part in (a, b, x)))
+    is_normal = (a > _LARGE) & (b > _LARGE)
+    is_gamma = ~is_normal & (torch.maximum(a, b) > _HUGE)
+    one = torch.ones_like(a)
+    rest = is_normal | is_gamma
+    result = _by_fraction(torch.where(rest, one, a), torch.where(rest, one, b), x)
+    large = _by_quadrature(torch.where(is_normal, a, 1e4), torch.where(is_normal, b, 1e4), x)
+    return torch.where(is_normal, large, torch.where(is_gamma, _by_gamma(a, b, x), result))
 
-    By the modified Lentz evaluation of its continued fraction (Press et al. 2007, "Numerical
+
+def _by_gamma(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """Where one of a and b is much larger than the other (Wise 1950), to 1e-7."""
+    few, many = torch.minimum(a, b), torch.maximum(a, b)
+    log = torch.where(a < b, (-x).log1p(), x.log())
+    mean = -(many + (few - 1) / 2) * log
+    return torch.where(a < b, torch.special.gammainc(few, mean), torch.special.gammaincc(few, mean))
+
+
+def _by_quadrature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """Where a and b are large, by Gauss's rule over the tail beyond x (Press et al. 2007, 6.4)."""
+    total = a + b
+    mean = a / total
+    deviation = (mean * (1 - mean) / (total + 1)).sqrt()
+    is_above = x > mean
+    above = torch.maximum(mean + 10 * deviation, x + 5 * deviation).clamp(max=1.0)
+    below = torch.minimum(mean - 10 * deviation, x - 5 * deviation).clamp(min=0.0)
+    reach = torch.where(is_above, above, below) - x
+    nodes = torch.tensor(NODES, dtype=x.dtype, device=x.device)
+    weights = torch.tensor(WEIGHTS, dtype=x.dtype, device=x.device)
+    away = ((x - mean).unsqueeze(-1) + reach.unsqueeze(-1) * nodes).movedim(-1, 0)
+    density = (a - 1) * (away / mean).log1p() + (b - 1) * (-away / (1 - mean)).log1p()
+    peak = gamma_excess(total) - gamma_excess(a) - gamma_excess(b) + total.log()
+    mass = (weights @ (density + peak).exp().flatten(1)).reshape(x.shape) * reach.abs()
+    return torch.where(is_above, 1 - mass, mass)
+
+
+def _by_fraction(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """By the modified Lentz evaluation of its continued fraction (Press et al. 2007, "Numerical
     Recipes", 6.4), which takes as many terms as the root of the larger of a and b.
     """
-    a, b, x = torch.broadcast_tensors(*(part.detach().double() for part in (a, b, x)))
     front = a * x.log() + b * (-x).log1p() + (a + b).lgamma() - a.lgamma() - b.lgamma()
     # The fraction converges fast on one side of the mean, and I_x(a, b) = 1 - I_(1-x)(b, a).
     other = x > (a + 1) / (a + b + 2)

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.composed import _OfFamily
 from ardist.families.univariate import Bernoulli, gumbel
 from ardist.families.vector import OneHotCategorical
+from ardist.shapes import as_flag, as_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,8 +56,12 @@ class Relaxed(_OfFamily):
                 f"family: expected Bernoulli or OneHotCategorical, alone or inside "
                 f"Independent(Relaxed(...), shape), got {self.family}"
             )
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        self._hold(as_scale, "temperature")
+        self._hold(as_flag, "straight_through")
+
+    @property
+    def _needs_double(self) -> bool:  # type: ignore[override]
+        return not self.straight_through
 
     @property
     def _is_binary(self) -> bool:

@@ -11,7 +11,7 @@ from torch.distributions import AffineTransform, Distribution, Transform, constr
 
 from ardist.families.base import Family
 from ardist.families.links import Positive
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -47,12 +47,11 @@ class Spline(Family):
     has_pull = True
     has_log_slope = True
     has_cdf_gradient = True
+    _needs_double = True
 
     def __post_init__(self) -> None:
-        as_positive(self.bins, "bins")
-        for name in ("bound", "min_scale"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        self._hold(as_positive, "bins")
+        self._hold(as_scale, "bound", "min_scale")
 
     @property
     def num_params(self) -> int:
@@ -88,7 +87,8 @@ class Spline(Family):
         return result
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        return self.push(params, torch.special.ndtri(uniform))
+        wide = self._score_dtype(params.dtype, params.device)  # as that of `cdf`
+        return self.push(params.to(wide), torch.special.ndtri(uniform.to(wide)))
 
     def _fill(self, out: Tensor) -> Tensor:
         return out.normal_()
@@ -98,12 +98,15 @@ class Spline(Family):
         return torch.addcmul(loc, scale, curve._inverse(noise))
 
     def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        loc, scale, curve = self._parts(params)
-        return curve.evaluate((value - loc) / scale)[0]
+        return self._pull_with_log_slope(params, value)[0]
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._pull_with_log_slope(params, value)[1]
+
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale, curve = self._parts(params)
-        return scale.log() - curve.evaluate((value - loc) / scale)[1]
+        z, log_slope = curve.evaluate((value - loc) / scale)
+        return z, scale.log() - log_slope
 
 
 class _Curve(Transform):

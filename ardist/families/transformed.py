@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +14,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ardist.families.base import Family
 from ardist.families.composed import _OfFamily
+from ardist.families.guards import next_inside
 
 Ends = tuple[float, float]  # of an interval of the reals
 _REALS = (-math.inf, math.inf)
@@ -99,6 +99,14 @@ class Transformed(_OfFamily):
                     f"{what}, give {rows} of shape {tuple(found)} by {self._spelled()}, expected "
                     f"{(rows, *self.event_shape)}"
                 )
+
+    @property
+    def _needs_double(self) -> bool:  # type: ignore[override]
+        # A sharp family magnifies how a transform rounds. Those that multiply matrices take
+        # numbers of the dtype of theirs.
+        return not self.modules and all(
+            part.domain.event_dim == 0 or not _tensors(part) for part in self.transforms
+        )
 
     @property
     def event_shape(self) -> torch.Size:
@@ -190,14 +198,21 @@ class Transformed(_OfFamily):
         x, log_slopes = self._backward(value)
         return self.family.log_slope(params, x) + self._total(log_slopes)
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        x, log_slopes = self._backward(value)
+        noise, log_slope = self.family._pull_with_log_slope(params, x)
+        return noise, log_slope + self._total(log_slopes)
+
     def _fill(self, out: Tensor) -> Tensor:
         lead = out.shape[: out.dim() - len(self.noise_shape)]
         return self.family.noise(lead, dtype=out.dtype, device=out.device)
 
     def features(self, value: Tensor) -> Tensor:
+        value, _ = self._into_support(value, value.dtype)
         return self.family.features(self._backward(value)[0])
 
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        value, _ = self._into_support(value, value.dtype)
         return self.family.project(self._backward(value)[0], weight, bias)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
@@ -215,7 +230,7 @@ class Transformed(_OfFamily):
         if not self._is_elementwise:
             return super().marginal_log_prob(params, value, mask)
         x, log_slopes = self._backward(value)
-        total = _sum_last(mask * sum(log_slopes), len(self.event_shape))
+        total = _sum_last(torch.where(mask, sum(log_slopes), 0.0), len(self.event_shape))
         return self.family.marginal_log_prob(params, x, mask) - total
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -233,7 +248,8 @@ class Transformed(_OfFamily):
 
     def _forward(self, x: Tensor) -> Tensor:
         for transform, ends in zip(self.transforms, self._stages[1:], strict=True):
-            x = _inside(_fresh(transform)(x), ends)
+            y = _fresh(transform)(x.to(_dtype_of(transform, x)))
+            x = _inside(y.to(x.dtype), ends)
         return x
 
     def _backward(self, y: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -241,9 +257,10 @@ class Transformed(_OfFamily):
         y, log_slopes = _inside(y, self._stages[-1]), []
         for number in reversed(range(len(self.transforms))):
             transform = _fresh(self.transforms[number])
-            x = _inside(_inverse(transform)(y), self._stages[number])
-            log_slopes.append(transform.log_abs_det_jacobian(x, y))
-            y = x
+            given = y.to(_dtype_of(transform, y))
+            x = _inside(_inverse(transform)(given), self._stages[number])
+            log_slopes.append(transform.log_abs_det_jacobian(x, given).to(y.dtype))
+            y = x.to(y.dtype)
         return y, log_slopes
 
     # Values and copies.
@@ -323,6 +340,13 @@ def _tensors(transform: Transform) -> list[Tensor]:
     if isinstance(part, nn.Module):
         return []
     return [value for value in vars(part).values() if isinstance(value, Tensor)]
+
+
+def _dtype_of(transform: Transform, like: Tensor) -> torch.dtype:
+    """In which dtype a transform works: a module in its own, others in that of their values."""
+    part, _ = _forward_of(transform)
+    parameters = part.parameters() if isinstance(part, nn.Module) else ()
+    return next((parameter.dtype for parameter in parameters), like.dtype)
 
 
 def _equal(one: Transform, other: Transform) -> bool:
@@ -423,15 +447,5 @@ def _inside(value: Tensor, ends: Ends | None) -> Tensor:
     """Numbers that rounding put at an end, or beyond the largest number, as the nearest inside."""
     if ends is None or ends == _REALS:
         return value
-    return value.clamp(*_nearest_inside(ends, value.dtype))
-
-
-@cache
-def _nearest_inside(ends: Ends, dtype: torch.dtype) -> tuple[float, float]:
-    """The smallest and the largest number of this dtype between two ends."""
-    lower, upper = torch.tensor(ends, dtype=dtype)
-    tiny = torch.finfo(dtype).tiny
-    return (
-        tiny if lower == 0 else torch.nextafter(lower, upper).item(),
-        -tiny if upper == 0 else torch.nextafter(upper, lower).item(),
-    )
+    lower, upper = ends
+    return value.clamp(next_inside(lower, 1, value.dtype), next_inside(upper, -1, value.dtype))

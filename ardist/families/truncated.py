@@ -20,9 +20,10 @@ from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
 from ardist.families.composed import Independent, _OfSameValues
+from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, as_real, as_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +67,7 @@ class _OfStates(_SameHeads):
             return value.argmax(-1)
         dim = len(self.event_shape)
         same = value.unsqueeze(-1 - dim) == self._states_like(value)
-        return same.reshape(*same.shape[: same.dim() - dim], -1).all(-1).int().argmax(-1)
+        return same.unsqueeze(-1).flatten(-1 - dim).all(-1).int().argmax(-1)
 
     def __call__(self, params: Tensor) -> Distribution:
         if self._is_range:
@@ -214,11 +215,11 @@ class Tempered(_SameHeads):
     """
 
     temperature: float
+    _scores_by_others = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        self._hold(as_scale, "temperature")
         self._form  # noqa: B018  a family that cannot be tempered raises
 
     @cached_property
@@ -282,6 +283,31 @@ class Tempered(_SameHeads):
 
 
 @dataclass(frozen=True, repr=False)
+class Likeliest(_OfStates):
+    """Another family of which each draw is the most probable state, of equal ones the first."""
+
+    has_push = False
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        return state_logits_of(self.family, params)
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.push(params, torch.zeros_like(params[..., :1]))
+
+    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        with torch.no_grad():
+            dim = len(self.event_shape)
+            states, wanted, kept = (
+                part if dim else part.unsqueeze(-1)
+                for part in (self._states_like(params), value, mask)
+            )
+            states, wanted, kept = (part.flatten(-max(dim, 1)) for part in (states, wanted, kept))
+            agree = ((states == wanted.unsqueeze(-2)) | ~kept.unsqueeze(-2)).all(-1)
+            return self.push(params, torch.where(agree, 0.0, -torch.inf).to(params.dtype))
+
+
+@dataclass(frozen=True, repr=False)
 class _Truncated(_OfStates):
     """The states that are kept, renormalized; the others have no probability."""
 
@@ -302,7 +328,7 @@ class _Truncated(_OfStates):
         """Which states are kept: (..., num_states) bool."""
 
     def state_logits(self, params: Tensor) -> Tensor:
-        logits = state_logits_of(self.family, params)
+        logits = state_logits_of(self.family, params.to(at_least_single(params.dtype)))
         return logits.masked_fill(~self._kept(logits.detach()), -math.inf)
 
 
@@ -328,7 +354,7 @@ class TopK(_Truncated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_positive(self.k, "k")
+        self._hold(as_positive, "k")
 
     def _kept(self, logits: Tensor) -> Tensor:
         if self.k >= self._num_states:
@@ -336,6 +362,10 @@ class TopK(_Truncated):
         last = logits.topk(self.k, -1).values[..., -1:]
         above, equal = logits > last, logits == last
         return above | (equal & (equal.cumsum(-1) <= self.k - above.sum(-1, keepdim=True)))
+
+
+def _as_mass(value: float, name: str) -> float:
+    return as_real(value, name, "a probability above 0", lambda x: 0 < x <= 1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -359,8 +389,7 @@ class Nucleus(_Truncated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.p <= 1:
-            raise ValueError(f"p: expected a probability above 0, got {self.p}")
+        self._hold(_as_mass, "p")
 
     def _kept(self, logits: Tensor) -> Tensor:
         if self.p == 1:  # which a sum of rounded numbers may reach too soon

@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -15,8 +14,9 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.implicit import attached
 from ardist.families.links import Bounded, Positive
-from ardist.families.quantiles import betainc
-from ardist.shapes import as_positive
+from ardist.families.quantiles import NODES, WEIGHTS, betainc
+from ardist.families.saddle import deviance, gamma_excess
+from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 _LOG_ODDS = Bounded(15.0)  # odds beyond e^15 leave the range in which float32 can count
@@ -81,7 +81,7 @@ class Categorical(Family):
     is_index = True
 
     def __post_init__(self) -> None:
-        as_positive(self.num_categories, "num_categories")
+        self._hold(as_positive, "num_categories")
 
     @property
     def num_params(self) -> int:
@@ -110,6 +110,8 @@ class Categorical(Family):
         return (value.unsqueeze(-1) == states).to(dtype)  # F.one_hot fails under vmap of grad
 
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if value.is_floating_point():  # an infinite one is no index
+            value = value.clamp(0, self.num_categories - 1)
         rows = F.embedding(value.long(), weight.t())
         return rows if bias is None else rows + bias
 
@@ -145,8 +147,7 @@ class LocationScale(Family):
     distribution: ClassVar[Any]
 
     def __post_init__(self) -> None:
-        if not self.min_scale > 0:
-            raise ValueError(f"min_scale: expected a positive number, got {self.min_scale}")
+        self._hold(as_scale, "min_scale")
 
     def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = params.unbind(-1)
@@ -171,6 +172,10 @@ class LocationScale(Family):
 
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().expand(value.shape)
+
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        loc, scale = self._loc_scale(params)
+        return (value - loc) / scale, scale.log().expand(value.shape)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._standard_cdf(self.pull(params, value))
@@ -283,6 +288,7 @@ class LogNormal(Normal):
 
     support = constraints.positive
     distribution = dist.LogNormal
+    _needs_double = True
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_prob(params, value.log()) - value.log()
@@ -297,8 +303,12 @@ class LogNormal(Normal):
     def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_slope(params, value) + value.log()
 
+    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise, log_slope = super()._pull_with_log_slope(params, value.log())
+        return noise, log_slope + value.log()
+
     def features(self, value: Tensor) -> Tensor:
-        return value.log().unsqueeze(-1)
+        return value.clamp(min=torch.finfo(value.dtype).tiny).log().unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -317,6 +327,10 @@ class StudentT(Family):
     support = constraints.real
     has_rsample = True
     has_cdf_gradient = True
+    _needs_double = True
+
+    def __post_init__(self) -> None:
+        self._hold(as_scale, "min_scale")
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale, df = params.unbind(-1)
@@ -325,12 +339,24 @@ class StudentT(Family):
         )
         return result
 
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, raw, df = params.unbind(-1)
+        scale, half = Positive(self.min_scale)(raw), Positive(1.0)(df) / 2
+        slope = torch.log1p(((value - loc) / scale).square() / (2 * half))
+        # lgamma(half + 1 / 2) - lgamma(half) - log(half) / 2, whose terms would cancel far out
+        # (Abramowitz and Stegun 1964, 6.1.47).
+        small = half.clamp(max=1e4)
+        ratio = (small + 0.5).lgamma() - small.lgamma() - 0.5 * small.log()
+        ratio = torch.where(half < 1e4, ratio, -1 / (8 * half))
+        return ratio - (half + 0.5) * slope - scale.log() - _HALF_LOG_TAU
+
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         # By Gauss's rule: over (0, z) near zero, and farther out over the tail beyond |z|, where
         # the power of the nodes reaches far enough.
-        loc, raw, df = params.double().unbind(-1)
+        loc, raw, df = params.unbind(-1)
         z = ((value - loc) / Positive(self.min_scale)(raw)).unsqueeze(-1)
-        nodes, weights = _gauss_legendre(48, z.device)
+        nodes = torch.tensor(NODES, dtype=z.dtype, device=z.device)
+        weights = torch.tensor(WEIGHTS, dtype=z.dtype, device=z.device)
         is_near = z.abs() < 1.5
         far = torch.where(is_near, 1.5, z.abs())
         at = torch.where(is_near, z * nodes, far / nodes**4)
@@ -338,17 +364,7 @@ class StudentT(Family):
         standard = dist.StudentT(Positive(1.0)(df).unsqueeze(-1), validate_args=False)
         mass = (standard.log_prob(at).exp() * slope * weights).sum(-1)
         z, is_near = z.squeeze(-1), is_near.squeeze(-1)
-        result = torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
-        return result.to(params.dtype)
-
-
-@cache
-def _gauss_legendre(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of an integral over (0, 1) (Golub and Welsch 1969)."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    beside = k / (4 * k * k - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(beside.diag(1) + beside.diag(-1))
-    return (0.5 * (nodes + 1)).to(device), vectors[0].square().to(device)
+        return torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
 
 
 @dataclass(frozen=True, repr=False)
@@ -357,6 +373,7 @@ class _ThroughDraws(Family):
 
     has_rsample = True
     has_cdf_gradient = True
+    _needs_double = True
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         value = value.detach()
@@ -395,6 +412,12 @@ class Gamma(_ThroughDraws):
         )
         return result
 
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        concentration, rate = params.unbind(-1)
+        concentration = Positive(1e-2)(concentration)
+        fit = deviance(concentration, value * Positive()(rate))
+        return concentration.log() - value.log() - fit - gamma_excess(concentration)
+
     def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
         concentration, rate = params.unbind(-1)
         result: Tensor = torch.special.gammainc(
@@ -403,12 +426,15 @@ class Gamma(_ThroughDraws):
         return result
 
     def features(self, value: Tensor) -> Tensor:
-        return value.log1p().unsqueeze(-1)
+        return value.clamp(min=0).log1p().unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
 class Beta(_ThroughDraws):
     """The beta distribution, by two concentrations of at least 0.01.
+
+    Where the density is infinite at 0 or 1, these are scored as the nearest number inside, to
+    which draws are moved too.
 
     >>> import torch, ardist as ad
     >>> ad.families.Beta()(torch.zeros(2)).mean
@@ -423,10 +449,12 @@ class Beta(_ThroughDraws):
         result: Distribution = dist.Beta(first, second, validate_args=False)
         return result
 
-    def sample(self, params: Tensor) -> Tensor:
-        # In float32 a draw near an end rounds to it, where the density may be infinite.
-        value = super().sample(params)
-        return value.clamp(torch.finfo(value.dtype).tiny, 1 - torch.finfo(value.dtype).eps / 2)
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        first, second = Positive(1e-2)(params).unbind(-1)
+        total, rest = first + second, 1 - value
+        fit = deviance(first, total * value) + deviance(second, total * rest)
+        excess = gamma_excess(total) - gamma_excess(first) - gamma_excess(second)
+        return excess - fit + (first / total).log() + second.log() - value.log() - rest.log()
 
     def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
         first, second = Positive(1e-2)(params).unbind(-1)
@@ -472,7 +500,7 @@ class Exponential(Family):
         return self.push(params, -torch.log1p(-uniform))
 
     def features(self, value: Tensor) -> Tensor:
-        return value.log1p().unsqueeze(-1)
+        return value.clamp(min=0).log1p().unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -481,9 +509,10 @@ class _Count(Family):
 
     support = constraints.nonnegative_integer
     has_cdf = True
+    _needs_double = True
 
     def features(self, value: Tensor) -> Tensor:
-        return value.log1p().unsqueeze(-1)
+        return value.clamp(min=0).log1p().unsqueeze(-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -500,6 +529,9 @@ class Poisson(_Count):
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = dist.Poisson(Positive()(params[..., 0]), validate_args=False)
         return result
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        return -deviance(value, Positive()(params[..., 0])) - gamma_excess(value)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         rate = Positive()(params[..., 0]).detach()
@@ -525,11 +557,19 @@ class NegativeBinomial(_Count):
         )
         return result
 
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        count, logits = Positive(1e-2)(params[..., 0]), _LOG_ODDS(params[..., 1])
+        total = count + value
+        fit = deviance(value, total * logits.sigmoid()) + deviance(
+            count, total * (-logits).sigmoid()
+        )
+        excess = gamma_excess(total) - gamma_excess(count) - gamma_excess(value)
+        return excess - fit + (count / total).log()
+
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        count, logits = params.double().unbind(-1)
+        count, logits = params.unbind(-1)
         after, failure = (value.floor() + 1).clamp(min=0), (-_LOG_ODDS(logits)).sigmoid()
-        result = betainc(Positive(1e-2)(count), after, failure).to(params.dtype)
-        return torch.where(after > 0, result, 0.0)
+        return betainc(Positive(1e-2)(count), after, failure)
 
 
 @dataclass(frozen=True, repr=False)
@@ -578,6 +618,7 @@ class VonMises(Family):
 
     num_params = 2
     support = constraints.interval(-math.pi, math.pi)
+    _needs_double = True
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, concentration = params.unbind(-1)
@@ -586,13 +627,30 @@ class VonMises(Family):
         )
         return result
 
-    def sample(self, params: Tensor) -> Tensor:
-        # float32's pi is above math.pi
-        return super().sample(params).clamp(-math.pi, math.pi)
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        loc, concentration = params[..., 0], Positive(1e-3)(params[..., 1])
+        away = concentration * ((value - loc) / 2).sin().square()
+        return -2 * away - _log_i0e(concentration) - math.log(2 * math.pi)
 
     @property
     def num_features(self) -> int:
         return 2
 
     def features(self, value: Tensor) -> Tensor:
+        value = value.clamp(-math.pi, math.pi)
         return torch.stack((value.cos(), value.sin()), -1)
+
+
+def _log_i0e(x: Tensor) -> Tensor:
+    """log(exp(-x) * I_0(x)); by its expansion from 100 on (Abramowitz and Stegun 1964, 9.7.1).
+
+    There torch's slope of `i0e` is a difference of nearly equal numbers.
+    """
+    is_large = x > 100
+    series = torch.zeros_like(x)
+    inverse = torch.where(is_large, x, 100.0).reciprocal() / 8
+    for k in range(8, 0, -1):
+        series = (1 + series) * inverse * ((2 * k - 1) ** 2 / k)
+    large = series.log1p() - 0.5 * (math.log(2 * math.pi) + x.log())
+    small: Tensor = torch.special.i0e(torch.where(is_large, 1.0, x))
+    return torch.where(is_large, large, small.log())

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
 from ardist.families.links import Bounded, Positive
+from ardist.families.saddle import deviance, gamma_excess
 from ardist.families.univariate import gumbel
 from ardist.shapes import as_positive
 
@@ -31,9 +32,10 @@ class _Gaussian(Family):
     support = constraints.real_vector
     has_rsample = True
     has_push = True
+    _needs_double = True
 
     def __post_init__(self) -> None:
-        as_positive(self.size, "size")
+        self._hold(as_positive, "size")
 
     # Features are the default, asinh: scale and root both follow what was drawn before, so that
     # a draw may grow as its square, and draws of draws without end.
@@ -59,7 +61,7 @@ class _Gaussian(Family):
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         factor = _factor_of_kept(self._root(params), mask)
-        away = ((value - loc) / scale * mask).unsqueeze(-1)
+        away = torch.where(mask, (value - loc) / scale, 0.0).unsqueeze(-1)
         z: Tensor = torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1)
         log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log()
         return -(0.5 * z.square() + log_det + mask * (scale.log() + _HALF_LOG_TAU)).sum(-1)
@@ -172,7 +174,7 @@ class LowRankMultivariateNormal(_Gaussian):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_positive(self.rank, "rank")
+        self._hold(as_positive, "rank")
 
     @property
     def num_params(self) -> int:
@@ -234,6 +236,9 @@ class LowRankMultivariateNormal(_Gaussian):
 class Dirichlet(Family):
     """The Dirichlet distribution of `size` shares of one, by concentrations of at least 0.01.
 
+    A share of zero, at which the density may be infinite, is scored as the smallest positive
+    number, to which draws are moved too.
+
     >>> import torch, ardist as ad
     >>> ad.families.Dirichlet(3)(torch.zeros(3)).concentration
     tensor([1.0100, 1.0100, 1.0100])
@@ -242,9 +247,10 @@ class Dirichlet(Family):
     size: int
     support = constraints.simplex
     has_rsample = True
+    _needs_double = True
 
     def __post_init__(self) -> None:
-        as_positive(self.size, "size")
+        self._hold(as_positive, "size")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -259,9 +265,11 @@ class Dirichlet(Family):
         return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        concentration = Positive(1e-2)(params)
-        each = torch.xlogy(concentration - 1, value) - concentration.lgamma()
-        return each.sum(-1) + concentration.sum(-1).lgamma()
+        each = Positive(1e-2)(params)
+        total = each.sum(-1)
+        fit = deviance(each, total.unsqueeze(-1) * value) + gamma_excess(each)
+        normal = gamma_excess(total) - total.log() + total * (value.sum(-1) - 1)
+        return normal + (each.log() - value.log() - fit).sum(-1)
 
     def sample(self, params: Tensor) -> Tensor:
         # Gamma draws of small concentrations underflow, their logarithms do not: a draw for
@@ -270,8 +278,7 @@ class Dirichlet(Family):
             concentration = Positive(1e-2)(params)
             uniform = torch.rand_like(concentration).clamp(min=torch.finfo(params.dtype).tiny)
             larger: Tensor = dist.Gamma(concentration + 1, 1.0, validate_args=False).sample()
-            shares = (larger.log() + uniform.log() / concentration).softmax(-1)
-            return shares.clamp(min=torch.finfo(params.dtype).tiny)
+            return (larger.log() + uniform.log() / concentration).softmax(-1)
 
     def features(self, value: Tensor) -> Tensor:
         return value
@@ -291,7 +298,7 @@ class OneHotCategorical(Family):
     has_push = True
 
     def __post_init__(self) -> None:
-        as_positive(self.num_categories, "num_categories")
+        self._hold(as_positive, "num_categories")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -310,7 +317,8 @@ class OneHotCategorical(Family):
         return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        return (params.log_softmax(-1) * value).sum(-1)
+        # Of the state alone: the logits of others may be -inf, and zero times that is NaN.
+        return (params.log_softmax(-1).masked_fill(value == 0, 0.0) * value).sum(-1)
 
     def _fill(self, out: Tensor) -> Tensor:
         return gumbel(out)

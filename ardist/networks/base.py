@@ -13,9 +13,19 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.joint import context_batch, unwrap
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
-from ardist.shapes import as_size, outside_modes, shortened
+from ardist.shapes import (
+    as_choice,
+    as_integers,
+    as_positive,
+    as_size,
+    check_kind,
+    check_type,
+    outside_modes,
+    shortened,
+)
 
 _STATE_SIZE = 2048  # bytes of a network's extra state, always the same
 
@@ -60,20 +70,14 @@ class ConditionalNetwork(nn.Module):
         context_kind: str = "vector",
     ) -> None:
         super().__init__()
-        if not isinstance(factorization, Factorization):
-            raise ValueError(f"factorization: expected a Factorization, got {factorization!r}")
+        check_type(factorization, Factorization, "factorization")
         self.factorization = factorization
         # What families have inside is trained, moved and saved with the network.
         inside = [module for f in factorization.layout.distinct for module in f.modules]
         if inside:
             self.nested = nn.ModuleList(dict.fromkeys(inside))
         self.context_shape = as_size(context_shape, "context_shape")
-        self.context_kind = context_kind
-        if context_kind not in self.context_kinds:
-            raise ValueError(
-                f"context_kind: {type(self).__name__} takes {list(self.context_kinds)}, "
-                f"got {context_kind!r}"
-            )
+        self.context_kind = as_choice(context_kind, self.context_kinds, "context_kind")
         grid = tuple(map(str, factorization.grid_shape)) if context_kind == "blocks" else ()
         expected = {"vector": (), "blocks": grid, "sequence": ("S",)}[context_kind]
         given = tuple(self.context_shape)
@@ -120,7 +124,19 @@ class ConditionalNetwork(nn.Module):
             ValueError: where the network does not serve that order or factorization.
         """
         own = self.factorization
-        wanted = factorization or own
+        wanted = own if factorization is None else factorization
+        check_type(wanted, Factorization, "factorization")
+        batch_size = as_positive(batch_size, "batch_size")
+        context_batch(self, context)
+        if context is not None:
+            check_kind(context, "context", next(self.parameters(), context), exact=True)
+        if ranks is not None:
+            ranks = as_integers(ranks, "ranks")
+            if ranks.shape[-1:] != (wanted.num_blocks,):
+                raise ValueError(
+                    f"ranks: expected one for each of the {wanted.num_blocks} blocks, got "
+                    f"{tuple(ranks.shape)}"
+                )
         if ranks is not None and ranks.dim() == 1:
             ordering = Ordering.from_ranks(ranks.reshape(wanted.grid_shape))
             wanted, ranks = wanted.with_ordering(ordering), None
@@ -131,6 +147,8 @@ class ConditionalNetwork(nn.Module):
                 f"ranks: {type(self).__name__} draws all rows in one order, "
                 f"got {tuple(ranks.shape)}"
             )
+        if ranks is not None:
+            _check_rows(ranks, wanted)
         with torch.no_grad():
             return self._decoder(wanted, batch_size, context, ranks)
 
@@ -142,10 +160,10 @@ class ConditionalNetwork(nn.Module):
         ranks: Tensor | None,
     ) -> Decoder:
         """By whole passes; ranks are given only for each row, where `has_row_orders`."""
-        own = factorization is self.factorization
-        order = None if own else factorization.ranks.flatten().to(reference(self).device)
+        if ranks is None and factorization is not self.factorization:
+            ranks = factorization.ranks.flatten().to(reference(self).device)
         return WholePasses(
-            self._evaluate, factorization, batch_size, context, order, like=reference(self)
+            self._evaluate, factorization, batch_size, context, ranks, like=reference(self)
         )
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
@@ -196,7 +214,14 @@ class ConditionalNetwork(nn.Module):
         nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> AutoregressiveDistribution:
-        """The distribution given a context: see `AutoregressiveDistribution`."""
+        """The distribution given a context: see `AutoregressiveDistribution`.
+
+        Its scores call this network, not what wraps it. Under DDP or FSDP gradients are averaged
+        over processes only if the wrapper is called: train `LogLikelihood(network)`, wrapped, or
+        `AutoregressiveDistribution(wrapped, context)`. A program that is given this method, as
+        torchrl is by `distribution_class=network.condition`, does not know the network's
+        parameters: register the network with its modules.
+        """
         return AutoregressiveDistribution(
             self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
         )
@@ -258,7 +283,8 @@ class ConditionalNetwork(nn.Module):
 class LogLikelihood(nn.Module):
     """The log_prob of a network's distribution as a module's `forward`.
 
-    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this.
+    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this. In
+    training mode dropout is on, as in `log_prob`.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
@@ -268,11 +294,24 @@ class LogLikelihood(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
+        unwrap(network)  # raises if there is no conditional network inside
         self.network = network
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """log_prob of events x (*lead, *event_shape), in nats: (*lead)."""
         return AutoregressiveDistribution(self.network, context).log_prob(x)
+
+
+def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
+    """That a decoder can follow an order for each row."""
+    if factorization.layout.flat:
+        raise ValueError(
+            f"ranks: expected one order for all rows, since the blocks differ in family, "
+            f"got {tuple(ranks.shape)}"
+        )
+    raster = torch.arange(ranks.shape[-1], device=ranks.device)
+    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
+        raise ValueError("ranks: expected no ties where each row has its own, got some")
 
 
 def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
@@ -305,7 +344,7 @@ def part(shown: object, *meant: object) -> list[str]:
     text = text if len(text.encode()) <= 64 else text.encode()[:61].decode(errors="ignore") + "..."
     digests = []
     for one in meant or (shown,):
-        raw = one.cpu().numpy() if isinstance(one, Tensor) else repr(one).encode()
+        raw = one.cpu().numpy().tobytes() if isinstance(one, Tensor) else repr(one).encode()
         digests.append(hashlib.sha256(raw).hexdigest()[:16])
     return [text, *digests]
 
@@ -313,6 +352,19 @@ def part(shown: object, *meant: object) -> list[str]:
 def reference(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
+
+
+@torch.no_grad()
+def start_near_noise(factorization: Factorization, *layers: nn.Module | None) -> None:
+    """Shrinks new layers that give the parameters, if draws are bijections of noise.
+
+    With small parameters a draw is nearly its noise, so that a stack of such bijections starts
+    near the identity. Otherwise it would magnify large values from layer to layer.
+    """
+    if all(family.has_log_slope for family in factorization.layout.distinct):
+        for layer in layers:
+            for parameter in () if layer is None else layer.parameters():
+                parameter.mul_(0.01)
 
 
 def is_transformed() -> bool:

@@ -1,6 +1,7 @@
 """Causal modules from elsewhere."""
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Categorical
 from ardist.networks.base import part, reference
 from ardist.networks.sequence import UniformNetwork
+from ardist.shapes import as_flag, as_real, as_tensor, check_type
 from ardist.testing import CheckError, check_autoregressive
 
 
@@ -76,20 +78,21 @@ class FromModule(UniformNetwork):
         check: bool = False,
         context_shape: Sequence[int] = (),
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"module: expected a torch.nn.Module, got {module!r}")
+        check_type(module, nn.Module, "module")
         super().__init__(factorization, context_shape=context_shape)
         self.module = module
-        self.shift = shift
+        self.shift = as_flag(shift, "shift")
         self.register_buffer("start", self._as_block(start), persistent=False)
         takes = inspect.signature(module.forward).parameters
         self.has_cache = shift and {"past_key_values", "use_cache"} <= set(takes)
-        if check:
+        if as_flag(check, "check"):
             self._check()
 
     def _as_block(self, start: float | Tensor) -> Tensor:
         layout, like = self.factorization.layout, reference(self.module)
-        value, shape = torch.as_tensor(start, device=like.device), layout.families[0].event_shape
+        if not isinstance(start, Tensor):
+            as_real(start, "start", "a number or a tensor", math.isfinite)
+        value, shape = as_tensor(start, "start").to(like.device), layout.families[0].event_shape
         if layout.is_index and value.dtype != torch.int64:
             raise ValueError(f"start: expected an integer, as blocks are, got {start}")
         try:

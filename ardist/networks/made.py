@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
-from ardist.networks.base import ConditionalNetwork, add_encoding
+from ardist.networks.base import ConditionalNetwork, add_encoding, start_near_noise
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.pathwise import Sweep
-from ardist.shapes import as_probability, as_size, constant
+from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
 
@@ -33,8 +33,8 @@ class MADE(ConditionalNetwork):
             fewer units than there are distinct sets of dependencies keep its reach.
         residual: whether layers of equal width add their input to their output.
         activation: elementwise.
-        dropout: the probability with which a hidden unit is dropped in training mode; draws, and
-            what is scored with them, come from the whole network.
+        dropout: the probability with which a hidden unit is dropped in training mode: by
+            `log_prob`, not by draws and what is scored with them.
 
     Raises:
         ValueError: where, without direct connections, a layer is too narrow to reach all
@@ -60,8 +60,10 @@ class MADE(ConditionalNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape)
+        self.residual = as_flag(residual, "residual")
+        self.activation: Callable[[Tensor], Tensor] = as_callable(activation, "activation")
         widths = as_size(hidden_features, "hidden_features")
-        if not widths and not direct:
+        if not as_flag(direct, "direct") and not widths:
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
         self.dropout = as_probability(dropout, "dropout")
         visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
@@ -70,7 +72,7 @@ class MADE(ConditionalNetwork):
                 f"hidden_features: without direct connections every layer needs a unit for each "
                 f"of the {visible.sets.shape[0]} distinct sets of dependencies, got {tuple(widths)}"
             )
-        self.hidden_features, self.residual, self.activation = tuple(widths), residual, activation
+        self.hidden_features = tuple(widths)
         layout = factorization.layout
         features = torch.eye(layout.num_blocks, dtype=torch.bool).repeat_interleave(
             torch.tensor(layout.sizes["feature"]), 0
@@ -89,12 +91,14 @@ class MADE(ConditionalNetwork):
         self.available = available  # by layer and unit, the step from which it can be computed
         self.head = MaskedLinear(within(seen, outputs)) if widths else None
         self.direct = MaskedLinear(within(features, outputs), bias=not widths) if direct else None
+        start_near_noise(factorization, self.head, self.direct)
         if self.context_shape:
             (size,) = self.context_shape
             self.context_to_hidden = nn.Linear(size, widths[0], bias=False) if widths else None
             self.context_to_output = (
                 nn.Linear(size, outputs.shape[0], bias=False) if direct else None
             )
+            start_near_noise(factorization, self.context_to_output)
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None

@@ -8,10 +8,16 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, fingerprint, part, reference
+from ardist.networks.base import (
+    ConditionalNetwork,
+    fingerprint,
+    part,
+    reference,
+    start_near_noise,
+)
 from ardist.networks.perceptron import perceptron
 from ardist.networks.sequence import UniformNetwork
-from ardist.shapes import as_positive, as_size
+from ardist.shapes import as_flag, as_positive, as_size, check_type
 
 
 class Markov(UniformNetwork):
@@ -92,10 +98,10 @@ class Markov(UniformNetwork):
                 "hidden_features, module: expected one of the two, got "
                 f"{'neither' if module is None else 'both'}"
             )
-        if module is not None and not isinstance(module, nn.Module):
-            raise ValueError(f"module: expected a torch.nn.Module, got {module!r}")
+        if module is not None:
+            check_type(module, nn.Module, "module")
         self.window = as_positive(window, "window")
-        self.stationary = stationary
+        self.stationary = as_flag(stationary, "stationary")
         family = factorization.layout.families[0]
         self.encoder: nn.Module = nn.Identity()
         if module is None:
@@ -103,6 +109,8 @@ class Markov(UniformNetwork):
             widths = (*hidden, family.num_params)
             num_steps = self.window + 1 if stationary else factorization.num_steps
             module = _WindowPerceptron(family, self.window, num_steps, widths)
+            last = list(module.rest.modules())[-1] if hidden else module
+            start_near_noise(factorization, last)
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
             # It is not read, but has to be inside the support.

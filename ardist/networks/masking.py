@@ -28,7 +28,7 @@ class VisibleSets:
     """
 
     def __init__(self, factorization: Factorization, with_empty: bool) -> None:
-        sets = torch.unique(factorization.dependencies, dim=0)
+        sets: Tensor = torch.unique(factorization.dependencies, dim=0)
         if not with_empty and sets.shape[0] > 1:
             sets = sets[sets.any(-1)]
         available = torch.where(sets, factorization.ranks.flatten() + 1, 0).amax(-1)

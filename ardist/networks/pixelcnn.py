@@ -11,7 +11,7 @@ from ardist.networks.base import ConditionalNetwork
 from ardist.networks.gated_stacks import GatedStacks, turn_of
 from ardist.networks.locally_masked import LocallyMasked
 from ardist.networks.sequence import BlockEmbedding, BlockHead
-from ardist.shapes import as_positive, as_probability, as_size
+from ardist.shapes import as_positive, as_probability, as_size, is_integer
 
 
 class PixelCNN(ConditionalNetwork):
@@ -35,7 +35,7 @@ class PixelCNN(ConditionalNetwork):
         kernel_size: odd, at least 3; the kernel's part that lies in the past is kept.
         dilation: of all layers, or of each: distance between the pixels that a kernel reads.
         dropout: the probability with which an entry of what a layer adds is dropped in training
-            mode.
+            mode: by `log_prob`, not by draws.
         context_shape: `(C,)`, `(H, W, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks": a feature map, whose entry at a pixel goes into each
             of its layers.
@@ -75,7 +75,7 @@ class PixelCNN(ConditionalNetwork):
             )
         depth = as_positive(depth, "depth")
         dilations = as_size(dilation, "dilation")
-        if isinstance(dilation, int):
+        if is_integer(dilation):
             dilations = dilations * depth
         elif len(dilations) != depth:
             raise ValueError(

@@ -12,7 +12,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import add_encoding, is_transformed
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
-from ardist.shapes import as_positive, as_probability
+from ardist.shapes import as_choice, as_positive, as_probability
 
 
 class RNN(SequenceNetwork):
@@ -31,7 +31,7 @@ class RNN(SequenceNetwork):
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
         embedding_size: in how many numbers a block is read; hidden_size by default.
         dropout: the probability with which an entry of a layer's input, or of the last one's
-            output, is dropped in training mode (Zaremba et al. 2014).
+            output, is dropped in training mode (Zaremba et al. 2014): by `log_prob`, not by draws.
 
     Raises:
         ValueError: where the ordering has ties or is a graph's, or an argument is off.
@@ -58,12 +58,11 @@ class RNN(SequenceNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
-        if cell not in _CELLS:
-            raise ValueError(f"cell: expected one of {sorted(_CELLS)}, got {cell!r}")
-        self.cell = cell
-        self.hidden_size = as_positive(hidden_size, "hidden_size")
-        self.num_layers = as_positive(num_layers, "num_layers")
-        size = as_positive(embedding_size or hidden_size, "embedding_size")
+        self.cell = as_choice(cell, sorted(_CELLS), "cell")
+        self.hidden_size = hidden_size = as_positive(hidden_size, "hidden_size")
+        self.num_layers = num_layers = as_positive(num_layers, "num_layers")
+        size = hidden_size if embedding_size is None else embedding_size
+        size = as_positive(size, "embedding_size")
         self.embedding = BlockEmbedding(factorization, size)
         self.start = nn.Parameter(torch.randn(size) * 0.1)
         self.dropout = as_probability(dropout, "dropout")
@@ -115,7 +114,7 @@ class RNN(SequenceNetwork):
             return None, states.expand(-1, -1, rows, -1)
         encoding = self.context_to_input(context)
         if self.context_kind == "blocks":
-            encoding = encoding.flatten(1, -2)
+            encoding = encoding.unsqueeze(1).flatten(1, -2)
             encoding = encoding if order is None else encoding.index_select(1, order)
             return encoding, states.expand(-1, -1, rows, -1)
         own = self.context_to_state(context).view(context.shape[0], *self.initial.shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noise
 
 
 class BlockEmbedding(nn.Module):
@@ -69,6 +69,7 @@ class BlockHead(nn.Module):
         self._ends = [0, *accumulate(self._sizes)]
         linear = nn.Linear(size, sum(self._sizes))
         self.weight, self.bias = linear.weight, linear.bias
+        start_near_noise(factorization, self)
 
     def map_of(self, block: int) -> tuple[Tensor, Tensor]:
         """The weight (num_params, size) and bias (num_params,) of a block."""
@@ -179,5 +180,5 @@ class UniformNetwork(SequenceNetwork):
         """Vectors for the steps, (N, num_blocks, C), where there is one for each block."""
         if context is None or self.context_kind == "vector":
             return context
-        context = context.reshape(context.shape[0], -1, context.shape[-1])
+        context = context.unsqueeze(1).flatten(1, -2)  # one for each block, on any grid
         return context if order is None else context.index_select(1, order)

@@ -25,7 +25,7 @@ from ardist.networks.attention import (
 from ardist.networks.base import ConditionalNetwork, add_encoding, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
 from ardist.ordering import Ordering
-from ardist.shapes import as_positive, as_probability
+from ardist.shapes import as_choice, as_flag, as_positive, as_probability
 
 _POSITIONS = ("learned", "rotary")
 
@@ -54,7 +54,7 @@ class Transformer(ConditionalNetwork):
             the token that predicts it; "sequence", which all tokens cross-attend to.
         hidden_features: width inside a layer's perceptron; 4 times `dim` by default.
         dropout: the probability with which an entry of the tokens, or of what a layer adds to
-            them, is dropped in training mode.
+            them, is dropped in training mode: by `log_prob`, not by draws.
 
     Raises:
         ValueError: where the dependencies are not transitive, or an argument is off.
@@ -95,13 +95,11 @@ class Transformer(ConditionalNetwork):
                 f"sees what those before it have seen, got {factorization.ordering!r}"
             )
         self.dim, self.depth = as_positive(dim, "dim"), as_positive(depth, "depth")
-        self.heads, self.any_order = as_positive(heads, "heads"), any_order
+        self.heads, self.any_order = as_positive(heads, "heads"), as_flag(any_order, "any_order")
         if dim % (2 * heads if positions == "rotary" else heads):
             even = "twice the number of" if positions == "rotary" else "the number of"
             raise ValueError(f"heads: expected {even} heads to divide dim {dim}, got {heads}")
-        if positions not in _POSITIONS:
-            raise ValueError(f"positions: expected one of {list(_POSITIONS)}, got {positions!r}")
-        self.positions = positions
+        self.positions = as_choice(positions, _POSITIONS, "positions")
         self.dropout = as_probability(dropout, "dropout")
         self.embedding = BlockEmbedding(factorization, dim)
         self.head = BlockHead(factorization, dim)
@@ -122,7 +120,9 @@ class Transformer(ConditionalNetwork):
             self.context_map = nn.Linear(self.context_shape[-1], dim, bias=cross)
             if cross:
                 self.context_places = nn.Parameter(torch.randn(self.context_shape[0], dim) * 0.02)
-        inner = as_positive(hidden_features or 4 * dim, "hidden_features")
+        inner = as_positive(
+            4 * dim if hidden_features is None else hidden_features, "hidden_features"
+        )
         self.layers = nn.ModuleList(AttentionLayer(dim, heads, inner, cross) for _ in range(depth))
         with torch.no_grad():  # as GPT-2: what the layers add to the tokens starts small
             for name, weight in self.named_parameters():
@@ -205,7 +205,7 @@ class Transformer(ConditionalNetwork):
             memory = encoding + self.context_places
             return None, [layer.remember(memory) for layer in self.own_layers]
         if self.context_kind == "blocks":
-            return encoding.flatten(1, -2), [None] * self.depth
+            return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
         return encoding.unsqueeze(1), [None] * self.depth
 
     def tokens(
@@ -338,7 +338,6 @@ class _TransformerDecoder(Decoder):
         ranks: Tensor | None,
     ) -> None:
         if ranks is not None:
-            _check_rows(ranks, factorization)
             # Steps of one block each, which differs from row to row.
             factorization = factorization.with_ordering(Ordering.raster())
         super().__init__(factorization, batch_size)
@@ -409,18 +408,6 @@ class _TransformerDecoder(Decoder):
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
         self._prepare()
-
-
-def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
-    """That a decoder can follow an order for each row."""
-    if factorization.layout.flat:
-        raise ValueError(
-            f"ranks: expected one order for all rows, since the blocks differ in family, "
-            f"got {tuple(ranks.shape)}"
-        )
-    raster = torch.arange(ranks.shape[-1], device=ranks.device)
-    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
-        raise ValueError("ranks: expected no ties where each row has its own, got some")
 
 
 def _rows(x: Tensor) -> Tensor:

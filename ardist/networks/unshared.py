@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, reference
+from ardist.networks.base import ConditionalNetwork, reference, start_near_noise
 from ardist.networks.perceptron import Constant, perceptron
-from ardist.shapes import as_size
+from ardist.shapes import as_size, described
 
 
 class Unshared(ConditionalNetwork):
@@ -75,6 +75,7 @@ class Unshared(ConditionalNetwork):
             widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
             sizes = zip(given, layout.sizes["param"], strict=True)
             each = [perceptron((inputs, *widths, outputs)) for inputs, outputs in sizes]
+            start_near_noise(factorization, *(list(factor.modules())[-1] for factor in each))
         else:
             each = _listed(modules, factorization)
         self.factors = nn.ModuleList(each)
@@ -140,10 +141,10 @@ def _listed(
             expected = "a sequence, since columns have no names" if names is None else list(names)
             raise ValueError(f"modules: expected {expected}, got {list(modules)}")
         modules = [modules[name] for name in names]
-    if len(modules) != factorization.num_blocks:
+    if not isinstance(modules, Sequence) or len(modules) != factorization.num_blocks:
+        got = len(modules) if isinstance(modules, Sequence) else described(modules)
         raise ValueError(
-            f"modules: expected one for each of the {factorization.num_blocks} blocks, got "
-            f"{len(modules)}"
+            f"modules: expected one for each of the {factorization.num_blocks} blocks, got {got}"
         )
     listed = []
     for block, module in enumerate(modules):

@@ -10,7 +10,7 @@ from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import part
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
-from ardist.shapes import as_positive, as_probability
+from ardist.shapes import as_integer, as_positive, as_probability
 
 
 class WaveNet(SequenceNetwork):
@@ -32,7 +32,7 @@ class WaveNet(SequenceNetwork):
         skip_channels: width of the sum over the layers and of the map after it; `channels` by
             default.
         dropout: the probability with which an entry of what a layer adds is dropped in training
-            mode.
+            mode: by `log_prob`, not by draws.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
             Either goes into the gates of every layer.
@@ -63,10 +63,9 @@ class WaveNet(SequenceNetwork):
         context_kind: str = "vector",
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
-        self.channels = as_positive(channels, "channels")
+        self.channels = channels = as_positive(channels, "channels")
         depth = as_positive(depth, "depth")
-        if as_positive(kernel_size, "kernel_size") < 2:
-            raise ValueError(f"kernel_size: expected at least 2, got {kernel_size}")
+        kernel_size = as_integer(kernel_size, "kernel_size", 2)
         cycle = as_positive(max_dilation, "max_dilation").bit_length()
         width = as_positive(channels if skip_channels is None else skip_channels, "skip_channels")
         context_size = self.context_shape[-1] if self.context_shape else 0

@@ -1,0 +1,184 @@
+"""What holds of every family, whatever its own methods do: `Family` wraps them in these guards.
+
+- Half precision is computed in float32 and rounded back, draws into the support.
+- Families in which float32 loses too much to rounding are scored in float64.
+- Infinite values, and numbers beyond the ends of the support, score -inf and leave no gradient.
+- Numbers at a closed end of the support, where the density may be infinite, are scored at the
+  nearest number inside, as draws that round to an end are moved there.
+- A CDF is 0 below the support and 1 above it.
+- Tensors that a family holds follow the dtype and device of what it is given.
+"""
+
+import math
+from collections.abc import Callable
+from functools import reduce, wraps
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+HALF = (torch.float16, torch.bfloat16)
+Method = Callable[..., Any]
+
+
+class Ends(NamedTuple):
+    """Between which numbers the elements of a support are."""
+
+    lower: float = -math.inf
+    upper: float = math.inf
+    has_lower: bool = True  # whether the end itself is inside
+    has_upper: bool = True
+    is_discrete: bool = False
+
+    @property
+    def middle(self) -> float:
+        """A number inside."""
+        return min(max(0.5, self.lower), self.upper)
+
+    def within(self, dtype: torch.dtype) -> tuple[float, float]:
+        """The smallest and the largest number inside, no end of a continuous support."""
+        if self.is_discrete:
+            most = torch.finfo(dtype).max
+            return max(self.lower, -most), min(self.upper, most)
+        return next_inside(self.lower, 1, dtype), next_inside(self.upper, -1, dtype)
+
+
+def ends_of(support: constraints.Constraint) -> Ends:
+    """Of a support; the reals where its elements have no fixed ends, or not the same ones."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if isinstance(support, type(constraints.simplex)):
+        return Ends(lower=0.0)
+    lower, upper = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
+    return Ends(
+        -math.inf if lower is None or _is_many(lower) else float(lower),
+        math.inf if upper is None or _is_many(upper) else float(upper),
+        not isinstance(support, constraints.greater_than),
+        not isinstance(support, (constraints.less_than, constraints.half_open_interval)),
+        support.is_discrete,
+    )
+
+
+def _is_many(bound: Any) -> bool:
+    return isinstance(bound, Tensor) and bound.numel() != 1
+
+
+def next_inside(end: float, direction: int, dtype: torch.dtype) -> float:
+    """The number of this dtype next to `end`, which need not be of it, in a direction."""
+    info = torch.finfo(dtype)
+    if end == 0:
+        return direction * max(info.tiny, 1e-300)  # of which the reciprocal is finite
+    if math.isinf(end):
+        return -direction * info.max
+    mantissa, exponent = math.frexp(abs(end))
+    # Below a power of two numbers are twice as dense as above it.
+    is_denser = mantissa == 0.5 and direction * end < 0
+    spacing = info.eps * 2.0 ** (exponent - 1 - is_denser)
+    count = math.floor(end / spacing) + 1 if direction > 0 else math.ceil(end / spacing) - 1
+    return min(max(count * spacing, -info.max), info.max)
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """float32 in place of half precision."""
+    return torch.float32 if dtype in HALF else dtype
+
+
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    is_float = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if is_float else value
+
+
+def _common(*given: Any) -> torch.dtype:
+    """The dtype of all floating-point tensors together."""
+    floats = [t.dtype for t in given if isinstance(t, Tensor) and t.is_floating_point()]
+    return reduce(torch.promote_types, floats)
+
+
+def _made(method: Method, self: Any, params: Tensor) -> Any:
+    return method(self._following(params), params)
+
+
+def _read(method: Method, self: Any, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+    family = self._following(value) if value.is_floating_point() else self
+    return method(family, value, *args, **kwargs)
+
+
+def _scored(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tensor) -> Any:
+    dtype = _common(params, value)
+    wide = self._score_dtype(dtype, params.device)
+    outside = None
+    if not self._scores_by_others or value.dtype in HALF:  # which is rounded at ends of its own
+        value, outside = self._into_support(value, dtype)
+    params, value = params.to(wide), _to(value, wide)
+    result: Tensor = method(self._following(params), params, value, *mask).to(dtype)
+    if outside is None:
+        return result
+    outside = outside & mask[0] if mask else outside
+    return result.masked_fill(self._of_block(outside), -math.inf)
+
+
+def _cumulated(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
+    dtype, given = _common(params, value), value
+    wide = self._score_dtype(dtype, params.device)
+    value, outside = self._into_support(value, dtype)
+    params, value = params.to(wide), _to(value, wide)
+    result: Tensor = method(self._following(params), params, value).clamp(0, 1).to(dtype)
+    if outside is None:
+        return result
+    return torch.where(outside, (given > self._ends.middle).to(dtype), result)
+
+
+def _inverted(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:
+    dtype = _common(params, uniform)
+    wide = self._draw_dtype(dtype)
+    params, uniform = params.to(wide), uniform.to(wide)
+    return self._rounded(method(self._following(params), params, uniform), dtype)
+
+
+def _drawn(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
+    given, dtype = params.dtype, _common(params, *args, *kwargs.values())
+    draw = _moved(method, self, params, *args, **kwargs)
+    # Noise is more precise than parameters in half precision.
+    return self._rounded(draw, given if given in HALF else dtype)
+
+
+def _moved(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
+    wide = self._draw_dtype(_common(params, *args, *kwargs.values()))
+    params = params.to(wide)
+    args = tuple(_to(part, wide) for part in args)
+    kwargs = {name: _to(part, wide) for name, part in kwargs.items()}
+    return method(self._following(params), params, *args, **kwargs)
+
+
+_GUARDS = {
+    "__call__": _made,
+    "features": _read,
+    "project": _read,
+    "log_prob": _scored,
+    "marginal_log_prob": _scored,
+    "cdf": _cumulated,
+    "icdf": _inverted,
+    **dict.fromkeys(("sample", "rsample", "pathwise", "push", "sample_given"), _drawn),
+    **dict.fromkeys(("pull", "log_slope", "_pull_with_log_slope"), _moved),
+}
+
+
+def guard(cls: type) -> None:
+    """Wraps the methods that a class defines, in place."""
+    for name in _GUARDS:
+        method = vars(cls).get(name)
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            setattr(cls, name, _guarded(name, method))
+
+
+def _guarded(name: str, method: Method) -> Method:
+    wrapper: Any = _GUARDS[name]
+
+    @wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(type(self), name) is guarded:
+            return wrapper(method, self, *args, **kwargs)
+        return method(self, *args, **kwargs)  # by super(), as a part of the guarded override
+
+    return guarded

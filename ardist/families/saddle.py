@@ -1,0 +1,39 @@
+"""Log-probabilities in which large terms do not cancel (Loader 2000).
+
+A log-probability with a large parameter is a small difference of large terms, such as
+`x * log(m) - m - lgamma(x + 1)` of the Poisson. Loader ("Fast and accurate computation of binomial
+probabilities", the algorithm of R's dpois, dbinom, dgamma and dt) writes it as a deviance plus what
+remains of lgamma, of which both are small. In float64 both are right to 1e-9 up to 1e12.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def deviance(x: Tensor, mean: Tensor) -> Tensor:
+    """`x * log(x / mean) + mean - x`, for x of at least 0 and a mean above it."""
+    mean = mean.clamp(max=torch.finfo(mean.dtype).max)
+    away = x - mean
+    is_near = away.abs() < 0.5 * mean
+    near = torch.where(is_near, away / torch.where(is_near, mean, 1.0), 0.0).log1p()
+    far = x.clamp(min=torch.finfo(x.dtype).tiny).log() - mean.log()
+    return x * torch.where(is_near, near, far) - away
+
+
+def gamma_excess(x: Tensor) -> Tensor:
+    """`lgamma(x + 1) - x * log(x) + x`, which grows as log(x) / 2, for x of at least 0.
+
+    By Stirling's series from 100 on.
+    """
+    is_large, log = x > 100, x.clamp(min=torch.finfo(x.dtype).tiny).log()
+    inverse = torch.where(is_large, x, 100.0).reciprocal()
+    square = inverse * inverse
+    series = inverse * (1 / 12 - square * (1 / 360 - square / 1260))
+    small = torch.where(is_large, 1.0, x)
+    return torch.where(
+        is_large,
+        0.5 * (log + math.log(2 * math.pi)) + series,
+        (small + 1).lgamma() - small * log + small,
+    )
