@@ -138,8 +138,9 @@ class Layout:
         if not self.flat:
             dims = (1,) * len(self.families[0].event_shape)
             return each.reshape(*each.shape, *dims).expand(*each.shape[:-1], *self.value_shape)
-        owner = torch.tensor(self.sizes["value"], device=each.device)
-        return each.repeat_interleave(owner, -1)
+        sizes = enumerate(self.sizes["value"])
+        owners = [block for block, size in sizes for _ in range(size)]
+        return each.index_select(-1, torch.tensor(owners, device=each.device))
 
     def count(self, mask: Tensor) -> Tensor:
         """How many elements of each block are under a mask (..., *value_shape)."""
