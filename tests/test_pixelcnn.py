@@ -143,5 +143,5 @@ def test_dropout_is_for_training_alone():
 def test_weights_of_another_order_are_refused():
     net = ad.networks.PixelCNN(IMAGE, channels=8, depth=2)
     other = ad.networks.PixelCNN(IMAGE.with_ordering(ad.Ordering.reverse()), channels=8, depth=2)
-    with pytest.raises(ValueError, match="dependencies"):
+    with pytest.raises(ValueError, match="ordering"):
         other.load_state_dict(net.state_dict())
