@@ -499,6 +499,16 @@ def test_parts_that_a_family_is_not_given_in_are_refused_at_once():
         p.marginal(mask)
 
 
+def test_orders_that_are_no_graphs_never_list_all_pairs_of_blocks():
+    """Of 20,000 blocks these would be gigabytes."""
+    fac = ad.Factorization(20_000, fam.Bernoulli(), end=1)
+    net = networks.Markov(fac, hidden_features=())
+    observed = torch.arange(20_000) < 3
+    net.condition().given(torch.zeros(20_000), observed)
+    net.load_state_dict(net.state_dict())
+    assert "dependencies" not in vars(fac)
+
+
 def test_a_mask_that_cuts_a_block_is_blamed_and_no_value_that_was_not_given():
     partition = ad.Partition.split([1, 3])
     fac = ad.Factorization(4, [fam.Categorical(2), fam.OneHotCategorical(3)], partition=partition)

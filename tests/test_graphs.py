@@ -9,18 +9,26 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import JitTrace_ELBO, Trace_ELBO
-from table import CONTEXT, COVERING, NETWORKS, build
+from table import CONTEXT, COVERING, FACTORIZATIONS, NETWORKS, build
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import ardist as ad
+from ardist import networks
 
 contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
+BITS = FACTORIZATIONS["bernoulli-raster"]
+# Notes of torch's exporters to themselves, and on its own recurrent modules.
+exporting = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:.*:DeprecationWarning:(torch|onnx)",
+    "ignore:The tensor attributes self.network.rnn",
+)
 
 
-def example(network, factorization, context_shape):
+def example(net):
     """The score as a module, its arguments for 6 rows, and what it says of them."""
-    net = build(network, factorization, context_shape).eval().requires_grad_(False)
+    net, context_shape = net.eval().requires_grad_(False), net.context_shape
     context = torch.randn(6, *context_shape) if context_shape else None
     p = net.condition(context)
     x = p.sample(() if context_shape else (6,))
@@ -35,17 +43,18 @@ def exported(module, args):
     return torch.export.export(module, tuple(arg[:4] for arg in args), dynamic_shapes=shapes)
 
 
+@exporting
 @contexts
 @pytest.mark.parametrize("network", NETWORKS)
 def test_exported_for_any_number_of_rows(network, context_shape):
     factorization = "image-raster" if network == "pixelcnn" else "columns-of-one-family"
-    module, args, expected = example(network, factorization, context_shape)
+    module, args, expected = example(build(network, factorization, context_shape))
     torch.testing.assert_close(exported(module, args).module()(*args), expected)
 
 
 @pytest.mark.parametrize("factorization", ["columns", "columns-ties", "nested-columns", "labels"])
 def test_exported_with_blocks_of_several_families(factorization):
-    module, args, expected = example("made", factorization, CONTEXT)
+    module, args, expected = example(build("made", factorization, CONTEXT))
     torch.testing.assert_close(exported(module, args).module()(*args), expected)
 
 
@@ -54,7 +63,7 @@ def test_exported_with_blocks_of_several_families(factorization):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_traced_for_any_number_of_rows(network, context_shape):
     factorization = "image-raster" if network == "pixelcnn" else "bernoulli-raster"
-    module, args, expected = example(network, factorization, context_shape)
+    module, args, expected = example(build(network, factorization, context_shape))
     traced = torch.jit.trace(module, tuple(arg[:4] for arg in args), check_trace=False)
     torch.testing.assert_close(traced(*args), expected)
 
@@ -83,12 +92,6 @@ def test_a_compiled_loss_serves_batches_of_other_sizes():
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-# Notes of torch's exporters to themselves.
-exporting = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec:FutureWarning", "ignore:.*:DeprecationWarning:(torch|onnx)"
-)
-
-
 @exporting
 @pytest.mark.parametrize(
     ("network", "factorization"),
@@ -102,7 +105,7 @@ exporting = pytest.mark.filterwarnings(
     ],
 )
 def test_onnx(network, factorization):
-    module, args, expected = example(network, factorization, CONTEXT)
+    module, args, expected = example(build(network, factorization, CONTEXT))
     program = torch.onnx.export(exported(module, args), dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     names = [given.name for given in session.get_inputs()]
@@ -110,18 +113,21 @@ def test_onnx(network, factorization):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-5)
 
 
+SMALL = {
+    "made": lambda: networks.MADE(BITS, hidden_features=4),
+    "transformer": lambda: networks.Transformer(BITS, dim=4, depth=1, heads=1, any_order=False),
+    "pixelcnn": lambda: networks.PixelCNN(BITS, channels=4, depth=1, kernel_size=3),
+}
+
+
 @exporting
-@pytest.mark.parametrize(
-    ("network", "factorization"),
-    [("made", "columns"), ("transformer-plain", "bernoulli-2"), ("pixelcnn", "image-raster")],
-)
-def test_compiled_ahead_of_time(network, factorization, tmp_path):
-    module, args, expected = example(network, factorization, CONTEXT)
-    options = {"aot_inductor.compile_wrapper_opt_level": "O0"}
+@pytest.mark.parametrize("network", SMALL)
+def test_compiled_ahead_of_time(network, tmp_path):
+    module, args, expected = example(SMALL[network]())
     path = aoti_compile_and_package(
         exported(module, args),
         package_path=str(tmp_path / "score.pt2"),
-        inductor_configs=options,
+        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
     )
     torch.testing.assert_close(aoti_load_package(path)(*args), expected)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from laws import assert_frequencies, quantile
 from pyro.infer import TraceMeanField_ELBO
-from table import CONTEXT, NETWORKS, build, fits
+from table import CONTEXT, FACTORIZATIONS, NETWORKS, build, fits
 from torch.distributions import Distribution, kl_divergence
 from torch.func import grad, hessian, jacrev, jvp, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -286,22 +286,26 @@ IMAGES = {
     "mixture": fam.Mixture(fam.Normal(), 3),
     "discretized": fam.DiscretizedLogisticMixture(2, bins=8),
 }
+EVENTS = {
+    **{name: ad.Factorization((3, 3), family) for name, family in IMAGES.items()},
+    "columns": FACTORIZATIONS["columns"],
+}
 
 
 @pytest.mark.parametrize(
-    ("network", "family"),
+    ("network", "event"),
     [
-        *(("made", family) for family in IMAGES),
+        *(("made", event) for event in EVENTS),
         ("rnn-gru", "categorical"),
         ("transformer", "bernoulli"),
+        ("transformer", "columns"),
         ("pixelcnn", "discretized"),
         ("wavenet", "mixture"),
     ],
 )
-def test_a_training_step_compiles_to_one_graph(network, family, unchecked):  # trap 26
+def test_a_training_step_compiles_to_one_graph(network, event, unchecked):  # trap 26
     """From the first call on; one with another number of rows compiles once more, for any."""
-    factorization = ad.Factorization((3, 3), IMAGES[family])
-    net = NETWORKS[network](factorization, context_shape=CONTEXT)
+    net = NETWORKS[network](copy.deepcopy(EVENTS[event]), context_shape=CONTEXT)
     plain, graphs = copy.deepcopy(net), []
 
     def backend(graph, _):
