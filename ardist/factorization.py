@@ -378,10 +378,10 @@ class Factorization:
         tensors among the columns, and of torch's default dtype if there is none.
         """
         names = self._named()
-        found = columns if isinstance(columns, Mapping) else getattr(columns, "columns", None)
-        if found is None:
+        found = getattr(columns, "columns", columns)  # polars iterates over the columns
+        if found is columns and not isinstance(columns, Mapping):
             raise ValueError(f"columns: expected a dict or a frame, got {described(columns)}")
-        given_names = set(found)  # of a frame: polars iterates over the columns
+        given_names = set(found)
         if given_names != set(names):
             raise ValueError(f"columns: expected {sorted(names)}, got {sorted(given_names)}")
         given = [columns[name] for name in names]

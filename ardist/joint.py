@@ -208,7 +208,7 @@ class Joint:
         if blocks.shape[0] == 0:  # which modules may refuse: no numbers, whose gradients are zeros
             nothing = self.reference.new_zeros(0, *self.factorization.layout.param_shape)
             return nothing + torch.stack([part.flatten()[:0].sum() for part in self._sources]).sum()
-        blocks, _ = self.factorization.layout.finite(blocks)
+        blocks = self.factorization.layout.finite(blocks)
         if ranks is None and not self._is_own:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
         given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
@@ -252,8 +252,7 @@ class Joint:
         fac, layout = self.factorization, self.factorization.layout
         if blocks.shape[0] == 0:
             return params.new_zeros(*lead, fac.num_blocks) + params.sum()
-        finite, infinite = layout.finite(blocks)
-        scores = layout.log_prob(params, finite)
+        scores = layout.log_prob(params, blocks)
         if fac.end is not None:
             ranks = self.row_ranks(lead)
             scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
@@ -263,12 +262,12 @@ class Joint:
 
         def share(mask: Tensor) -> Tensor:
             if layout.is_cut(mask):
-                return layout.marginal_log_prob(params, finite, mask)
+                return layout.marginal_log_prob(params, blocks, mask)
             return torch.where(layout.whole(mask), scores, 0.0)
 
         result = scores
         if observed is not None and layout.is_cut(observed[1]):
-            result = layout.given_log_prob(params, finite, observed[1], scored)
+            result = layout.given_log_prob(params, blocks, observed[1], scored)
         elif scored is not None:
             result = share(scored if observed is None else scored | observed[1])
         if observed is not None:
@@ -276,7 +275,7 @@ class Joint:
             result = torch.where(layout.whole(mask), 0.0, result)
             differs = layout.count((blocks != values) & mask) > 0
             result = result.masked_fill(differs, -torch.inf)
-        return self.unrows(result.masked_fill(infinite, -torch.inf), lead)
+        return self.unrows(result, lead)
 
     # Draws.
 

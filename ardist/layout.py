@@ -1,5 +1,6 @@
 """Blocks side by side in one tensor, and all their conditionals at once."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -9,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
-from ardist.shapes import constant, outside_modes
+from ardist.shapes import constant, is_between, outside_modes
 
 
 class Layout:
@@ -119,19 +120,16 @@ class Layout:
         found = {family: family.anchor().flatten().tolist() for family in self.distinct}
         return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
 
-    def finite(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Values in which blocks with an infinite element are at their anchor, and which blocks
-        these are, (..., num_blocks) bool.
-        """
-        parts = zip(self.distinct, self.split("value", values), strict=True)
-        each = [
-            part.isinf().flatten(-len(f.event_shape)).any(-1) if f.event_shape else part.isinf()
-            for f, part in parts
-        ]
-        infinite = self._join("block", each)
-        if values.is_floating_point():
-            values = torch.where(self.spread(infinite), self.anchor(values), values)
-        return values, infinite
+    def finite(self, values: Tensor) -> Tensor:
+        """Values in which blocks with an infinite element are at their anchor."""
+        if not values.is_floating_point() or is_between(values, -math.inf, math.inf):
+            return values
+        if not self.flat and not self.families[0].event_shape:
+            return values.nan_to_num(math.nan, *2 * self.anchors)
+        infinite = values.isinf()
+        if any(family.event_shape for family in self.distinct):
+            infinite = self.spread(self.count(infinite) > 0)
+        return torch.where(infinite, self.anchor(values), values)
 
     def spread(self, each: Tensor) -> Tensor:
         """What is known of each block, (..., num_blocks), for each of its elements."""

@@ -46,6 +46,27 @@ def is_recorded() -> bool:
     return torch._C._is_tracing() or exporting()
 
 
+def is_readable(value: Tensor) -> bool:
+    """Whether looking at the numbers costs little and disturbs no graph: on a CPU, outside of
+    torch.compile, torch.export, torch.jit.trace and the transforms of torch.func.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(value) is Tensor
+        and value.device.type == "cpu"
+        and not torch._C._is_tracing()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def is_between(values: Tensor, lower: float, upper: float) -> bool:
+    """Whether all values are known to be finite and from `lower` to `upper`."""
+    if not is_readable(values) or values.numel() == 0:
+        return False
+    least, most = (float(end) for end in values.detach().aminmax())
+    return lower <= least and most <= upper and math.isfinite(least) and math.isfinite(most)
+
+
 def as_size(shape: Any, name: str) -> torch.Size:
     """`shape` as a `torch.Size` of positive integers, or a `ValueError` that calls it `name`."""
     sizes = (shape,) if is_integer(shape) else shape

@@ -55,24 +55,26 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
 def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
     fac, layout, joint = p.factorization, p.factorization.layout, p.joint
     lead = joint.lead(x)
-    (blocks, infinite), ranks = layout.finite(joint.blocks(x, lead)), joint.row_ranks(lead)
+    blocks, ranks = joint.blocks(x, lead), joint.row_ranks(lead)
+    finite = layout.finite(blocks)  # what the network reads
     own = layout.spread(torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability)
     decoder = joint.differentiable_decoder(lead) if blocks.shape[0] else None
     if decoder is None:
         with torch.no_grad():
-            drawn = layout.sample(joint.run(blocks, ranks))
-        params = joint.run(torch.where(own, drawn, blocks), ranks)
+            drawn = layout.sample(joint.run(finite, ranks))
+        params = joint.run(torch.where(own, drawn, finite), ranks)
         scores = layout.log_prob(params, blocks)
     else:
         each, params = list[Tensor](), decoder.step(None)
         for step, now in enumerate(fac.step_layouts):
-            true, replaced = (layout.take("value", part, fac.steps[step]) for part in (blocks, own))
-            each.append(now.log_prob(params, true))
+            scored, true, replaced = (
+                layout.take("value", part, fac.steps[step]) for part in (blocks, finite, own)
+            )
+            each.append(now.log_prob(params, scored))
             if step + 1 < fac.num_steps:  # after an end of the model's own, too
                 params = decoder.step(torch.where(replaced, now.sample(params.detach()), true))
         order = torch.tensor(list(chain(*fac.steps)), device=x.device)
         scores = torch.cat(each, 1).index_select(1, order.argsort())
-    scores = scores.masked_fill(infinite, -torch.inf)
     if fac.end is not None:
         scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
         scores = scores.masked_fill(fac.misplaced(blocks, ranks), -torch.inf)

@@ -16,6 +16,7 @@ from torch.distributions import Distribution, constraints, transform_to
 from ardist.families.guards import HALF, Ends, at_least_single, ends_of, guard
 from ardist.families.implicit import attached, by_cdf
 from ardist.families.quantiles import of_counts, of_reals, of_states
+from ardist.shapes import is_between
 
 MOST_STATES = 2**16  # of one block that is enumerated
 
@@ -345,9 +346,15 @@ class Family(ABC):
 
     # What the guards ask.
 
-    @property
+    @cached_property
     def _ends(self) -> Ends:
         return ends_of(self.support)
+
+    @cached_property
+    def _held(self) -> tuple[str, ...]:
+        """Names of the floating-point tensors that the family holds."""
+        each = vars(self).items()
+        return tuple(k for k, v in each if isinstance(v, Tensor) and v.is_floating_point())
 
     @cached_property
     def _draws_integers(self) -> bool:
@@ -356,14 +363,10 @@ class Family(ABC):
 
     def _following(self, like: Tensor) -> "Family":
         """The family, with the tensors that it holds in the dtype and on the device of another."""
-        held = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        held = {
-            name: tensor.to(like) for name, tensor in held.items() if tensor.is_floating_point()
-        }
-        if not held:
+        if not self._held:
             return self
         family = copy.copy(self)
-        vars(family).update(held)
+        vars(family).update({name: getattr(self, name).to(like) for name in self._held})
         return family
 
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -382,6 +385,8 @@ class Family(ABC):
             value = value.to(dtype)
         ends = self._ends
         lower, upper = ends.within(value.dtype)
+        if is_between(value, lower, upper):
+            return value, None
         outside = value.isinf()
         if ends.lower > -math.inf:
             outside = outside | (value < ends.lower if ends.has_lower else value <= ends.lower)

@@ -91,8 +91,8 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
 
 def _common(*given: Any) -> torch.dtype:
     """The dtype of all floating-point tensors together."""
-    floats = [t.dtype for t in given if isinstance(t, Tensor) and t.is_floating_point()]
-    return reduce(torch.promote_types, floats)
+    floats = {t.dtype for t in given if isinstance(t, Tensor) and t.is_floating_point()}
+    return floats.pop() if len(floats) == 1 else reduce(torch.promote_types, floats)
 
 
 def _made(method: Method, self: Any, params: Tensor) -> Any:
@@ -137,10 +137,21 @@ def _inverted(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any
 
 
 def _drawn(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if _is_plain(self, params, args, kwargs):  # as in the innermost loop
+        return self._rounded(method(self._following(params), params, *args, **kwargs), params.dtype)
     given, dtype = params.dtype, _common(params, *args, *kwargs.values())
     draw = _moved(method, self, params, *args, **kwargs)
     # Noise is more precise than parameters in half precision.
     return self._rounded(draw, given if given in HALF else dtype)
+
+
+def _is_plain(self: Any, params: Tensor, args: Any, kwargs: Any) -> bool:
+    """Whether all is in the dtype in which it is computed."""
+    dtype = params.dtype
+    return self._draw_dtype(dtype) == dtype and all(
+        not isinstance(part, Tensor) or part.dtype in (dtype, torch.int64, torch.bool)
+        for part in (*args, *kwargs.values())
+    )
 
 
 def _moved(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
