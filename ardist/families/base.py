@@ -346,15 +346,14 @@ class Family(ABC):
 
     # What the guards ask.
 
-    @cached_property
+    @property
     def _ends(self) -> Ends:
-        return ends_of(self.support)
-
-    @cached_property
-    def _held(self) -> tuple[str, ...]:
-        """Names of the floating-point tensors that the family holds."""
-        each = vars(self).items()
-        return tuple(k for k, v in each if isinstance(v, Tensor) and v.is_floating_point())
+        ends: Ends | None = vars(self).get("_known_ends")
+        if ends is None:
+            ends = ends_of(self.support)
+            if not torch.compiler.is_compiling():  # which enters no lock, as of cached_property
+                vars(self)["_known_ends"] = ends
+        return ends
 
     @cached_property
     def _draws_integers(self) -> bool:
@@ -363,10 +362,15 @@ class Family(ABC):
 
     def _following(self, like: Tensor) -> "Family":
         """The family, with the tensors that it holds in the dtype and on the device of another."""
-        if not self._held:
+        held = {
+            name: part.to(like)
+            for name, part in vars(self).items()
+            if isinstance(part, Tensor) and part.is_floating_point()
+        }
+        if not held:
             return self
         family = copy.copy(self)
-        vars(family).update({name: getattr(self, name).to(like) for name in self._held})
+        vars(family).update(held)
         return family
 
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
