@@ -34,7 +34,8 @@ SCALARS = [
     *map(fam.Parametric, (dist.Cauchy, dist.HalfNormal, dist.Kumaraswamy, dist.Weibull)),
     *BY_TORCH,
 ]
-FUNCTIONS = (torch.sin, torch.square, lambda x: (-x.square()).exp())
+# They grow slowly: under some parameters the families have no moments.
+FUNCTIONS = (torch.atan, torch.asinh, lambda x: (-x.square()).exp())
 
 
 @pytest.mark.parametrize("family", SCALARS, ids=str)
@@ -155,7 +156,7 @@ def test_gradients_are_those_of_torch(cls, shape, float64):
     along = torch.randn_like(drawn)
     (expected,) = torch.autograd.grad((drawn * along).sum(), params)
     again = family.pathwise(params, drawn)
-    assert torch.equal(again, drawn)
+    torch.testing.assert_close(again, drawn, rtol=1e-15, atol=1e-15)  # an end is moved inside
     (found,) = torch.autograd.grad((again * along).sum(), params)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 

@@ -147,6 +147,7 @@ def test_what_pyro_does_not_support_is_biased_or_refused(float64):
     """`TraceGraph_ELBO` asks a site with `has_rsample` for no score function at all, so that a
     chain of both kinds is biased under it; `TraceMeanField_ELBO` refuses any score function.
     """
+    torch.random.manual_seed(0)  # always the same network, of which the bias is large
     found, exact = gradients(Small("chain", True), estimator("TraceGraph"))
     assert deviation(found, exact) > 10
     for latent, reparameterized in [("chain", True), ("chain", False), ("discrete", None)]:
