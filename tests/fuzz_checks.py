@@ -279,7 +279,8 @@ def conditionals(m):
         blocks = torch.stack([m.plan.block(x.flatten(0, 1), b) for b in range(m.plan.count)], 1)
         shape = (3, *m.batch, *m.plan.grid, *m.plan.families[0].event_shape)
         got = found.log_prob(blocks.reshape(shape).to(dtype)).reshape(3, *m.batch, -1)
-    same(got, expected.reshape(got.shape), m.tol, "log_prob of conditionals")
+    tol = max(m.tol, 1e-6)  # they are torch's, whose von Mises has seven digits
+    same(got, expected.reshape(got.shape), tol, "log_prob of conditionals")
 
 
 @check
