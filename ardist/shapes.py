@@ -46,6 +46,12 @@ def is_recorded() -> bool:
     return torch._C._is_tracing() or exporting()
 
 
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` is around: some kernels of torch have no rule for it."""
+    compiling = torch.compiler.is_compiling()  # which cannot trace what follows
+    return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def is_readable(value: Tensor) -> bool:
     """Whether looking at the numbers costs little and disturbs no graph: on a CPU, outside of
     torch.compile, torch.export, torch.jit.trace and the transforms of torch.func.
@@ -55,7 +61,7 @@ def is_readable(value: Tensor) -> bool:
         and type(value) is Tensor
         and value.device.type == "cpu"
         and not torch._C._is_tracing()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_transformed()
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ardist.networks.base import is_transformed
+from ardist.shapes import is_transformed
 
 
 class Part(NamedTuple):

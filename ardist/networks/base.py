@@ -367,12 +367,6 @@ def start_near_noise(factorization: Factorization, *layers: nn.Module | None) ->
                 parameter.mul_(0.01)
 
 
-def is_transformed() -> bool:
-    """Whether a transform of `torch.func` is around: some kernels of torch have no rule for it."""
-    compiling = torch.compiler.is_compiling()  # which cannot trace what follows
-    return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
-
-
 def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
     """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
     if encoding.shape[0] in (1, hidden.shape[0]):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import add_encoding, is_transformed
+from ardist.networks.base import add_encoding
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
-from ardist.shapes import as_choice, as_positive, as_probability
+from ardist.shapes import as_choice, as_positive, as_probability, is_transformed
 
 
 class RNN(SequenceNetwork):
