@@ -129,9 +129,9 @@ class Marginal(TorchDistribution):
 
     def _fill(self, value: Tensor) -> Tensor:
         """Events with these elements, and anything inside the support elsewhere."""
-        anchor: Tensor = self.whole.joint.anchor
-        dtype = torch.promote_types(anchor.dtype, value.dtype)
-        events = anchor.to(dtype).expand(*value.shape[:-1], *anchor.shape).clone()
+        placeholder: Tensor = self.whole.joint.placeholder
+        dtype = torch.promote_types(placeholder.dtype, value.dtype)
+        events = placeholder.to(dtype).expand(*value.shape[:-1], *placeholder.shape).clone()
         events[..., self.kept] = value.to(dtype)
         return events
 
@@ -145,9 +145,9 @@ class Marginal(TorchDistribution):
 def _check_draws(factorization: Factorization, mask: Tensor) -> None:
     """That blocks are kept in parts only that are drawn as they are scored."""
     layout, blocks = factorization.layout, factorization.split(mask)
-    for block in layout.cut(blocks).nonzero().flatten().tolist():
+    for block in layout.partially_observed(blocks).nonzero().flatten().tolist():
         family = layout.families[block]
-        part = layout.take("value", blocks.unsqueeze(0), [block])
+        part = layout.gather_blocks("value", blocks.unsqueeze(0), [block])
         if not family.is_ancestral(part.reshape(family.event_shape)):
             raise ValueError(
                 f"mask: expected all of {factorization.block_name(block)} or a part that {family} "
@@ -184,18 +184,18 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
     """
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
     blocks = torch.arange(layout.num_blocks, device=mask.device)
-    owners = merge(layout.spread(blocks))[mask].tolist()
+    owners = merge(layout.expand_to_elements(blocks))[mask].tolist()
     each = [_of_an_element(layout.families[block].support) for block in owners]
     if all(constraint.event_dim == 0 for constraint in each):
         if len(set(map(id, each))) == 1:
             return constraints.independent(each[0], 1)
         return constraints.independent(constraints.cat(each, -1, [1] * len(each)), 1)
-    if layout.is_cut(split(mask)):
+    if layout.is_partially_observed(split(mask)):
         return None
     places = torch.full(mask.shape, -1, device=mask.device)
     places[mask] = torch.arange(len(owners), device=mask.device)
     kept = sorted(set(owners))
-    order = layout.take("value", split(places).unsqueeze(0), kept).flatten()
+    order = layout.gather_blocks("value", split(places).unsqueeze(0), kept).flatten()
     families = [layout.families[block] for block in kept]
     return BlockConstraint(Layout(families, flat=True), order.cpu(), Size((len(owners),)))
 

@@ -89,9 +89,9 @@ class Window(ABC):
 class WholePasses(Decoder):
     """A decoder for any network, by parallel passes.
 
-    A pass a step or, where the families have a `push`, as many as a fixed-point iteration over all
-    steps needs: the same draws, and usually far fewer passes. With `ranks` for each row a step is
-    of one block, which differs from row to row.
+    A pass a step or, where the families have a `from_noise`, as many as a fixed-point iteration
+    over all steps needs: the same draws, and usually far fewer passes. With `ranks` for each row a
+    step is of one block, which differs from row to row.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class WholePasses(Decoder):
         context: Tensor | None = None,
         ranks: Tensor | None = None,
         *,
-        like: Tensor,
+        reference: Tensor,
     ) -> None:
         self._order: Tensor | None = None  # the blocks of each row in the order of drawing
         if ranks is not None and ranks.dim() > 1:
@@ -113,7 +113,7 @@ class WholePasses(Decoder):
         self.max_window = factorization.num_steps
         layout = factorization.layout
         # Blocks not drawn yet are hidden from those that are, but have to be inside the support.
-        self._blocks = layout.anchor(like).expand(batch_size, *layout.value_shape)
+        self._blocks = layout.placeholder(reference).expand(batch_size, *layout.value_shape)
 
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
@@ -131,7 +131,7 @@ class WholePasses(Decoder):
         """Takes the blocks of the steps from `start` to `stop`."""
         if self._order is None:
             which = list(chain(*self.factorization.steps[start:stop]))
-            self._blocks = self.factorization.layout.put(self._blocks, which, blocks)
+            self._blocks = self.factorization.layout.scatter_blocks(self._blocks, which, blocks)
         else:
             at = _like(self._order[:, start:stop], blocks)
             self._blocks = self._blocks.scatter(1, at, blocks)
@@ -143,7 +143,7 @@ class WholePasses(Decoder):
         if self._order is not None:
             return params.gather(1, _like(self._order[:, start:stop], params[:, start:stop]))
         which = list(chain(*self.factorization.steps[start:stop]))
-        return self.factorization.layout.take("param", params, which)
+        return self.factorization.layout.gather_blocks("param", params, which)
 
     def select(self, rows: Tensor) -> None:
         self._blocks = self._blocks.index_select(0, rows)
@@ -260,7 +260,7 @@ Sample = Callable[[Layout, Tensor], Tensor]
 def draw(
     decoder: Decoder,
     factorization: Factorization,
-    like: Tensor,
+    reference: Tensor,
     observed: tuple[Tensor, Tensor] | None = None,
     num_steps: int | None = None,
     attach: Callable[[Layout, Tensor, Tensor], Tensor] | None = None,
@@ -277,26 +277,32 @@ def draw(
             on; a decoder that keeps the graph goes step by step.
     """
     layout, order = factorization.layout, list(chain(*factorization.steps))
-    is_cut = observed is not None and layout.is_cut(observed[1])
+    is_partially_observed = observed is not None and layout.is_partially_observed(observed[1])
     if observed is not None:
-        values, mask = (layout.take("value", part, order) for part in observed)
+        values, mask = (layout.gather_blocks("value", part, order) for part in observed)
         observed = values, mask
     forced = Forced(factorization, observed, num_steps)
-    if is_cut or not layout.has_push:
-        pieces = _draw_steps(decoder, factorization, Layout.sample, forced, is_cut, attach)
+    if is_partially_observed or not layout.has_noise:
+        pieces = _draw_steps(
+            decoder, factorization, Layout.sample, forced, is_partially_observed, attach
+        )
     elif decoder.max_window > 1 and attach is None:
-        pieces = _draw_windows(decoder, factorization, like, forced)
+        pieces = _draw_windows(decoder, factorization, reference, forced)
     else:
-        pushes = _Pushes(decoder, factorization, like)
+        pushes = _Pushes(decoder, factorization, reference)
         pieces = _draw_steps(decoder, factorization, pushes, forced, attach=attach)
     drawn = torch.cat(pieces, 1)
     total = layout.value_shape[0]
     if drawn.shape[1] == total and order == sorted(order):
         return drawn
-    rest = layout.anchor(like) if factorization.pad is None else drawn.new_tensor(factorization.pad)
+    rest = (
+        layout.placeholder(reference)
+        if factorization.pad is None
+        else drawn.new_tensor(factorization.pad)
+    )
     blocks = rest.expand(drawn.shape[0], *layout.value_shape)
     taken = forced.ends.index(drawn.shape[1])
-    return layout.put(blocks, list(chain(*factorization.steps[:taken])), drawn)
+    return layout.scatter_blocks(blocks, list(chain(*factorization.steps[:taken])), drawn)
 
 
 def _draw_steps(
@@ -304,7 +310,7 @@ def _draw_steps(
     factorization: Factorization,
     sample: Sample,
     forced: Forced,
-    is_cut: bool = False,
+    is_partially_observed: bool = False,
     attach: Callable[[Layout, Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     pieces, layouts = forced.known, factorization.step_layouts
@@ -312,7 +318,7 @@ def _draw_steps(
         return pieces
     params = forced.begin(decoder)
     for step in range(forced.num_known, forced.num_steps):
-        observed = forced.columns(step, step + 1) if is_cut else None
+        observed = forced.columns(step, step + 1) if is_partially_observed else None
         if observed is not None:
             drawn = layouts[step].sample_given(params, *observed)
         elif attach is None:
@@ -329,8 +335,8 @@ def _draw_steps(
 class _Pushes:
     """Draws from noise that is drawn for many steps at once, where all steps are alike."""
 
-    def __init__(self, decoder: Decoder, factorization: Factorization, like: Tensor) -> None:
-        self._rows, self._like = decoder.batch_size, like
+    def __init__(self, decoder: Decoder, factorization: Factorization, reference: Tensor) -> None:
+        self._rows, self._reference = decoder.batch_size, reference
         layouts = factorization.step_layouts
         alike = not layouts[0].flat and all(layout.num_blocks == 1 for layout in layouts)
         self._ahead: Iterator[Tensor] = iter(())
@@ -341,19 +347,19 @@ class _Pushes:
 
     def __call__(self, layout: Layout, params: Tensor) -> Tensor:
         if not self._at_once:
-            return layout.push(params, layout.noise(self._rows, self._like))
+            return layout.from_noise(params, layout.noise(self._rows, self._reference))
         noise = next(self._ahead, None)
         if noise is None:
             shape = torch.Size((self._at_once, self._rows, 1))
-            like, family = self._like, layout.families[0]
-            ahead = family.noise(shape, dtype=like.dtype, device=like.device)
+            reference, family = self._reference, layout.families[0]
+            ahead = family.noise(shape, dtype=reference.dtype, device=reference.device)
             self._ahead = iter(ahead.unbind(0))
             noise = next(self._ahead)
-        return layout.push(params, [noise])
+        return layout.from_noise(params, [noise])
 
 
 def _draw_windows(
-    decoder: Decoder, factorization: Factorization, like: Tensor, forced: Forced
+    decoder: Decoder, factorization: Factorization, reference: Tensor, forced: Forced
 ) -> list[Tensor]:
     """Windows of steps, each solved by fixed-point iteration under noise that stays.
 
@@ -368,10 +374,10 @@ def _draw_windows(
     for start in range(forced.num_known, end, decoder.max_window):
         stop = min(start + decoder.max_window, end)
         window, layout = decoder.window(stop - start), factorization.layout_of(start, stop)
-        noise = layout.noise(decoder.batch_size, like)
-        guess = forced.apply(layout.push(window(None), noise), start, stop)
+        noise = layout.noise(decoder.batch_size, reference)
+        guess = forced.apply(layout.from_noise(window(None), noise), start, stop)
         for _ in range(stop - start - 1):
-            drawn = layout.push(window(guess), noise)
+            drawn = layout.from_noise(window(guess), noise)
             before, guess = guess, forced.apply(drawn, start, stop)
             if _settled(before, guess, layout):
                 break
@@ -394,14 +400,14 @@ def draw_by_rows(
     network: Callable[[Tensor], Tensor],
     factorization: Factorization,
     ranks: Tensor,
-    like: Tensor,
+    reference: Tensor,
     observed: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """A draw of all blocks, in an order for each row, by parallel passes.
 
     For blocks that no decoder takes: their steps differ in width from row to row. Where the
-    families have a `push`, passes are iterated until nothing changes, as in windows; elsewhere,
-    and in a trace, which would repeat how often that was, they are as many as steps.
+    families have a `from_noise`, passes are iterated until nothing changes, as in windows;
+    elsewhere, and in a trace, which would repeat how often that was, they are as many as steps.
 
     Args:
         network: from blocks (rows, *value_shape) to all parameters, under these ranks.
@@ -409,16 +415,16 @@ def draw_by_rows(
         like, observed: as for `draw`.
     """
     layout = factorization.layout
-    blocks = layout.anchor(like).expand(ranks.shape[0], *layout.value_shape)
-    left, is_cut = torch.ones_like(blocks, dtype=torch.bool), False
+    blocks = layout.placeholder(reference).expand(ranks.shape[0], *layout.value_shape)
+    left, is_partially_observed = torch.ones_like(blocks, dtype=torch.bool), False
     if observed is not None:
         blocks, left = torch.where(observed[1], observed[0], blocks), ~observed[1]
-        is_cut = layout.is_cut(observed[1])
+        is_partially_observed = layout.is_partially_observed(observed[1])
     num_steps = int(ranks.max()) + 1
-    if layout.has_push and not is_cut and not torch._C._is_tracing():
-        noise = layout.noise(ranks.shape[0], like)
+    if layout.has_noise and not is_partially_observed and not torch._C._is_tracing():
+        noise = layout.noise(ranks.shape[0], reference)
         for _ in range(num_steps):
-            drawn = layout.push(network(blocks), noise)
+            drawn = layout.from_noise(network(blocks), noise)
             if factorization.end is not None and factorization.pad is not None:
                 ended = factorization.ended(torch.where(left, drawn, blocks), ranks)
                 drawn = drawn.masked_fill(ended, factorization.pad)
@@ -427,16 +433,18 @@ def draw_by_rows(
                 break
         return blocks
     for step in range(num_steps):
-        now = left & layout.spread(ranks == step)
+        now = left & layout.expand_to_elements(ranks == step)
         if not now.any():
             continue
         params = network(blocks)
-        if observed is not None and is_cut:
+        if observed is not None and is_partially_observed:
             drawn = layout.sample_given(params, *observed)
         else:
             drawn = layout.sample(params)
         if factorization.end is not None and factorization.pad is not None:
-            ended = factorization.ended(blocks.masked_fill(layout.spread(ranks >= step), -1), ranks)
+            ended = factorization.ended(
+                blocks.masked_fill(layout.expand_to_elements(ranks >= step), -1), ranks
+            )
             drawn = drawn.masked_fill(ended, factorization.pad)
         blocks = torch.where(now, drawn, blocks)
     return blocks

@@ -171,7 +171,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
             return self.joint.replaced(self.joint.score, self.checked(value))
         kept = ~value.isnan()
-        return self.scores_of(torch.where(kept, value, self.joint.anchor), kept)
+        return self.scores_of(torch.where(kept, value, self.joint.placeholder), kept)
 
     def scores_of(self, value: Tensor, kept: Tensor) -> Tensor:
         """Each block's share of the log_prob of the elements `kept`: (*lead, num_blocks).
@@ -256,7 +256,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """A draw and its log_prob, both from the network without dropout."""
         x = self.sample(sample_shape)
-        with self.joint.core.evaluating():
+        with self.joint.unwrapped.eval_mode():
             return x, self.joint.replaced(self.joint.score, x).sum(-1)
 
     def rsample_and_log_prob(
@@ -319,10 +319,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"enumerate_support: expected at most {_MAX_STATES} states, got "
                 f"{'infinitely many' if states is None else states}"
             )
-        like = self.joint.reference
-        values = self.factorization.enumerate_support().to(like.device)
+        reference = self.joint.reference
+        values = self.factorization.enumerate_support().to(reference.device)
         if not self.factorization.layout.is_index:
-            values = values.to(like.dtype)
+            values = values.to(reference.dtype)
         return over_batch(values, self.batch_shape, expand)
 
     @property
@@ -380,9 +380,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         lead = leading(ordering.shape, grid, self.batch_shape, "ordering")
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
-        if not joint.core.has_row_orders:
+        if not joint.unwrapped.has_row_orders:
             raise ValueError(
-                f"ordering: {type(joint.core).__name__} has one order for all rows, got ranks "
+                f"ordering: {type(joint.unwrapped).__name__} has one order for all rows, got ranks "
                 f"{tuple(ordering.shape)}"
             )
         ranks = ordering.reshape(*lead, self.factorization.num_blocks)
@@ -390,7 +390,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if ranks.numel():  # rows are refused for their ties, if at all: the one with most tells
             row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
             one = self.factorization.with_ordering(Ordering.from_ranks(row.reshape(grid)))
-            if (reason := joint.refusal(one)) is not None:
+            if (reason := joint.unsupported_reason(one)) is not None:
                 raise ValueError(f"ordering: {reason}, got {one}")
         return self._with(ranks=ranks)
 
@@ -436,7 +436,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         check_data(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
-        value = torch.where(mask, value, self.joint.anchor)
+        value = torch.where(mask, value, self.joint.placeholder)
         if self.joint.observed is not None:
             before, seen = self.joint.observed
             value, mask = torch.where(seen, before, value), mask | seen
@@ -497,7 +497,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"order that puts them first is refused: {error}; a Transformer follows any order"
             ) from error
         if observed_first(other.factorization, other.joint.ranks, fac.split(mask)) is not None:
-            cut = fac.layout.cut(fac.split(mask)).nonzero()[:, -1].unique().tolist()
+            cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
             raise ValueError(
                 f"mask: expected one that cuts no block on which another one depends, got one "
                 f"that cuts {', '.join(map(fac.block_name, cut))}"
@@ -508,10 +508,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def _try(self, score: Callable[[Tensor, Tensor, Tensor], Tensor], mask: Tensor) -> None:
         """Raises what a family says of a mask that cuts its block."""
         fac, layout = self.factorization, self.factorization.layout
-        if layout.is_cut(fac.split(mask)):
+        if layout.is_partially_observed(fac.split(mask)):
             rows = fac.split(mask.reshape(-1, *self.event_shape).unique(dim=0))
             params = self.joint.reference.new_zeros(rows.shape[0], *layout.param_shape)
-            score(params, fac.split(self.joint.anchor).expand_as(rows), rows)
+            score(params, fac.split(self.joint.placeholder).expand_as(rows), rows)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":
         """The same with another factorization, or other ranks and observations of rows."""
@@ -557,11 +557,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """Which blocks are under a mask in part, by elements that some value of the block has."""
         fac, layout = self.factorization, self.factorization.layout
         blocks, part = torch.broadcast_tensors(fac.split(value), fac.split(mask))
-        if not layout.is_cut(part):
+        if not layout.is_partially_observed(part):
             return torch.zeros((), dtype=torch.bool, device=value.device)
         lead = blocks.shape[: blocks.dim() - len(layout.value_shape)]
         params = self.joint.reference.new_zeros(*lead, *layout.param_shape)
-        return layout.cut(part) & (layout.marginal_log_prob(params, blocks, part) > -torch.inf)
+        return layout.partially_observed(part) & (
+            layout.marginal_log_prob(params, blocks, part) > -torch.inf
+        )
 
     def check_value(self, value: Tensor, name: str) -> None:
         """Raises where the shape, dtype or device of a value is wrong."""
@@ -579,7 +581,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"{name}: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
                 f"the end {fac.end}, got {fac.split(value)[row][block].item()}"
             )
-        entries = fac.layout.take("value", fac.split(value)[row].unsqueeze(0), [block])
+        entries = fac.layout.gather_blocks("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
         hint = '; nan_policy="marginalize" takes NaN as missing' if entries.isnan().any() else ""
         raise ValueError(
@@ -589,7 +591,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def __repr__(self) -> str:
         return (
-            f"AutoregressiveDistribution({type(self.joint.core).__name__}, "
+            f"AutoregressiveDistribution({type(self.joint.unwrapped).__name__}, "
             f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
         )
 

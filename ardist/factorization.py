@@ -136,7 +136,7 @@ class Factorization:
 
     @constant
     def _cut(self) -> Cut:
-        return self.partition.cut(self.event_shape)
+        return self.partition.apply(self.event_shape)
 
     @property
     def grid_shape(self) -> Size:
@@ -437,7 +437,7 @@ class Factorization:
         """The same blocks in the same order with conditionals of another form."""
         return _rebuild({**self._fields, "families": families})
 
-    def with_forms_of(self, other: "Factorization") -> "Factorization":
+    def with_families_of(self, other: "Factorization") -> "Factorization":
         """This cut and order with the families and the end of another one, which a network has;
         itself where its blocks do not have the same widths, and the other one where they agree.
         """
@@ -488,7 +488,7 @@ class Factorization:
         self._check_ordering()
         self._check_names()
         self._check_end()
-        self._in_order, self.num_states, self.layout.sizes, self.layout.anchors  # noqa: B018
+        self._in_order, self.num_states, self.layout.sizes, self.layout.placeholders  # noqa: B018
 
     def _check_ordering(self) -> None:
         if not isinstance(self.ordering, Ordering):

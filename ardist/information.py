@@ -206,8 +206,12 @@ class _Pass:
     def _of(self, blocks: Sequence[int]) -> tuple[Family, Tensor, Tensor]:
         layout = self.factorization.layout
         family, shape = layout.families[blocks[0]], (self.params.shape[0], len(blocks))
-        params = layout.take("param", self.params, blocks).reshape(*shape, family.num_params)
-        values = layout.take("value", self.values, blocks).reshape(*shape, *family.event_shape)
+        params = layout.gather_blocks("param", self.params, blocks).reshape(
+            *shape, family.num_params
+        )
+        values = layout.gather_blocks("value", self.values, blocks).reshape(
+            *shape, *family.event_shape
+        )
         return family, params, values
 
     def _outer(self, each: Tensor) -> Tensor:
@@ -373,7 +377,7 @@ def _evaluating(*distributions: Distribution) -> Iterator[None]:
     with ExitStack() as stack:
         for p in distributions:
             if isinstance(p, AutoregressiveDistribution):
-                stack.enter_context(p.joint.core.evaluating())
+                stack.enter_context(p.joint.unwrapped.eval_mode())
         yield
 
 

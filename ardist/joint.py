@@ -52,18 +52,18 @@ class Joint:
         ranks: Tensor | None = None,
         observed: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.network, self.core = network, unwrap(network)
+        self.network, self.unwrapped = network, unwrap(network)
         if factorization is not None:
             check_type(factorization, Factorization, "factorization")
-        self.factorization: Factorization = factorization or self.core.factorization
+        self.factorization: Factorization = factorization or self.unwrapped.factorization
         self.context, self.params, self.ranks, self.observed = context, params, ranks, observed
-        self._known = self.factorization.with_forms_of(self.core.factorization)
-        self._is_own = self._known is self.core.factorization
-        if (reason := self.refusal(self.factorization)) is not None:
+        self._known = self.factorization.with_families_of(self.unwrapped.factorization)
+        self._is_own = self._known is self.unwrapped.factorization
+        if (reason := self.unsupported_reason(self.factorization)) is not None:
             raise ValueError(f"factorization: {reason}, got {factorization}")
-        self.core._tell_pyro()
+        self.unwrapped._tell_pyro()
         self._check_params()
-        self._context_batch = context_batch(self.core, context)
+        self._context_batch = context_batch(self.unwrapped, context)
         if context is not None:
             self.check_kind("context", context, exact=True)
         shapes = [self._context_batch]
@@ -79,11 +79,11 @@ class Joint:
         names = ("network", "factorization", "context", "params", "ranks", "observed")
         return Joint(**{**{name: getattr(self, name) for name in names}, **changes})
 
-    def refusal(self, factorization: Factorization) -> str | None:
+    def unsupported_reason(self, factorization: Factorization) -> str | None:
         """Why the network does not follow a factorization, if it does not."""
-        known = factorization.with_forms_of(self.core.factorization)
-        same = known is self.core.factorization
-        reason: str | None = None if same else self.core.accepts(known)
+        known = factorization.with_families_of(self.unwrapped.factorization)
+        same = known is self.unwrapped.factorization
+        reason: str | None = None if same else self.unwrapped.unsupported_reason(known)
         return reason
 
     @property
@@ -92,22 +92,22 @@ class Joint:
         given = iter((self.params or {}).values())
         first = next(given, None)
         if first is None:
-            first = next(self.core.parameters(), self.context)
+            first = next(self.unwrapped.parameters(), self.context)
         return torch.empty(0) if first is None else first.detach()
 
     @property
-    def anchor(self) -> Tensor:
+    def placeholder(self) -> Tensor:
         """An event well inside the support, in which no sequence ends before it is padded."""
         fac = self.factorization
-        anchor = fac.merge(fac.layout.anchor(self.reference))
-        return anchor if fac.pad is None else anchor.fill_(fac.pad)
+        placeholder = fac.merge(fac.layout.placeholder(self.reference))
+        return placeholder if fac.pad is None else placeholder.fill_(fac.pad)
 
     def replaced(self, function: Callable[..., Result], *args: Any) -> Result:
         """A call while `params` stand in for the network's own."""
         if self.params is None:
             return function(*args)
         named = {f"network.{name}": value for name, value in self.params.items()}
-        result: Result = functional_call(_Scope(self.core), named, (function, *args))
+        result: Result = functional_call(_Scope(self.unwrapped), named, (function, *args))
         return result
 
     @contextmanager
@@ -115,7 +115,7 @@ class Joint:
         """The network as it is in draws: without dropout, and in its own dtype."""
         # Decoders write into buffers of the network's dtype, which autocast would not know.
         off = torch.autocast(self.reference.device.type, enabled=False)
-        with self.core.evaluating(), off:
+        with self.unwrapped.eval_mode(), off:
             yield
 
     # Rows: one leading dimension, the context's own dimensions last in it, so that row i of N
@@ -178,7 +178,7 @@ class Joint:
         context, ranks, observed = self.context, self.ranks, self.observed
         event_dim = len(self.factorization.event_shape)
         return self.replace(
-            context=None if context is None else take(context, len(self.core.context_shape)),
+            context=None if context is None else take(context, len(self.unwrapped.context_shape)),
             ranks=None if ranks is None else take(ranks, 1),
             observed=observed and tuple(take(part, event_dim) for part in observed),
         )
@@ -188,15 +188,15 @@ class Joint:
         """The name of a block that is observed in part, if there is one."""
         fac = self.factorization
         mask = None if self.observed is None else fac.split(self.observed[1])
-        if mask is None or not fac.layout.is_cut(mask):
+        if mask is None or not fac.layout.is_partially_observed(mask):
             return None
-        return fac.block_name(int(fac.layout.cut(mask).nonzero()[0, -1]))
+        return fac.block_name(int(fac.layout.partially_observed(mask).nonzero()[0, -1]))
 
     @property
     def _contexts(self) -> Tensor | None:
         if self.context is None:
             return None
-        return self.context.reshape(prod(self._context_batch), *self.core.context_shape)
+        return self.context.reshape(prod(self._context_batch), *self.unwrapped.context_shape)
 
     # Passes of the network.
 
@@ -216,7 +216,7 @@ class Joint:
         expected = (blocks.shape[0], *self.factorization.layout.param_shape)
         if params.shape != expected:
             raise ValueError(
-                f"network: {type(self.core).__name__} returned parameters of shape "
+                f"network: {type(self.unwrapped).__name__} returned parameters of shape "
                 f"{tuple(params.shape)}, expected {expected}"
             )
         return params.to(self.reference.dtype)  # under autocast it was computed in another
@@ -230,14 +230,14 @@ class Joint:
     def decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
         """The network's decoder, told the factorization where that is not its own."""
         told = {} if self._is_own else {"factorization": self._known}
-        decoder: Decoder = self.core.decoder(num_rows, self._contexts, ranks, **told)
+        decoder: Decoder = self.unwrapped.decoder(num_rows, self._contexts, ranks, **told)
         return decoder
 
     def differentiable_decoder(self, lead: Size) -> Decoder | None:
         """A decoder that keeps the graph of its steps, where there is one."""
         if self.ranks is not None:
             return None
-        decoder: Decoder | None = self.core._differentiable_decoder(
+        decoder: Decoder | None = self.unwrapped._differentiable_decoder(
             self._known, prod(lead), self._contexts
         )
         return decoder
@@ -261,12 +261,12 @@ class Joint:
         scored = None if kept is None else self.blocks(kept, lead)
 
         def share(mask: Tensor) -> Tensor:
-            if layout.is_cut(mask):
+            if layout.is_partially_observed(mask):
                 return layout.marginal_log_prob(params, blocks, mask)
             return torch.where(layout.whole(mask), scores, 0.0)
 
         result = scores
-        if observed is not None and layout.is_cut(observed[1]):
+        if observed is not None and layout.is_partially_observed(observed[1]):
             result = layout.given_log_prob(params, blocks, observed[1], scored)
         elif scored is not None:
             result = share(scored if observed is None else scored | observed[1])
@@ -281,26 +281,26 @@ class Joint:
 
     def draw(self, lead: Size, num_steps: int | None = None) -> Tensor:
         """Events (*lead, *event_shape), of which only some steps are drawn if that is asked for."""
-        fac, like, layout = self.factorization, self.reference, self.factorization.layout
+        fac, reference, layout = self.factorization, self.reference, self.factorization.layout
         if prod(lead) == 0:
-            return like.new_empty(*lead, *fac.event_shape, dtype=layout.dtype(like.dtype))
+            return reference.new_empty(*lead, *fac.event_shape, dtype=layout.dtype(reference.dtype))
         ranks, observed = self.row_ranks(lead), self.row_observed(lead)
         with self.as_drawn():
             if torch._C._is_tracing() or (
                 ranks is not None and (layout.flat or _has_ties(ranks))
             ):  # a trace would repeat what a decoder's loop made of values, so it makes passes
                 order = fac.ranks.flatten().expand(prod(lead), -1) if ranks is None else ranks
-                blocks = draw_by_rows(lambda x: self.run(x, ranks), fac, order, like, observed)
+                blocks = draw_by_rows(lambda x: self.run(x, ranks), fac, order, reference, observed)
             elif ranks is None:
-                blocks = draw(self.decoder(prod(lead)), fac, like, observed, num_steps)
+                blocks = draw(self.decoder(prod(lead)), fac, reference, observed, num_steps)
             else:  # steps of one block, which differs from row to row
                 steps = fac.with_ordering(Ordering.raster())
-                order = layout.spread(ranks.argsort(-1))
+                order = layout.expand_to_elements(ranks.argsort(-1))
                 if observed is not None:
                     observed = observed[0].gather(1, order), observed[1].gather(1, order)
                 decoder = self.decoder(prod(lead), ranks)
-                blocks = draw(decoder, steps, like, observed, num_steps)
-                blocks = blocks.gather(1, layout.spread(ranks))
+                blocks = draw(decoder, steps, reference, observed, num_steps)
+                blocks = blocks.gather(1, layout.expand_to_elements(ranks))
         return self.events(blocks, lead)
 
     def rsample(self, lead: Size, tol: float = 0.0, scored: bool = False) -> tuple[Tensor, Tensor]:
@@ -347,7 +347,7 @@ class Joint:
         wanted = self.has_gradients() and any(family.has_rsample for family in families)
         if not wanted or x.numel() == 0:
             x = x + self.teach(x)[1].sum() if wanted else x  # zero, with its gradients
-            with self.core.evaluating():
+            with self.unwrapped.eval_mode():
                 return x, self.score(x) if scored else x.new_zeros(())
         lead = self.lead(x)
         value, each = self.attach_rows(lead, self.blocks(x.detach(), lead), tol=tol, scored=scored)
@@ -361,7 +361,7 @@ class Joint:
     @property
     def _sources(self) -> list[Tensor]:
         """What parameters are computed from."""
-        own = [self.reference, *(self.params or {}).values(), *self.core.parameters()]
+        own = [self.reference, *(self.params or {}).values(), *self.unwrapped.parameters()]
         return own if self.context is None else [*own, self.context]
 
     def attach_rows(
@@ -383,7 +383,7 @@ class Joint:
         with self.as_drawn():
             with torch.no_grad():
                 own = ranks is None and self._is_own
-                sweep = self.core._sweep(blocks, self._contexts) if own else None
+                sweep = self.unwrapped._sweep(blocks, self._contexts) if own else None
             leaf = blocks.detach().requires_grad_(scored or sweep is None)
             params = self.run(leaf, ranks)
         same, free = (again or layout.pathwise)(params, blocks), None
@@ -417,7 +417,7 @@ class Joint:
         if self.params is None:
             return
         check_type(self.params, Mapping, "params")
-        own, name = dict(self.core.named_parameters()), type(self.core).__name__
+        own, name = dict(self.unwrapped.named_parameters()), type(self.unwrapped).__name__
         if unknown := sorted(set(self.params) - set(own), key=str):
             raise ValueError(f"params: {name} has no parameters {unknown}")
         for key, value in self.params.items():
@@ -472,13 +472,13 @@ class _Scope(nn.Module):
 
 def unwrap(network: nn.Module, name: str = "network") -> Any:
     """The conditional network inside what `torch.compile` or DDP made of it."""
-    core: Any = network
-    while not (isinstance(core, nn.Module) and hasattr(core, "factorization")):
-        inner = getattr(core, "_orig_mod", None) or getattr(core, "module", None)
+    unwrapped: Any = network
+    while not (isinstance(unwrapped, nn.Module) and hasattr(unwrapped, "factorization")):
+        inner = getattr(unwrapped, "_orig_mod", None) or getattr(unwrapped, "module", None)
         if not isinstance(inner, nn.Module):
             raise ValueError(f"{name}: expected a conditional network, got {described(network)}")
-        core = inner
-    return core
+        unwrapped = inner
+    return unwrapped
 
 
 def _has_ties(ranks: Tensor) -> bool:

@@ -69,8 +69,8 @@ class Layout:
         return all(family.has_rsample for family in self.distinct)
 
     @property
-    def has_push(self) -> bool:
-        return all(family.has_push for family in self.distinct)
+    def has_noise(self) -> bool:
+        return all(family.has_noise for family in self.distinct)
 
     @property
     def value_shape(self) -> Size:
@@ -99,25 +99,27 @@ class Layout:
         starts = [0, *accumulate(self.sizes[kind])]
         return [at for block in blocks for at in range(starts[block], starts[block + 1])]
 
-    def take(self, kind: str, rows: Tensor, blocks: Sequence[int]) -> Tensor:
+    def gather_blocks(self, kind: str, rows: Tensor, blocks: Sequence[int]) -> Tensor:
         """Some blocks' values or parameters, (N, ...) of this layout, in the order given."""
         wanted = self.columns(kind, blocks) if self.flat else blocks
         return rows.index_select(1, torch.tensor(wanted, device=rows.device))
 
-    def put(self, rows: Tensor, blocks: Sequence[int], values: Tensor) -> Tensor:
+    def scatter_blocks(self, rows: Tensor, blocks: Sequence[int], values: Tensor) -> Tensor:
         """A copy of the values (N, ...) with those of some blocks replaced."""
         wanted = self.columns("value", blocks) if self.flat else blocks
         return rows.index_copy(1, torch.tensor(wanted, device=rows.device), values)
 
-    def anchor(self, like: Tensor) -> Tensor:
+    def placeholder(self, reference: Tensor) -> Tensor:
         """Values well inside the support, always the same: (*value_shape)."""
-        each = torch.tensor(self.anchors, dtype=self.dtype(like.dtype), device=like.device)
+        each = torch.tensor(
+            self.placeholders, dtype=self.dtype(reference.dtype), device=reference.device
+        )
         return (each if self.flat else each.repeat(self.num_blocks)).reshape(self.value_shape)
 
     @constant
-    def anchors(self) -> list[float]:
-        """What `anchor` is made of: of all blocks, or of one where all are alike."""
-        found = {family: family.anchor().flatten().tolist() for family in self.distinct}
+    def placeholders(self) -> list[float]:
+        """What `placeholder` is made of: of all blocks, or of one where all are alike."""
+        found = {family: family.placeholder().flatten().tolist() for family in self.distinct}
         return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
 
     def finite(self, values: Tensor) -> Tensor:
@@ -125,13 +127,13 @@ class Layout:
         if not values.is_floating_point() or is_between(values, -math.inf, math.inf):
             return values
         if not self.flat and not self.families[0].event_shape:
-            return values.nan_to_num(math.nan, *2 * self.anchors)
+            return values.nan_to_num(math.nan, *2 * self.placeholders)
         infinite = values.isinf()
         if any(family.event_shape for family in self.distinct):
-            infinite = self.spread(self.count(infinite) > 0)
-        return torch.where(infinite, self.anchor(values), values)
+            infinite = self.expand_to_elements(self.count(infinite) > 0)
+        return torch.where(infinite, self.placeholder(values), values)
 
-    def spread(self, each: Tensor) -> Tensor:
+    def expand_to_elements(self, each: Tensor) -> Tensor:
         """What is known of each block, (..., num_blocks), for each of its elements."""
         if not self.flat:
             dims = (1,) * len(self.families[0].event_shape)
@@ -152,11 +154,11 @@ class Layout:
         """Which blocks are under a mask (..., *value_shape) with all their elements."""
         return self.count(mask) == torch.tensor(self.sizes["value"], device=mask.device)
 
-    def is_cut(self, mask: Tensor) -> bool:
+    def is_partially_observed(self, mask: Tensor) -> bool:
         """Whether a block is under a mask in part."""
-        return max(self.sizes["value"]) > 1 and bool(self.cut(mask).any())
+        return max(self.sizes["value"]) > 1 and bool(self.partially_observed(mask).any())
 
-    def cut(self, mask: Tensor) -> Tensor:
+    def partially_observed(self, mask: Tensor) -> Tensor:
         """Which blocks are under a mask (..., *value_shape) in part."""
         return (self.count(mask) > 0) & ~self.whole(mask)
 
@@ -217,20 +219,20 @@ class Layout:
         parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
         return self._draws([f.sample_given(p, v, m) for f, p, v, m in parts], params)
 
-    def noise(self, rows: int, like: Tensor) -> list[Tensor]:
-        """For each distinct family what `push` turns into draws, where all have it."""
+    def noise(self, rows: int, reference: Tensor) -> list[Tensor]:
+        """For each distinct family what `from_noise` turns into draws, where all have it."""
         counts = [len(members) for members in self._members] or [self.num_blocks]
         return [
-            family.noise(Size((rows, count)), dtype=like.dtype, device=like.device)
+            family.noise(Size((rows, count)), dtype=reference.dtype, device=reference.device)
             for family, count in zip(self.distinct, counts, strict=True)
         ]
 
-    def push(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The draws that this noise gives, which may be more precise than the parameters."""
         if not self.flat:  # what follows is the same, and this is in the innermost loop
-            return self.distinct[0].push(params, noise[0])
+            return self.distinct[0].from_noise(params, noise[0])
         parts = zip(self.distinct, self.split("param", params), noise, strict=True)
-        return self._draws([family.push(p, given) for family, p, given in parts], params)
+        return self._draws([family.from_noise(p, given) for family, p, given in parts], params)
 
     def slopes(
         self, kind: str, rows: Tensor, function: Callable[[Family, Tensor, int], Tensor]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Size, Tensor
 
-from ardist.curves import CURVES, ranks_of
+from ardist.patterns import PATTERNS, ranks_of
 from ardist.shapes import (
     as_integer,
     as_integers,
@@ -176,7 +176,7 @@ class Ordering:
         """Ranks 0, 1, ... of the blocks: (*grid_shape) int64; a `ValueError` if they misfit."""
         grid_shape = as_size(grid_shape, "grid_shape")
         if self._grid is None:
-            return CURVES[self.name](grid_shape, *self.arguments)
+            return PATTERNS[self.name](grid_shape, *self.arguments)
         if self.name == "from_ranks":
             if self._grid != tuple(grid_shape):
                 raise ValueError(

@@ -32,10 +32,10 @@ class Partition:
     """How an event is cut into blocks, the units that a conditional is a distribution of.
 
     Made by its static methods, and compared by value. A partition does not know the event's
-    shape; `cut` applies it to one.
+    shape; `apply` does it to one.
 
     >>> import ardist as ad
-    >>> ad.Partition.along(0).cut(torch.Size((100, 88))).grid_shape
+    >>> ad.Partition.along(0).apply(torch.Size((100, 88))).grid_shape
     torch.Size([100])
     """
 
@@ -80,7 +80,7 @@ class Partition:
         n the shape `(n,)`.
 
         >>> import ardist as ad
-        >>> ad.Partition.from_labels([[0, 0, 2], [2, 1, 2]]).cut(torch.Size((2, 3))).block_shapes
+        >>> ad.Partition.from_labels([[0, 0, 2], [2, 1, 2]]).apply(torch.Size((2, 3))).block_shapes
         (torch.Size([2]), torch.Size([]), torch.Size([3]))
         """
         values = as_integers(labels, "labels")
@@ -100,7 +100,7 @@ class Partition:
         each = ((as_size(size, "sizes"), is_integer(size)) for size in sizes)
         return Partition("split", tuple(one[0] if flat else tuple(one) for one, flat in each))
 
-    def cut(self, event_shape: torch.Size) -> Cut:
+    def apply(self, event_shape: torch.Size) -> Cut:
         """The blocks of an event of this shape; a `ValueError` where it cannot be cut so."""
         event_shape = as_size(event_shape, "event_shape")
         elements = torch.arange(math.prod(event_shape))

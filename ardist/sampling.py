@@ -112,11 +112,11 @@ def ancestral(
 def _each_step(rows: "_Rows", steps: Iterable[int]) -> Iterator[Step]:
     p, fac = rows.p, rows.factorization
     decoder, forced = _call(p, rows.decoder), Forced(fac, rows.observed)
-    blocks, start, previous = rows.anchor, 0, None
+    blocks, start, previous = rows.placeholder, 0, None
     ended = rows.ended(blocks[:, :0])
     for step in steps:
         layout, params = fac.step_layouts[step], _call(p, decoder.step, previous)
-        observed = forced.columns(step, step + 1) if rows.is_cut else None
+        observed = forced.columns(step, step + 1) if rows.is_partially_observed else None
         if observed is None:
             drawn = _call(p, layout.sample, params)
         else:
@@ -163,11 +163,11 @@ def fixed_point(
     (torch.Size([64]), True)
     """
     check_type(p, AutoregressiveDistribution, "p")
-    layout, like = p.factorization.layout, p.joint.reference
-    if not layout.has_push:
-        without = [family for family in layout.distinct if not family.has_push]
+    layout, reference = p.factorization.layout, p.joint.reference
+    if not layout.has_noise:
+        without = [family for family in layout.distinct if not family.has_noise]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
-    tol = 8 * torch.finfo(like.dtype).eps if tol is None else as_tolerance(tol, "tol")
+    tol = 8 * torch.finfo(reference.dtype).eps if tol is None else as_tolerance(tol, "tol")
     lead = as_shape(sample_shape, "sample_shape") + p.batch_shape
     if prod(lead) == 0:
         return p.sample(sample_shape), 0
@@ -178,19 +178,19 @@ def fixed_point(
 def _iterate(p: AutoregressiveDistribution, lead: Size, tol: float) -> tuple[Tensor, int]:
     """Blocks in raster order, (rows, *value_shape), and how many passes they took."""
     fac, layout, joint = p.factorization, p.factorization.layout, p.joint
-    ranks, observed, like = joint.row_ranks(lead), joint.row_observed(lead), joint.reference
+    ranks, observed, reference = joint.row_ranks(lead), joint.row_observed(lead), joint.reference
     if (block := joint.cut_block) is not None:
         raise ValueError(
             f"p: expected no block observed in part, since such draws have no noise, got {block}"
         )
     exact = torch.tensor([family.support.is_discrete for family in layout.families])
-    allowed = layout.spread(torch.where(exact, 0.0, tol).to(like))
+    allowed = layout.expand_to_elements(torch.where(exact, 0.0, tol).to(reference))
     num_steps = fac.num_steps if ranks is None else int(ranks.max()) + 1
-    noise = layout.noise(prod(lead), like)
-    anchor = fac.split(p.joint.anchor)
-    blocks, passes, settled = anchor.expand(prod(lead), *anchor.shape), 0, False
+    noise = layout.noise(prod(lead), reference)
+    placeholder = fac.split(p.joint.placeholder)
+    blocks, passes, settled = placeholder.expand(prod(lead), *placeholder.shape), 0, False
     while passes < num_steps and not settled:
-        drawn = layout.push(joint.run(blocks, ranks), noise)
+        drawn = layout.from_noise(joint.run(blocks, ranks), noise)
         if observed is not None:
             drawn = torch.where(observed[1], observed[0], drawn)
         if fac.end is not None and fac.pad is not None:
@@ -293,11 +293,11 @@ def _search(
         scores = p.joint.reference.new_zeros(1, *p.batch_shape)
         return p.sample((1,)), scores, scores
     rows = _Rows(p, p.batch_shape)
-    fac, decoder, batch = rows.factorization, rows.decoder(), rows.anchor.shape[0]
+    fac, decoder, batch = rows.factorization, rows.decoder(), rows.placeholder.shape[0]
     forced = Forced(fac, rows.observed)
     # Beams by contexts, the contexts' own dimension last, are the rows.
-    drawn = torch.cat([rows.anchor[:, :0], *forced.known], 1)
-    log_prob = torch.zeros(1, batch, dtype=rows.like.dtype, device=rows.like.device)
+    drawn = torch.cat([rows.placeholder[:, :0], *forced.known], 1)
+    log_prob = torch.zeros(1, batch, dtype=rows.reference.dtype, device=rows.reference.device)
     rank = gumbel(torch.empty_like(log_prob)) if perturb else log_prob
     params = forced.begin(decoder) if forced.num_known < fac.num_steps else log_prob
     for step in range(forced.num_known, fac.num_steps):
@@ -320,7 +320,9 @@ def _search(
             decoder.select(kept)
         params = decoder.step(drawn[:, taken:])
     lead = Size((log_prob.shape[0], *p.batch_shape))
-    blocks = rows.put(rows.anchor[:1].expand(drawn.shape[0], *rows.anchor.shape[1:]), drawn, 0)
+    blocks = rows.put(
+        rows.placeholder[:1].expand(drawn.shape[0], *rows.placeholder.shape[1:]), drawn, 0
+    )
     log_prob, rank = (p.joint.unrows(x.flatten(), lead) for x in (log_prob, rank))
     events = rows.events(blocks, lead)
     found = (log_prob > -torch.inf).reshape(*lead, *(1,) * len(p.event_shape))
@@ -379,18 +381,21 @@ class _Rows:
             self._columns, fac = ranks.argsort(-1), fac.with_ordering(Ordering.raster())
         self.p, self._lead, self._ranks = p, lead, ranks
         self.factorization = fac  # whose steps are those of the draw
-        self.like = p.joint.reference
-        anchor = fac.split(p.joint.anchor)
-        self.anchor = anchor.expand(prod(lead), *anchor.shape)
+        self.reference = p.joint.reference
+        placeholder = fac.split(p.joint.placeholder)
+        self.placeholder = placeholder.expand(prod(lead), *placeholder.shape)
         self.observed: tuple[Tensor, Tensor] | None = None
-        self.is_cut = False
+        self.is_partially_observed = False
         if observed is not None:
             values, mask = (part.gather(1, self._at(part, 0)) for part in observed)
-            self.observed, self.is_cut = (values, mask), layout.is_cut(observed[1])
+            self.observed, self.is_partially_observed = (
+                (values, mask),
+                layout.is_partially_observed(observed[1]),
+            )
 
     def decoder(self) -> Decoder:
         if prod(self._lead) == 0:
-            return _NoRows(self.factorization, self.like)
+            return _NoRows(self.factorization, self.reference)
         return self.p.joint.decoder(prod(self._lead), self._ranks)
 
     def put(self, blocks: Tensor, values: Tensor, start: int) -> Tensor:
@@ -438,7 +443,7 @@ class _Rows:
                 part[:, columns].flatten(1).repeat(drawn.shape[0] // part.shape[0], 1)
                 for part in self.observed
             )
-            if self.is_cut:
+            if self.is_partially_observed:
                 each = params.unsqueeze(1).expand(-1, values.shape[0], -1)
                 under = mask.reshape(-1, 1, *values.shape[1:]).expand(mask.shape[0], *values.shape)
                 given = family.given_log_prob(each, values.expand_as(under), under)
@@ -466,7 +471,7 @@ class _Rows:
             values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
             shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
         if self._ranks is None:
-            blocks = torch.tensor(fac.steps[step], device=self.like.device)
+            blocks = torch.tensor(fac.steps[step], device=self.reference.device)
         else:
             blocks = self.p.joint.unrows(self._columns[:, step : step + 1], self._lead)
         return Step(step, blocks, conditional, shown, self.events(event, self._lead))
@@ -475,13 +480,15 @@ class _Rows:
 class _NoRows(Decoder):
     """Of no events, which networks need not serve."""
 
-    def __init__(self, factorization: Factorization, like: Tensor) -> None:
+    def __init__(self, factorization: Factorization, reference: Tensor) -> None:
         super().__init__(factorization, 0)
-        self._like = like
+        self._reference = reference
 
     def step(self, previous: Tensor | None) -> Tensor:
         self.num_taken += previous is not None
-        return self._like.new_empty(0, *self.factorization.step_layouts[self.num_taken].param_shape)
+        return self._reference.new_empty(
+            0, *self.factorization.step_layouts[self.num_taken].param_shape
+        )
 
     def select(self, rows: Tensor) -> None:
         pass

@@ -243,17 +243,17 @@ def check_data(value: object, name: str) -> None:
         raise ValueError(f"{name}: expected real numbers, got {described(value)}")
 
 
-def check_kind(tensor: Tensor, name: str, like: Tensor, exact: bool) -> None:
+def check_kind(tensor: Tensor, name: str, reference: Tensor, exact: bool) -> None:
     """That dtype and device are the network's; integers pass for floats if not `exact`."""
-    if tensor.device != like.device:
+    if tensor.device != reference.device:
         raise ValueError(
-            f"{name}: expected a tensor on {like.device}, as the network, got {tensor.device}"
+            f"{name}: expected a tensor on {reference.device}, as the network, got {tensor.device}"
         )
     floats = tensor.is_floating_point() or tensor.is_complex()
-    if tensor.dtype != like.dtype and (exact or floats):
+    if tensor.dtype != reference.dtype and (exact or floats):
         raise ValueError(
-            f"{name}: expected dtype {like.dtype}, as the network, got {tensor.dtype}; "
-            f"{name}.to({like.dtype}) converts it"
+            f"{name}: expected dtype {reference.dtype}, as the network, got {tensor.dtype}; "
+            f"{name}.to({reference.dtype}) converts it"
         )
 
 

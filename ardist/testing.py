@@ -116,7 +116,12 @@ def check_autoregressive(
     def influence_on(first: Tensor) -> Tensor:
         reactions = [
             _reactions(
-                run(layout.put(base, [block], layout.take("value", other, [block])), context),
+                run(
+                    layout.scatter_blocks(
+                        base, [block], layout.gather_blocks("value", other, [block])
+                    ),
+                    context,
+                ),
                 *(first, owner),
             )
             for block in range(fac.num_blocks)
@@ -209,7 +214,7 @@ def _two_events(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
         same = layout.count(other != base) == 0
         if not same.any():
             break
-        other = torch.where(layout.spread(same), events(), other)
+        other = torch.where(layout.expand_to_elements(same), events(), other)
     return base, other
 
 
@@ -265,27 +270,29 @@ def check_decoder(
     layout = fac.layout
     given = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
-    like = next(net.parameters(), torch.empty(0))
+    reference = next(net.parameters(), torch.empty(0))
     if context is not None:
         context = context[:2]
     if tolerance is None:
-        tolerance = 1e-10 if like.dtype == torch.float64 else 1e-5
+        tolerance = 1e-10 if reference.dtype == torch.float64 else 1e-5
     tolerance = as_tolerance(tolerance, "tolerance")
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        raw = torch.randn(batch_size, *layout.param_shape, dtype=like.dtype, device=like.device)
+        raw = torch.randn(
+            batch_size, *layout.param_shape, dtype=reference.dtype, device=reference.device
+        )
         with torch.no_grad():
             blocks = layout.sample(raw)
             params = net(blocks, context, ranks)
-            rows = torch.randint(batch_size, (batch_size + 1,), device=like.device)
+            rows = torch.randint(batch_size, (batch_size + 1,), device=reference.device)
     finally:
         torch.set_rng_state(generator_state)
     _hold(partial(net.decoder, batch_size, context, **given), fac, blocks, params, rows, tolerance)
     orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])
     each = [fac.with_ordering(Ordering.permutation(order)) for order in orders]
-    if net.has_row_orders and fac.is_uniform and not any(map(net.accepts, each)):
-        orders = orders.to(like.device)
+    if net.has_row_orders and fac.is_uniform and not any(map(net.unsupported_reason, each)):
+        orders = orders.to(reference.device)
         ranks = orders.argsort(-1)
         with torch.no_grad():
             params = net(blocks, context, ranks)
@@ -309,7 +316,7 @@ def _hold(
     layout, scale = fac.layout, _scale(params)
 
     def compare(found: Tensor, step: int, chosen: Tensor | slice, what: str) -> None:
-        expected = layout.take("param", params, fac.steps[step])[chosen]
+        expected = layout.gather_blocks("param", params, fac.steps[step])[chosen]
         if found.shape != expected.shape:
             raise CheckError(
                 f"{what} at step {step}: expected parameters of shape {tuple(expected.shape)}, "
@@ -323,7 +330,11 @@ def _hold(
             )
 
     def drawn(step: int, chosen: Tensor | slice) -> Tensor | None:
-        return None if step == 0 else layout.take("value", blocks, fac.steps[step - 1])[chosen]
+        return (
+            None
+            if step == 0
+            else layout.gather_blocks("value", blocks, fac.steps[step - 1])[chosen]
+        )
 
     everything = slice(None)
     decoder = start()
@@ -335,7 +346,7 @@ def _hold(
             chosen = rows
     for taken in sorted({1, fac.num_steps // 2, fac.num_steps - 1} - {0, fac.num_steps}):
         decoder = start()
-        prefix = layout.take("value", blocks, list(chain(*fac.steps[:taken])))
+        prefix = layout.gather_blocks("value", blocks, list(chain(*fac.steps[:taken])))
         compare(decoder.prefill(prefix), taken, everything, "decoder.prefill")
         if taken + 1 < fac.num_steps:
             after = decoder.step(drawn(taken + 1, everything))
@@ -370,20 +381,22 @@ def check_normalized(
     tolerance = as_tolerance(tolerance, "tolerance")
     p = _distribution(p)
     fac = p.factorization
-    like = p.joint.reference
-    nodes, weights = zip(*(_nodes(f, num_points, like) for f in fac.layout.families), strict=True)
+    reference = p.joint.reference
+    nodes, weights = zip(
+        *(_nodes(f, num_points, reference) for f in fac.layout.families), strict=True
+    )
     size = math.prod(values.shape[0] for values in nodes)
     if size > 2**22:
         raise ValueError(f"p: expected an event small enough to be enumerated, got {size} points")
-    total = torch.zeros(p.batch_shape, dtype=torch.float64, device=like.device)
-    dtype = fac.layout.dtype(like.dtype)
+    total = torch.zeros(p.batch_shape, dtype=torch.float64, device=reference.device)
+    dtype = fac.layout.dtype(reference.dtype)
     ones = (1,) * len(p.batch_shape)
     plain = p.expand(p.batch_shape)
     plain._validate_args = False
     for start in range(0, size, _ROWS_AT_ONCE):
-        left = torch.arange(start, min(start + _ROWS_AT_ONCE, size), device=like.device)
+        left = torch.arange(start, min(start + _ROWS_AT_ONCE, size), device=reference.device)
         pieces: list[Tensor] = []
-        log_weight = torch.zeros(left.shape[0], dtype=torch.float64, device=like.device)
+        log_weight = torch.zeros(left.shape[0], dtype=torch.float64, device=reference.device)
         for values, weight in zip(reversed(nodes), reversed(weights), strict=True):
             index, left = left % values.shape[0], left // values.shape[0]
             pieces.insert(0, values[index].reshape(index.shape[0], -1).to(dtype))
@@ -405,7 +418,7 @@ def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDi
     return AutoregressiveDistribution(p)
 
 
-def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tensor]:
+def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """Values (n, *event_shape) of a block and the logarithms of their weights (n,)."""
     support = family.support
     states = family.enumerate_support()
@@ -416,13 +429,15 @@ def _nodes(family: Family, num_points: int, like: Tensor) -> tuple[Tensor, Tenso
     ):
         states = torch.arange(201.0)
     if states is not None:
-        states = states.to(like.device).reshape(states.shape[0], *family.event_shape)
-        return states, torch.zeros(states.shape[0], dtype=torch.float64, device=like.device)
+        states = states.to(reference.device).reshape(states.shape[0], *family.event_shape)
+        return states, torch.zeros(states.shape[0], dtype=torch.float64, device=reference.device)
     transform = biject_to(support)
     free = Size(transform.inverse_shape(family.event_shape))
     is_real = isinstance(support, type(constraints.real)) or support is constraints.real
     furthest = 16.0 if is_real else 4.4
-    axis = torch.linspace(-furthest, furthest, num_points, dtype=torch.float64, device=like.device)
+    axis = torch.linspace(
+        -furthest, furthest, num_points, dtype=torch.float64, device=reference.device
+    )
     step = 2 * furthest / (num_points - 1)
     grids = torch.cartesian_prod(*[axis] * free.numel()).reshape(-1, free.numel())
     u = grids.sinh().reshape(-1, *free)

@@ -57,7 +57,9 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
     lead = joint.lead(x)
     blocks, ranks = joint.blocks(x, lead), joint.row_ranks(lead)
     finite = layout.finite(blocks)  # what the network reads
-    own = layout.spread(torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability)
+    own = layout.expand_to_elements(
+        torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability
+    )
     decoder = joint.differentiable_decoder(lead) if blocks.shape[0] else None
     if decoder is None:
         with torch.no_grad():
@@ -68,7 +70,8 @@ def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> 
         each, params = list[Tensor](), decoder.step(None)
         for step, now in enumerate(fac.step_layouts):
             scored, true, replaced = (
-                layout.take("value", part, fac.steps[step]) for part in (blocks, finite, own)
+                layout.gather_blocks("value", part, fac.steps[step])
+                for part in (blocks, finite, own)
             )
             each.append(now.log_prob(params, scored))
             if step + 1 < fac.num_steps:  # after an end of the model's own, too
@@ -132,7 +135,7 @@ def exposure_bias(
     fac = p.factorization
     own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:
-        with p.joint.core.evaluating():
+        with p.joint.unwrapped.eval_mode():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
     else:
         check_type(truth, AutoregressiveDistribution, "truth")
@@ -140,7 +143,7 @@ def exposure_bias(
         same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
         if not same or not torch.equal(other.ranks, fac.ranks):
             raise ValueError(f"truth: expected one over {fac}, got {other}")
-        with p.joint.core.evaluating(), truth.joint.core.evaluating():
+        with p.joint.unwrapped.eval_mode(), truth.joint.unwrapped.eval_mode():
             found = [_divergences(truth, p, prefix) for prefix in (x, own)]
     on_data, on_own = (each.reshape(-1, *fac.grid_shape).mean(0) for each in found)
     return Exposure(on_data, on_own)

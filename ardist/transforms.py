@@ -90,7 +90,7 @@ class AutoregressiveTransform(TransformModule):
         as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)  # type: ignore[no-untyped-call]
         p = AutoregressiveDistribution(network, context)
-        without = [family for family in p.factorization.layout.distinct if not family.has_log_slope]
+        without = [family for family in p.factorization.layout.distinct if not family.is_bijective]
         if without:
             raise ValueError(
                 f"network: expected families whose draws are bijections of real noise, "
@@ -117,7 +117,7 @@ class AutoregressiveTransform(TransformModule):
 
     def _call(self, z: Tensor) -> Tensor:
         def value_of(layout: Layout, params: Tensor, z: Tensor) -> Tensor:
-            return layout.push(params, layout.split("value", z))
+            return layout.from_noise(params, layout.split("value", z))
 
         def again(params: Tensor, blocks: Tensor, z: Tensor) -> Tensor:
             return value_of(p.factorization.layout, params, z)
@@ -152,7 +152,9 @@ class AutoregressiveTransform(TransformModule):
         p = self._p
         blocks, params, lead = _pass(p, x, name)
         layout = p.factorization.layout
-        each = _each(layout, lambda family, v, p: family._pull_with_log_slope(p, v), blocks, params)
+        each = _each(
+            layout, lambda family, v, p: family._to_noise_and_log_det(p, v), blocks, params
+        )
         noise, log_slopes = zip(*each, strict=True)
         log_det = p.joint.unrows(layout._join("block", [*log_slopes]).sum(-1), lead)
         return p.joint.events(layout._draws([*noise], params), lead), log_det
@@ -229,8 +231,8 @@ class Rosenblatt(Transform):
         Those of draws of p are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
         check_tensor(x, "x")
-        like = self.p.joint.reference.new_empty(_full_shape(self.p, "x", x.shape))
-        return self._uniforms(x, torch.rand_like(like))
+        reference = self.p.joint.reference.new_empty(_full_shape(self.p, "x", x.shape))
+        return self._uniforms(x, torch.rand_like(reference))
 
     def _call(self, x: Tensor) -> Tensor:
         half = self.p.joint.reference.new_tensor(0.5)
@@ -287,7 +289,7 @@ class Rosenblatt(Transform):
             discrete = [family for family in families if family.support.is_discrete]
             raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws of {discrete}")
         self.p.check_value(x, "x")
-        with self.p.joint.core.evaluating():
+        with self.p.joint.unwrapped.eval_mode():
             return self.p.log_prob(x)
 
     def __repr__(self) -> str:
@@ -312,7 +314,7 @@ def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
 def _pass(p: AutoregressiveDistribution, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor, Size]:
     """Blocks and parameters of all rows under all of p's batch, and its shape; without dropout."""
     x = p.checked(x, name)
-    with p.joint.core.evaluating():
+    with p.joint.unwrapped.eval_mode():
         return p.joint.replaced(p.joint.teach, x.expand(_full_shape(p, "x", x.shape)))
 
 
@@ -359,14 +361,14 @@ def _by_decoder(
     """Step by step."""
     fac, order = p.factorization, list(chain(*p.factorization.steps))
     decoder, forced = p.joint.decoder(noise.shape[0]), Forced(fac, None)
-    given = fac.layout.take("value", noise, order).split(step_widths(fac), 1)
+    given = fac.layout.gather_blocks("value", noise, order).split(step_widths(fac), 1)
     pieces: list[Tensor] = []
     for step, layout in enumerate(fac.step_layouts):
         params = decoder.step(pieces[-1] if pieces else None)
         pieces.append(forced.apply(value_of(layout, params, given[step]), step, step + 1))
         forced.take(pieces[-1])
     drawn = torch.cat(pieces, 1)
-    return fac.layout.put(torch.empty_like(drawn), order, drawn)
+    return fac.layout.scatter_blocks(torch.empty_like(drawn), order, drawn)
 
 
 def _by_passes(
@@ -374,7 +376,7 @@ def _by_passes(
 ) -> Tensor:
     """By parallel passes, each of which makes one more step right: rows have their own orders."""
     fac, layout, ranks = p.factorization, p.factorization.layout, p.joint.row_ranks(lead)
-    blocks = layout.anchor(noise).expand(noise.shape[0], *layout.value_shape)
+    blocks = layout.placeholder(noise).expand(noise.shape[0], *layout.value_shape)
     for _ in range(fac.num_blocks):
         before, blocks = blocks, value_of(layout, p.joint.run(blocks, ranks), noise)
         if fac.end is not None and fac.pad is not None:

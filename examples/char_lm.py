@@ -125,7 +125,7 @@ def nats(net: networks.ConditionalNetwork, text: Tensor, before: int) -> float:
     `before` characters, which are not scored again.
     """
     whole = ad.Factorization(len(text), net.factorization.families[0])
-    if net.accepts(whole) is None:
+    if net.unsupported_reason(whole) is None:
         blocks = ad.AutoregressiveDistribution(net, factorization=whole).log_prob_blocks(text)
         return -blocks[1:].mean().item()
     window = net.factorization.num_blocks
@@ -148,7 +148,7 @@ def write(net: networks.ConditionalNetwork, prompt: Tensor, length: int) -> Tens
     """
     family = net.factorization.families[0]
     whole = ad.Factorization(len(prompt) + length, family)
-    fac = whole if net.accepts(whole) is None else net.factorization
+    fac = whole if net.unsupported_reason(whole) is None else net.factorization
     text = prompt.tolist()
     while len(text) < whole.num_blocks:
         given = text if fac is whole else text[-(fac.num_blocks // 2) :]
@@ -190,7 +190,10 @@ def main() -> None:
     took = time.perf_counter() - start
     print(f"{took:.0f} s of training on {args.threads} threads, seed {args.seed}")
     print("Nats a character on the validation text, by how much comes before it:")
-    if net.accepts(ad.Factorization(len(held_out), net.factorization.families[0])) is None:
+    if (
+        net.unsupported_reason(ad.Factorization(len(held_out), net.factorization.families[0]))
+        is None
+    ):
         print(f"  {nats(net, held_out, 1):.4f}  all that comes before it")
     else:
         for before in (1, recipe.window // 2):

@@ -369,7 +369,7 @@ PARTITIONS = (
         lambda: ad.Factorization(3, NORMAL, partition=ad.Partition.along(1)),
         "partition: expected distinct dimensions of an event of shape (3, 2), got "
         "Partition.along(0, 0)",
-        lambda: ad.Partition.along(0, 0).cut(torch.Size((3, 2))),
+        lambda: ad.Partition.along(0, 0).apply(torch.Size((3, 2))),
         cause="A dimension is not one of the event's, or is named twice.",
         cure="Name distinct dimensions of `event_shape`, negative ones from the last.",
     ),
@@ -386,16 +386,16 @@ PARTITIONS = (
     error(
         "partition: expected patches whose sides divide the first of the event's (6, 4), got "
         "Partition.patches(3)",
-        lambda: ad.Partition.patches(3).cut(torch.Size((6, 4))),
+        lambda: ad.Partition.patches(3).apply(torch.Size((6, 4))),
         "partition: expected patches whose sides divide the first of the event's (4,), got "
         "Partition.patches((2, 2))",
-        lambda: ad.Partition.patches((2, 2)).cut(torch.Size((4,))),
+        lambda: ad.Partition.patches((2, 2)).apply(torch.Size((4,))),
         cause="The tiles do not fill the event.",
         cure="Give sides that divide the event's first dimensions, or crop or pad the data.",
     ),
     error(
         "partition: expected labels of the event's shape (3,), got (2,)",
-        lambda: ad.Partition.from_labels([0, 1]).cut(torch.Size((3,))),
+        lambda: ad.Partition.from_labels([0, 1]).apply(torch.Size((3,))),
         cause="There is not one label for each element of the event.",
         cure="Give labels of the shape of the event.",
     ),
@@ -816,16 +816,16 @@ FAMILIES = (
     ),
     error(
         "Gamma() has no noise that is independent of its parameters",
-        lambda: fam.Gamma().push(torch.zeros(2), torch.zeros(())),
+        lambda: fam.Gamma().from_noise(torch.zeros(2), torch.zeros(())),
         "Gamma() has no noise that is independent of its parameters",
         lambda: fam.Gamma().noise((3,)),
         "Gamma() does not tell the noise from the value",
-        lambda: fam.Gamma().pull(torch.zeros(2), torch.ones(())),
+        lambda: fam.Gamma().to_noise(torch.zeros(2), torch.ones(())),
         "Gamma() does not tell the noise from the value",
-        lambda: fam.Gamma().log_slope(torch.zeros(2), torch.ones(())),
+        lambda: fam.Gamma().log_abs_det_jacobian(torch.zeros(2), torch.ones(())),
         cause="The family draws by rejection or from states, not by a function of noise and "
         "parameters.",
-        cure="Ask `has_push` or `has_pull` first; `sample` serves all families.",
+        cure="Ask `has_noise` or `is_reparameterized` first; `sample` serves all families.",
         kind=NotImplementedError,
     ),
 )

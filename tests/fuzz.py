@@ -34,7 +34,7 @@ def run(seed, kinds):
             try:
                 model = Model(seed)
             except Exception:
-                return [("construction", _told(None))]
+                return [("construction", _added(None))]
             for kind in kinds:
                 torch.manual_seed(zlib.crc32(f"{kind} {seed}".encode()))
                 model.r = random.Random(f"{kind} {seed}")
@@ -42,13 +42,13 @@ def run(seed, kinds):
                     result = CHECKS[kind](model)
                     found.append((kind, None if result is NOT_APPLICABLE else True))
                 except Exception:
-                    found.append((kind, _told(model)))
+                    found.append((kind, _added(model)))
     finally:
         torch.set_default_dtype(default)
     return found
 
 
-def _told(model):
+def _added(model):
     kind, error, trace = sys.exc_info()
     last = traceback.extract_tb(trace)[-1]
     inner = [f for f in traceback.extract_tb(trace) if "/ardist/" in f.filename]

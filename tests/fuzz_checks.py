@@ -144,13 +144,13 @@ def random_mask(m, cut=False):
     return mask.bool()
 
 
-def is_cut(m, mask):
+def is_partially_observed(m, mask):
     return any(0 < int(mask.reshape(-1)[p].sum()) < len(p) for p in m.plan.places)
 
 
 def has_to_answer(m, mask):
     """Whether the documentation promises an answer for these elements put first."""
-    if is_cut(m, mask):
+    if is_partially_observed(m, mask):
         return False
     whole = torch.tensor([bool(mask.reshape(-1)[p].all()) for p in m.plan.places])
     ancestral = not (m.plan.depends[whole][:, ~whole]).any()
@@ -288,7 +288,7 @@ def given(m):
     for cut in (False, True):
         mask, value = random_mask(m, cut), possible_events(m)
         q = answer(has_to_answer(m, mask), lambda: m.p.given(m.value(value[None])[0], mask))  # noqa: B023
-        if q is not None and (m.plan.events is not None or not is_cut(m, mask)):
+        if q is not None and (m.plan.events is not None or not is_partially_observed(m, mask)):
             follows(m, q, f"given {mask.tolist()}", m.evidence(value, mask))
 
 
@@ -302,9 +302,9 @@ def marginal(m):
             union = kept | mask
         if not kept.any():
             continue
-        promised = has_to_answer(m, union) and not is_cut(m, kept)
+        promised = has_to_answer(m, union) and not is_partially_observed(m, kept)
         q = answer(promised, lambda: p.marginal(kept))  # noqa: B023
-        if q is None or (m.plan.events is None and is_cut(m, kept)):
+        if q is None or (m.plan.events is None and is_partially_observed(m, kept)):
             continue
         what = f"marginal {kept.tolist()}" + (f" given {mask.tolist()}" if evidence else "")
         check_log_prob(m, q, m.plans(q), what, evidence, kept)
@@ -454,7 +454,7 @@ def without_replacement(m):
 
 @check
 def fixed_point(m):
-    if not all(family.has_push for family in m.fac.layout.distinct):
+    if not all(family.has_noise for family in m.fac.layout.distinct):
         return NOT_APPLICABLE
     x, number = sampling.fixed_point(m.p, (DRAWS,))
     assert number <= len(m.plan.steps), f"{number} passes"
@@ -645,7 +645,7 @@ def scheduled(m):
 
 @check
 def flow(m):
-    if not all(family.has_log_slope for family in m.fac.layout.distinct):
+    if not all(family.is_bijective for family in m.fac.layout.distinct):
         return NOT_APPLICABLE
     transform = transforms.AutoregressiveTransform(m.net, m.context)
     shape = (3, *m.batch, *m.plan.shape)
@@ -712,8 +712,12 @@ def missing(m):
     got = answer(has_to_answer(m, kept), lambda: p.log_prob(value)[0])
     if got is None:
         return None
-    q = answer(not is_cut(m, kept), lambda: m.p.marginal(kept)) if kept.any() else m.p
-    if q is None or (is_cut(m, kept) and m.plan.events is None):
+    q = (
+        answer(not is_partially_observed(m, kept), lambda: m.p.marginal(kept))
+        if kept.any()
+        else m.p
+    )
+    if q is None or (is_partially_observed(m, kept) and m.plan.events is None):
         return NOT_APPLICABLE
     expected = m.log_prob(x, m.plans(q), None, kept)[0].reshape(m.batch)
     same(got, expected, m.tol, "log_prob with missing values")

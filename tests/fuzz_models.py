@@ -42,7 +42,7 @@ class Own(networks.ConditionalNetwork):
             params = params + self.read(context).repeat(len(params) // len(context), 1)
         return params.reshape(len(blocks), *fac.layout.param_shape)
 
-    def accepts(self, fac):
+    def unsupported_reason(self, fac):
         own, same = self.factorization, fac.ordering.name != "from_graph" or fac.is_total
         alike = (fac.families, fac.partition) == (own.families, own.partition)
         return None if fac == own or (same and alike) else "other blocks"

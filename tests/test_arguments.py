@@ -52,8 +52,9 @@ INSIDE = {
     "Factorization.layout_of": "for decoders",
     "Factorization.misplaced": "for distributions, which have checked",
     "Factorization.padded": "for distributions, which have checked",
-    "Factorization.with_forms_of": "for distributions, which have checked",
-    "ConditionalNetwork.accepts": "answers with the reason why not",
+    "Factorization.with_families_of": "for distributions, which have checked",
+    "ConditionalNetwork.unsupported_reason": "answers with the reason why not",
+    "ConditionalNetwork.make_decoder": "for those who write networks; `decoder` is held",
     "ConditionalNetwork.forward": "for those who write networks, and called once a pass",
     "ConditionalNetwork.set_extra_state": "called by torch",
 }
@@ -204,7 +205,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "Ordering.snake": of,
     "Ordering.spiral": of,
     "Partition.along": lambda: of(dims=(0, 1)),
-    "Partition.cut": lambda: of(ad.Partition.along(0), event_shape=Size((2, 3))),
+    "Partition.apply": lambda: of(ad.Partition.along(0), event_shape=Size((2, 3))),
     "Partition.from_labels": lambda: of(labels=torch.arange(3)),
     "Partition.patches": lambda: of(size=(2, 2)),
     "Partition.scalars": of,
@@ -261,7 +262,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "ConditionalNetwork.decoder": lambda: of(
         NET, batch_size=2, context=CONTEXT, ranks=torch.arange(4), factorization=FAC
     ),
-    "ConditionalNetwork.evaluating": lambda: of(NET),
+    "ConditionalNetwork.eval_mode": lambda: of(NET),
     "ConditionalNetwork.extra_repr": lambda: of(NET),
     "ConditionalNetwork.get_extra_state": lambda: of(NET),
     "FromModule": lambda: of(

@@ -46,7 +46,7 @@ def test_any_set_agrees_with_enumeration_under_the_order_it_names(name, float64)
     p = transformer(DISCRETE[name]).condition()
     orders = set()
     for mask in masks_of(p.factorization):
-        q = p.given(p.joint.anchor, mask)
+        q = p.given(p.joint.placeholder, mask)
         orders.add(str(q.ordering))
         joint = p.with_ordering(q.ordering)
         states = joint.enumerate_support()
@@ -151,7 +151,7 @@ class Linear(networks.ConditionalNetwork):
         shape = (count, family.num_params, count, family.num_features)
         self.weight = torch.nn.Parameter(torch.randn(shape))
 
-    def accepts(self, factorization):
+    def unsupported_reason(self, factorization):
         return None
 
     def forward(self, blocks, context=None, ranks=None):
@@ -186,8 +186,8 @@ def test_an_order_for_each_row_of_a_network_without_a_decoder(family, float64):
 
 def test_a_decoder_that_drops_the_orders_of_rows_is_found():
     class Drops(Linear):
-        def _decoder(self, factorization, batch_size, context, ranks):
-            return super()._decoder(factorization, batch_size, context, None)
+        def make_decoder(self, factorization, batch_size, context, ranks):
+            return super().make_decoder(factorization, batch_size, context, None)
 
     with pytest.raises(ad.testing.CheckError, match="differs from the parallel pass"):
         ad.testing.check_decoder(Drops(ad.Factorization(4, fam.Bernoulli())))
@@ -239,7 +239,7 @@ def test_a_mask_that_cuts_a_block_goes_to_its_family(name, float64):
             counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
             assert (counts - q.log_prob(states).exp()).abs().max() < 0.05
     with pytest.raises(ValueError, match=r"refused|cuts no block"):
-        p.given(p.joint.anchor, torch.tensor([[True, False], [True, False]]))
+        p.given(p.joint.placeholder, torch.tensor([[True, False], [True, False]]))
 
 
 def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):
@@ -534,4 +534,4 @@ def test_anchors_of_independent_blocks_are_inside():
     inner = networks.MADE(word, context_shape=(2,), hidden_features=4)
     for family in (fam.OneHotCategorical(2), fam.Dirichlet(2), fam.Nested(inner)):
         several = fam.Independent(family, (2,))
-        assert several.inside(several.anchor())
+        assert several.inside(several.placeholder())

@@ -33,7 +33,7 @@ def test_no_rows_pass_everywhere(network, factorization, context_shape):
     batch, shape = (p.batch_shape, ()) if context_shape else ((0,), (0,))
     x = p.sample(shape)
     same(x, *batch, *event)
-    first = fac.merge(layout.spread(fac.ranks.flatten() == 0))
+    first = fac.merge(layout.expand_to_elements(fac.ranks.flatten() == 0))
     marginal = p.marginal(first)
     mixture = ad.Mixture(Categorical(torch.ones(2)), [p, p])
     orders = ad.OrderingMixture(net, [fac.ordering] * 2, context)
@@ -52,7 +52,7 @@ def test_no_rows_pass_everywhere(network, factorization, context_shape):
                 *_, last = sampling.ancestral(q, () if 0 in q.batch_shape else shape)
                 same(last.event, *lead, *event)
         q.score_parts(y)
-        if layout.has_push:
+        if layout.has_noise:
             same(sampling.fixed_point(q, () if 0 in q.batch_shape else shape)[0], *lead, *event)
         if q.has_rsample:
             drawn, score = q.rsample_and_log_prob(() if 0 in q.batch_shape else shape)
@@ -83,7 +83,7 @@ def test_no_rows_pass_everywhere(network, factorization, context_shape):
     same(missing.log_prob(x.to(torch.get_default_dtype())), *batch)
     if any(family.has_cdf for family in layout.distinct):
         assert information.calibration(p, x).statistic.isnan().all()
-    if all(family.has_log_slope for family in layout.distinct):
+    if all(family.is_bijective for family in layout.distinct):
         flow = transforms.AutoregressiveTransform(net, context)
         same(flow(flow.inv(x)), *x.shape)
         same(flow.log_abs_det_jacobian(x, x), *batch)

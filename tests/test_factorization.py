@@ -195,9 +195,9 @@ def test_the_support_has_the_draws_and_nothing_else(name):
     blocks = fac.split(x)
     for block, family in enumerate(fac.layout.families):
         for number in (torch.nan, -7.0):
-            value = fac.layout.take("value", torch.full_like(blocks, number), [block])
+            value = fac.layout.gather_blocks("value", torch.full_like(blocks, number), [block])
             inside = bool(family.inside(value[0].reshape(family.event_shape)))
-            found = fac.support.check(fac.merge(fac.layout.put(blocks, [block], value)))
+            found = fac.support.check(fac.merge(fac.layout.scatter_blocks(blocks, [block], value)))
             assert found.tolist() == [inside] * 3
 
 

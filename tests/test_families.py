@@ -104,10 +104,10 @@ def test_shapes(family):
     projected = family.project(value, weight, bias)
     torch.testing.assert_close(projected, features @ weight.T + bias, rtol=1e-4, atol=1e-5)
     assert family.support.event_dim == len(family.event_shape)
-    if family.has_push:
+    if family.has_noise:
         noise = family.noise((4, 3))
         assert noise.shape == (4, 3, *family.noise_shape)
-        assert family.push(params, noise).shape == value.shape
+        assert family.from_noise(params, noise).shape == value.shape
     if family.has_rsample:
         assert family.rsample(params.requires_grad_()).requires_grad
 
@@ -412,7 +412,7 @@ def test_tempered_densities_are_powers(float64):
         torch.testing.assert_close(
             found.log_prob(params, x), dist.Laplace(params[:, 0], scale).log_prob(x)
         )
-        cdf = found.cdf(params, found.push(params, found.noise((20,))))
+        cdf = found.cdf(params, found.from_noise(params, found.noise((20,))))
         assert ((cdf > 0) & (cdf < 1)).all()
 
 
@@ -439,7 +439,7 @@ def test_the_heads_of_a_network_stay_valid(family):
     for name in ("num_params", "num_features", "event_shape", "is_index", "modules"):
         assert getattr(family, name) == getattr(inner, name)
     assert str(family.support) == str(inner.support)
-    assert torch.equal(family.anchor(), inner.anchor())
+    assert torch.equal(family.placeholder(), inner.placeholder())
     value = family.sample(torch.randn(9, family.num_params))
     assert torch.equal(family.features(value), inner.features(value))
     weight = torch.randn(3, family.num_features)
@@ -495,5 +495,5 @@ def test_a_support_that_torch_cannot_transform_to_has_an_anchor_all_the_same():
             away = dist.Exponential(params[..., 0].exp(), validate_args=False)
             return dist.TransformedDistribution(away, AffineTransform(5.0, 1.0))
 
-    assert Shifted().anchor() > 5
-    assert torch.equal(Shifted().anchor(), Shifted().anchor())
+    assert Shifted().placeholder() > 5
+    assert torch.equal(Shifted().placeholder(), Shifted().placeholder())

@@ -54,8 +54,8 @@ def test_scores_and_draws_have_the_dtype_of_the_parameters(family, dtype):
     family = _in(family, dtype)
     params = torch.randn(100, family.num_params, dtype=dtype).requires_grad_()
     draws = [family.sample(params)]
-    if family.has_push:
-        draws.append(family.push(params, family.noise((100,), dtype=dtype)))
+    if family.has_noise:
+        draws.append(family.from_noise(params, family.noise((100,), dtype=dtype)))
     if family.has_rsample:
         draws += [family.rsample(params), family.pathwise(params, draws[0])]
         assert all(draw.requires_grad for draw in draws[-2:])
@@ -479,7 +479,7 @@ def test_products_of_finite_families_are_finite(family, count):
     assert states.unique(dim=0).shape == states.shape
     states = states if family.is_index else states.float()
     assert family.inside(states).all()
-    assert family.inside(family.anchor())
+    assert family.inside(family.placeholder())
     scores = family.log_prob(torch.randn(family.num_params), states)
     torch.testing.assert_close(scores.logsumexp(0), torch.tensor(0.0), rtol=0, atol=1e-5)
 

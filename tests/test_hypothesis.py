@@ -71,7 +71,7 @@ def orderings(draw, grid):
 @st.composite
 def factorizations(draw):
     shape, partition = draw(partitions())
-    cut = partition.cut(torch.Size(shape))
+    cut = partition.apply(torch.Size(shape))
     count = cut.grid_shape.numel()
     blocks = cut.block_shapes * (count // len(cut.block_shapes))
     mixed = len(set(blocks)) > 1 or draw(st.booleans())

@@ -89,13 +89,13 @@ def test_a_block_reacts_to_its_window(window, stationary):
 def test_a_stationary_chain_has_any_length_and_forgets_where_it_is():
     net = networks.Markov(series(4), window=2, hidden_features=(8,), stationary=True)
     longer = series(9)
-    assert net.accepts(longer) is None
+    assert net.unsupported_reason(longer) is None
     ad.testing.check_decoder(net, factorization=longer)
     params = net(torch.tensor([[0.3, -1.0] * 4 + [0.3]]))[0]
     torch.testing.assert_close(params[2:7], params[4:9])  # the same window, later
     assert not torch.isclose(params[0], params[2]).any()  # the start is told apart
     counting = networks.Markov(series(4), window=2, hidden_features=(8,))
-    assert "Markov was built for Factorization((4,)" in counting.accepts(longer)
+    assert "Markov was built for Factorization((4,)" in counting.unsupported_reason(longer)
     assert not torch.isclose(counting(torch.zeros(1, 4))[0, 2], params[3]).any()
 
 

@@ -32,7 +32,7 @@ class AnyOrder(networks.ConditionalNetwork):
         self.bias = torch.nn.Parameter(torch.randn(count, width))
         self.context = torch.nn.Linear(3, count * width) if context_shape else None
 
-    def accepts(self, factorization):
+    def unsupported_reason(self, factorization):
         return None
 
     def forward(self, blocks, context=None, ranks=None):

@@ -11,7 +11,7 @@ from ardist import families as fam
 
 def blocks_of(partition, event_shape):
     """The flat positions in each block, as nested lists of the block's shape."""
-    cut = partition.cut(torch.Size(event_shape))
+    cut = partition.apply(torch.Size(event_shape))
     number = cut.grid_shape.numel()
     shapes = cut.block_shapes * (number // len(cut.block_shapes))
     pieces = cut.elements.split([shape.numel() for shape in shapes])
@@ -45,7 +45,7 @@ def blocks_of(partition, event_shape):
     ],
 )
 def test_where_the_elements_of_each_block_are(partition, event_shape, grid_shape, blocks):
-    cut = partition.cut(torch.Size(event_shape))
+    cut = partition.apply(torch.Size(event_shape))
     assert cut.grid_shape == grid_shape
     assert cut.elements.dtype == torch.int64
     assert blocks_of(partition, event_shape) == blocks

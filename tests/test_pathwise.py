@@ -121,14 +121,14 @@ def test_draws_of_vectors_have_the_gradient_of_the_expectation(family, float64):
 
 @pytest.mark.parametrize(
     "family",
-    [family for family in {**FAMILIES, **VECTORS}.values() if family.has_pull],
+    [family for family in {**FAMILIES, **VECTORS}.values() if family.is_reparameterized],
     ids=str,
 )
 def test_the_noise_is_told_from_the_value(family, float64):
     params = torch.randn(50, family.num_params).requires_grad_()
     noise = family.noise((50,), dtype=torch.float64)
-    value = family.push(params, noise)
-    torch.testing.assert_close(family.pull(params, value), noise)
+    value = family.from_noise(params, noise)
+    torch.testing.assert_close(family.to_noise(params, value), noise)
     along = torch.randn_like(value)
     (expected,) = torch.autograd.grad((value * along).sum(), params, retain_graph=True)
     for known in (None, noise):

@@ -135,13 +135,13 @@ def test_nothing_is_left_on_another_device(network, factorization):
     decoder = net.decoder(4, context)
     assert decoder.step(None).device.type == "meta"
     if fac.num_steps > 1:
-        first = layout.take("value", blocks, fac.steps[0])
+        first = layout.gather_blocks("value", blocks, fac.steps[0])
         assert decoder.step(first).device.type == "meta"
         decoder = net.decoder(4, context)
         assert decoder.prefill(first).device.type == "meta"
         decoder.select(torch.tensor([0, 1, 1], device="meta"))
         if fac.num_steps > 2:
-            second = layout.take("value", blocks, fac.steps[1])[:3]
+            second = layout.gather_blocks("value", blocks, fac.steps[1])[:3]
             assert decoder.step(second).device.type == "meta"
 
 
@@ -260,8 +260,10 @@ def _first_block_follows(p, x):
     fac = p.factorization
     first = fac.steps[0][0]
     family = fac.layout.families[first]
-    raw = fac.layout.take("param", p.joint.teach(x[:1])[1].detach(), [first]).reshape(1, -1)
-    values = fac.layout.take("value", fac.split(x), [first])
+    raw = fac.layout.gather_blocks("param", p.joint.teach(x[:1])[1].detach(), [first]).reshape(
+        1, -1
+    )
+    values = fac.layout.gather_blocks("value", fac.split(x), [first])
     values = values.reshape(len(x), *family.event_shape)
     prob = family.log_prob(raw, values).exp()
     if not family.support.is_discrete:
@@ -340,7 +342,7 @@ def test_given_and_marginal_are_exact_where_the_set_is_ancestral(network, factor
     blocks = p.log_prob_blocks(x).reshape(3, 2, -1)
     taken = torch.tensor([0, 1, fac.num_steps]).clamp(max=fac.num_steps).unsqueeze(-1)
     known = fac.ranks.flatten() < taken  # (3, num_blocks)
-    masks = fac.merge(layout.spread(known))
+    masks = fac.merge(layout.expand_to_elements(known))
     for row, mask in enumerate(masks):
         rest = blocks[row][:, ~known[row]].sum(-1)
         q = p.given(x[row], mask)
@@ -395,7 +397,9 @@ def test_a_context_for_each_block_reaches_that_block(network, factorization):
     for block in range(fac.num_blocks):
         changed = context[:1].clone()
         changed.view(1, fac.num_blocks, 3)[:, block] += 1
-        own = [fac.layout.take("param", p, [block]) for p in (before, net(blocks, changed))]
+        own = [
+            fac.layout.gather_blocks("param", p, [block]) for p in (before, net(blocks, changed))
+        ]
         assert not torch.allclose(*own)
 
 
@@ -505,7 +509,7 @@ def test_a_decoder_in_another_order_is_refused(network):
 
 def test_whole_passes_are_told_the_order():
     class AnyOrder(type(build("plain", "bernoulli-raster"))):
-        def accepts(self, factorization):
+        def unsupported_reason(self, factorization):
             return None
 
         def forward(self, blocks, context=None, ranks=None):
@@ -551,7 +555,7 @@ def test_draws_and_their_scores_come_without_dropout(name):
     assert torch.equal(*(net.decoder(2).step(None) for _ in range(2)))
     blocks = net.factorization.split(x)
     first = net.factorization.steps[:3]
-    prefix = net.factorization.layout.take("value", blocks, [block for (block,) in first])
+    prefix = net.factorization.layout.gather_blocks("value", blocks, [block for (block,) in first])
     assert torch.equal(*(net.decoder(4).prefill(prefix) for _ in range(2)))
     torch.manual_seed(1)
     drawn = net.condition().sample((3,))
@@ -573,7 +577,7 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization, 
         _draw_steps(
             net.decoder(50),
             fac,
-            lambda layout, params: layout.push(params, next(left)),
+            lambda layout, params: layout.from_noise(params, next(left)),
             Forced(fac, None),
         ),
         1,
@@ -591,7 +595,9 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization, 
     decoder = net.decoder(50)
     decoder.max_window = fac.num_steps
     drawn = draw(decoder, fac, like)
-    torch.testing.assert_close(fac.layout.take("value", drawn, order), stepped, atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        fac.layout.gather_blocks("value", drawn, order), stepped, atol=1e-9, rtol=0
+    )
 
 
 def test_networks_without_a_decoder_are_sampled_by_whole_passes():

@@ -298,8 +298,8 @@ def test_a_filter_finds_the_exact_state():
     log_probs = net.condition(torch.zeros(2)).log_prob(events)
     moves = net.condition(events.unsqueeze(1)).log_prob(events)
     for y in data:
-        heard = dist.Normal(events.sum(-1), 0.5).log_prob(y)
-        log_probs = (log_probs.unsqueeze(1) + moves).logsumexp(0) + heard
+        attended = dist.Normal(events.sum(-1), 0.5).log_prob(y)
+        log_probs = (log_probs.unsqueeze(1) + moves).logsumexp(0) + attended
     torch.testing.assert_close(found, log_probs.softmax(0) @ events, rtol=0, atol=0.02)
 
 

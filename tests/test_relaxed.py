@@ -81,12 +81,12 @@ def test_draws_scores_and_gradients_are_finite_in_float32(family, temperature, s
 def test_cold_draws_have_the_probabilities_of_the_family(family):
     params = torch.randn(family.num_params)
     noise = family.noise((50_000,))
-    hard = family.push(params, noise)
-    cold = fam.Relaxed(family, 1e-3).push(params, noise)
+    hard = family.from_noise(params, noise)
+    cold = fam.Relaxed(family, 1e-3).from_noise(params, noise)
     assert (cold - hard).abs().mean() < 1e-3
     assert torch.equal(cold.round(), hard)
     straight = fam.Relaxed(family, 1.0, straight_through=True)
-    assert torch.equal(straight.push(params, noise), hard)
+    assert torch.equal(straight.from_noise(params, noise), hard)
     assert torch.equal(straight.log_prob(params, hard), family.log_prob(params, hard))
 
 
@@ -95,7 +95,7 @@ def test_noise_and_value_give_the_same_gradients(family, float64):
     relaxed = fam.Relaxed(family, 0.7)
     params = torch.randn(50, family.num_params).requires_grad_()
     noise = relaxed.noise((50,), dtype=torch.float64)
-    x = relaxed.push(params, noise)
+    x = relaxed.from_noise(params, noise)
     along = torch.randn_like(x)
     (expected,) = torch.autograd.grad((x * along).sum(), params)
     for known in (None, noise):
@@ -110,7 +110,7 @@ def test_noise_behind_a_choice_follows_its_law_and_leads_to_the_choice(family, f
     params = torch.randn(family.num_params).expand(20_000, -1)
     value = family.sample(params)
     noise = relaxed._hard_noise(params, value)
-    assert torch.equal(family.push(params, noise), value)
+    assert torch.equal(family.from_noise(params, noise), value)
     law = "logistic" if family is BINARY else "gumbel_r"
     for each in noise.unsqueeze(-1).flatten(1).unbind(-1):
         assert_cdf(each, law)
@@ -123,7 +123,7 @@ def test_the_straight_gradient_is_that_of_the_relaxed_draw(float64):
     gradients = []
     for straight_through in (False, True):
         family = fam.Relaxed(ONE_HOT, 0.7, straight_through=straight_through)
-        x = family.push(params, noise)
+        x = family.from_noise(params, noise)
         gradients.append(torch.autograd.grad((x * along).sum(), params)[0])
         again = family.pathwise(params, x, noise)
         gradients.append(torch.autograd.grad((again * along).sum(), params)[0])

@@ -31,7 +31,7 @@ def through_steps(p, x):
         again = layout.pathwise(params, drawn)
         if observed is not None:
             again = torch.where(observed[1], observed[0], again)
-        blocks = torch.where(layout.spread(now), again, blocks)
+        blocks = torch.where(layout.expand_to_elements(now), again, blocks)
     return fac.merge(blocks)
 
 
@@ -214,16 +214,16 @@ def test_gradients_of_an_expectation_match_quadrature(float64):
     def function(x):
         return torch.sin(x[:, 0]) * torch.exp(-0.1 * x[:, 1] ** 2) + x[:, 1] * x[:, 0]
 
-    def push(blocks):  # both steps from the noise, with a graph
-        first = net.factorization.families[0].push(net(blocks), noise)[:, 0]
+    def from_noise(blocks):  # both steps from the noise, with a graph
+        first = net.factorization.families[0].from_noise(net(blocks), noise)[:, 0]
         blocks = torch.stack((first, torch.zeros_like(first)), 1)
-        second = net.factorization.families[0].push(net(blocks), noise)[:, 1]
+        second = net.factorization.families[0].from_noise(net(blocks), noise)[:, 1]
         return torch.stack((first, second), 1)
 
     exact = torch.autograd.grad(
-        (weight * function(push(torch.zeros_like(noise)))).sum(), list(net.parameters())
+        (weight * function(from_noise(torch.zeros_like(noise)))).sum(), list(net.parameters())
     )
-    x = push(torch.zeros_like(noise)).detach()
+    x = from_noise(torch.zeros_like(noise)).detach()
     attached, _ = net.condition().joint.attach(x)
     ours = torch.autograd.grad((weight * function(attached)).sum(), list(net.parameters()))
     for one, other in zip(ours, exact, strict=True):

@@ -25,7 +25,7 @@ CASES = [
     and (network == "made" or not name.endswith(("-2", "-along")))
 ]
 FINITE = [case for case in CASES if (FACTORIZATIONS[case[1]].num_states or 4096) < 1024]
-PUSHED = [case for case in CASES if FACTORIZATIONS[case[1]].layout.has_push]
+PUSHED = [case for case in CASES if FACTORIZATIONS[case[1]].layout.has_noise]
 
 
 def conditioned(network, factorization, context=CONTEXT):
@@ -83,7 +83,7 @@ def beam_by_enumeration(p, width):
     order = list(chain(*fac.steps))
     kept = torch.ones(len(states), dtype=torch.bool)
     for length in range(1, len(order) + 1):
-        begins = fac.layout.take("value", blocks, order[:length]).reshape(len(states), -1)
+        begins = fac.layout.gather_blocks("value", blocks, order[:length]).reshape(len(states), -1)
         number = begins.unique(dim=0, return_inverse=True)[1]
         mass = torch.full((int(number.max()) + 1,), -math.inf, dtype=scores.dtype)
         for begin in number[kept].unique():
@@ -382,13 +382,13 @@ def steps_from(noise, p, lead, monkeypatch):
         now = next(step)
         if ranks is not None:
             at = (ranks == now).int().argmax(-1)
-            return part.push(params, [noise[0][torch.arange(len(ranks)), at].unsqueeze(1)])
+            return part.from_noise(params, [noise[0][torch.arange(len(ranks)), at].unsqueeze(1)])
         given = []
         for family in part.distinct:
             which = layout.distinct.index(family)
             mine = [b for b in fac.steps[now] if layout.families[b] == family]
             given.append(noise[which][:, [members[which].index(b) for b in mine]])
-        return part.push(params, given)
+        return part.from_noise(params, given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Layout, "sample", sample)
@@ -484,6 +484,6 @@ def test_rows_in_orders_of_their_own_take_few_passes():
         noise = fac.layout.noise(5, found)
         blocks = torch.zeros_like(found)
         for step in range(24):
-            drawn = fac.layout.push(net(blocks, None, p.ordering), noise)
+            drawn = fac.layout.from_noise(net(blocks, None, p.ordering), noise)
             blocks = torch.where(p.ordering == step, drawn, blocks)
         torch.testing.assert_close(found, blocks)

@@ -123,7 +123,7 @@ def test_rotary_positions_serve_another_length(any_order, ordering, float64):
     own = ad.Factorization(6, fam.Bernoulli(), ordering=ordering)
     net = build(own, any_order=any_order, positions="rotary")
     longer = ad.Factorization(9, fam.Bernoulli(), ordering=ad.Ordering.reverse())
-    assert net.accepts(longer) is None
+    assert net.unsupported_reason(longer) is None
     ad.testing.check_decoder(net, factorization=longer)
     p = ad.AutoregressiveDistribution(net, factorization=longer)
     assert ad.testing.check_autoregressive(net, factorization=longer).reach == 1.0

@@ -101,7 +101,7 @@ def test_draws_and_gradients_are_those_of_autograd_through_the_steps(network, or
     x = torch.zeros(6, 4)
     for _ in range(net.factorization.num_steps):
         params = net(x, context)
-        x = net.factorization.families[0].push(params, z.reshape(6, 4))
+        x = net.factorization.families[0].from_noise(params, z.reshape(6, 4))
     found = AutoregressiveTransform(net, context)(z)
     torch.testing.assert_close(found, x.reshape(3, 2, 4), rtol=1e-9, atol=1e-9)
     expected, gradients = (

@@ -30,10 +30,11 @@ class Family(ABC):
 
     To write one, give it the members below that differ, as class attributes or properties, and
     define `__call__`. Override `log_prob`, `sample` and `features` where something faster or
-    safer is known, and `push` and `_fill` where a draw is a function of the parameters and of
-    noise that does not depend on them: such families are sampled with all noise drawn ahead.
-    Where draws have gradients, `pathwise` finds them by `pull`, the inverse of `push`, else by
-    a `cdf` that has gradients, else from the class of torch that `__call__` returns.
+    safer is known, and `from_noise` and `sample_noise` where a draw is a function of the
+    parameters and of noise that does not depend on them: such families are sampled with all noise
+    drawn ahead. Where draws have gradients, `pathwise` finds them by `to_noise`, the inverse of
+    `from_noise`, else by a `cdf` that has gradients, else from the class of torch that `__call__`
+    returns.
 
     What these methods leave out is done for all families: half precision is computed in float32,
     draws are inside the support, what is beyond its ends or infinite scores -inf without a
@@ -85,8 +86,8 @@ class Family(ABC):
         return False
 
     @property
-    def has_push(self) -> bool:
-        """Whether `noise` and `push` exist."""
+    def has_noise(self) -> bool:
+        """Whether `noise` and `from_noise` exist."""
         return False
 
     @property
@@ -95,13 +96,13 @@ class Family(ABC):
         return torch.Size()
 
     @property
-    def has_pull(self) -> bool:
-        """Whether `pull` exists; then `push` has the gradients of draws."""
+    def is_reparameterized(self) -> bool:
+        """Whether `to_noise` exists; then `from_noise` has the gradients of draws."""
         return False
 
     @property
-    def has_log_slope(self) -> bool:
-        """Whether `pull` and `log_slope` exist, and `push` is a bijection of real noise."""
+    def is_bijective(self) -> bool:
+        """Whether `from_noise` is a bijection of real noise; then `log_abs_det_jacobian` exists."""
         return False
 
     @property
@@ -153,12 +154,12 @@ class Family(ABC):
     def sample(self, params: Tensor) -> Tensor:
         """A draw without gradients: (..., *event_shape)."""
         with torch.no_grad():
-            return self._pushed(params) if self.has_push else self(params).sample()
+            return self._sample_from_noise(params) if self.has_noise else self(params).sample()
 
     def rsample(self, params: Tensor) -> Tensor:
         """A draw with gradients to `params`, where `has_rsample`: (..., *event_shape)."""
-        if self.has_pull:
-            return self._pushed(params)
+        if self.is_reparameterized:
+            return self._sample_from_noise(params)
         return self.pathwise(params, self.sample(params))
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -169,14 +170,14 @@ class Family(ABC):
 
         Args:
             value: a draw under these parameters, (..., *event_shape).
-            noise: what `push` made it from, where that is known.
+            noise: what `from_noise` made it from, where that is known.
         """
         value = value.detach()
-        if self.has_pull:
+        if self.is_reparameterized:
             if noise is None:
                 with torch.no_grad():
-                    noise = self.pull(params, value)
-            again = self.push(params, noise)
+                    noise = self.to_noise(params, value)
+            again = self.from_noise(params, noise)
         elif self.has_cdf_gradient:
             density = self.log_prob(params, value).detach().exp()
             again = by_cdf(self.cdf(params, value), density, value)
@@ -212,40 +213,42 @@ class Family(ABC):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
-        """Draws that `push` turns into values, where `has_push`: (*shape, *noise_shape).
+        """Draws that `from_noise` turns into values, where `has_noise`: (*shape, *noise_shape).
 
         In half precision, in which a uniform has a few hundred values, they are float32.
         """
         dtype = at_least_single(dtype or torch.get_default_dtype())
-        return self._fill(torch.empty((*shape, *self.noise_shape), dtype=dtype, device=device))
+        return self.sample_noise(
+            torch.empty((*shape, *self.noise_shape), dtype=dtype, device=device)
+        )
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
-        """The value that this noise gives under these parameters, where `has_push`."""
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+        """The value that this noise gives under these parameters, where `has_noise`."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        """The noise of which `push` makes this value, where `has_pull`: (..., *noise_shape)."""
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
+        """The inverse of `from_noise`, where `is_reparameterized`: (..., *noise_shape)."""
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
-        """log abs(det dvalue/dnoise) of `push` at this value, where `has_log_slope`: (...)."""
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
+        """log abs(det dvalue/dnoise) of `from_noise` at this value, where `is_bijective`: (...)."""
         raise NotImplementedError(f"{self} does not tell the noise from the value")
 
-    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Both of these, for families in which they share work."""
-        return self.pull(params, value), self.log_slope(params, value)
+        return self.to_noise(params, value), self.log_abs_det_jacobian(params, value)
 
-    def _fill(self, out: Tensor) -> Tensor:
-        """Noise of `push`, drawn into an empty tensor or made from it."""
+    def sample_noise(self, out: Tensor) -> Tensor:
+        """Noise of `from_noise`, drawn into an empty tensor or made from it."""
         raise NotImplementedError(f"{self} has no noise that is independent of its parameters")
 
-    def _pushed(self, params: Tensor) -> Tensor:
-        return self.push(params, self._noise_for(params))
+    def _sample_from_noise(self, params: Tensor) -> Tensor:
+        return self.from_noise(params, self._noise_for(params))
 
     def _noise_for(self, params: Tensor) -> Tensor:
         return self.noise(params.shape[:-1], dtype=params.dtype, device=params.device)
 
-    def anchor(self) -> Tensor:
+    def placeholder(self) -> Tensor:
         """A value well inside the support, always the same: (*event_shape)."""
         if not self.support.is_discrete:
             try:
@@ -254,8 +257,8 @@ class Family(ABC):
                 with torch.random.fork_rng(()):
                     torch.manual_seed(0)
                     return self.sample(torch.zeros(self.num_params))
-            anchor: Tensor = link(torch.zeros(link.inverse_shape(self.event_shape)))
-            return anchor
+            placeholder: Tensor = link(torch.zeros(link.inverse_shape(self.event_shape)))
+            return placeholder
         zeros = torch.zeros(self.event_shape)
         states = None if bool(self.inside(zeros).all()) else self.enumerate_support()
         return zeros if states is None else states[0]
@@ -360,10 +363,10 @@ class Family(ABC):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             return not self(torch.zeros(self.num_params)).sample().is_floating_point()
 
-    def _following(self, like: Tensor) -> "Family":
+    def _following(self, reference: Tensor) -> "Family":
         """The family, with the tensors that it holds in the dtype and on the device of another."""
         held = {
-            name: part.to(like)
+            name: part.to(reference)
             for name, part in vars(self).items()
             if isinstance(part, Tensor) and part.is_floating_point()
         }

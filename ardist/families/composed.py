@@ -26,8 +26,8 @@ class _OfFamily(Family):
         check_type(self.family, Family, "family")
 
     @property
-    def has_push(self) -> bool:
-        return self.family.has_push
+    def has_noise(self) -> bool:
+        return self.family.has_noise
 
     @property
     def is_index(self) -> bool:
@@ -66,8 +66,8 @@ class _OfSameValues(_OfFamily):
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.family.project(value, weight, bias)
 
-    def anchor(self) -> Tensor:
-        return self.family.anchor()
+    def placeholder(self) -> Tensor:
+        return self.family.placeholder()
 
     def enumerate_support(self) -> Tensor | None:
         return self.family.enumerate_support()
@@ -148,15 +148,15 @@ class Mixture(_OfSameValues):
     def noise_shape(self) -> torch.Size:
         return torch.Size((1 + math.prod(self.family.noise_shape),))
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         out[..., 0].uniform_()
         inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
         out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
         return out
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
-        return self.family.push(self._component(params, noise[..., 0]), inner)
+        return self.family.from_noise(self._component(params, noise[..., 0]), inner)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)
@@ -178,7 +178,7 @@ class DiscretizedLogisticMixture(Family):
 
     num_components: int
     bins: int
-    has_push = True
+    has_noise = True
     is_index = True
     noise_shape = torch.Size((2,))
 
@@ -235,12 +235,12 @@ class DiscretizedLogisticMixture(Family):
         # A scale of a hundredth of a bin is certainty already.
         return Positive(0.01 / self.bins)(raw - 2.0)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         out.uniform_().clamp_(min=torch.finfo(out.dtype).tiny)
         out[..., 1].logit_()
         return out
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
         chosen = choose(logits, noise[..., 0]).unsqueeze(-1)
         loc, raw = loc.gather(-1, chosen).squeeze(-1), raw.gather(-1, chosen).squeeze(-1)
@@ -317,26 +317,26 @@ class Independent(_OfFamily):
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.family.pathwise(self._each(params), value, noise)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         lead = out.shape[: out.dim() - len(self.family.noise_shape)]
         return self.family.noise(lead, dtype=out.dtype, device=out.device)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
-        return self.family.push(self._each(params), noise)
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self.family.from_noise(self._each(params), noise)
 
     @property
-    def has_pull(self) -> bool:
-        return self.family.has_pull
+    def is_reparameterized(self) -> bool:
+        return self.family.is_reparameterized
 
     @property
-    def has_log_slope(self) -> bool:
-        return self.family.has_log_slope
+    def is_bijective(self) -> bool:
+        return self.family.is_bijective
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        return self.family.pull(self._each(params), value)
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.to_noise(self._each(params), value)
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._total(self.family.log_slope(self._each(params), value))
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._total(self.family.log_abs_det_jacobian(self._each(params), value))
 
     def features(self, value: Tensor) -> Tensor:
         return self.family.features(value).flatten(-1 - len(self.shape))
@@ -345,8 +345,8 @@ class Independent(_OfFamily):
         valid, dims = self.family.inside(value), len(self.shape)
         return valid.flatten(-dims).all(-1) if dims else valid
 
-    def anchor(self) -> Tensor:
-        return self.family.anchor().expand(self.event_shape)
+    def placeholder(self) -> Tensor:
+        return self.family.placeholder().expand(self.event_shape)
 
     def enumerate_support(self) -> Tensor | None:
         states = self.family.enumerate_support()

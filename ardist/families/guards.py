@@ -170,8 +170,8 @@ _GUARDS = {
     "marginal_log_prob": _scored,
     "cdf": _cumulated,
     "icdf": _inverted,
-    **dict.fromkeys(("sample", "rsample", "pathwise", "push", "sample_given"), _drawn),
-    **dict.fromkeys(("pull", "log_slope", "_pull_with_log_slope"), _moved),
+    **dict.fromkeys(("sample", "rsample", "pathwise", "from_noise", "sample_given"), _drawn),
+    **dict.fromkeys(("to_noise", "log_abs_det_jacobian", "_to_noise_and_log_det"), _moved),
 }
 
 

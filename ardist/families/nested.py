@@ -135,8 +135,8 @@ class Nested(Family):
         Raises:
             ValueError: where the network serves no order in which what is observed comes first.
         """
-        like = next(self.network.parameters())
-        p = self._given(like.new_zeros(self.num_params))
+        reference = next(self.network.parameters())
+        p = self._given(reference.new_zeros(self.num_params))
         return p._first(mask).ordering
 
     def is_ancestral(self, mask: Tensor) -> bool:
@@ -159,10 +159,10 @@ class Nested(Family):
         features: Tensor = factorization.layout.features(factorization.split(value))
         return features
 
-    def anchor(self) -> Tensor:
+    def placeholder(self) -> Tensor:
         factorization = self._inner.factorization
-        anchor: Tensor = factorization.merge(factorization.layout.anchor(torch.empty(0)))
-        return anchor if factorization.pad is None else anchor.fill_(factorization.pad)
+        placeholder: Tensor = factorization.merge(factorization.layout.placeholder(torch.empty(0)))
+        return placeholder if factorization.pad is None else placeholder.fill_(factorization.pad)
 
     def enumerate_support(self) -> Tensor | None:
         factorization = self._inner.factorization

@@ -152,7 +152,7 @@ class Parametric(Family):
         params = torch.zeros(self.num_params, requires_grad=True)
         with torch.enable_grad():
             try:
-                result = function(self(params), self.anchor())
+                result = function(self(params), self.placeholder())
             except NotImplementedError:
                 return "absent"
             try:
@@ -164,7 +164,9 @@ class Parametric(Family):
     def _is_scored_in_double(self) -> bool:
         """Whether nothing inside is of float32 only."""
         try:
-            self(torch.zeros(self.num_params, dtype=torch.float64)).log_prob(self.anchor().double())
+            self(torch.zeros(self.num_params, dtype=torch.float64)).log_prob(
+                self.placeholder().double()
+            )
         except (RuntimeError, NotImplementedError):
             return False
         return not any(isinstance(link, nn.Module) for _, _, link in self._makers)

@@ -131,14 +131,14 @@ class Relaxed(_OfFamily):
     def noise_shape(self) -> torch.Size:
         return self.family.noise_shape
 
-    def _fill(self, out: Tensor) -> Tensor:
-        return self.family._fill(out)
+    def sample_noise(self, out: Tensor) -> Tensor:
+        return self.family.sample_noise(out)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         soft = self._soft(params, noise)
         if not self.straight_through:
             return soft
-        return self.family.push(params, noise) + (soft - soft.detach())
+        return self.family.from_noise(params, noise) + (soft - soft.detach())
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:

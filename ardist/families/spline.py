@@ -43,9 +43,9 @@ class Spline(Family):
     min_scale: float = 1e-6
     support = constraints.real
     has_rsample = True
-    has_push = True
-    has_pull = True
-    has_log_slope = True
+    has_noise = True
+    is_reparameterized = True
+    is_bijective = True
     has_cdf_gradient = True
     _needs_double = True
 
@@ -79,34 +79,34 @@ class Spline(Family):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
-        z, log_slope = curve.evaluate((value - loc) / scale)
-        return log_slope - 0.5 * z * z - _HALF_LOG_TAU - scale.log()
+        z, log_abs_det_jacobian = curve.evaluate((value - loc) / scale)
+        return log_abs_det_jacobian - 0.5 * z * z - _HALF_LOG_TAU - scale.log()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        result: Tensor = torch.special.ndtr(self.pull(params, value))
+        result: Tensor = torch.special.ndtr(self.to_noise(params, value))
         return result
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
         wide = self._score_dtype(params.dtype, params.device)  # as that of `cdf`
-        return self.push(params.to(wide), torch.special.ndtri(uniform.to(wide)))
+        return self.from_noise(params.to(wide), torch.special.ndtri(uniform.to(wide)))
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return out.normal_()
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
         return torch.addcmul(loc, scale, curve._inverse(noise))
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._pull_with_log_slope(params, value)[0]
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._to_noise_and_log_det(params, value)[0]
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._pull_with_log_slope(params, value)[1]
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._to_noise_and_log_det(params, value)[1]
 
-    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale, curve = self._parts(params)
-        z, log_slope = curve.evaluate((value - loc) / scale)
-        return z, scale.log() - log_slope
+        z, log_abs_det_jacobian = curve.evaluate((value - loc) / scale)
+        return z, scale.log() - log_abs_det_jacobian
 
 
 class _Curve(Transform):
@@ -145,9 +145,9 @@ class _Curve(Transform):
         below = mean * (1 - 2 * mixed) + (first + last) * mixed
         z = bottom + (top - bottom) * (mean * t * t + first * mixed) / below
         above = last * t * t + 2 * mean * mixed + first * (1 - t).square()
-        log_slope = 2 * (mean / below).log() + above.log()
+        log_abs_det_jacobian = 2 * (mean / below).log() + above.log()
         outside = u != at
-        return torch.where(outside, u, z), log_slope.masked_fill(outside, 0.0)
+        return torch.where(outside, u, z), log_abs_det_jacobian.masked_fill(outside, 0.0)
 
     def _call(self, u: Tensor) -> Tensor:
         return self.evaluate(u)[0]

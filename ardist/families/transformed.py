@@ -85,10 +85,10 @@ class Transformed(_OfFamily):
         """Raises where the transforms do not take the family's values or change their shape."""
         tensors = [tensor for transform in self.transforms for tensor in _tensors(transform)]
         tensors += [parameter for module in self.modules for parameter in module.parameters()]
-        like = next(iter(tensors), torch.empty(0))
+        reference = next(iter(tensors), torch.empty(0))
         what = f"transforms: values of {self.family}, of shape {tuple(self.family.event_shape)}"
         for rows in (2, 3):  # a tensor that goes along rows can fit one of these, not both
-            value = self.family.anchor().to(like).expand(rows, *self.family.event_shape)
+            value = self.family.placeholder().to(reference).expand(rows, *self.family.event_shape)
             try:
                 with torch.no_grad():
                     found = self._forward(value).shape
@@ -164,9 +164,11 @@ class Transformed(_OfFamily):
         """log abs(det dy/dx) of all transforms, from those that `_backward` gives."""
         dims = len(self.event_shape)
         total = torch.zeros((), dtype=log_slopes[0].dtype, device=log_slopes[0].device)
-        for transform, log_slope in zip(reversed(self.transforms), log_slopes, strict=True):
+        for transform, log_abs_det_jacobian in zip(
+            reversed(self.transforms), log_slopes, strict=True
+        ):
             dims -= transform.codomain.event_dim
-            total = total + _sum_last(log_slope, dims)
+            total = total + _sum_last(log_abs_det_jacobian, dims)
             dims += transform.domain.event_dim
         return total
 
@@ -180,30 +182,30 @@ class Transformed(_OfFamily):
         again = self._forward(self.family.pathwise(params, x, noise))
         return value.detach() + (again - again.detach())
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
-        return self._forward(self.family.push(params, noise))
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self._forward(self.family.from_noise(params, noise))
 
     @property
-    def has_pull(self) -> bool:
-        return self.family.has_pull
+    def is_reparameterized(self) -> bool:
+        return self.family.is_reparameterized
 
     @property
-    def has_log_slope(self) -> bool:
-        return self.family.has_log_slope and self.family.noise_shape == self.event_shape
+    def is_bijective(self) -> bool:
+        return self.family.is_bijective and self.family.noise_shape == self.event_shape
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        return self.family.pull(params, self._backward(value)[0])
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.to_noise(params, self._backward(value)[0])
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
         x, log_slopes = self._backward(value)
-        return self.family.log_slope(params, x) + self._total(log_slopes)
+        return self.family.log_abs_det_jacobian(params, x) + self._total(log_slopes)
 
-    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         x, log_slopes = self._backward(value)
-        noise, log_slope = self.family._pull_with_log_slope(params, x)
-        return noise, log_slope + self._total(log_slopes)
+        noise, log_abs_det_jacobian = self.family._to_noise_and_log_det(params, x)
+        return noise, log_abs_det_jacobian + self._total(log_slopes)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         lead = out.shape[: out.dim() - len(self.noise_shape)]
         return self.family.noise(lead, dtype=out.dtype, device=out.device)
 
@@ -342,11 +344,11 @@ def _tensors(transform: Transform) -> list[Tensor]:
     return [value for value in vars(part).values() if isinstance(value, Tensor)]
 
 
-def _dtype_of(transform: Transform, like: Tensor) -> torch.dtype:
+def _dtype_of(transform: Transform, reference: Tensor) -> torch.dtype:
     """In which dtype a transform works: a module in its own, others in that of their values."""
     part, _ = _forward_of(transform)
     parameters = part.parameters() if isinstance(part, nn.Module) else ()
-    return next((parameter.dtype for parameter in parameters), like.dtype)
+    return next((parameter.dtype for parameter in parameters), reference.dtype)
 
 
 def _equal(one: Transform, other: Transform) -> bool:

@@ -39,7 +39,7 @@ class _SameHeads(_OfSameValues):
 class _OfStates(_SameHeads):
     """A finite family, by the log-probabilities of its states."""
 
-    has_push = True
+    has_noise = True
 
     @abstractmethod
     def state_logits(self, params: Tensor) -> Tensor:
@@ -55,9 +55,9 @@ class _OfStates(_SameHeads):
         states = _states(self.family)
         return self.is_index and torch.equal(states, torch.arange(self._num_states))
 
-    def _states_like(self, like: Tensor) -> Tensor:
-        dtype = torch.int64 if self.is_index else like.dtype
-        return _states(self.family).to(like.device, dtype)
+    def _states_like(self, reference: Tensor) -> Tensor:
+        dtype = torch.int64 if self.is_index else reference.dtype
+        return _states(self.family).to(reference.device, dtype)
 
     def _number(self, value: Tensor) -> Tensor:
         """Which state each value is: (...) int64."""
@@ -89,10 +89,10 @@ class _OfStates(_SameHeads):
     def noise_shape(self) -> torch.Size:
         return torch.Size((self._num_states,))
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return gumbel(out)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         number = (self.state_logits(params) + noise).argmax(-1)
         return number if self._is_range else self._states_like(params)[number]
 
@@ -232,8 +232,8 @@ class Tempered(_SameHeads):
         return self._form.has_rsample
 
     @property
-    def has_push(self) -> bool:
-        return self._form.has_push
+    def has_noise(self) -> bool:
+        return self._form.has_noise
 
     @property
     def has_cdf_gradient(self) -> bool:
@@ -249,25 +249,25 @@ class Tempered(_SameHeads):
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return self._form.log_prob(params, value)
 
-    def _fill(self, out: Tensor) -> Tensor:
-        return self._form._fill(out)
+    def sample_noise(self, out: Tensor) -> Tensor:
+        return self._form.sample_noise(out)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
-        return self._form.push(params, noise)
-
-    @property
-    def has_pull(self) -> bool:
-        return self._form.has_pull
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self._form.from_noise(params, noise)
 
     @property
-    def has_log_slope(self) -> bool:
-        return self._form.has_log_slope
+    def is_reparameterized(self) -> bool:
+        return self._form.is_reparameterized
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._form.pull(params, value)
+    @property
+    def is_bijective(self) -> bool:
+        return self._form.is_bijective
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._form.log_slope(params, value)
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._form.to_noise(params, value)
+
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._form.log_abs_det_jacobian(params, value)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._form.cdf(params, value)
@@ -286,14 +286,14 @@ class Tempered(_SameHeads):
 class Likeliest(_OfStates):
     """Another family of which each draw is the most probable state, of equal ones the first."""
 
-    has_push = False
+    has_noise = False
 
     def state_logits(self, params: Tensor) -> Tensor:
         return state_logits_of(self.family, params)
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.push(params, torch.zeros_like(params[..., :1]))
+            return self.from_noise(params, torch.zeros_like(params[..., :1]))
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
@@ -304,7 +304,7 @@ class Likeliest(_OfStates):
             )
             states, wanted, kept = (part.flatten(-max(dim, 1)) for part in (states, wanted, kept))
             agree = ((states == wanted.unsqueeze(-2)) | ~kept.unsqueeze(-2)).all(-1)
-            return self.push(params, torch.where(agree, 0.0, -torch.inf).to(params.dtype))
+            return self.from_noise(params, torch.where(agree, 0.0, -torch.inf).to(params.dtype))
 
 
 @dataclass(frozen=True, repr=False)

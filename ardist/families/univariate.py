@@ -43,7 +43,7 @@ class Bernoulli(Family):
 
     num_params = 1
     support = constraints.boolean
-    has_push = True
+    has_noise = True
 
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = dist.Bernoulli(logits=params[..., 0], validate_args=False)
@@ -58,10 +58,10 @@ class Bernoulli(Family):
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return torch.logit(_uniform(out))
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (params[..., 0] > noise).to(params.dtype)
 
 
@@ -77,7 +77,7 @@ class Categorical(Family):
     """
 
     num_categories: int
-    has_push = True
+    has_noise = True
     is_index = True
 
     def __post_init__(self) -> None:
@@ -122,10 +122,10 @@ class Categorical(Family):
     def noise_shape(self) -> torch.Size:
         return torch.Size((self.num_categories,))
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return gumbel(out)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (params + noise).argmax(-1)
 
 
@@ -140,9 +140,9 @@ class LocationScale(Family):
     num_params = 2
     support: ClassVar[constraints.Constraint] = constraints.real
     has_rsample = True
-    has_push = True
-    has_pull = True
-    has_log_slope = True
+    has_noise = True
+    is_reparameterized = True
+    is_bijective = True
     has_cdf_gradient = True
     distribution: ClassVar[Any]
 
@@ -162,26 +162,26 @@ class LocationScale(Family):
         loc, scale = self._loc_scale(params)
         return self._standard_log_prob((value - loc) / scale) - scale.log()
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         return torch.addcmul(loc, scale, noise)
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         return (value - loc) / scale
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().expand(value.shape)
 
-    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale = self._loc_scale(params)
         return (value - loc) / scale, scale.log().expand(value.shape)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._standard_cdf(self.pull(params, value))
+        return self._standard_cdf(self.to_noise(params, value))
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        return self.push(params, self._standard_icdf(uniform))
+        return self.from_noise(params, self._standard_icdf(uniform))
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
@@ -221,7 +221,7 @@ class Normal(LocationScale):
         result: Tensor = torch.special.ndtri(uniform)
         return result
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return out.normal_()
 
 
@@ -247,7 +247,7 @@ class Laplace(LocationScale):
         tail = torch.minimum(uniform, 1 - uniform)
         return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-100.0)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return self._standard_icdf(_uniform(out))
 
 
@@ -271,7 +271,7 @@ class Logistic(LocationScale):
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
         return uniform.logit()
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return torch.logit(_uniform(out))
 
 
@@ -293,19 +293,19 @@ class LogNormal(Normal):
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_prob(params, value.log()) - value.log()
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         limit = math.log(torch.finfo(params.dtype).max) - 1
-        return super().push(params, noise).clamp(-limit, limit).exp()
+        return super().from_noise(params, noise).clamp(-limit, limit).exp()
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
-        return super().pull(params, value.log())
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
+        return super().to_noise(params, value.log())
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
-        return super().log_slope(params, value) + value.log()
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
+        return super().log_abs_det_jacobian(params, value) + value.log()
 
-    def _pull_with_log_slope(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        noise, log_slope = super()._pull_with_log_slope(params, value.log())
-        return noise, log_slope + value.log()
+    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise, log_abs_det_jacobian = super()._to_noise_and_log_det(params, value.log())
+        return noise, log_abs_det_jacobian + value.log()
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=torch.finfo(value.dtype).tiny).log().unsqueeze(-1)
@@ -476,28 +476,28 @@ class Exponential(Family):
     num_params = 1
     support = constraints.nonnegative
     has_rsample = True
-    has_push = True
-    has_pull = True
+    has_noise = True
+    is_reparameterized = True
     has_cdf_gradient = True
 
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = dist.Exponential(Positive()(params[..., 0]), validate_args=False)
         return result
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return -_uniform(out).log()
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return noise / Positive()(params[..., 0])
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
         return value * Positive()(params[..., 0])
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        return -torch.expm1(-self.pull(params, value))
+        return -torch.expm1(-self.to_noise(params, value))
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        return self.push(params, -torch.log1p(-uniform))
+        return self.from_noise(params, -torch.log1p(-uniform))
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=0).log1p().unsqueeze(-1)
@@ -582,7 +582,7 @@ class Geometric(_Count):
     """
 
     num_params = 1
-    has_push = True
+    has_noise = True
 
     def __call__(self, params: Tensor) -> Distribution:
         result: Distribution = dist.Geometric(logits=_LOG_ODDS(params[..., 0]), validate_args=False)
@@ -592,10 +592,10 @@ class Geometric(_Count):
         logits = _LOG_ODDS(params[..., 0])
         return value * F.logsigmoid(-logits) + F.logsigmoid(logits)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return -_uniform(out).log()
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (noise / F.softplus(_LOG_ODDS(params[..., 0]))).floor()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class _Gaussian(Family):
     size: int
     support = constraints.real_vector
     has_rsample = True
-    has_push = True
+    has_noise = True
     _needs_double = True
 
     def __post_init__(self) -> None:
@@ -51,11 +51,11 @@ class _Gaussian(Family):
     def _root(self, params: Tensor) -> Tensor:
         """(..., size, *noise_shape)."""
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         return torch.addcmul(loc, scale, _apply(self._root(params), noise))
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return out.normal_()
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class MultivariateNormal(_Gaussian):
     (9, tensor([1.0000, 1.0000, 1.0000]))
     """
 
-    has_pull = True
-    has_log_slope = True
+    is_reparameterized = True
+    is_bijective = True
 
     @property
     def num_params(self) -> int:
@@ -140,7 +140,7 @@ class MultivariateNormal(_Gaussian):
         )
         return result
 
-    def pull(self, params: Tensor, value: Tensor) -> Tensor:
+    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         away = ((value - loc) / scale).unsqueeze(-1)
         z: Tensor = torch.linalg.solve_triangular(
@@ -148,12 +148,12 @@ class MultivariateNormal(_Gaussian):
         ).squeeze(-1)
         return z
 
-    def log_slope(self, params: Tensor, value: Tensor) -> Tensor:
+    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().sum(-1).expand(value.shape[:-1])
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        z = self.pull(params, value)
-        return -(0.5 * z.square() + _HALF_LOG_TAU).sum(-1) - self.log_slope(params, z)
+        z = self.to_noise(params, value)
+        return -(0.5 * z.square() + _HALF_LOG_TAU).sum(-1) - self.log_abs_det_jacobian(params, z)
 
 
 @dataclass(frozen=True, repr=False)
@@ -192,7 +192,7 @@ class LowRankMultivariateNormal(_Gaussian):
         own = torch.eye(self.size, dtype=factor.dtype, device=factor.device)
         return torch.cat((factor, own.expand(*factor.shape[:-1], -1)), -1)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         shared, own = noise.split((self.rank, self.size), -1)
         return torch.addcmul(loc, scale, _apply(self._factor(params), shared) + own)
@@ -217,7 +217,7 @@ class LowRankMultivariateNormal(_Gaussian):
         if noise is None:  # Many give this value. A gradient is linear in them: take the mean.
             with torch.no_grad():
                 noise = self._mean_noise(params, value)[0]
-        again = self.push(params, noise)
+        again = self.from_noise(params, noise)
         return value + (again - again.detach())
 
     def _mean_noise(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,7 +295,7 @@ class OneHotCategorical(Family):
 
     num_categories: int
     support = constraints.one_hot
-    has_push = True
+    has_noise = True
 
     def __post_init__(self) -> None:
         self._hold(as_positive, "num_categories")
@@ -320,10 +320,10 @@ class OneHotCategorical(Family):
         # Of the state alone: the logits of others may be -inf, and zero times that is NaN.
         return (params.log_softmax(-1).masked_fill(value == 0, 0.0) * value).sum(-1)
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def sample_noise(self, out: Tensor) -> Tensor:
         return gumbel(out)
 
-    def push(self, params: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         index = (params + noise).argmax(-1)
         return F.one_hot(index, self.num_categories).to(params.dtype)
 

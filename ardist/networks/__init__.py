@@ -2,7 +2,7 @@
 
 from ardist.decoding import Decoder
 from ardist.networks.base import ConditionalNetwork
-from ardist.networks.foreign import FromModule
+from ardist.networks.from_module import FromModule
 from ardist.networks.made import MADE
 from ardist.networks.markov import Markov
 from ardist.networks.pixelcnn import PixelCNN

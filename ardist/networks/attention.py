@@ -15,15 +15,16 @@ class Part(NamedTuple):
     """Some tokens, and how they attend. Leading dimensions are 1, N or M * N.
 
     Attributes:
-        contents, queries: what the tokens are, but for the blocks that they read.
-        asks, keys: rotations of what all of them ask and of the content tokens' keys, if any.
-        mask: which keys each token sees; without one each sees those before it and itself.
+        contents, queries: the tokens, without the blocks that they read.
+        query_rotations: of the queries of all tokens, if positions are rotary.
+        key_rotations: of the keys of the content tokens, if positions are rotary.
+        mask: the keys that each token sees; None means those before it and its own.
     """
 
     contents: Tensor
     queries: Tensor | None
-    asks: Tensor | None
-    keys: Tensor | None
+    query_rotations: Tensor | None
+    key_rotations: Tensor | None
     mask: Tensor | None
 
 
@@ -87,9 +88,9 @@ class AttentionLayer(nn.Module):
             self.cross = nn.Linear(dim, dim)
             self.cross_memory = nn.Linear(dim, 2 * dim)
             self.cross_out = nn.Linear(dim, dim)
-        self.perceptron_norm = nn.LayerNorm(dim)
-        self.perceptron = nn.Linear(dim, hidden_features)
-        self.perceptron_out = nn.Linear(hidden_features, dim)
+        self.mlp_norm = nn.LayerNorm(dim)
+        self.mlp = nn.Linear(dim, hidden_features)
+        self.mlp_out = nn.Linear(hidden_features, dim)
 
     def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Bias and weight of each part by name; that of a linear map is (inputs, outputs)."""
@@ -99,7 +100,7 @@ class AttentionLayer(nn.Module):
             for name, part in parts
         }
 
-    def remember(self, sequence: Tensor) -> Memory:
+    def project_memory(self, sequence: Tensor) -> Memory:
         """Keys and values of an encoded context (N, S, dim)."""
         return Memory(*map(self._split, self.cross_memory(sequence).chunk(2, -1)))
 
@@ -110,23 +111,24 @@ class AttentionLayer(nn.Module):
         weights, heads = state.weights, self.heads
         parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])
         parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
-        asks, keys, values = parts.unbind(0)  # (rows, heads, L, size)
-        length = asks.shape[2]
+        queries, keys, values = parts.unbind(0)  # (rows, heads, L, size)
+        length = queries.shape[2]
         if num_keys < length:
             keys, values = keys[:, :, :num_keys], values[:, :, :num_keys]
-        if part.asks is not None and part.keys is not None:
-            asks, keys = _turn(asks, part.asks), _turn(keys, part.keys)
+        if part.query_rotations is not None and part.key_rotations is not None:
+            queries = _rotate(queries, part.query_rotations)
+            keys = _rotate(keys, part.key_rotations)
         if state.cache is not None:
             keys, values = state.cache.append(keys, values)
         causal = bool(part.mask is None and length > 1)  # a tensor under torch.jit.trace
-        heard = _heard(asks, keys, values, part.mask, causal)
-        x = x + drop(_linear(_join(heard), weights["attend_out"]), dropout)
+        attended = _attend(queries, keys, values, part.mask, causal)
+        x = x + drop(_linear(_join(attended), weights["attend_out"]), dropout)
         if state.memory is not None:
-            asks = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
-            heard = _cross(self._split(asks.view(rows, length, -1)), state.memory)
-            x = x + drop(_linear(_join(heard), weights["cross_out"]), dropout)
-        inner = F.gelu(_linear(_norm(x, weights["perceptron_norm"]), weights["perceptron"]))
-        return x + drop(_linear(inner, weights["perceptron_out"]), dropout)
+            queries = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
+            attended = _cross(self._split(queries.view(rows, length, -1)), state.memory)
+            x = x + drop(_linear(_join(attended), weights["cross_out"]), dropout)
+        inner = F.gelu(_linear(_norm(x, weights["mlp_norm"]), weights["mlp"]))
+        return x + drop(_linear(inner, weights["mlp_out"]), dropout)
 
     def _split(self, x: Tensor) -> Tensor:
         """(rows, L, dim) as (rows, heads, L, size)."""
@@ -148,9 +150,9 @@ class TokenStep:
         self._keys, self._values = cache.buffer.unbind(0)
         self._parts = cache.buffer.new_empty(rows, 3 * heads * size)
         parts = self._parts.view(rows, 3, heads, size)
-        self._asks, self._pairs = parts[:, 0].unsqueeze(2), parts[:, 1:].transpose(0, 1)
+        self._queries, self._pairs = parts[:, 0].unsqueeze(2), parts[:, 1:].transpose(0, 1)
         # GELU(x) = u * (1 + erf(u)) / sqrt(2) of u = x / sqrt(2).
-        (bias, weight), (out_bias, out_weight) = weights["perceptron"], weights["perceptron_out"]
+        (bias, weight), (out_bias, out_weight) = weights["mlp"], weights["mlp_out"]
         self._inner = bias * 0.5**0.5, weight * 0.5**0.5
         self._out = out_bias, out_weight * 0.5**0.5
 
@@ -165,9 +167,9 @@ class TokenStep:
             self._keys.narrow(2, 0, cache.length),
             self._values.narrow(2, 0, cache.length),
         )
-        heard = F.scaled_dot_product_attention(self._asks, keys, values).reshape(x.shape)
-        x = x + _linear(heard, weights["attend_out"])
-        inner = _linear(_norm(x, weights["perceptron_norm"]), self._inner)
+        attended = F.scaled_dot_product_attention(self._queries, keys, values).reshape(x.shape)
+        x = x + _linear(attended, weights["attend_out"])
+        inner = _linear(_norm(x, weights["mlp_norm"]), self._inner)
         return x + _linear(torch.addcmul(inner, inner, inner.erf()), self._out)
 
 
@@ -195,33 +197,33 @@ def _join(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(rows * length, heads * size)
 
 
-def _cross(asks: Tensor, memory: Memory) -> Tensor:
-    """All rows of a context ask its memory together, which is not repeated."""
-    contexts, length = memory.keys.shape[0], asks.shape[2]
-    grouped = asks.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    heard = _heard(grouped, memory.keys, memory.values)
-    parted = heard.view(*heard.shape[:2], -1, length, heard.shape[3])
+def _cross(queries: Tensor, memory: Memory) -> Tensor:
+    """The rows of a context attend to its memory together: the memory is not repeated."""
+    contexts, length = memory.keys.shape[0], queries.shape[2]
+    grouped = queries.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    attended = _attend(grouped, memory.keys, memory.values)
+    parted = attended.view(*attended.shape[:2], -1, length, attended.shape[3])
     return parted.permute(2, 0, 1, 3, 4).flatten(0, 1)
 
 
-def waves(places: Tensor, size: int, like: Tensor) -> Tensor:
+def sinusoids(places: Tensor, size: int, reference: Tensor) -> Tensor:
     """Cosines, then sines, of places at frequencies from 1 to 1/10000: (*places, size)."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = torch.promote_types(reference.dtype, torch.float32)
     powers = torch.arange(0, size, 2, dtype=dtype, device=places.device) / size
     angles = places.unsqueeze(-1) * 10000**-powers
-    return torch.cat((angles.cos(), angles.sin()), -1).to(like.dtype)
+    return torch.cat((angles.cos(), angles.sin()), -1).to(reference.dtype)
 
 
-def _heard(
-    asks: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
     """Softmax attention."""
     # torch's fused kernels have no rules for vmap and jvp.
     with sdpa_kernel(SDPBackend.MATH) if is_transformed() else nullcontext():
-        return F.scaled_dot_product_attention(asks, keys, values, mask, is_causal=causal)
+        return F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=causal)
 
 
-def _turn(x: Tensor, turns: Tensor) -> Tensor:
+def _rotate(x: Tensor, rotations: Tensor) -> Tensor:
     """Pairs of entries of x (..., L, size), rotated by angles (..., L, size)."""
-    (first, second), (cosine, sine) = x.chunk(2, -1), turns.chunk(2, -1)
+    (first, second), (cosine, sine) = x.chunk(2, -1), rotations.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)

@@ -140,7 +140,7 @@ class ConditionalNetwork(nn.Module):
         if ranks is not None and ranks.dim() == 1:
             ordering = Ordering.from_ranks(ranks.reshape(wanted.grid_shape))
             wanted, ranks = wanted.with_ordering(ordering), None
-        if wanted is not own and (reason := self.accepts(wanted)) is not None:
+        if wanted is not own and (reason := self.unsupported_reason(wanted)) is not None:
             raise ValueError(f"factorization: {reason}, got {wanted}")
         if ranks is not None and not self.has_row_orders:
             raise ValueError(
@@ -150,9 +150,9 @@ class ConditionalNetwork(nn.Module):
         if ranks is not None:
             _check_rows(ranks, wanted)
         with torch.no_grad():
-            return self._decoder(wanted, batch_size, context, ranks)
+            return self.make_decoder(wanted, batch_size, context, ranks)
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -161,9 +161,9 @@ class ConditionalNetwork(nn.Module):
     ) -> Decoder:
         """By whole passes; ranks are given only for each row, where `has_row_orders`."""
         if ranks is None and factorization is not self.factorization:
-            ranks = factorization.ranks.flatten().to(reference(self).device)
+            ranks = factorization.ranks.flatten().to(reference_of(self).device)
         return WholePasses(
-            self._evaluate, factorization, batch_size, context, ranks, like=reference(self)
+            self._evaluate, factorization, batch_size, context, ranks, reference=reference_of(self)
         )
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
@@ -180,7 +180,7 @@ class ConditionalNetwork(nn.Module):
         return None
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """Without dropout, whatever the mode, which is as before afterwards: for draws."""
         training = [module for module in self.modules() if module.training]
         for module in training:
@@ -196,11 +196,11 @@ class ConditionalNetwork(nn.Module):
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         """A parallel pass as decoders make them."""
-        with self.evaluating():
+        with self.eval_mode():
             params: Tensor = self(blocks, context, ranks)
         return params
 
-    def accepts(self, factorization: Factorization) -> str | None:
+    def unsupported_reason(self, factorization: Factorization) -> str | None:
         """None where this network can serve that factorization, else the reason why not."""
         if factorization == self.factorization:
             return None
@@ -349,7 +349,7 @@ def part(shown: object, *meant: object) -> list[str]:
     return [text, *digests]
 
 
-def reference(network: nn.Module) -> Tensor:
+def reference_of(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
 
@@ -361,7 +361,7 @@ def start_near_noise(factorization: Factorization, *layers: nn.Module | None) ->
     With small parameters a draw is nearly its noise, so that a stack of such bijections starts
     near the identity. Otherwise it would magnify large values from layer to layer.
     """
-    if all(family.has_log_slope for family in factorization.layout.distinct):
+    if all(family.is_bijective for family in factorization.layout.distinct):
         for layer in layers:
             for parameter in () if layer is None else layer.parameters():
                 parameter.mul_(0.01)

@@ -51,7 +51,7 @@ class GatedStacks(nn.Module):
                 f"factorization: expected raster order or one of its symmetries, "
                 f"got {factorization.ordering!r}"
             )
-        self._turn = turn
+        self._rotate = turn
         height, width = factorization.grid_shape
         self.turned_grid = (width, height) if turn[0] else (height, width)
         self.blocks = nn.ModuleList(
@@ -63,18 +63,18 @@ class GatedStacks(nn.Module):
 
         `context` is (N, 1 or H, 1 or W, context_size).
         """
-        turned = _turned(features, self._turn).permute(0, 3, 1, 2)  # stays channels-last
+        turned = _turned(features, self._rotate).permute(0, 3, 1, 2)  # stays channels-last
         above = F.pad(turned, (0, 0, 1, 0))[:, :, :-1]
         left = F.pad(turned, (1, 0))[..., :-1]
         for block, encodings in zip(self.blocks, self.encode(context), strict=True):
             above, left = block(above, left, encodings)
-        return _turned_back(left.permute(0, 2, 3, 1), self._turn)
+        return _turned_back(left.permute(0, 2, 3, 1), self._rotate)
 
     def encode(self, context: Tensor | None) -> list[Encodings]:
         """What the context adds to both sums of each block: (N, 2 * channels, 1 or H, 1 or W)."""
         if context is None:
             return [(None, None)] * len(self.blocks)
-        turned = _turned(context, self._turn)
+        turned = _turned(context, self._rotate)
         return [cast(_Block, block).encode(turned) for block in self.blocks]
 
     def incremental(self, batch_size: int, context: Tensor | None) -> "_Incremental":

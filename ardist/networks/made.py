@@ -153,7 +153,7 @@ class MADE(ConditionalNetwork):
     def schedule(self) -> "_Schedule":
         return _Schedule(self.factorization, self.available)
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,

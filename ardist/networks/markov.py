@@ -12,10 +12,10 @@ from ardist.networks.base import (
     ConditionalNetwork,
     fingerprint,
     part,
-    reference,
+    reference_of,
     start_near_noise,
 )
-from ardist.networks.perceptron import perceptron
+from ardist.networks.mlp import mlp
 from ardist.networks.sequence import UniformNetwork
 from ardist.shapes import as_flag, as_positive, as_size, check_type
 
@@ -114,13 +114,13 @@ class Markov(UniformNetwork):
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
             # It is not read, but has to be inside the support.
-            padding = factorization.layout.anchor(torch.empty(0))[0]
+            padding = factorization.layout.placeholder(torch.empty(0))[0]
         else:
-            like = reference(module)
+            reference = reference_of(module)
             padding = torch.zeros(
                 family.event_shape,
-                dtype=factorization.layout.dtype(like.dtype),
-                device=like.device,
+                dtype=factorization.layout.dtype(reference.dtype),
+                device=reference.device,
             )
         self.module = module
         self.register_buffer("padding", padding, persistent=False)
@@ -159,7 +159,7 @@ class Markov(UniformNetwork):
             )
         return params
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -169,11 +169,11 @@ class Markov(UniformNetwork):
         """A decoder that costs one call of the module a step."""
         return _MarkovDecoder(self, factorization, batch_size, context)
 
-    def accepts(self, factorization: Factorization) -> str | None:
+    def unsupported_reason(self, factorization: Factorization) -> str | None:
         """Any length where the module does not count the steps."""
         if self.stationary:
-            return super().accepts(factorization)
-        return ConditionalNetwork.accepts(self, factorization)
+            return super().unsupported_reason(factorization)
+        return ConditionalNetwork.unsupported_reason(self, factorization)
 
     def _fingerprint(self) -> dict[str, list[str]]:
         """A state says the length only where the module counts the steps."""
@@ -199,7 +199,7 @@ class _WindowPerceptron(nn.Module):
         self.steps = nn.Parameter(torch.randn(num_steps, widths[0]) * 0.1)
         self.rest: nn.Module = nn.Identity()
         if len(widths) > 1:
-            self.rest = nn.Sequential(nn.ReLU(), perceptron(widths))
+            self.rest = nn.Sequential(nn.ReLU(), mlp(widths))
 
     def forward(self, past: Tensor, step: Tensor, encoding: Tensor | None = None) -> Tensor:
         sums = self.steps[step]
@@ -255,5 +255,5 @@ class _MarkovDecoder(Decoder):
         if encoding is not None:
             encoding = encoding[:, self.num_taken if encoding.shape[1] > 1 else 0]
             encoding = encoding.repeat(self.batch_size // encoding.shape[0], 1)
-        with self._network.evaluating():
+        with self._network.eval_mode():
             return self._network.evaluate(self._past, step, encoding).unsqueeze(1)

@@ -116,7 +116,7 @@ class PixelCNN(ConditionalNetwork):
         params: Tensor = self.head(self.mix(hidden.relu()).relu())
         return params
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,

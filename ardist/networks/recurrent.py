@@ -147,7 +147,7 @@ class RNN(SequenceNetwork):
         parts = tuple(part.contiguous() for part in states.unbind())
         return parts if self.cell == "lstm" else parts[0]
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -358,7 +358,7 @@ class _RNNDecoder(Decoder):
             inputs = add_encoding(inputs, self._encoding[:, : inputs.shape[1]])
         hidden = torch.stack(self._own)
         given = (hidden, torch.stack(self._second)) if network.cell == "lstm" else hidden
-        with network.evaluating():
+        with network.eval_mode():
             output, final = network.rnn(inputs, given)
         states = torch.stack(final) if isinstance(final, tuple) else final.unsqueeze(0)
         self._set_states(states)

@@ -125,12 +125,12 @@ class SequenceNetwork(ConditionalNetwork):
             )
         return None
 
-    def accepts(self, factorization: Factorization) -> str | None:
+    def unsupported_reason(self, factorization: Factorization) -> str | None:
         own = self.factorization
         if not (own.is_uniform and factorization.families == own.families):
-            return super().accepts(factorization)
+            return super().unsupported_reason(factorization)
         if self.context_kind == "blocks" and self.context_shape:
-            return super().accepts(factorization)
+            return super().unsupported_reason(factorization)
         if factorization.ordering != own.ordering and factorization != own:
             return f"{type(self).__name__} was trained in the order {own.ordering!r}"
         return self._refuses(factorization)

@@ -20,7 +20,7 @@ from ardist.networks.attention import (
     TokenStep,
     drop,
     select_rows,
-    waves,
+    sinusoids,
 )
 from ardist.networks.base import ConditionalNetwork, add_encoding, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
@@ -136,18 +136,18 @@ class Transformer(ConditionalNetwork):
         seen = factorization.dependencies if self.two_streams else None
         self.register_buffer("_seen", seen, persistent=False)
 
-    def accepts(self, factorization: Factorization) -> str | None:
+    def unsupported_reason(self, factorization: Factorization) -> str | None:
         own, name = self.factorization, type(self).__name__
         if factorization == own:
             return None
         if factorization.families != own.families:
-            return super().accepts(factorization)
+            return super().unsupported_reason(factorization)
         shapes = (factorization.event_shape, factorization.partition)
         if shapes != (own.event_shape, own.partition):
             if self.positions != "rotary" or not own.is_uniform:
                 return f"{name} with {self.positions} positions was built for {own}"
             if self.context_kind == "blocks" and self.context_shape:
-                return super().accepts(factorization)
+                return super().unsupported_reason(factorization)
         if not self.any_order and factorization.ordering != own.ordering:
             return f"{name} with any_order=False was trained in the order {own.ordering!r}"
         if factorization.ordering.name == "from_graph" and not factorization.is_total:
@@ -203,7 +203,7 @@ class Transformer(ConditionalNetwork):
         encoding = self.context_map(context)
         if self.context_kind == "sequence":
             memory = encoding + self.context_places
-            return None, [layer.remember(memory) for layer in self.own_layers]
+            return None, [layer.project_memory(memory) for layer in self.own_layers]
         if self.context_kind == "blocks":
             return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
         return encoding.unsqueeze(1), [None] * self.depth
@@ -226,18 +226,18 @@ class Transformer(ConditionalNetwork):
         if self.target_places is not None:
             targets = F.embedding(order, self.target_places)
         elif self.target_map is not None:
-            targets = self.target_map(waves(order, self.dim, self.start))
+            targets = self.target_map(sinusoids(order, self.dim, self.start))
         if encoding is not None:
             if encoding.shape[1] > 1 or order.dim() > 1:
                 encoding = _arrange(encoding.expand(-1, order.shape[-1], -1), order)
             targets = targets + encoding
-        turns = None
+        rotations = None
         if self.positions == "rotary":
             places = F.pad(order, (1, 0), value=-1)
-            turns = _rows(waves(places, size, self.start)).unsqueeze(1)
+            rotations = _rows(sinusoids(places, size, self.start)).unsqueeze(1)
         if self.query is None or seen is None:
             contents = torch.cat((start, reads[..., :-1, :]), -2) + targets
-            return _Tokens(_rows(contents), None, turns, None)
+            return _Tokens(_rows(contents), None, rotations, None)
         if encoding is not None:
             reads = reads + encoding
             start = start.expand(*reads.shape[:-2], 1, -1)
@@ -246,7 +246,7 @@ class Transformer(ConditionalNetwork):
         rows = torch.cat((F.pad(seen | own, (0, 0, 1, 0)), seen), -2)
         mask = _rows(F.pad(rows, (1, 0), value=True)).unsqueeze(1)
         contents = torch.cat((start, reads), -2)
-        return _Tokens(_rows(contents), _rows(self.query + targets), turns, mask)
+        return _Tokens(_rows(contents), _rows(self.query + targets), rotations, mask)
 
     def run(self, part: Part, vectors: Tensor, states: Sequence[State]) -> Tensor:
         """Tokens through all layers, and what those of them that predict have become.
@@ -273,7 +273,7 @@ class Transformer(ConditionalNetwork):
         normed: Tensor = self.norm(hidden)
         return normed
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -297,7 +297,7 @@ class _Tokens(NamedTuple):
 
     contents: Tensor
     queries: Tensor | None
-    turns: Tensor | None
+    rotations: Tensor | None
     mask: Tensor | None
 
     def all(self) -> Part:
@@ -306,24 +306,25 @@ class _Tokens(NamedTuple):
 
     def part(self, start: int, stop: int, ask: int, end: int) -> Part:
         """Content tokens from `start` to `stop`, and queries from `ask` to `end`."""
-        contents, turns = self.contents[:, start:stop], self.turns
-        keys = None if turns is None else turns[..., start:stop, :]
+        contents, rotations = self.contents[:, start:stop], self.rotations
+        of_keys = None if rotations is None else rotations[..., start:stop, :]
         if self.queries is None or self.mask is None:
-            asks = None if turns is None else turns[..., start + 1 : stop + 1, :]
-            return Part(contents, None, asks, keys, None)
-        asks = None
-        if turns is not None and keys is not None:
-            asks = torch.cat((keys, turns[..., ask + 1 : end + 1, :]), -2)
+            of_queries = None if rotations is None else rotations[..., start + 1 : stop + 1, :]
+            return Part(contents, None, of_queries, of_keys, None)
+        of_queries = None
+        if rotations is not None and of_keys is not None:
+            of_queries = torch.cat((of_keys, rotations[..., ask + 1 : end + 1, :]), -2)
         first = self.contents.shape[1]
         rows = (self.mask[..., start:stop, :stop], self.mask[..., first + ask : first + end, :stop])
-        return Part(contents, self.queries[:, ask:end], asks, keys, torch.cat(rows, -2))
+        queries = self.queries[:, ask:end]
+        return Part(contents, queries, of_queries, of_keys, torch.cat(rows, -2))
 
     def select(self, rows: Tensor) -> "_Tokens":
-        queries, turns, mask = (
+        queries, rotations, mask = (
             None if part is None else select_rows(part, rows)
-            for part in (self.queries, self.turns, self.mask)
+            for part in (self.queries, self.rotations, self.mask)
         )
-        return _Tokens(select_rows(self.contents, rows), queries, turns, mask)
+        return _Tokens(select_rows(self.contents, rows), queries, rotations, mask)
 
 
 class _TransformerDecoder(Decoder):
@@ -363,8 +364,8 @@ class _TransformerDecoder(Decoder):
 
     def _prepare(self) -> None:
         """Makes what steps of one token need, where that is all there is to them."""
-        plain = self._tokens.turns is None and self._tokens.queries is None
-        self._told = self._tokens.contents.unbind(1) if plain else ()
+        plain = self._tokens.rotations is None and self._tokens.queries is None
+        self._added = self._tokens.contents.unbind(1) if plain else ()
         self._layers = [
             TokenStep(state.weights, state.cache)
             for state in self._states
@@ -392,7 +393,7 @@ class _TransformerDecoder(Decoder):
         network, wanted = self._network, self.factorization.steps[self.num_taken]
         now, end = self._ends[self.num_taken : self.num_taken + 2]
         if self._layers and self._num_read == now > 0:
-            x = add_encoding(vectors.squeeze(1), self._told[now])
+            x = add_encoding(vectors.squeeze(1), self._added[now])
             for layer in self._layers:
                 x = layer(x)
             hidden = network.norm(x).unsqueeze(1)

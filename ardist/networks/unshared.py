@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, reference, start_near_noise
-from ardist.networks.perceptron import Constant, perceptron
+from ardist.networks.base import ConditionalNetwork, reference_of, start_near_noise
+from ardist.networks.mlp import Constant, mlp
 from ardist.shapes import as_size, described
 
 
@@ -74,22 +74,22 @@ class Unshared(ConditionalNetwork):
         if modules is None:
             widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
             sizes = zip(given, layout.sizes["param"], strict=True)
-            each = [perceptron((inputs, *widths, outputs)) for inputs, outputs in sizes]
+            each = [mlp((inputs, *widths, outputs)) for inputs, outputs in sizes]
             start_near_noise(factorization, *(list(factor.modules())[-1] for factor in each))
         else:
             each = _listed(modules, factorization)
         self.factors = nn.ModuleList(each)
-        with torch.no_grad(), self.evaluating():
+        with torch.no_grad(), self.eval_mode():
             for block, inputs in enumerate(given):
                 self._try(block, inputs)
 
     def _try(self, block: int, inputs: int) -> None:
         """Raises where a block's module does not take this many inputs or is of wrong width."""
         module, name = self.factors[block], self.factorization.block_name(block)
-        like = reference(module)
+        reference = reference_of(module)
         expected = (2, self.factorization.layout.sizes["param"][block])
         try:
-            found = module(torch.zeros(2, inputs, dtype=like.dtype, device=like.device))
+            found = module(torch.zeros(2, inputs, dtype=reference.dtype, device=reference.device))
         except RuntimeError as error:
             raise ValueError(
                 f"modules: that of {name} is given ({', '.join(('rows', str(inputs)))}), which "
@@ -105,7 +105,7 @@ class Unshared(ConditionalNetwork):
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         layout = self.factorization.layout
-        features = layout.features(blocks).to(reference(self).dtype)
+        features = layout.features(blocks).to(reference_of(self).dtype)
         inputs = features.index_select(1, self.columns).split(self.widths, 1)
         if context is not None:
             context = context.repeat(blocks.shape[0] // context.shape[0], 1)
@@ -119,7 +119,7 @@ class Unshared(ConditionalNetwork):
         params: Tensor = self.factors[block](inputs)
         return params
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -166,7 +166,7 @@ class _UnsharedDecoder(Decoder):
         super().__init__(network.factorization, batch_size)
         self._network = network
         width = sum(self.factorization.layout.sizes["feature"])
-        self._features = reference(network).new_zeros(batch_size, width)
+        self._features = reference_of(network).new_zeros(batch_size, width)
         self._columns = network.columns.split(network.widths)
         self._context = context
         if context is not None:
@@ -200,7 +200,7 @@ class _UnsharedDecoder(Decoder):
     def _evaluate(self) -> Tensor:
         """The next step's parameters, by its own factors alone."""
         step = self.factorization.steps[self.num_taken]
-        with self._network.evaluating():
+        with self._network.eval_mode():
             each = [
                 self._network.evaluate(
                     block, self._features.index_select(1, self._columns[block]), self._context

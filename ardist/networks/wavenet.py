@@ -146,7 +146,7 @@ class WaveNet(SequenceNetwork):
         dilations = [layer.dilation for layer in self.gated_layers]
         return {**super()._fingerprint(), "dilations": part(dilations)}
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -241,10 +241,10 @@ class _WaveNetDecoder(Decoder):
 
     def _make_buffers(self) -> None:
         """For the sums of one layer, and for minus what each of them lets pass."""
-        channels, like = self._network.channels, self._network.start
-        self._sums = like.new_empty(self.batch_size, 2 * channels)
+        channels, reference = self._network.channels, self._network.start
+        self._sums = reference.new_empty(self.batch_size, 2 * channels)
         self._halves = self._sums.chunk(2, 1)
-        self._passed = like.new_empty(self.batch_size, len(self._pasts) * channels)
+        self._passed = reference.new_empty(self.batch_size, len(self._pasts) * channels)
         self._parts = self._passed.split(channels, 1)
 
     @torch.no_grad()
@@ -273,7 +273,7 @@ class _WaveNetDecoder(Decoder):
         self.num_taken = self._num_steps_of(blocks)
         network = self._network
         drawn = network.embedding(blocks, self._blocks[: self.num_taken]).transpose(0, 1)
-        with network.evaluating():
+        with network.eval_mode():
             hidden = network.run(drawn, self._context, self._pasts)
         return self._params(hidden[-1])
 
@@ -305,12 +305,14 @@ class _Past:
 
     def __init__(self, layer: _Layer, rows: int, num_steps: int, context: Tensor | None) -> None:
         self._layer, self._num_steps = layer, num_steps
-        channels, like = layer.taps.shape[1], layer.taps
-        self._scale = torch.cat((like.new_full((channels,), 2.0), like.new_ones(channels)))
+        channels, reference = layer.taps.shape[1], layer.taps
+        self._scale = torch.cat(
+            (reference.new_full((channels,), 2.0), reference.new_ones(channels))
+        )
         self._taps = (layer.taps * self._scale).unbind()
         # Rings: of inputs for as many spans as there are taps of the past, of sums for one span.
-        self._inputs = like.new_empty(min(layer.reach, num_steps), rows, channels)
-        self._ahead = like.new_empty(min(layer.dilation, num_steps), rows, 2 * channels)
+        self._inputs = reference.new_empty(min(layer.reach, num_steps), rows, channels)
+        self._ahead = reference.new_empty(min(layer.dilation, num_steps), rows, 2 * channels)
         self._read(context)
         self._look_ahead(0)
 

@@ -22,7 +22,7 @@ class Constant(nn.Module):
         return f"{self.value.shape[0]}"
 
 
-def perceptron(widths: Sequence[int]) -> nn.Module:
+def mlp(widths: Sequence[int]) -> nn.Module:
     """Linear maps with ReLU between them, from the first width to the last.
 
     Without inputs it is a constant, which torch's Linear would warn of.

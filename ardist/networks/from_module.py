@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical
-from ardist.networks.base import part, reference
+from ardist.networks.base import part, reference_of
 from ardist.networks.sequence import UniformNetwork
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
 from ardist.testing import CheckError, check_autoregressive
@@ -89,14 +89,17 @@ class FromModule(UniformNetwork):
             self._check()
 
     def _as_block(self, start: float | Tensor) -> Tensor:
-        layout, like = self.factorization.layout, reference(self.module)
+        layout, reference = self.factorization.layout, reference_of(self.module)
         if not isinstance(start, Tensor):
             as_real(start, "start", "a number or a tensor", math.isfinite)
-        value, shape = as_tensor(start, "start").to(like.device), layout.families[0].event_shape
+        value, shape = (
+            as_tensor(start, "start").to(reference.device),
+            layout.families[0].event_shape,
+        )
         if layout.is_index and value.dtype != torch.int64:
             raise ValueError(f"start: expected an integer, as blocks are, got {start}")
         try:
-            return value.to(layout.dtype(like.dtype)).expand(shape).clone()
+            return value.to(layout.dtype(reference.dtype)).expand(shape).clone()
         except RuntimeError as error:
             raise ValueError(
                 f"start: expected what broadcasts to a block {tuple(shape)}, got "
@@ -105,7 +108,9 @@ class FromModule(UniformNetwork):
 
     def _check(self) -> None:
         try:
-            context = reference(self).new_zeros(self.context_shape) if self.context_shape else None
+            context = (
+                reference_of(self).new_zeros(self.context_shape) if self.context_shape else None
+            )
             check_autoregressive(self, context)
         except CheckError as error:
             hint = "" if self.shift else "; an inclusive module needs shift=True"
@@ -138,7 +143,7 @@ class FromModule(UniformNetwork):
             )
         return params, output
 
-    def _decoder(
+    def make_decoder(
         self,
         factorization: Factorization,
         batch_size: int,
@@ -146,14 +151,14 @@ class FromModule(UniformNetwork):
         ranks: Tensor | None,
     ) -> Decoder:
         """A decoder on the module's own cache, or else by passes over the blocks so far."""
-        with self.evaluating():  # says at once what may not be active
+        with self.eval_mode():  # says at once what may not be active
             if not self.shift:
-                return super()._decoder(factorization, batch_size, context, ranks)
+                return super().make_decoder(factorization, batch_size, context, ranks)
         rows = self._for_rows(context, batch_size)
         return _ModuleDecoder(self, factorization, batch_size, rows)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """As for any network, but refuses to decide whether dropout and batch norm should act."""
         for name, module in self.module.named_modules():
             if module.training and _is_noisy(module):
@@ -161,7 +166,7 @@ class FromModule(UniformNetwork):
                     f"module: expected no active dropout or batch norm in draws, got "
                     f"{type(module).__name__} at {name!r}; call .eval() first"
                 )
-        with super().evaluating():
+        with super().eval_mode():
             yield
 
     def _fingerprint(self) -> dict[str, list[str]]:
@@ -221,7 +226,7 @@ class _ModuleDecoder(Decoder):
         """The next step's parameters: (rows, 1, num_params)."""
         network = self._network
         cached = {"past_key_values": self._cache, "use_cache": True} if network.has_cache else {}
-        with network.evaluating():
+        with network.eval_mode():
             params, output = network.evaluate(self._inputs, self._context, **cached)
         if network.has_cache:
             self._cache = output.past_key_values

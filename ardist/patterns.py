@@ -144,7 +144,7 @@ def ranks_of(order: Tensor, grid_shape: Size) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0])).view(grid_shape)
 
 
-CURVES: dict[str, Callable[..., Tensor]] = {
+PATTERNS: dict[str, Callable[..., Tensor]] = {
     curve.__name__: curve
     for curve in (
         *(raster, reverse, random, column_major, snake, diagonal, spiral, hilbert),
