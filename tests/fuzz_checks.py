@@ -316,15 +316,19 @@ def marginal(m):
 @check
 def given_twice(m):
     first, second, value = random_mask(m), random_mask(m), possible_events(m)
-    x, promised = (
-        m.value(value[None])[0],
-        has_to_answer(m, first) and has_to_answer(m, first | second),
-    )
-    q = answer(promised, lambda: m.p.given(x, first).given(x, second))
+    x, both = m.value(value[None])[0], first | second
+    q = answer(has_to_answer(m, first), lambda: m.p.given(x, first))
+    if q is None:
+        return None
+    if m.plan.end is not None:  # the value may be impossible in the order that q answers in
+        padded = [plan.padded(row[None])[0] for plan, row in zip(m.plans(q), value, strict=True)]
+        if not torch.equal(torch.stack(padded), value):
+            return NOT_APPLICABLE
+    promised = has_to_answer(m, first) and has_to_answer(m, both)
+    q = answer(promised, lambda: q.given(x, second))
     if q is not None:
-        follows(
-            m, q, f"given {first.tolist()}, {second.tolist()}", m.evidence(value, first | second)
-        )
+        follows(m, q, f"given {first.tolist()}, {second.tolist()}", m.evidence(value, both))
+    return None
 
 
 @check
