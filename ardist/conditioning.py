@@ -1,7 +1,7 @@
 """Conditionals and marginals of sets: in which order they are exact, and marginals themselves."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+from ardist.bound_network import BoundNetwork
 from ardist.constraints import BlockConstraint
 from ardist.factorization import Factorization
 from ardist.layout import Layout
@@ -34,7 +35,7 @@ def observed_first(
     layout, count = factorization.layout, factorization.num_blocks
     whole, touched = layout.whole(mask), layout.count(mask) > 0
     own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
-    if ranks is None and factorization.ordering.name == "from_graph":
+    if ranks is None and factorization.ordering.is_graph:
         dependencies = factorization.dependencies.to(mask.device)
         lacking = (~whole).float() @ dependencies.T.float() > 0
     else:
@@ -57,6 +58,28 @@ def dense(ranks: Tensor) -> Tensor:
     return torch.empty_like(ranks).scatter_(-1, order, steps)
 
 
+class Whole(Protocol):
+    """What `Marginal` needs of an autoregressive distribution."""
+
+    batch_shape: Size
+    has_rsample: bool
+    bound: BoundNetwork
+    _validate_args: bool
+
+    @property
+    def factorization(self) -> Factorization: ...
+    @property
+    def ordering(self) -> Ordering | Tensor: ...
+    @property
+    def support(self) -> Any: ...
+    @property
+    def mode(self) -> Tensor: ...
+    def expand(self, batch_shape: Sequence[int]) -> "Whole": ...
+    def scores_of(self, value: Tensor, kept: Tensor) -> Tensor: ...
+    def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor: ...
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor: ...
+
+
 class Marginal(TorchDistribution):
     """The elements of an event that a mask keeps, as vectors; the others are integrated out.
 
@@ -75,7 +98,12 @@ class Marginal(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, whole: Any, mask: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(
+        self,
+        whole: Whole,
+        mask: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
         _check_draws(whole.factorization, mask)
         # Values are checked here: together with what is observed they may be impossible.
         self.whole, self.kept = whole.expand(whole.batch_shape), mask
@@ -104,7 +132,7 @@ class Marginal(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability or density of kept elements (*lead, number kept), in nats."""
         check_tensor(value, "value")
-        self.whole.joint.check_kind("value", value, exact=False)
+        self.whole.bound.check_kind("value", value, exact=False)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
             self._validate_sample(value)
         blocks = self.whole.scores_of(self._fill(value), self.kept)
@@ -129,7 +157,7 @@ class Marginal(TorchDistribution):
 
     def _fill(self, value: Tensor) -> Tensor:
         """Events with these elements, and anything inside the support elsewhere."""
-        placeholder: Tensor = self.whole.joint.placeholder
+        placeholder: Tensor = self.whole.bound.placeholder
         dtype = torch.promote_types(placeholder.dtype, value.dtype)
         events = placeholder.to(dtype).expand(*value.shape[:-1], *placeholder.shape).clone()
         events[..., self.kept] = value.to(dtype)

@@ -7,16 +7,20 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 import torch
 from pyro.distributions.score_parts import ScoreParts
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from ardist.batch import Batch
+from ardist.bound_network import BoundNetwork
 from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import SequenceConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.families.truncated import Likeliest
-from ardist.joint import Joint
+from ardist.gradients import reparameterized, rsample
 from ardist.ordering import Ordering
+from ardist.rollout import draw
+from ardist.scoring import score, teacher_forced_params
 from ardist.shapes import (
     as_choice,
     as_flag,
@@ -38,23 +42,24 @@ _NAN_POLICIES = ("raise", "marginalize")
 class AutoregressiveDistribution(dist.TorchDistribution):
     """p(x | c) = prod_i p(x_i | earlier x, c), parameterized by a conditional network.
 
-    A light value, made and thrown away at every step: the parameters live in the network. It is
-    a distribution of torch and of Pyro; log_prob and all that follows from it are in nats.
+    A cheap object: create a new one for every training step. The parameters are in the network.
+    It is a torch and a Pyro distribution. log_prob and all that is derived from it are in nats.
 
     Args:
-        network: a conditional network, or one wrapped by `torch.compile` or DDP; the wrapper is
+        network: a conditional network, or one wrapped by `torch.compile` or DDP. The wrapper is
             called for parallel passes.
-        context: what the joint is conditioned on, (*batch_shape, *network.context_shape); None
-            where the network takes none, and then batch_shape is ().
-        factorization: in place of the network's own, where the network accepts it.
-        params: tensors that replace the network's parameters, by name. They stand in the network
-            while it computes, so that no other thread may use it then.
-        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` (in floating
-            point, of indices too) means missing, and what is scored is the rest, as by `marginal`.
-        validate_args: whether values and the context are checked; torch's default if None.
+        context: the context to condition on, (*batch_shape, *network.context_shape). None if the
+            network takes none; batch_shape is () then.
+        factorization: in place of the network's own, if the network supports it.
+        params: tensors that replace the network's parameters, by name. They are inside the network
+            during a computation, so no other thread may use it at that time.
+        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` means missing,
+            and the other elements are scored, as by `marginal`. Such values are in floating point
+            also for indices.
+        validate_args: whether to check values and the context; torch's default if None.
 
     Raises:
-        ValueError: where the context, the factorization or the params do not fit the network.
+        ValueError: if the context, the factorization or the params do not fit the network.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -83,10 +88,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self.nan_policy = as_choice(nan_policy, _NAN_POLICIES, "nan_policy")
         if validate_args is not None:
             as_flag(validate_args, "validate_args")
-        self.joint = Joint(network, factorization, context, params)
+        self.bound = BoundNetwork(network, factorization, context, params)
+        self.ranks: Tensor | None = None  # (*lead, num_blocks), if rows differ in their order
+        self.evidence: tuple[Tensor, Tensor] | None = None  # values and mask (*lead, *event_shape)
         self._reset()
         super().__init__(
-            self.joint.row_batch, self.factorization.event_shape, validate_args=validate_args
+            self.bound.context_batch, self.factorization.event_shape, validate_args=validate_args
         )
         if self._validate_args and context is not None and not _all(context.isfinite()):
             count = int((~context.isfinite()).sum())
@@ -96,7 +103,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
 
     def _reset(self) -> None:
-        """What Pyro assigns, as it follows from the families."""
+        """Sets the attributes that users and Pyro may assign to what the families give."""
         self.has_rsample = self.factorization.has_rsample
         states = self.factorization.num_states
         self.has_enumerate_support = states is not None and states <= _MAX_STATES
@@ -104,38 +111,38 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     @property
     def network(self) -> nn.Module:
         """The conditional network, wrapped or not."""
-        return self.joint.network
+        return self.bound.network
 
     @property
     def context(self) -> Tensor | None:
-        """What the joint is conditioned on."""
-        return self.joint.context
+        """The context, as it was given."""
+        return self.bound.context
 
     @property
     def factorization(self) -> Factorization:
         """The blocks, their order and their families."""
-        return self.joint.factorization
+        return self.bound.factorization
 
     @property
     def params(self) -> Mapping[str, Tensor] | None:
-        """What replaces the network's parameters."""
-        return self.joint.params
+        """The tensors that replace the network's parameters."""
+        return self.bound.params
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        """Where events lie; `biject_to` and `transform_to` know it."""
+        """The set of possible events, known to `biject_to` and `transform_to`."""
         fac = self.factorization
-        if self.joint.ranks is None or fac.end is None:
+        if self.ranks is None or fac.end is None:
             return fac.support
-        inside = partial(fac.inside, ranks=self.joint.ranks)
+        inside = partial(fac.inside, ranks=self.ranks)
         return SequenceConstraint(inside, len(fac.event_shape), fac.end)
 
     @property
     def ordering(self) -> Ordering | Tensor:
-        """In which order blocks are drawn; ranks (*batch_shape, *grid_shape) where rows differ."""
-        if self.joint.ranks is None:
+        """The order of the blocks: ranks (*batch_shape, *grid_shape) if it differs by row."""
+        if self.ranks is None:
             return self.factorization.ordering
-        ranks = self.joint.ranks.expand(*self.batch_shape, self.factorization.num_blocks)
+        ranks = self.ranks.expand(*self.batch_shape, self.factorization.num_blocks)
         return ranks.reshape(*self.batch_shape, *self.factorization.grid_shape)
 
     def expand(
@@ -145,21 +152,44 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         new: AutoregressiveDistribution = expanded(self, batch_shape, _instance)
         return new
 
+    # Rows.
+
+    @property
+    def row_shape(self) -> Size:
+        """The dimensions of batch_shape along which the context, order or evidence may differ."""
+        shapes = [self.bound.context_batch]
+        if self.ranks is not None:
+            shapes.append(self.ranks.shape[:-1])
+        for part in self.evidence or ():
+            shapes.append(part.shape[: part.dim() - len(self.event_shape)])
+        return Size(torch.broadcast_shapes(*shapes))
+
+    def batch(self, lead: Sequence[int]) -> Batch:
+        """The rows of a computation on events with these leading dimensions."""
+        return Batch(self.bound, Size(lead), self.ranks, self.evidence)
+
+    def batch_of(self, events: Tensor) -> Batch:
+        """The rows of events (*lead, *event_shape)."""
+        lead = events.shape[: events.dim() - len(self.event_shape)]
+        return self.batch(torch.broadcast_shapes(lead, self.row_shape))
+
     # Scores.
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability or density of events, in nats: sample_shape + batch_shape.
+        """The log probability or density of events, in nats: sample_shape + batch_shape.
 
-        One parallel pass over all blocks. `value` (*lead, *event_shape) broadcasts against
-        batch_shape in both directions. Dropout is on if the network is in training mode, while
-        draws never drop out: call `network.eval()` before scores are compared, or score draws by
-        `sample_and_log_prob`.
+        One parallel pass scores all blocks. Dropout is active if the network is in training mode,
+        while draws never use it. Call `network.eval()` before you compare scores, or use
+        `sample_and_log_prob` to score draws.
+
+        Args:
+            value: (*lead, *event_shape), where `lead` broadcasts with batch_shape.
         """
         result = self._log_prob_blocks(value).sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def log_prob_blocks(self, value: Tensor) -> Tensor:
-        """Each block's log_prob given those before it, in nats: (*lead, *grid_shape).
+        """The log_prob of each block given the earlier blocks, in nats: (*lead, *grid_shape).
 
         It is 0 for blocks that are observed, or missing under `nan_policy="marginalize"`.
         """
@@ -169,49 +199,58 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _log_prob_blocks(self, value: Tensor) -> Tensor:
         if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
-            return self.joint.replaced(self.joint.score, self.checked(value))
+            return self._score(self.checked(value))
         kept = ~value.isnan()
-        return self.scores_of(torch.where(kept, value, self.joint.placeholder), kept)
+        return self.scores_of(torch.where(kept, value, self.bound.placeholder), kept)
+
+    def _score(self, value: Tensor, kept: Tensor | None = None) -> Tensor:
+        return self.bound.with_params(score, self.batch_of(value), value, kept)
 
     def scores_of(self, value: Tensor, kept: Tensor) -> Tensor:
-        """Each block's share of the log_prob of the elements `kept`: (*lead, num_blocks).
+        """The share of each block in the log_prob of the elements `kept`: (*lead, num_blocks).
 
-        For families and distributions that are made of this one; elements that are not kept are
-        inside the support.
+        For families and distributions that are made of this one.
+
+        Args:
+            value: (*lead, *event_shape); elements that are not kept are inside the support.
+            kept: (*event_shape) or (*lead, *event_shape) bool.
         """
-        if self.joint.observed is not None:
-            values, mask = self.joint.observed
+        if self.evidence is not None:
+            values, mask = self.evidence
             value = torch.where(mask & ~kept, values, value)
         first = self._first(kept)
-        return first.joint.replaced(first.joint.score, first.checked(value, mask=kept), kept)
+        return first._score(first.checked(value, mask=kept), kept)
 
     def conditionals(
         self, value: Tensor
     ) -> Distribution | tuple[Distribution, ...] | dict[str, Distribution]:
-        """The conditional of every block given the blocks before it in `value`.
+        """The conditional of each block given the blocks before it in `value`.
 
-        One distribution of batch_shape (*lead, *grid_shape) where all blocks have one family,
-        otherwise a tuple by block; a dict by name for named columns.
+        Returns:
+            one distribution of batch_shape (*lead, *grid_shape) if all blocks have one family,
+            otherwise a tuple by block, or a dict by name for named columns.
         """
-        value, joint = self.checked(value), self.joint
-        fac, layout = self.factorization, self.factorization.layout
-        _, params, shape = joint.replaced(joint.teach, value)
-        lead = torch.broadcast_shapes(shape, self.batch_shape)
-        params = joint.unrows(params, shape).expand((*lead, *layout.param_shape))
+        value = self.checked(value)
+        fac, layout, batch = self.factorization, self.factorization.layout, self.batch_of(value)
+        blocks, params = self.bound.with_params(teacher_forced_params, batch, value)
+        lead = torch.broadcast_shapes(batch.lead, self.batch_shape)
+        params = batch.unflatten(params).expand((*lead, *layout.param_shape))
+        ended = None
+        if fac.rule is not None:
+            ended = batch.unflatten(fac.rule.ended(blocks, batch.all_ranks)).expand(*lead, -1)
         if fac.is_uniform and fac.names is None:
             family = layout.families[0]
             params = params.reshape(*lead, *fac.grid_shape, family.num_params)
-            if fac.end is None:
+            if fac.rule is None or ended is None:
                 return family(params)
-            ended = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1)
-            return fac.padded(family, params, ended.reshape(*lead, *fac.grid_shape))
+            return fac.rule.conditional(family, params, ended.reshape(*lead, *fac.grid_shape))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
         pairs = list(zip(layout.families, pieces, strict=True))
-        if fac.end is None:
+        if fac.rule is None or ended is None:
             each = [family(piece) for family, piece in pairs]
         else:
-            after = fac.ended(fac.split(value), joint.ranks).expand(*lead, -1).unbind(-1)
-            each = [fac.padded(*pair, ended) for pair, ended in zip(pairs, after, strict=True)]
+            conditional, after = fac.rule.conditional, ended.unbind(-1)
+            each = [conditional(*pair, end) for pair, end in zip(pairs, after, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
@@ -220,34 +259,35 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """Events drawn step by step from cached state: sample_shape + batch_shape + event_shape."""
         with torch.no_grad():
             lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
-            drawn = self.joint.replaced(self.joint.draw, lead)
+            drawn = self.bound.with_params(draw, self.batch(lead))
         return drawn.detach()  # torch.jit.trace records no torch.no_grad
 
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
-        """Events of which only the elements `kept` are drawn; for what is made of this one."""
-        fac, joint = self.factorization, self.joint
-        ranks = fac.ranks.flatten() if joint.ranks is None else joint.ranks
+        """Events of which only the elements `kept` are drawn, for what is made of this one."""
+        fac = self.factorization
+        ranks = fac.ranks.flatten() if self.ranks is None else self.ranks
         steps = ranks[..., fac.layout.count(fac.split(kept)).to(ranks.device) > 0]
+        num_steps = int(steps.max()) + 1 if steps.numel() else 1
         lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
         with torch.no_grad():
-            return joint.replaced(joint.draw, lead, int(steps.max()) + 1 if steps.numel() else 1)
+            return self.bound.with_params(draw, self.batch(lead), num_steps)
 
     def rsample(self, sample_shape: Sequence[int] = (), *, tol: float = 0.0) -> Tensor:
-        """Events with gradients to the parameters, the context and what made it.
+        """Events with gradients to the parameters and to the context.
 
-        The draw is that of `sample`, and its gradient that of plain autograd through the steps,
-        by implicit differentiation, in the memory of one parallel pass. A MADE finds it in one
-        sweep back over the steps, and an RNN keeps the graph of its steps; other networks iterate,
-        up to one pass back a step.
+        The draw is that of `sample`. Its gradient is that of plain autograd through the steps,
+        by implicit differentiation, in the memory of one parallel pass. A MADE computes it in one
+        reverse sweep over the steps. An RNN keeps the graph of its steps. Other networks iterate,
+        with at most one backward pass for each step.
 
         Args:
-            tol: where iterating, stop when a pass changes no entry of a row's gradient by more
-                than this share of the largest. That is an approximation, and where blocks depend
-                strongly on each other it can be a bad one; 0 is exact.
+            tol: for networks that iterate: stop when a pass changes no entry of a row's gradient
+                by more than this share of the largest one. The gradient is then approximate, and
+                the error can be large if blocks depend strongly on each other. 0 is exact.
 
         Raises:
-            NotImplementedError: where a family has no `rsample`, or a block is observed in part.
-            NotImplementedError: under `torch.jit.trace`, as in Pyro's JitTrace_ELBO.
+            NotImplementedError: if a family has no `rsample`, a block is observed in part, or
+                under `torch.jit.trace`, as in Pyro's JitTrace_ELBO.
             RuntimeError: in a backward pass with `create_graph=True`: a draw is differentiable
                 once.
         """
@@ -256,20 +296,20 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def sample_and_log_prob(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """A draw and its log_prob, both from the network without dropout."""
         x = self.sample(sample_shape)
-        with self.joint.unwrapped.eval_mode():
-            return x, self.joint.replaced(self.joint.score, x).sum(-1)
+        with self.bound.unwrapped.eval_mode():
+            return x, self._score(x).sum(-1)
 
     def rsample_and_log_prob(
         self, sample_shape: Sequence[int] = (), *, tol: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """A draw with gradients and its log_prob, from the same pass; args as of `rsample`."""
+        """A draw with gradients and its log_prob, from the same pass; arguments as of `rsample`."""
         x, scores = self._rsample(sample_shape, tol, scored=True)
         return x, scores.sum(-1)
 
     def _rsample(
         self, sample_shape: Sequence[int], tol: float, scored: bool
     ) -> tuple[Tensor, Tensor]:
-        fac, joint = self.factorization, self.joint
+        fac = self.factorization
         lead = as_shape(sample_shape, "sample_shape") + self.batch_shape
         tol = as_tolerance(tol, "tol")
         if torch._C._is_tracing():
@@ -283,18 +323,32 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"rsample: no gradients through draws of {without}; has_rsample_(True) asks for "
                 f"those of the other blocks"
             )
-        if (block := joint.cut_block) is not None:
+        if (block := self.partial_block) is not None:
             raise NotImplementedError(f"rsample: no gradients through {block}, observed in part")
-        return joint.replaced(joint.rsample, lead, tol, scored)
+        return self.bound.with_params(rsample, self.batch(lead), tol, scored)
+
+    def reparameterized(self, value: Tensor) -> Tensor:
+        """A draw (*lead, *event_shape) with its gradients, for families made of this one."""
+        batch = self.batch_of(value)
+        return self.bound.with_params(reparameterized, batch, value)[0]
+
+    @property
+    def partial_block(self) -> str | None:
+        """The name of a block that is observed in part, if there is one."""
+        fac = self.factorization
+        mask = None if self.evidence is None else fac.split(self.evidence[1])
+        if mask is None or not fac.layout.is_partially_observed(mask):
+            return None
+        return fac.block_name(int(fac.layout.partially_observed(mask).nonzero()[0, -1]))
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
-        """What Pyro's ELBOs need of a draw.
+        """The terms that Pyro's ELBOs use for a draw.
 
-        `has_rsample` is true where all blocks are reparameterized. `p.has_rsample_(True)` asks
-        for a chain of both kinds: gradients through the blocks that have them, and the score
-        function of the others. `Trace_ELBO` and `TraceEnum_ELBO` are unbiased under it;
-        `TraceGraph_ELBO` does not ask for the parts of a site with `has_rsample`, and is biased,
-        and wrappers such as `to_event` do not pass them on.
+        `has_rsample` is true if all blocks are reparameterized. `p.has_rsample_(True)` also allows
+        a mixed chain: gradients through the reparameterized blocks, and the score function for the
+        others. `Trace_ELBO` and `TraceEnum_ELBO` are unbiased for it. `TraceGraph_ELBO` does not
+        ask for the parts of a site with `has_rsample`, and is biased. Wrappers such as `to_event`
+        do not pass the parts on.
         """
         layout = self.factorization.layout
         if not self.has_rsample or layout.has_rsample:
@@ -310,7 +364,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """All events: (num_states, *batch_shape, *event_shape), or with ones for batch_shape.
 
         Raises:
-            NotImplementedError: where blocks are not discrete or there are more than 4096 states.
+            NotImplementedError: if blocks are not discrete or there are more than 4096 states.
         """
         as_flag(expand, "expand")
         states = self.factorization.num_states
@@ -319,7 +373,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"enumerate_support: expected at most {_MAX_STATES} states, got "
                 f"{'infinitely many' if states is None else states}"
             )
-        reference = self.joint.reference
+        reference = self.bound.reference
         values = self.factorization.enumerate_support().to(reference.device)
         if not self.factorization.layout.is_index:
             values = values.to(reference.dtype)
@@ -327,26 +381,25 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Not known in closed form."""
+        """Raises a `NotImplementedError`: there is no closed form."""
         raise NotImplementedError(
             "mean: has no closed form; p.sample((1000,)).mean(0) estimates it"
         )
 
     @property
     def variance(self) -> Tensor:
-        """Not known in closed form."""
+        """Raises a `NotImplementedError`: there is no closed form."""
         raise NotImplementedError(
             "variance: has no closed form; p.sample((1000,)).var(0) estimates it"
         )
 
     @property
     def mode(self) -> Tensor:
-        """The event that takes the likeliest state of each block given those before it, greedily:
-        batch_shape + event_shape. Other events may be likelier; `ardist.sampling.beam_search`
-        finds them.
+        """The greedy event, batch_shape + event_shape: the likeliest state of each block given the
+        blocks before it. Other events may be likelier; `ardist.sampling.beam_search` finds them.
 
         Raises:
-            NotImplementedError: where a block has no finite set of states.
+            NotImplementedError: if a block has no finite set of states.
         """
         fac = self.factorization
         if infinite := [f for f in fac.layout.distinct if f.enumerate_support() is None]:
@@ -354,74 +407,77 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"mode: expected blocks with a finite set of states, got {infinite}; the likeliest "
                 f"of some draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))"
             )
-        likeliest = [Likeliest(family) for family in fac.families]  # of uniform blocks one
+        likeliest = [Likeliest(family) for family in fac.families]  # one if blocks are uniform
         return self.with_families(likeliest[0] if fac.is_uniform else likeliest).sample()
 
-    # Distributions that follow from this one.
+    # Distributions that are derived from this one.
 
     def with_ordering(self, ordering: Ordering | Tensor) -> "AutoregressiveDistribution":
         """The joint that the network gives under another order of the same blocks.
 
         Args:
-            ordering: one for all, or ranks (*lead, *grid_shape) int64: an order for each row,
-                where `lead` broadcasts with batch_shape.
+            ordering: one for all rows, or ranks (*lead, *grid_shape) int64 with an order for each
+                row, where `lead` broadcasts with batch_shape.
 
         Raises:
-            ValueError: where the network does not follow it.
+            ValueError: if the network does not support it.
         """
-        joint, grid = self.joint, self.factorization.grid_shape
-        if joint.observed is not None:
-            return self._with(observed=None).with_ordering(ordering).given(*joint.observed)
+        bound, grid = self.bound, self.factorization.grid_shape
+        if self.evidence is not None:
+            return self._with(evidence=None).with_ordering(ordering).given(*self.evidence)
         if isinstance(ordering, Ordering):
             factorization = self.factorization.with_ordering(ordering)
-            return self._with(factorization=factorization, ranks=None)
+            return self._with(bound=bound.replace(factorization=factorization), ranks=None)
         check_tensor(ordering, "ordering")
         ordering = as_integers(ordering, "ordering")
         lead = leading(ordering.shape, grid, self.batch_shape, "ordering")
         if not lead:
             return self.with_ordering(Ordering.from_ranks(ordering))
-        if not joint.unwrapped.has_row_orders:
+        if not bound.unwrapped.has_row_orders:
             raise ValueError(
-                f"ordering: {type(joint.unwrapped).__name__} has one order for all rows, got ranks "
+                f"ordering: {type(bound.unwrapped).__name__} has one order for all rows, got ranks "
                 f"{tuple(ordering.shape)}"
             )
         ranks = ordering.reshape(*lead, self.factorization.num_blocks)
-        ranks = dense(ranks.to(joint.reference.device, torch.int64))
-        if ranks.numel():  # rows are refused for their ties, if at all: the one with most tells
+        ranks = dense(ranks.to(bound.reference.device, torch.int64))
+        if ranks.numel():  # networks refuse ties or nothing: check the row with most of them
             row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
             one = self.factorization.with_ordering(Ordering.from_ranks(row.reshape(grid)))
-            if (reason := joint.unsupported_reason(one)) is not None:
+            if (reason := bound.unsupported_reason(one)) is not None:
                 raise ValueError(f"ordering: {reason}, got {one}")
         return self._with(ranks=ranks)
 
     def with_families(self, families: Family | Sequence[Family]) -> "AutoregressiveDistribution":
-        """The same network with conditionals of other forms, such as `TopK` or `Tempered` ones.
+        """The same network with conditionals of other families, such as `TopK` or `Tempered`.
 
         Raises:
-            ValueError: where they take other numbers of parameters than the network gives.
+            ValueError: if their numbers of parameters differ from those that the network gives.
         """
-        return self._with(factorization=self.factorization.with_families(families))
+        factorization = self.factorization.with_families(families)
+        return self._with(bound=self.bound.replace(factorization=factorization))
 
     def given(self, value: Tensor, mask: Tensor) -> "AutoregressiveDistribution":
-        """The whole event with the elements of `value` under `mask` observed.
+        """The whole event, conditioned on the elements of `value` under `mask`.
 
-        Its `log_prob` is that of the others given these, -inf where a value disagrees with them;
-        its `sample` returns whole events. Exact for this joint where the observed blocks are
-        ancestral, that is where none depends on a block that is not observed: a prefix, say, or
-        the ancestors in a graph. Elsewhere a network for any order answers under the ordering
-        that puts the observed blocks first, both parts in their old order. That is another joint,
-        as good as the network learned that order; `given(...).ordering` shows which it is.
+        Its `log_prob` is that of the other elements given the observed ones, and -inf if a value
+        disagrees with them. Its `sample` returns whole events.
+
+        The result is exact for this joint if the observed set is ancestral: no observed block
+        depends on one that is not observed, as in a prefix or a set of ancestors in a graph.
+        Otherwise an any-order network uses the ordering that puts the observed blocks first, both
+        parts in their old relative order. That is another joint, as good as the network's fit in
+        that order. `given(...).ordering` shows it.
 
         Args:
-            value: (*lead, *event_shape), of which only what is observed counts.
-            mask: (*lead, *event_shape) bool; leading dimensions of both broadcast with
-                batch_shape. Rows may differ where all are ancestral, or the network takes an
-                order for each row. A mask that cuts a block goes to its family; a nested block
-                is answered in the order that `families.Nested.ordering_given` shows.
+            value: (*lead, *event_shape); elements that are not observed are ignored.
+            mask: (*lead, *event_shape) bool. Leading dimensions of both broadcast with
+                batch_shape. Rows may differ if all sets are ancestral, or if the network supports
+                an order for each row. If a mask covers a block in part, its family conditions
+                that block. `families.Nested.ordering_given` shows the order of a nested block.
 
         Raises:
-            ValueError: where neither this joint nor the network under another order can tell,
-                or a family is not given in part.
+            ValueError: if neither this joint nor the network under another order can condition on
+                the set, or a family cannot condition on a part of its block.
 
         >>> import torch, ardist as ad
         >>> _ = torch.manual_seed(0)
@@ -436,9 +492,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         check_data(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self._first(mask)
-        value = torch.where(mask, value, self.joint.placeholder)
-        if self.joint.observed is not None:
-            before, seen = self.joint.observed
+        value = torch.where(mask, value, self.bound.placeholder)
+        if self.evidence is not None:
+            before, seen = self.evidence
             value, mask = torch.where(seen, before, value), mask | seen
         self._try(self.factorization.layout.given_log_prob, mask)
         value = first.checked(value, mask=mask)
@@ -447,13 +503,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"value: expected finite numbers under the mask, got "
                 f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
             )
-        return first._with(observed=(value, mask))
+        return first._with(evidence=(value, mask))
 
     def marginal(self, mask: Tensor) -> Marginal:
-        """The distribution of the elements under `mask` alone, as vectors.
+        """The marginal distribution of the elements under `mask`, as vectors.
 
-        Exact for this joint where the kept blocks are ancestral (see `given`); elsewhere a
-        network for any order answers under the ordering that puts them first, which
+        It is exact for this joint if the kept set is ancestral (see `given`). Otherwise an
+        any-order network uses the ordering that puts the kept blocks first, which
         `marginal(...).ordering` shows.
 
         Args:
@@ -480,51 +536,51 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return result
 
     def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
-        """This joint where the elements under a mask are ancestral in it, else the one under the
+        """This joint if the elements under a mask are ancestral in it, else the one under the
         order that puts them first.
         """
-        fac, observed = self.factorization, self.joint.observed
-        if observed is not None:
-            mask = mask | observed[1]
-        ordering = observed_first(fac, self.joint.ranks, fac.split(mask))
+        fac, evidence = self.factorization, self.evidence
+        if evidence is not None:
+            mask = mask | evidence[1]
+        ordering = observed_first(fac, self.ranks, fac.split(mask))
         if ordering is None:
             return self
         try:
-            other = self._with(observed=None).with_ordering(ordering)
+            other = self._with(evidence=None).with_ordering(ordering)
         except ValueError as error:
             raise ValueError(
                 f"mask: blocks under it depend on others in the order {self.ordering!r}, and the "
                 f"order that puts them first is refused: {error}; a Transformer follows any order"
             ) from error
-        if observed_first(other.factorization, other.joint.ranks, fac.split(mask)) is not None:
+        if observed_first(other.factorization, other.ranks, fac.split(mask)) is not None:
             cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
             raise ValueError(
                 f"mask: expected one that cuts no block on which another one depends, got one "
                 f"that cuts {', '.join(map(fac.block_name, cut))}"
             )
-        return other._with(observed=observed)
+        return other._with(evidence=evidence)
 
     @torch.no_grad()
     def _try(self, score: Callable[[Tensor, Tensor, Tensor], Tensor], mask: Tensor) -> None:
-        """Raises what a family says of a mask that cuts its block."""
+        """Raises the error of a family that does not support a mask over a part of its block."""
         fac, layout = self.factorization, self.factorization.layout
         if layout.is_partially_observed(fac.split(mask)):
             rows = fac.split(mask.reshape(-1, *self.event_shape).unique(dim=0))
-            params = self.joint.reference.new_zeros(rows.shape[0], *layout.param_shape)
-            score(params, fac.split(self.joint.placeholder).expand_as(rows), rows)
+            params = self.bound.reference.new_zeros(rows.shape[0], *layout.param_shape)
+            score(params, fac.split(self.bound.placeholder).expand_as(rows), rows)
 
     def _with(self, **changes: Any) -> "AutoregressiveDistribution":
-        """The same with another factorization, or other ranks and observations of rows."""
-        joint = self.joint.replace(**changes)
-        new = self.expand(torch.broadcast_shapes(self.batch_shape, joint.row_batch))
-        new.joint = joint
-        if joint.factorization.families != self.factorization.families:
+        """The same with another `bound`, `ranks` or `evidence`."""
+        new = self.expand(self.batch_shape)
+        new.__dict__.update(changes)
+        new = new.expand(torch.broadcast_shapes(self.batch_shape, new.row_shape))
+        if new.factorization.families != self.factorization.families:
             new._reset()
-        if joint.ranks is not None and joint.factorization.end is not None:
+        if new.ranks is not None and new.factorization.end is not None:
             new.has_enumerate_support = False  # rows have different states
         return new
 
-    # Checks of what users give.
+    # Checks of arguments.
 
     def _checked_mask(self, mask: Tensor) -> Tensor:
         """A mask on the network's device, whose leading dimensions fit batch_shape."""
@@ -532,20 +588,24 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         leading(mask.shape, self.event_shape, self.batch_shape, "mask")
         if mask.dtype != torch.bool:
             raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
-        return mask.to(self.joint.reference.device)
+        return mask.to(self.bound.reference.device)
 
     def checked(self, value: Tensor, name: str = "value", *, mask: Tensor | None = None) -> Tensor:
-        """A value of the right shape and dtype and, if asked for, inside the support; for what is
-        made of this distribution. Of a block that a mask cuts, only the elements under it count.
+        """A value in the dtype of events, after checks of its shape, its dtype and, if arguments
+        are validated, its support. For what is made of this distribution.
+
+        Args:
+            value: (*lead, *event_shape).
+            name: how errors call it.
+            mask: of a block that this mask covers in part, only the elements under it are checked.
         """
         self.check_value(value, name)
         layout = self.factorization.layout
-        dtype = layout.dtype(self.joint.reference.dtype)
-        if not layout.is_index:  # whole floats pass for indices, which only the check can tell
+        dtype = layout.dtype(self.bound.reference.dtype)
+        if not layout.is_index:  # whole floats are valid indices, which the check below tells
             value = value.to(dtype)
-        # torch's checks of vectors fail on no values at all
-        if self._validate_args and value.numel():
-            inside = self.factorization.inside(value, self.joint.ranks)
+        if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
+            inside = self.factorization.inside(value, self.ranks)
             if mask is not None and not _all(inside):
                 inside = inside | self._possible(value, mask)
             if not _all(inside):
@@ -554,22 +614,21 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     @torch.no_grad()
     def _possible(self, value: Tensor, mask: Tensor) -> Tensor:
-        """Which blocks are under a mask in part, by elements that some value of the block has."""
+        """The blocks that a mask covers in part, and whose elements under it are possible."""
         fac, layout = self.factorization, self.factorization.layout
         blocks, part = torch.broadcast_tensors(fac.split(value), fac.split(mask))
         if not layout.is_partially_observed(part):
             return torch.zeros((), dtype=torch.bool, device=value.device)
         lead = blocks.shape[: blocks.dim() - len(layout.value_shape)]
-        params = self.joint.reference.new_zeros(*lead, *layout.param_shape)
-        return layout.partially_observed(part) & (
-            layout.marginal_log_prob(params, blocks, part) > -torch.inf
-        )
+        params = self.bound.reference.new_zeros(*lead, *layout.param_shape)
+        possible = layout.marginal_log_prob(params, blocks, part) > -torch.inf
+        return layout.partially_observed(part) & possible
 
     def check_value(self, value: Tensor, name: str) -> None:
-        """Raises where the shape, dtype or device of a value is wrong."""
+        """Raises a `ValueError` if the shape, dtype or device of a value is wrong."""
         check_tensor(value, name)
         leading(value.shape, self.event_shape, self.batch_shape, name)
-        self.joint.check_kind(name, value, exact=False)
+        self.bound.check_kind(name, value, exact=False)
 
     def _explain(self, value: Tensor, inside: Tensor, name: str) -> None:
         """Raises with the first block that is outside its support."""
@@ -591,11 +650,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def __repr__(self) -> str:
         return (
-            f"AutoregressiveDistribution({type(self.joint.unwrapped).__name__}, "
+            f"AutoregressiveDistribution({type(self.bound.unwrapped).__name__}, "
             f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
         )
 
 
 def _all(mask: Tensor) -> bool:
-    """Whether a check holds everywhere; a graph that is recorded has none."""
+    """Whether a check holds everywhere. In a graph that is being recorded, nothing is checked."""
     return is_recorded() or bool(torch._is_all_true(mask))

@@ -2,25 +2,22 @@
 
 import itertools
 import math
-import operator
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from pyro.distributions import Categorical
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
+from ardist import columns as named_columns
 from ardist.constraints import BlockConstraint, SequenceConstraint
+from ardist.drawing_order import DrawingOrder
+from ardist.end import End
 from ardist.families import Family
-from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.partition import Cut, Partition
+from ardist.partition import Blocks, Partition
 from ardist.shapes import (
     as_integer,
     as_size,
@@ -28,38 +25,36 @@ from ardist.shapes import (
     check_type,
     constant,
     described,
-    is_sequence,
-    shortened,
     spelled,
 )
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class Factorization:
-    """How an event is cut into blocks, in which order, and the form of each conditional.
+    """The blocks of an event, the order in which they are drawn, and their conditionals' families.
 
-    A frozen value, compared by what it means: two that cut and order an event alike are equal,
-    however they were written down.
+    A frozen value, compared by meaning: two factorizations with the same blocks, dependencies and
+    families are equal, however they were written.
 
     Args:
         event_shape: shape of one event.
         families: one for all blocks, or one for each in raster order of the grid.
-        partition: how the event is cut into blocks; `Partition.scalars()` by default.
-        ordering: in which order the blocks are drawn; `Ordering.raster()` by default.
-        names: of the blocks, where they are columns.
-        end: a symbol that ends a sequence, for blocks of one index each, in an order without
-            ties: whatever is drawn after it is `pad`, with probability one.
-        pad: what stands after the end; `end` by default.
+        partition: how the event is partitioned into blocks; `Partition.scalars()` by default.
+        ordering: the order in which the blocks are drawn; `Ordering.raster()` by default.
+        names: of the blocks, if they are columns.
+        end: the symbol that ends a sequence, for blocks of one index each and an ordering without
+            ties. All blocks drawn after it are `pad`, with probability one.
+        pad: the symbol after the end; `end` by default.
 
     Raises:
-        ValueError: where the parts do not fit each other.
+        ValueError: if the arguments do not fit each other.
 
     >>> import ardist as ad
     >>> fac = ad.Factorization((2, 3), ad.families.Normal(), ordering=ad.Ordering.reverse())
     >>> fac.ranks
     tensor([[5, 4, 3],
             [2, 1, 0]])
-    >>> fac.dependencies.sum(-1)  # on how many blocks each depends
+    >>> fac.dependencies.sum(-1)  # the number of blocks on which each one depends
     tensor([5, 4, 3, 2, 1, 0])
     """
 
@@ -102,7 +97,7 @@ class Factorization:
         ordering: Ordering | None = None,
         **families: Family,
     ) -> "Factorization":
-        """A row of named columns, each with a family of its own, given by keyword or in a dict.
+        """A row of named columns, each with its own family, given by keyword or in a dict.
 
         >>> import ardist as ad
         >>> fac = ad.Factorization.columns(sex=ad.families.Bernoulli(), age=ad.families.Gamma())
@@ -132,30 +127,31 @@ class Factorization:
             names=tuple(named),
         )
 
-    # What follows from the four choices.
+    # Derived from the arguments.
 
     @constant
-    def _cut(self) -> Cut:
+    def blocks(self) -> Blocks:
+        """The grid of blocks, their shapes, and the elements of the event that each one holds."""
         return self.partition.apply(self.event_shape)
 
     @property
     def grid_shape(self) -> Size:
         """Shape of the grid of blocks."""
-        return self._cut.grid_shape
+        return self.blocks.grid_shape
 
     @constant
     def num_blocks(self) -> int:
-        """How many blocks an event has."""
+        """The number of blocks of an event."""
         return math.prod(self.grid_shape)
 
     @constant
     def ranks(self) -> Tensor:
-        """When each block is drawn, from 0; ties are drawn together: (*grid_shape) int64."""
+        """The step in which each block is drawn, from 0: (*grid_shape) int64."""
         return self.ordering.ranks(self.grid_shape)
 
     @constant
     def num_steps(self) -> int:
-        """How many steps a draw takes: the number of distinct ranks."""
+        """The number of steps of a draw: of distinct ranks."""
         return int(self.ranks.max()) + 1
 
     @constant
@@ -177,23 +173,14 @@ class Factorization:
         return Layout(self.families * self.num_blocks if uniform else self.families, not uniform)
 
     @constant
-    def step_layouts(self) -> list[Layout]:
-        """The conditionals of each step; steps of equally many alike blocks share one."""
-        if not self.is_uniform:
-            return [self.layout.select(blocks) for blocks in self.steps]
-        shared = {count: self.layout.select(range(count)) for count in set(map(len, self.steps))}
-        return [shared[len(blocks)] for blocks in self.steps]
-
-    def layout_of(self, start: int, stop: int) -> Layout:
-        """The conditionals of the steps from `start` to `stop`, in the order of drawing."""
-        if (start, stop) not in self._ranges:
-            blocks = list(itertools.chain(*self.steps[start:stop]))
-            self._ranges[start, stop] = self.layout.select(blocks)
-        return self._ranges[start, stop]
+    def drawing_order(self) -> DrawingOrder:
+        """The conditionals of each step, and the permutation between the two orders."""
+        return DrawingOrder(self.layout, self.steps)
 
     @constant
-    def _ranges(self) -> dict[tuple[int, int], Layout]:
-        return {}
+    def rule(self) -> End | None:
+        """The end of the sequences, if they have one."""
+        return None if self.end is None or self.pad is None else End(self.end, self.pad)
 
     @property
     def is_uniform(self) -> bool:
@@ -206,12 +193,12 @@ class Factorization:
         if self.num_steps != self.num_blocks:
             return False
         pairs = self.num_blocks * (self.num_blocks - 1) // 2
-        return self.ordering.name != "from_graph" or int(self.dependencies.sum()) == pairs
+        return not self.ordering.is_graph or int(self.dependencies.sum()) == pairs
 
     @constant
     def is_transitive(self) -> bool:
-        """Whether each block depends on all that its dependencies depend on, as in any ranking."""
-        if self.ordering.name != "from_graph":
+        """Whether each block depends on the dependencies of its dependencies, as in any ranking."""
+        if not self.ordering.is_graph:
             return True
         edges = self.dependencies.float()
         return not bool(((edges @ edges > 0) & ~self.dependencies).any())
@@ -223,107 +210,75 @@ class Factorization:
 
     @constant
     def support(self) -> constraints.Constraint:
-        """Where events lie."""
-        if self.end is not None:
-            return SequenceConstraint(self.inside, len(self.event_shape), self.end)
+        """The set of possible events."""
+        if self.rule is not None:
+            return SequenceConstraint(self.inside, len(self.event_shape), self.rule.symbol)
         first = self.families[0].support
         while isinstance(first, constraints.independent):
             first = first.base_constraint
         if self.is_uniform and first.event_dim == 0:
             return constraints.independent(first, len(self.event_shape))
         block, count = self.families[0].event_shape, len(self.event_shape)
-        if self.is_uniform and self._in_order and self.event_shape[count - len(block) :] == block:
+        trailing = self.event_shape[count - len(block) :] == block
+        if self.is_uniform and self.is_in_order and trailing:
             return constraints.independent(self.families[0].support, count - len(block))
         return self._block_constraint
 
     @constant
     def _block_constraint(self) -> BlockConstraint:
-        return BlockConstraint(self.layout, self._cut.elements, self.event_shape)
+        return BlockConstraint(self.layout, self.blocks.elements, self.event_shape)
+
+    @constant
+    def _num_states(self) -> list[int] | None:
+        """The number of states of each block, in the order of drawing, if all are finite."""
+        states = {family: family.enumerate_support() for family in self.layout.distinct}
+        counts = {f: values.shape[0] for f, values in states.items() if values is not None}
+        if len(counts) < len(states):
+            return None
+        return [counts[self.layout.families[block]] for block in itertools.chain(*self.steps)]
 
     @constant
     def num_states(self) -> int | None:
-        """How many events there are, or None where blocks are not discrete and finite."""
-        counts: dict[Family, int] = {}
-        for family in self.layout.distinct:
-            states = family.enumerate_support()
-            if states is None:
-                return None
-            counts[family] = states.shape[0]
-        sizes = [counts[self.layout.families[block]] for step in self.steps for block in step]
-        if self.end is None:
-            return math.prod(sizes)
-        # Those that end at each step, and those that never do.
-        return sum(itertools.accumulate((size - 1 for size in sizes), operator.mul, initial=1))
+        """The number of possible events, or None if a block has no finite set of states."""
+        sizes = self._num_states
+        if sizes is None:
+            return None
+        return math.prod(sizes) if self.rule is None else self.rule.num_states(sizes)
 
     def enumerate_support(self) -> Tensor:
         """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""
-        layout = self.layout
+        layout, sizes = self.layout, self._num_states
+        if sizes is None:
+            raise ValueError(f"families: expected finite discrete ones, got {self}")
+        dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
+        if self.rule is not None:
+            return self.merge(self.drawing_order.to_raster(self.rule.states(sizes, dtype)))
         found = [family.enumerate_support() for family in layout.families]
         states = [values for values in found if values is not None]
-        if len(states) < len(found):
-            raise ValueError(f"families: expected finite discrete ones, got {self}")
-        if self.end is not None:
-            return self.merge(self._enumerate_ended([values.shape[0] for values in states]))
         choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
         choices = choices.reshape(-1, len(states))
         flat = [
             values[choice].reshape(choice.shape[0], -1)
             for values, choice in zip(states, choices.unbind(-1), strict=True)
         ]
-        dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
         rows = torch.cat([part.to(dtype) for part in flat], -1)
         return self.merge(rows.reshape(-1, *layout.value_shape))
-
-    def _enumerate_ended(self, sizes: Sequence[int]) -> Tensor:
-        """All blocks of sequences with an end, by where it is: (num_states, num_blocks)."""
-        order, end = list(itertools.chain(*self.steps)), self.end
-        dtype = torch.int64 if self.layout.is_index else torch.get_default_dtype()
-        rows = []
-        alive = torch.empty(1, 0, dtype=dtype)  # of those that have not ended, in drawing order
-        for step, block in enumerate(order):
-            rows.append(F.pad(alive, (0, 1), value=end))
-            rows[-1] = F.pad(rows[-1], (0, len(order) - step - 1), value=self.pad)
-            others = torch.tensor([s for s in range(sizes[block]) if s != end], dtype=dtype)
-            alive = torch.cat(
-                (
-                    alive.repeat_interleave(others.shape[0], 0),
-                    others.repeat(alive.shape[0]).unsqueeze(-1),
-                ),
-                -1,
-            )
-        drawn = torch.cat((*rows, alive))
-        return torch.empty_like(drawn).index_copy_(1, torch.tensor(order), drawn)
 
     def inside(self, x: Tensor, ranks: Tensor | None = None) -> Tensor:
         """Whether each block of the events is inside its support: (*lead, num_blocks) bool.
 
-        `ranks`, (*lead, num_blocks), in place of the factorization's own, matter to what may
-        follow an end.
+        Args:
+            x: events (*lead, *event_shape).
+            ranks: (*lead, num_blocks) in place of the factorization's own; they tell which blocks
+                come after the end of a sequence.
         """
         blocks = self.split(x)
         inside = self.layout.inside(blocks)
-        return inside if self.end is None else inside & ~self.misplaced(blocks, ranks)
-
-    def ended(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
-        """Which blocks come after an end in the order of drawing: (*lead, num_blocks) bool."""
-        ranks = self.ranks.flatten().to(blocks.device) if ranks is None else ranks
-        end: Any = self.end
-        is_end = torch.eq(blocks, end)
-        return ranks > torch.where(is_end, ranks, self.num_blocks).amin(-1, keepdim=True)
-
-    def misplaced(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
-        """Which blocks come after an end and are not `pad`: (*lead, num_blocks) bool."""
-        pad: Any = self.pad
-        return self.ended(blocks, ranks) & torch.ne(blocks, pad)
-
-    def padded(self, family: Family, params: Tensor, ended: Tensor) -> Distribution:
-        """A conditional over indices, certain of `pad` where the sequence has ended."""
-        logits = state_logits_of(family, params)
-        certain = torch.full_like(logits, -torch.inf)
-        certain[..., self.pad] = 0.0
-        logits = torch.where(ended.unsqueeze(-1), certain, logits)
-        result: Distribution = Categorical(logits=logits, validate_args=False)
-        return result
+        if self.rule is None:
+            return inside
+        return inside & ~self.rule.misplaced(
+            blocks, self.ranks.flatten() if ranks is None else ranks
+        )
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""
@@ -335,9 +290,9 @@ class Factorization:
     # Events and blocks.
 
     @constant
-    def _in_order(self) -> bool:
-        elements = self._cut.elements
-        return torch.equal(elements, torch.arange(elements.shape[0]))
+    def is_in_order(self) -> bool:
+        """Whether the elements of the blocks, block after block, are those of the event."""
+        return torch.equal(self.blocks.elements, torch.arange(self.blocks.elements.shape[0]))
 
     def split(self, x: Tensor) -> Tensor:
         """Events (*lead, *event_shape) as blocks in raster order of the grid.
@@ -351,9 +306,9 @@ class Factorization:
             raise ValueError(
                 f"x: expected (*lead, {spelled(self.event_shape)}), got {tuple(x.shape)}"
             )
-        flat = x.reshape(*lead, self._cut.elements.shape[0])
-        if not self._in_order:
-            flat = flat.index_select(-1, self._cut.elements.to(x.device))
+        flat = x.reshape(*lead, self.blocks.elements.shape[0])
+        if not self.is_in_order:
+            flat = flat.index_select(-1, self.blocks.elements.to(x.device))
         return flat.reshape((*lead, *self.layout.value_shape))
 
     def merge(self, blocks: Tensor) -> Tensor:
@@ -365,54 +320,31 @@ class Factorization:
             raise ValueError(
                 f"blocks: expected (*lead, {spelled(shape)}), got {tuple(blocks.shape)}"
             )
-        flat = blocks.reshape(*lead, self._cut.elements.shape[0])
-        if not self._in_order:
-            flat = flat.index_select(-1, self._cut.elements.argsort().to(blocks.device))
+        flat = blocks.reshape(*lead, self.blocks.elements.shape[0])
+        if not self.is_in_order:
+            flat = flat.index_select(-1, self.blocks.elements.argsort().to(blocks.device))
         return flat.reshape((*lead, *self.event_shape))
 
     def pack(self, columns: Mapping[str, Any]) -> Tensor:
-        """Named columns, each (*lead, *column_shape), as events: a dict or a frame of tensors,
-        arrays, series or lists.
+        """Named columns, each (*lead, *column_shape), as events (*lead, *event_shape).
 
-        Missing numbers, such as None and pandas.NA, become NaN. Floats are of the dtype of the
-        tensors among the columns, and of torch's default dtype if there is none.
+        Missing numbers, such as None and pandas.NA, become NaN. Floats have the dtype of the
+        tensors among the columns, or else torch's default dtype.
+
+        Args:
+            columns: a dict or a data frame of tensors, arrays, series or lists.
+
+        Raises:
+            ValueError: if the factorization has no names, or a column is missing, is not numeric
+                or has another shape than the others.
         """
-        names = self._named()
-        found = getattr(columns, "columns", columns)  # polars iterates over the columns
-        if found is columns and not isinstance(columns, Mapping):
-            raise ValueError(f"columns: expected a dict or a frame, got {described(columns)}")
-        given_names = set(found)
-        if given_names != set(names):
-            raise ValueError(f"columns: expected {sorted(names)}, got {sorted(given_names)}")
-        given = [columns[name] for name in names]
-        tensors = [_as_column(name, column) for name, column in zip(names, given, strict=True)]
-        if not self.layout.is_index:
-            floats = [c.dtype for c in given if isinstance(c, Tensor) and c.is_floating_point()]
-            dtype = floats[0] if floats else torch.get_default_dtype()
-            tensors = [column.to(dtype) for column in tensors]
-        parts = []
-        shapes = [family.event_shape for family in self.layout.families]
-        lead = tensors[0].shape[: tensors[0].dim() - len(shapes[0])]
-        for name, column, shape in zip(names, tensors, shapes, strict=True):
-            if column.shape != lead + shape:
-                raise ValueError(
-                    f"columns: expected {tuple(lead + shape)} in {name!r}, got "
-                    f"{tuple(column.shape)}"
-                )
-            parts.append(column.reshape(*lead, shape.numel()))
-        return torch.cat(parts, -1)
+        return named_columns.pack(self._named(), self.layout, columns)
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
-        """The inverse of `pack`; columns of indices come back as int64."""
+        """The inverse of `pack`; columns of indices become int64."""
         names = self._named()
-        self.split(x)  # a misfit raises
-        pieces = x.split(self.layout.sizes["value"], -1)
-        return {
-            name: (piece.long() if family.is_index else piece).reshape(
-                *x.shape[:-1], *family.event_shape
-            )
-            for name, piece, family in zip(names, pieces, self.layout.families, strict=True)
-        }
+        self.split(x)  # checks the shape
+        return named_columns.unpack(names, self.layout, x)
 
     def _named(self) -> tuple[str, ...]:
         if self.names is None:
@@ -426,34 +358,22 @@ class Factorization:
     def with_ordering(self, ordering: Ordering) -> "Factorization":
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
-        kept = ["_cut", "num_blocks", "layout", "_block_constraint", "_in_order"]
-        kept += ["support", "num_states"] if self.end is None else []
-        derived = {name: self.__dict__[name] for name in kept if name in self.__dict__}
-        other.__dict__.update({**self._fields, **derived, "ordering": ordering})
+        kept = [*self.__dataclass_fields__, "blocks", "num_blocks", "layout", "is_in_order"]
+        kept += ["_block_constraint", "rule"] + (
+            ["support", "num_states"] if self.end is None else []
+        )
+        values = {name: self.__dict__[name] for name in kept if name in self.__dict__}
+        other.__dict__.update({**values, "ordering": ordering})
         other._check()
         return other
 
     def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
         """The same blocks in the same order with conditionals of another form."""
-        return _rebuild({**self._fields, "families": families})
+        return self.replace(families=families)
 
-    def with_families_of(self, other: "Factorization") -> "Factorization":
-        """This cut and order with the families and the end of another one, which a network has;
-        itself where its blocks do not have the same widths, and the other one where they agree.
-        """
-        if self is other:
-            return other
-        mine, theirs = (
-            [(family.event_shape, family.num_params, family.num_features) for family in families]
-            for families in (self.families, other.families)
-        )
-        known = self
-        forms: dict[str, Any] = {"families": other.families, "end": other.end, "pad": other.pad}
-        if mine == theirs and any(getattr(self, name) != form for name, form in forms.items()):
-            if other.is_uniform:
-                forms["families"] = other.families[0]
-            known = _rebuild({**self._fields, **forms})
-        return other if known == other else known
+    def replace(self, **changes: Any) -> "Factorization":
+        """The same with other arguments of the constructor."""
+        return _rebuild({**self._arguments, **changes})
 
     # Values and checks.
 
@@ -470,7 +390,7 @@ class Factorization:
                 f"families: expected one for all or one for each of the {self.num_blocks} "
                 f"blocks, got {len(given)}"
             )
-        shapes = self._cut.block_shapes
+        shapes = self.blocks.block_shapes
         # One of either serves all of the other.
         number = max(len(shapes), len(given))
         pairs = zip(shapes * (number // len(shapes)), given * (number // len(given)), strict=True)
@@ -484,73 +404,45 @@ class Factorization:
         return given[:1] if all(family == given[0] for family in given) else given
 
     def _check(self) -> None:
-        """Checks what families do not tell, and fills what torch.compile cannot trace."""
-        self._check_ordering()
-        self._check_names()
-        self._check_end()
-        self._in_order, self.num_states, self.layout.sizes, self.layout.placeholders  # noqa: B018
-
-    def _check_ordering(self) -> None:
+        """Checks the other arguments, and computes what torch.compile cannot trace."""
         if not isinstance(self.ordering, Ordering):
             raise ValueError(
                 f"ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got "
                 f"{self.ordering!r}"
             )
-        self.ranks  # noqa: B018  a misfit raises
-
-    def _check_names(self) -> None:
-        names = self.names
-        if names is None:
-            return
-        if (
-            not is_sequence(names)
-            or len(names) != self.num_blocks
-            or not all(isinstance(name, str) for name in names)
-            or len(set(names)) < len(names)
-        ):
-            raise ValueError(
-                f"names: expected {self.num_blocks} different strings, one for each block, got "
-                f"{described(names)}"
-            )
-        self.__dict__["names"] = tuple(names)
+        self.ranks  # noqa: B018  raises if the ordering does not fit the grid
+        if self.names is not None:
+            self.__dict__["names"] = named_columns.check_names(self.names, self.num_blocks)
+        self._check_end()
+        self.is_in_order, self.num_states, self.layout.sizes, self.layout.placeholders  # noqa: B018
 
     def _check_end(self) -> None:
-        if self.end is None:
+        if self.rule is None:
             if self.pad is not None:
                 raise ValueError(f"pad: expected none without an end, got {self.pad}")
             return
-        for family in self.layout.distinct:
-            states = None if family.event_shape else family.enumerate_support()
-            if states is None or not torch.equal(states.long(), torch.arange(states.shape[0])):
-                raise ValueError(
-                    f"end: expected blocks of one index each, 0, ..., n - 1, got {family}"
-                )
-            for name, symbol in (("end", self.end), ("pad", self.pad)):
-                if symbol not in range(states.shape[0]):
-                    raise ValueError(
-                        f"{name}: expected one of 0, ..., {states.shape[0] - 1}, got {symbol!r}"
-                    )
+        self.rule.check_families(self.layout.distinct)
         if not self.is_total:
             raise ValueError(
-                f"end: expected an order without ties, in which all that is drawn after the end "
-                f"may depend on it, got {self.ordering!r}"
+                f"end: expected an order without ties, in which each block that is drawn after the "
+                f"end may depend on it, got {self.ordering!r}"
             )
 
     @constant
-    def _order(self) -> Tensor:
-        """All about the order: the ranks, or the dependencies of a graph that allows less."""
+    def order_key(self) -> Tensor:
+        """All about the order: the ranks, or the dependencies of a graph if they are fewer."""
         ranks = self.ranks.flatten()
-        if self.ordering.name != "from_graph":
+        if not self.ordering.is_graph:
             return self.ranks
         follows_ranks = torch.equal(self.dependencies, ranks.unsqueeze(-1) > ranks)
         return self.ranks if follows_ranks else self.dependencies
 
     @constant
     def _key(self) -> tuple[Any, ...]:
-        elements = None if self._in_order else tuple(self._cut.elements.tolist())
+        elements = None if self.is_in_order else tuple(self.blocks.elements.tolist())
         return (
-            *(self.event_shape, self.grid_shape, self._cut.block_shapes, elements),
-            *(self.families, self.names, tuple(self._order.flatten().tolist())),
+            *(self.event_shape, self.grid_shape, self.blocks.block_shapes, elements),
+            *(self.families, self.names, tuple(self.order_key.flatten().tolist())),
             *(self.end, self.pad),
         )
 
@@ -561,12 +453,14 @@ class Factorization:
         return hash(self._key)
 
     def __reduce__(self) -> tuple[Callable[..., "Factorization"], tuple[Any, ...]]:
-        families = self.families[0] if self.is_uniform else self.families
-        return _rebuild, ({**self._fields, "families": families},)
+        return _rebuild, (self._arguments,)
 
     @property
-    def _fields(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+    def _arguments(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        families = self.families[0] if self.is_uniform else self.families
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "families": families}
 
     def __repr__(self) -> str:
         if self.names is not None:
@@ -587,26 +481,5 @@ class Factorization:
         return start + ")"
 
 
-def _rebuild(fields: dict[str, Any]) -> Factorization:
-    return Factorization(**fields)
-
-
-def _as_column(name: str, values: Any) -> Tensor:
-    """A column as a tensor: what is no tensor becomes int64 or of the default dtype."""
-    if isinstance(values, Tensor):
-        return values
-    try:
-        array = np.asarray(values)
-        if array.dtype == object:  # as of nullable columns: numbers, and what stands for none
-            missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
-            each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])
-            array = each.reshape((*array.shape, *each.shape[1:]))
-        kind = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float64}[array.dtype.kind]
-    except (KeyError, TypeError, ValueError) as error:
-        found = list(values) if isinstance(values, Iterable) else [values]
-        raise ValueError(
-            f"columns: expected numbers in {name!r}, categories as 0, 1, ..., got "
-            f"{shortened(found)}"
-        ) from error
-    column = torch.from_numpy(array.astype(kind))
-    return column.to(torch.get_default_dtype()) if column.is_floating_point() else column
+def _rebuild(arguments: dict[str, Any]) -> Factorization:
+    return Factorization(**arguments)

@@ -21,6 +21,7 @@ from torch.distributions.kl import register_kl
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.scoring import teacher_forced_params
 from ardist.shapes import as_integer, check_type, described, is_sequence
 
 if TYPE_CHECKING:
@@ -167,18 +168,19 @@ class _Pass:
         fac = self.factorization = p.factorization
         x = p.checked(x)
         lead = x.shape[: x.dim() - len(p.event_shape)]
-        blocks, params = fac.split(x), p.joint.unrows(*p.joint.replaced(p.joint.teach, x)[1:])
+        blocks, batch = fac.split(x), p.batch_of(x)
+        params = batch.unflatten(p.bound.with_params(teacher_forced_params, batch, x)[1])
         self.values = blocks.reshape(prod(lead), *fac.layout.value_shape)
         self.params = params.reshape(prod(lead), *fac.layout.param_shape)
-        ranks = fac.ranks.flatten() if p.joint.ranks is None else p.joint.ranks
+        ranks = fac.ranks.flatten() if p.ranks is None else p.ranks
         self.ranks = ranks.to(params.device).expand(*lead, fac.num_blocks)
         self.certain = torch.zeros_like(self.ranks, dtype=torch.bool)  # observed or after an end
-        if fac.end is not None:
-            self.certain = fac.ended(blocks, self.ranks)
-        if p.joint.observed is not None:
-            if (block := p.joint.cut_block) is not None:
+        if fac.rule is not None:
+            self.certain = fac.rule.ended(blocks, self.ranks)
+        if p.evidence is not None:
+            if (block := p.partial_block) is not None:
                 raise ValueError(f"p: expected no block observed in part, got {block}")
-            mask = fac.split(p.joint.observed[1])
+            mask = fac.split(p.evidence[1])
             self.certain = self.certain | fac.layout.whole(mask)
 
     def log_prob(self) -> Tensor:
@@ -329,7 +331,7 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
 
 def _is_summed(p: AutoregressiveDistribution, num_samples: int | None) -> bool:
     # Where sequences end in orders of their own, rows do not have the same events.
-    same_events = p.factorization.end is None or p.joint.ranks is None
+    same_events = p.factorization.end is None or p.ranks is None
     return num_samples is None and p.has_enumerate_support and same_events
 
 
@@ -340,20 +342,20 @@ def _is_one_chain(p: AutoregressiveDistribution, q: AutoregressiveDistribution) 
     if (
         shapes[0] != shapes[1]
         or (mine.end, mine.pad) != (theirs.end, theirs.pad)
-        or not torch.equal(mine._cut.elements, theirs._cut.elements)
+        or not torch.equal(mine.blocks.elements, theirs.blocks.elements)
     ):
         return False
-    ranks = mine.ranks.flatten() if p.joint.ranks is None else p.joint.ranks.cpu()
-    if q.joint.ranks is None:
+    ranks = mine.ranks.flatten() if p.ranks is None else p.ranks.cpu()
+    if q.ranks is None:
         depends = theirs.dependencies
     else:
-        depends = q.joint.ranks.cpu().unsqueeze(-1) > q.joint.ranks.cpu().unsqueeze(-2)
+        depends = q.ranks.cpu().unsqueeze(-1) > q.ranks.cpu().unsqueeze(-2)
     return not bool((depends & (ranks.unsqueeze(-2) > ranks.unsqueeze(-1))).any())
 
 
 def _observe_the_same(p: AutoregressiveDistribution, q: Distribution) -> bool:
-    mine = p.joint.observed
-    theirs = q.joint.observed if isinstance(q, AutoregressiveDistribution) else None
+    mine = p.evidence
+    theirs = q.evidence if isinstance(q, AutoregressiveDistribution) else None
     if mine is None or theirs is None:
         return mine is theirs
     (value, mask), (other, others) = mine, theirs
@@ -361,7 +363,7 @@ def _observe_the_same(p: AutoregressiveDistribution, q: Distribution) -> bool:
 
 
 def _num_observed(p: Distribution) -> int:
-    observed = p.joint.observed if isinstance(p, AutoregressiveDistribution) else None
+    observed = p.evidence if isinstance(p, AutoregressiveDistribution) else None
     return 0 if observed is None else int(observed[1].sum())
 
 
@@ -377,7 +379,7 @@ def _evaluating(*distributions: Distribution) -> Iterator[None]:
     with ExitStack() as stack:
         for p in distributions:
             if isinstance(p, AutoregressiveDistribution):
-                stack.enter_context(p.joint.unwrapped.eval_mode())
+                stack.enter_context(p.bound.unwrapped.eval_mode())
         yield
 
 

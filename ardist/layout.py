@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from math import prod
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -162,65 +163,78 @@ class Layout:
         """Which blocks are under a mask (..., *value_shape) in part."""
         return (self.count(mask) > 0) & ~self.whole(mask)
 
+    # Each conditional. A function of the families is called once for each distinct one.
+
+    def map(self, function: Callable[..., Any], *rows: tuple[str, Tensor | None]) -> list[Any]:
+        """A function of each distinct family and of the entries of its blocks.
+
+        Args:
+            function: called with a family and, for each of `rows`, (..., its blocks, *shape).
+            rows: pairs of a kind, "value" or "param", and a tensor of all blocks or None.
+        """
+        parts = [
+            [None] * len(self.distinct) if all_blocks is None else self.split(kind, all_blocks)
+            for kind, all_blocks in rows
+        ]
+        return [function(*each) for each in zip(self.distinct, *parts, strict=True)]
+
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
-        """Of each block, in nats: (..., num_blocks)."""
-        parts = zip(
-            self.distinct, self.split("param", params), self.split("value", values), strict=True
-        )
-        return self._join("block", [family.log_prob(p, v) for family, p, v in parts])
+        """The log probability of each block, in nats: (..., num_blocks)."""
+        if not self.flat:
+            return self.distinct[0].log_prob(params, values)
+        rows = (("param", params), ("value", values))
+        return self.join("block", self.map(lambda f, *given: f.log_prob(*given), *rows))
 
     def marginal_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Of the elements of each block under a mask, the others integrated out."""
-        kinds = (("param", params), ("value", values), ("value", mask))
-        parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
-        return self._join("block", [f.marginal_log_prob(p, v, m) for f, p, v, m in parts])
+        """The log probability of the elements of each block under a mask, the others integrated
+        out.
+        """
+        rows = (("param", params), ("value", values), ("value", mask))
+        return self.join("block", self.map(lambda f, *given: f.marginal_log_prob(*given), *rows))
 
     def given_log_prob(
         self, params: Tensor, values: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
-        """Of the other elements of each block, or of those kept, given those under a mask."""
-        kinds = [("param", params), ("value", values), ("value", mask)]
-        kinds += [] if kept is None else [("value", kept)]
-        parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
-        return self._join("block", [f.given_log_prob(*given) for f, *given in parts])
+        """The log probability of the other elements of each block, or of those that are `kept`,
+        given the elements under a mask.
+        """
+        rows = (("param", params), ("value", values), ("value", mask), ("value", kept))
+        return self.join("block", self.map(lambda f, *given: f.given_log_prob(*given), *rows))
 
     def inside(self, values: Tensor) -> Tensor:
         """Whether each block is inside its support: (..., num_blocks) bool."""
-        parts = zip(self.distinct, self.split("value", values), strict=True)
-        return self._join("block", [family.inside(value) for family, value in parts])
+        return self.join("block", self.map(lambda f, value: f.inside(value), ("value", values)))
 
     def features(self, values: Tensor) -> Tensor:
-        """What networks read of the blocks, block after block: (..., total features)."""
-        parts = zip(self.distinct, self.split("value", values), strict=True)
-        features = [family.features(value) for family, value in parts]
-        return self._join("feature", [feature.flatten(-2) for feature in features])
+        """The numbers that networks read, block after block: (..., total features)."""
+        each = self.map(lambda f, value: f.features(value).flatten(-2), ("value", values))
+        return self.join("feature", each)
 
     def sample(self, params: Tensor) -> Tensor:
         """A draw of each block, without gradients."""
-        parts = zip(self.distinct, self.split("param", params), strict=True)
-        return self._draws([family.sample(p) for family, p in parts], params)
+        return self.join_values(self.map(lambda f, p: f.sample(p), ("param", params)), params)
 
     def rsample(self, params: Tensor) -> Tensor:
         """A draw of each block, with gradients to the parameters."""
-        parts = zip(self.distinct, self.split("param", params), strict=True)
-        return self._draws([family.rsample(p) for family, p in parts], params)
+        return self.join_values(self.map(lambda f, p: f.rsample(p), ("param", params)), params)
 
     def pathwise(self, params: Tensor, values: Tensor) -> Tensor:
-        """Draws once more, with their gradients to the parameters where families have them."""
-        parts = zip(
-            self.distinct, self.split("param", params), self.split("value", values), strict=True
+        """The same values, with their gradients to the parameters if the family has them."""
+        each = self.map(
+            lambda f, p, v: f.pathwise(p, v) if f.has_rsample else v,
+            ("param", params),
+            ("value", values),
         )
-        again = [family.pathwise(p, v) if family.has_rsample else v for family, p, v in parts]
-        return self._draws(again, params)
+        return self.join_values(each, params)
 
     def sample_given(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """A draw of each block given its elements under a mask, without gradients."""
-        kinds = (("param", params), ("value", values), ("value", mask))
-        parts = zip(self.distinct, *(self.split(*kind) for kind in kinds), strict=True)
-        return self._draws([f.sample_given(p, v, m) for f, p, v, m in parts], params)
+        rows = (("param", params), ("value", values), ("value", mask))
+        each = self.map(lambda f, *given: f.sample_given(*given), *rows)
+        return self.join_values(each, params)
 
     def noise(self, rows: int, reference: Tensor) -> list[Tensor]:
-        """For each distinct family what `from_noise` turns into draws, where all have it."""
+        """For each distinct family the noise from which `from_noise` makes draws."""
         counts = [len(members) for members in self._members] or [self.num_blocks]
         return [
             family.noise(Size((rows, count)), dtype=reference.dtype, device=reference.device)
@@ -229,10 +243,10 @@ class Layout:
 
     def from_noise(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The draws that this noise gives, which may be more precise than the parameters."""
-        if not self.flat:  # what follows is the same, and this is in the innermost loop
+        if not self.flat:  # the result is the same, and this is the innermost loop of a draw
             return self.distinct[0].from_noise(params, noise[0])
         parts = zip(self.distinct, self.split("param", params), noise, strict=True)
-        return self._draws([family.from_noise(p, given) for family, p, given in parts], params)
+        return self.join_values([f.from_noise(p, given) for f, p, given in parts], params)
 
     def slopes(
         self, kind: str, rows: Tensor, function: Callable[[Family, Tensor, int], Tensor]
@@ -264,13 +278,14 @@ class Layout:
                 found[block] = one
         return found
 
-    def _draws(self, draws: list[Tensor], params: Tensor) -> Tensor:
+    def join_values(self, each: list[Tensor], params: Tensor) -> Tensor:
+        """The inverse of `split` for values, whose dtype follows from that of the parameters."""
         if not self.flat:
-            return draws[0]
+            return each[0]
         dims = [len(family.event_shape) for family in self.distinct]
-        flat = [draw.flatten(-1 - dim) for draw, dim in zip(draws, dims, strict=True)]
         dtype = self.dtype(params.dtype)
-        return self._join("value", [draw.to(dtype) for draw in flat])
+        flat = [part.flatten(-1 - dim).to(dtype) for part, dim in zip(each, dims, strict=True)]
+        return self.join("value", flat)
 
     def split(self, kind: str, rows: Tensor) -> list[Tensor]:
         """For each distinct family the entries of its blocks: (..., its blocks, *shape).
@@ -288,7 +303,7 @@ class Layout:
         parts = zip(rows.split([prod(shape) for shape in shapes], -1), shapes, strict=True)
         return [part.unflatten(-1, shape) for part, shape in parts]
 
-    def _join(self, kind: str, parts: list[Tensor]) -> Tensor:
+    def join(self, kind: str, parts: list[Tensor]) -> Tensor:
         """The inverse of `split` for parts whose last dimension is flat."""
         if len(parts) == 1:
             return parts[0]

@@ -11,10 +11,10 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
+from ardist.bound_network import unwrap
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.base import log_sum_exp
-from ardist.joint import unwrap
 from ardist.ordering import Ordering
 from ardist.shapes import (
     as_flag,
@@ -252,7 +252,7 @@ class OrderingMixture(Mixture):
         alike = all(fac.is_total and fac.is_uniform for fac in each)
         by_rows = alike and unwrap(network).has_row_orders
         self._ranks = torch.stack([fac.ranks for fac in each]) if by_rows else None
-        weights = Categorical(logits=whole.joint.reference.new_zeros(len(components)))
+        weights = Categorical(logits=whole.bound.reference.new_zeros(len(components)))
         super().__init__(weights, components, validate_args=validate_args)
 
     def _draw_from(self, which: Tensor, pathwise: bool) -> Tensor:
@@ -355,7 +355,22 @@ def _draw_rows(p: Distribution, rows: Tensor, lead: Size, pathwise: bool) -> Ten
 
 def _take(p: AutoregressiveDistribution, rows: Tensor, lead: Size) -> AutoregressiveDistribution:
     """Some rows of a distribution expanded to `lead`, by their numbers: a batch of them."""
-    taken = copy(p)
-    taken.joint = p.joint.take(rows, lead)
+    places = torch.unravel_index(rows, lead or (1,))
+
+    def take(part: Tensor, dims: int) -> Tensor:
+        own = part.shape[: part.dim() - dims]
+        if own.numel() == 1:  # not repeated: a context is encoded once
+            return part.reshape(part.shape[len(own) :])
+        last = zip(places[len(lead) - len(own) :], own, strict=True)
+        return part[tuple(at if size > 1 else torch.zeros_like(at) for at, size in last)]
+
+    taken, context, event_dim = copy(p), p.context, len(p.event_shape)
+    if context is not None:
+        context_dim = len(p.bound.unwrapped.context_shape)
+        taken.bound = p.bound.replace(context=take(context, context_dim))
+    taken.ranks = None if p.ranks is None else take(p.ranks, 1)
+    if p.evidence is not None:
+        value, mask = p.evidence
+        taken.evidence = take(value, event_dim), take(mask, event_dim)
     Distribution.__init__(taken, rows.shape, p.event_shape, validate_args=False)
     return taken

@@ -172,6 +172,11 @@ class Ordering:
         values = tuple(parents.flatten().int().tolist())
         return Ordering("from_graph", values, (parents.shape[0],))
 
+    @property
+    def is_graph(self) -> bool:
+        """Whether dependencies are those of a graph, and so may be fewer than all lower ranks."""
+        return self.name == "from_graph"
+
     def ranks(self, grid_shape: Size) -> Tensor:
         """Ranks 0, 1, ... of the blocks: (*grid_shape) int64; a `ValueError` if they misfit."""
         grid_shape = as_size(grid_shape, "grid_shape")
@@ -190,14 +195,14 @@ class Ordering:
                 f"ordering: expected one over the {math.prod(grid_shape)} blocks of the grid "
                 f"{tuple(grid_shape)}, got one over {self._grid[0]}"
             )
-        if self.name == "from_graph":
+        if self.is_graph:
             return _depths(self._adjacency()).view(grid_shape)
         return ranks_of(torch.tensor(self.arguments), grid_shape)
 
     def dependencies(self, grid_shape: Size) -> Tensor:
         """Which block may depend on which: (num_blocks, num_blocks) bool, row on column."""
         ranks = self.ranks(grid_shape).flatten()
-        if self.name == "from_graph":
+        if self.is_graph:
             return self._adjacency()
         return ranks.unsqueeze(-1) > ranks
 

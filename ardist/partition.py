@@ -19,7 +19,7 @@ from ardist.shapes import (
 )
 
 
-class Cut(NamedTuple):
+class Blocks(NamedTuple):
     """A partition of one event shape: the grid of blocks and what each block holds."""
 
     grid_shape: torch.Size
@@ -100,12 +100,12 @@ class Partition:
         each = ((as_size(size, "sizes"), is_integer(size)) for size in sizes)
         return Partition("split", tuple(one[0] if flat else tuple(one) for one, flat in each))
 
-    def apply(self, event_shape: torch.Size) -> Cut:
+    def apply(self, event_shape: torch.Size) -> Blocks:
         """The blocks of an event of this shape; a `ValueError` where it cannot be cut so."""
         event_shape = as_size(event_shape, "event_shape")
         elements = torch.arange(math.prod(event_shape))
         if self.name == "scalars":
-            return Cut(event_shape, (torch.Size(),), elements)
+            return Blocks(event_shape, (torch.Size(),), elements)
         if self.name == "along":
             return self._cut_along(event_shape, elements)
         if self.name == "patches":
@@ -114,7 +114,7 @@ class Partition:
             return self._cut_by_labels(event_shape)
         return self._cut_split(event_shape, elements)
 
-    def _cut_along(self, event_shape: torch.Size, elements: Tensor) -> Cut:
+    def _cut_along(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
         rank = len(event_shape)
         dims = [dim for dim in self.arguments if isinstance(dim, int) and -rank <= dim < rank]
         dims = [dim % rank for dim in dims]
@@ -124,13 +124,13 @@ class Partition:
                 f"{tuple(event_shape)}, got {self}"
             )
         kept = [dim for dim in range(rank) if dim not in dims]
-        return Cut(
+        return Blocks(
             torch.Size(event_shape[dim] for dim in dims),
             (torch.Size(event_shape[dim] for dim in kept),),
             elements.view(event_shape).permute(*dims, *kept).flatten(),
         )
 
-    def _cut_patches(self, event_shape: torch.Size, elements: Tensor) -> Cut:
+    def _cut_patches(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
         (size,) = self.arguments
         sides = (size,) * len(event_shape) if isinstance(size, int) else size
         number = len(sides)
@@ -144,13 +144,13 @@ class Partition:
         # Along each dimension the number of the tile, then the place in it.
         cut = elements.view(*(n for pair in zip(grid, sides, strict=True) for n in pair), -1)
         tiles, places = range(0, 2 * number, 2), range(1, 2 * number, 2)
-        return Cut(
+        return Blocks(
             torch.Size(grid),
             (torch.Size((*sides, *event_shape[number:])),),
             cut.permute(*tiles, *places, -1).flatten(),
         )
 
-    def _cut_by_labels(self, event_shape: torch.Size) -> Cut:
+    def _cut_by_labels(self, event_shape: torch.Size) -> Blocks:
         if event_shape != self._shape:
             raise ValueError(
                 f"partition: expected labels of the event's shape {tuple(event_shape)}, "
@@ -159,13 +159,13 @@ class Partition:
         blocks = torch.tensor(self.arguments)
         counts = blocks.bincount().tolist()
         shapes = tuple(torch.Size(() if count == 1 else (count,)) for count in counts)
-        return Cut(
+        return Blocks(
             torch.Size((len(counts),)),
             shapes[:1] if len(set(shapes)) == 1 else shapes,
             blocks.argsort(stable=True),
         )
 
-    def _cut_split(self, event_shape: torch.Size, elements: Tensor) -> Cut:
+    def _cut_split(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
         shapes = tuple(
             torch.Size() if size == 1 else as_size(size, "sizes") for size in self.arguments
         )
@@ -175,7 +175,7 @@ class Partition:
                 f"partition: {self} covers an event of shape ({total},), "
                 f"got event_shape {tuple(event_shape)}"
             )
-        return Cut(torch.Size((len(shapes),)), shapes, elements)
+        return Blocks(torch.Size((len(shapes),)), shapes, elements)
 
     def __repr__(self) -> str:
         inside = repr(list(self.arguments)) if self.name == "split" else shortened(self.arguments)

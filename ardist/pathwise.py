@@ -33,22 +33,26 @@ class Sweep(ABC):
 Adjoint = Callable[[Tensor], Tensor]
 
 
-def attach(value: Tensor, again: Tensor, scores: Tensor, adjoint: Callable[..., Any]) -> Any:
+def with_gradient(
+    value: Tensor, reparameterized: Tensor, scores: Tensor, adjoint: Callable[..., Any]
+) -> Any:
     """Draws and their scores, with gradients.
 
     Args:
         value: the draws, (rows, ...).
-        again: the same, as a function of what does not come through other blocks.
-        scores: the log_prob of each block, (rows, num_blocks).
-        adjoint: from the gradients of value and scores to those of `again` and `scores`; None
-            stands for one of zeros.
+        reparameterized: the same values, as a function of the parameters of their own blocks.
+        scores: the log probability of each block, (rows, num_blocks).
+        adjoint: from the gradients of value and scores to those of `reparameterized` and `scores`;
+            None stands for zeros.
     """
-    return _Attach.apply(again, scores, value, adjoint)  # type: ignore[no-untyped-call]
+    return _WithGradient.apply(reparameterized, scores, value, adjoint)  # type: ignore[no-untyped-call]
 
 
-class _Attach(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, again: Tensor, scores: Tensor, value: Tensor, adjoint: Any) -> Any:
+    def forward(
+        ctx: Any, reparameterized: Tensor, scores: Tensor, value: Tensor, adjoint: Any
+    ) -> Any:
         ctx.adjoint = adjoint
         ctx.set_materialize_grads(False)
         return value.clone(), scores.clone()
@@ -67,13 +71,13 @@ class _Attach(torch.autograd.Function):
             return (*ctx.adjoint(*gradients), None, None)
 
 
-def by_iteration(again: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Adjoint:
+def by_iteration(reparameterized: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Adjoint:
     """Solves lambda = g + J^T lambda by passes back through the network.
 
     After `num_steps` passes nothing changes any more, J being nilpotent.
 
     Args:
-        again: a function of `blocks`, through the network.
+        reparameterized: draws as a function of `blocks`, through the network.
         tol: stops when, in each row, a pass changes no entry by more than this share of the
             largest: an approximation, unless it is 0.
     """
@@ -82,7 +86,7 @@ def by_iteration(again: Tensor, blocks: Tensor, num_steps: int, tol: float) -> A
         total = gradient
         for _ in range(num_steps - 1):
             pulled: Tensor | None = torch.autograd.grad(
-                again, blocks, total, retain_graph=True, allow_unused=True
+                reparameterized, blocks, total, retain_graph=True, allow_unused=True
             )[0]
             if pulled is None:
                 break

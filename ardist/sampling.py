@@ -1,23 +1,19 @@
-"""Ways to draw from an autoregressive distribution, and to search it, beside its own `sample`."""
+"""Ways to draw from an autoregressive distribution, and to search it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from itertools import chain
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 from torch.distributions import Distribution
 
-from ardist.decoding import Decoder, Forced
+from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
-from ardist.factorization import Factorization
-from ardist.families import Family
-from ardist.families.truncated import state_logits_of
 from ardist.families.univariate import gumbel
-from ardist.layout import Layout
-from ardist.ordering import Ordering
+from ardist.rollout import Rollout
+from ardist.rollout import Step as RolloutStep
 from ardist.shapes import (
     as_flag,
     as_positive,
@@ -99,34 +95,67 @@ def ancestral(
         if not is_sequence(given) or len(given) != 2:
             raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
-    rows = _Rows(p, as_shape(sample_shape, "sample_shape") + p.batch_shape)
-    steps: Iterable[int] = range(rows.factorization.num_steps)
-    if as_flag(progress, "progress"):
-        try:
-            steps = import_module("tqdm").tqdm(steps)
-        except ImportError as error:
-            raise ImportError("progress: the bar is tqdm's; pip install tqdm") from error
-    return _each_step(rows, steps)
+    rollout = _rollout(p, p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), False)
+    steps = _each_step(p, rollout)
+    if not as_flag(progress, "progress"):
+        return steps
+    try:
+        bar = import_module("tqdm").tqdm(steps, total=rollout.num_steps)
+    except ImportError as error:
+        raise ImportError("progress: the bar is tqdm's; pip install tqdm") from error
+    return iter(bar)
 
 
-def _each_step(rows: "_Rows", steps: Iterable[int]) -> Iterator[Step]:
-    p, fac = rows.p, rows.factorization
-    decoder, forced = _call(p, rows.decoder), Forced(fac, rows.observed)
-    blocks, start, previous = rows.placeholder, 0, None
-    ended = rows.ended(blocks[:, :0])
-    for step in steps:
-        layout, params = fac.step_layouts[step], _call(p, decoder.step, previous)
-        observed = forced.columns(step, step + 1) if rows.is_partially_observed else None
-        if observed is None:
-            drawn = _call(p, layout.sample, params)
+def _rollout(p: AutoregressiveDistribution, batch: Batch, prefill: bool) -> Rollout:
+    """A rollout whose steps are of the same blocks' number in all rows."""
+    rollout = Rollout(batch, prefill=prefill)
+    if batch.order.is_ragged:
+        raise ValueError(
+            "p: expected one order for all rows, where blocks differ in family or are tied, "
+            f"got ranks of shape {tuple(batch.all_ranks.shape)}"
+        )
+    return rollout
+
+
+def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step]:
+    steps, blocks = _call(p, iter, rollout), rollout.batch.placeholders
+    while (step := _call(p, next, steps, None)) is not None:
+        drawn = step.accept(_call(p, step.sample))
+        blocks = rollout.order.put(blocks, drawn, step.index)
+        yield _shown(rollout, step, drawn, blocks)
+
+
+def _shown(rollout: Rollout, step: RolloutStep, drawn: Tensor, blocks: Tensor) -> Step:
+    """A step as users see it, with the blocks so far."""
+    batch, layout, rule = rollout.batch, step.layout, rollout.rule
+    params, drawn = batch.unflatten(step.params), batch.unflatten(drawn)
+    after = None if step.ended is None else batch.unflatten(step.ended)
+    conditional: Distribution | tuple[Distribution, ...]
+    value: Tensor | tuple[Tensor, ...]
+    if not layout.flat:
+        family, value = layout.families[0], drawn
+        if rule is None or after is None:
+            conditional = family(params)
         else:
-            drawn = _call(p, layout.sample_given, params, *observed)
-        previous = forced.apply(drawn, step, step + 1)
-        blocks = rows.put(blocks, previous, start)
-        yield rows.show(step, params, previous, ended, blocks)
-        start, ended = start + previous.shape[1], ended | rows.ended(previous)
-        if forced.take(previous):
-            return
+            conditional = rule.conditional(family, params, after)
+    else:
+        pieces = params.split(layout.sizes["param"], -1)
+        pairs = list(zip(layout.families, pieces, strict=True))
+        if rule is None or after is None:
+            conditional = tuple(family(piece) for family, piece in pairs)
+        else:
+            conditional = tuple(rule.conditional(*pair, after.squeeze(-1)) for pair in pairs)
+        values = zip(layout.families, drawn.split(layout.sizes["value"], -1), strict=True)
+        value = tuple(part.reshape(*batch.lead, *f.event_shape) for f, part in values)
+    return Step(step.index, _blocks_of(rollout, step), conditional, value, batch.events(blocks))
+
+
+def _blocks_of(rollout: Rollout, step: RolloutStep) -> Tensor:
+    """The raster indices of the blocks of a step, (number,), or of each row, (*lead, 1)."""
+    by_row = rollout.order.values.order
+    if rollout.batch.ranks is None or by_row is None:
+        return torch.tensor(rollout.order.steps[step.index], device=step.params.device)
+    return rollout.batch.unflatten(by_row[:, step.index : step.stop])
 
 
 def fixed_point(
@@ -163,41 +192,30 @@ def fixed_point(
     (torch.Size([64]), True)
     """
     check_type(p, AutoregressiveDistribution, "p")
-    layout, reference = p.factorization.layout, p.joint.reference
+    layout, reference = p.factorization.layout, p.bound.reference
     if not layout.has_noise:
         without = [family for family in layout.distinct if not family.has_noise]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
     tol = 8 * torch.finfo(reference.dtype).eps if tol is None else as_tolerance(tol, "tol")
-    lead = as_shape(sample_shape, "sample_shape") + p.batch_shape
-    if prod(lead) == 0:
+    batch = p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape)
+    if batch.num_rows == 0:
         return p.sample(sample_shape), 0
-    blocks, passes = _call(p, _iterate, p, lead, tol)
-    return p.joint.events(blocks, lead), passes
-
-
-def _iterate(p: AutoregressiveDistribution, lead: Size, tol: float) -> tuple[Tensor, int]:
-    """Blocks in raster order, (rows, *value_shape), and how many passes they took."""
-    fac, layout, joint = p.factorization, p.factorization.layout, p.joint
-    ranks, observed, reference = joint.row_ranks(lead), joint.row_observed(lead), joint.reference
-    if (block := joint.cut_block) is not None:
+    if (block := p.partial_block) is not None:
         raise ValueError(
             f"p: expected no block observed in part, since such draws have no noise, got {block}"
         )
-    exact = torch.tensor([family.support.is_discrete for family in layout.families])
-    allowed = layout.expand_to_elements(torch.where(exact, 0.0, tol).to(reference))
-    num_steps = fac.num_steps if ranks is None else int(ranks.max()) + 1
-    noise = layout.noise(prod(lead), reference)
-    placeholder = fac.split(p.joint.placeholder)
-    blocks, passes, settled = placeholder.expand(prod(lead), *placeholder.shape), 0, False
-    while passes < num_steps and not settled:
-        drawn = layout.from_noise(joint.run(blocks, ranks), noise)
-        if observed is not None:
-            drawn = torch.where(observed[1], observed[0], drawn)
-        if fac.end is not None and fac.pad is not None:
-            drawn = drawn.masked_fill(fac.ended(drawn, ranks), fac.pad)
-        settled = bool(((drawn - blocks).abs() <= allowed * (1 + drawn.abs())).all())
-        blocks, passes = drawn, passes + 1
-    return blocks, passes
+    return _call(p, _solved, batch, tol)
+
+
+def _solved(batch: Batch, tol: float) -> tuple[Tensor, int]:
+    """The events of a window of all steps, and the number of passes."""
+    layout, passes = batch.layout, 0
+    noise = layout.noise(batch.num_rows, batch.bound.reference)
+    rollout = Rollout(batch, whole=True)
+    for step in rollout:
+        blocks, passes = step.solve(lambda params: layout.from_noise(params, noise), tol)
+        step.accept(blocks)
+    return rollout.events(), passes
 
 
 def greedy(p: AutoregressiveDistribution) -> tuple[Tensor, Tensor]:
@@ -290,48 +308,31 @@ def _search(
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
     if prod(p.batch_shape) == 0:
-        scores = p.joint.reference.new_zeros(1, *p.batch_shape)
+        scores = p.bound.reference.new_zeros(1, *p.batch_shape)
         return p.sample((1,)), scores, scores
-    rows = _Rows(p, p.batch_shape)
-    fac, decoder, batch = rows.factorization, rows.decoder(), rows.placeholder.shape[0]
-    forced = Forced(fac, rows.observed)
-    # Beams by contexts, the contexts' own dimension last, are the rows.
-    drawn = torch.cat([rows.placeholder[:, :0], *forced.known], 1)
-    log_prob = torch.zeros(1, batch, dtype=rows.reference.dtype, device=rows.reference.device)
+    batch = p.batch(p.batch_shape)
+    rollout = _rollout(p, batch, True)
+    # The rows are beams by contexts, the contexts' own dimension last.
+    log_prob = batch.bound.reference.new_zeros(1, batch.num_rows)
     rank = gumbel(torch.empty_like(log_prob)) if perturb else log_prob
-    params = forced.begin(decoder) if forced.num_known < fac.num_steps else log_prob
-    for step in range(forced.num_known, fac.num_steps):
-        layout, taken = fac.step_layouts[step], drawn.shape[1]
-        kept = unmoved = torch.arange(drawn.shape[0], device=drawn.device)
-        for number, family in enumerate(layout.families):
-            values = states[family].to(drawn)
-            each = rows.scores(family, _by_block(layout, params)[number], values, drawn)
-            each = each.unflatten(0, (-1, batch))
-            total = log_prob.unsqueeze(-1) + each  # beam, context, state
+    for step in rollout:
+        drawn = list[Tensor]()
+        for number, family in enumerate(step.layout.families):
+            values = states[family].to(batch.placeholders)
+            each = step.state_log_prob(number, values).unflatten(0, (-1, batch.num_rows))
+            total = log_prob.unsqueeze(-1) + each  # (beams, contexts, states)
             ranked = _perturbed(total, rank.unsqueeze(-1)) if perturb else total
             parents, chosen, rank = _best(ranked, width)
             log_prob = total.flatten(0, 1)[parents, chosen].reshape(rank.shape)
-            kept, params, drawn = kept[parents], params[parents], drawn[parents]
-            block = values[chosen].reshape(drawn.shape[0], -1, *drawn.shape[2:])
-            drawn = torch.cat((drawn, block), 1)
-        if step + 1 == fac.num_steps or bool(rows.ended(drawn).all()):
-            break
-        if not torch.equal(kept, unmoved):
-            decoder.select(kept)
-        params = decoder.step(drawn[:, taken:])
-    lead = Size((log_prob.shape[0], *p.batch_shape))
-    blocks = rows.put(
-        rows.placeholder[:1].expand(drawn.shape[0], *rows.placeholder.shape[1:]), drawn, 0
-    )
-    log_prob, rank = (p.joint.unrows(x.flatten(), lead) for x in (log_prob, rank))
-    events = rows.events(blocks, lead)
-    found = (log_prob > -torch.inf).reshape(*lead, *(1,) * len(p.event_shape))
-    return torch.where(found, events, events[:1]), log_prob, rank
-
-
-def _by_block(layout: Layout, params: Tensor) -> Sequence[Tensor]:
-    """The parameters of each block, (..., num_params)."""
-    return params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
+            step.select(parents)
+            block = values[chosen].reshape(parents.shape[0], -1, *step.layout.value_shape[1:])
+            drawn = [*(part.index_select(0, parents) for part in drawn), block]
+        step.accept(torch.cat(drawn, 1))
+    found = p.batch((log_prob.shape[0], *p.batch_shape))
+    events = found.events(rollout.drawn)
+    log_prob, rank = (found.unflatten(x.flatten()) for x in (log_prob, rank))
+    possible = (log_prob > -torch.inf).reshape(*found.lead, *(1,) * len(p.event_shape))
+    return torch.where(possible, events, events[:1]), log_prob, rank
 
 
 def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -357,144 +358,7 @@ def _perturbed(log_prob: Tensor, largest: Tensor) -> Tensor:
     return drawn.masked_fill(log_prob == -torch.inf, -torch.inf)
 
 
-class _Rows:
-    """The rows of a distribution, with blocks in the order in which they are drawn.
-
-    Args:
-        p: the distribution.
-        lead: shape of the draw, which ends with batch_shape.
-    """
-
-    def __init__(self, p: AutoregressiveDistribution, lead: Size) -> None:
-        fac, layout = p.factorization, p.factorization.layout
-        ranks, observed = p.joint.row_ranks(lead), p.joint.row_observed(lead)
-        if ranks is None:
-            order = list(chain(*fac.steps))
-            columns = layout.columns("value", order) if layout.flat else order
-            self._columns = torch.tensor([columns], device=p.joint.reference.device)
-        elif layout.flat or bool((ranks.amax(-1) + 1 < layout.num_blocks).any()):
-            raise ValueError(
-                "p: expected one order for all rows, where blocks differ in family or are tied, "
-                f"got ranks of shape {tuple(ranks.shape)}"
-            )
-        else:
-            self._columns, fac = ranks.argsort(-1), fac.with_ordering(Ordering.raster())
-        self.p, self._lead, self._ranks = p, lead, ranks
-        self.factorization = fac  # whose steps are those of the draw
-        self.reference = p.joint.reference
-        placeholder = fac.split(p.joint.placeholder)
-        self.placeholder = placeholder.expand(prod(lead), *placeholder.shape)
-        self.observed: tuple[Tensor, Tensor] | None = None
-        self.is_partially_observed = False
-        if observed is not None:
-            values, mask = (part.gather(1, self._at(part, 0)) for part in observed)
-            self.observed, self.is_partially_observed = (
-                (values, mask),
-                layout.is_partially_observed(observed[1]),
-            )
-
-    def decoder(self) -> Decoder:
-        if prod(self._lead) == 0:
-            return _NoRows(self.factorization, self.reference)
-        return self.p.joint.decoder(prod(self._lead), self._ranks)
-
-    def put(self, blocks: Tensor, values: Tensor, start: int) -> Tensor:
-        """Blocks in raster order with those replaced that are drawn from `start` on."""
-        return blocks.scatter(1, self._at(values, start), values)
-
-    def _at(self, values: Tensor, start: int) -> Tensor:
-        """Where in raster order values belong that are drawn from `start` on."""
-        at = self._columns[:, start : start + values.shape[1]]
-        at = at if at.shape[0] == 1 else at.repeat(values.shape[0] // max(1, at.shape[0]), 1)
-        return at.reshape(*at.shape, *(1,) * (values.dim() - 2)).expand_as(values)
-
-    def events(self, blocks: Tensor, lead: Size) -> Tensor:
-        """Blocks in raster order as events."""
-        return self.p.joint.events(blocks, lead)
-
-    def ended(self, drawn: Tensor) -> Tensor:
-        """Whether nothing but padding can follow: (rows, 1) bool."""
-        end = self.factorization.end
-        if end is None:
-            return torch.zeros(drawn.shape[0], 1, dtype=torch.bool, device=drawn.device)
-        return (drawn == end).any(1, keepdim=True)
-
-    def scores(self, family: Family, params: Tensor, values: Tensor, drawn: Tensor) -> Tensor:
-        """log_prob of the next block's states, which may have to be padding or what is observed.
-
-        Args:
-            family: of the block.
-            params: (rows, num_params).
-            values: the states, (n, *event_shape).
-            drawn: what comes before it.
-
-        Returns:
-            (rows, n).
-        """
-        log_prob = state_logits_of(family, params).log_softmax(-1)
-        states = values.flatten(1) if values.dim() > 1 else values.unsqueeze(-1)
-        if (pad := self.factorization.pad) is not None:
-            certain = torch.where(states.T.eq(pad), 0.0, -torch.inf).to(log_prob)
-            log_prob = torch.where(self.ended(drawn), certain, log_prob)
-        if self.observed is not None:
-            width = states.shape[1] if self.factorization.layout.flat else 1
-            columns = slice(drawn.shape[1], drawn.shape[1] + width)
-            observed, mask = (
-                part[:, columns].flatten(1).repeat(drawn.shape[0] // part.shape[0], 1)
-                for part in self.observed
-            )
-            if self.is_partially_observed:
-                each = params.unsqueeze(1).expand(-1, values.shape[0], -1)
-                under = mask.reshape(-1, 1, *values.shape[1:]).expand(mask.shape[0], *values.shape)
-                given = family.given_log_prob(each, values.expand_as(under), under)
-                log_prob = torch.where(mask.any(-1, keepdim=True), given, log_prob)
-            log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
-            agree = ((states == observed.unsqueeze(1)) | ~mask.unsqueeze(1)).all(-1)
-            log_prob = log_prob.masked_fill(~agree, -torch.inf)
-        return log_prob
-
-    def show(self, step: int, params: Tensor, value: Tensor, ended: Tensor, event: Tensor) -> Step:
-        """What a user sees of a step."""
-        layout, fac = self.factorization.step_layouts[step], self.factorization
-        params, value, ended = (self.p.joint.unrows(x, self._lead) for x in (params, value, ended))
-        conditional: Distribution | tuple[Distribution, ...]
-        shown: Tensor | tuple[Tensor, ...]
-        if not layout.flat:
-            family, shown = layout.families[0], value
-            conditional = family(params) if fac.end is None else fac.padded(family, params, ended)
-        else:
-            pairs = zip(layout.families, _by_block(layout, params), strict=True)
-            conditional = tuple(
-                family(piece) if fac.end is None else fac.padded(family, piece, ended.squeeze(-1))
-                for family, piece in pairs
-            )
-            values = zip(layout.families, value.split(layout.sizes["value"], -1), strict=True)
-            shown = tuple(part.reshape(*self._lead, *f.event_shape) for f, part in values)
-        if self._ranks is None:
-            blocks = torch.tensor(fac.steps[step], device=self.reference.device)
-        else:
-            blocks = self.p.joint.unrows(self._columns[:, step : step + 1], self._lead)
-        return Step(step, blocks, conditional, shown, self.events(event, self._lead))
-
-
-class _NoRows(Decoder):
-    """Of no events, which networks need not serve."""
-
-    def __init__(self, factorization: Factorization, reference: Tensor) -> None:
-        super().__init__(factorization, 0)
-        self._reference = reference
-
-    def step(self, previous: Tensor | None) -> Tensor:
-        self.num_taken += previous is not None
-        return self._reference.new_empty(
-            0, *self.factorization.step_layouts[self.num_taken].param_shape
-        )
-
-    def select(self, rows: Tensor) -> None:
-        pass
-
-
 def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:
-    """A call under which networks are as they are in draws."""
-    with torch.no_grad(), p.joint.as_drawn():
-        return p.joint.replaced(function, *args)
+    """A call without gradients, with the network as it is in draws."""
+    with torch.no_grad(), p.bound.eval_mode():
+        return p.bound.with_params(function, *args)

@@ -13,11 +13,11 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import biject_to, constraints
 
+from ardist.bound_network import BoundNetwork, unwrap
 from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.joint import Joint, unwrap
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import as_integer, as_positive, as_tolerance
@@ -172,16 +172,16 @@ def _copied(
     """
     params = None
     if isinstance(network, AutoregressiveDistribution):
-        joint, params = network.joint, network.params
-        context = joint.context if context is None else context
-        if joint.ranks is not None:
-            ranks = joint.ranks.flatten(0, -2)[0].reshape(joint.factorization.grid_shape)
+        p, params = network, network.params
+        context = p.context if context is None else context
+        if p.ranks is not None:
+            ranks = p.ranks.flatten(0, -2)[0].reshape(p.factorization.grid_shape)
             ordering = Ordering.from_ranks(ranks.cpu())
-            factorization = factorization or joint.factorization.with_ordering(ordering)
-        elif not joint._is_own:
-            factorization = factorization or joint._known
-        network = joint.network
-    Joint(network, factorization, context)  # raises what does not fit
+            factorization = factorization or p.factorization.with_ordering(ordering)
+        elif not p.bound.is_own:
+            factorization = factorization or p.bound.network_factorization
+        network = p.network
+    BoundNetwork(network, factorization, context)  # raises if they do not fit
     # Together, since families may hold modules of the network.
     net, factorization = copy.deepcopy((unwrap(network), factorization))
     if params is not None:
@@ -381,7 +381,7 @@ def check_normalized(
     tolerance = as_tolerance(tolerance, "tolerance")
     p = _distribution(p)
     fac = p.factorization
-    reference = p.joint.reference
+    reference = p.bound.reference
     nodes, weights = zip(
         *(_nodes(f, num_points, reference) for f in fac.layout.families), strict=True
     )

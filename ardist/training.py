@@ -5,14 +5,15 @@ one parallel pass and shortens the path of the gradient; the price is that a dra
 that training never showed, known as exposure bias (Ranzato et al. 2016).
 """
 
-from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
+from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
+from ardist.rollout import Rollout
 from ardist.shapes import as_positive, as_real, check_type
 
 __all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
@@ -43,45 +44,40 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     """
     check_type(p, AutoregressiveDistribution, "p")
     as_real(probability, "probability", "one within [0, 1]", lambda x: 0 <= x <= 1)
-    if p.joint.observed is not None:
-        mask = p.joint.observed[1]
+    if p.evidence is not None:
+        mask = p.evidence[1]
         raise ValueError(
             f"p: expected nothing observed in it, got {int(mask.sum())} of {mask.numel()} elements"
         )
-    result: Tensor = p.joint.replaced(_scheduled, p, p.checked(x, "x"), probability)
+    x = p.checked(x, "x")
+    batch = p.batch_of(x)
+    result: Tensor = p.bound.with_params(_scheduled, batch, batch.blocks(x), probability)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 
 
-def _scheduled(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
-    fac, layout, joint = p.factorization, p.factorization.layout, p.joint
-    lead = joint.lead(x)
-    blocks, ranks = joint.blocks(x, lead), joint.row_ranks(lead)
-    finite = layout.finite(blocks)  # what the network reads
-    own = layout.expand_to_elements(
-        torch.rand(blocks.shape[0], fac.num_blocks, device=x.device) < probability
-    )
-    decoder = joint.differentiable_decoder(lead) if blocks.shape[0] else None
+def _scheduled(batch: Batch, blocks: Tensor, probability: float) -> Tensor:
+    layout, rule = batch.layout, batch.factorization.rule
+    finite = layout.finite(blocks)  # a network reads no infinite numbers
+    replaced = torch.rand(batch.num_rows, layout.num_blocks, device=blocks.device) < probability
+    replaced = layout.expand_to_elements(replaced)
+    decoder = None
+    if batch.num_rows and batch.ranks is None:
+        decoder = batch.bound.differentiable_decoder(batch.num_rows)
     if decoder is None:
         with torch.no_grad():
-            drawn = layout.sample(joint.run(finite, ranks))
-        params = joint.run(torch.where(own, drawn, finite), ranks)
-        scores = layout.log_prob(params, blocks)
+            drawn = layout.sample(batch.forward(finite))
+        scores = layout.log_prob(batch.forward(torch.where(replaced, drawn, finite)), blocks)
     else:
-        each, params = list[Tensor](), decoder.step(None)
-        for step, now in enumerate(fac.step_layouts):
-            scored, true, replaced = (
-                layout.gather_blocks("value", part, fac.steps[step])
-                for part in (blocks, finite, own)
-            )
-            each.append(now.log_prob(params, scored))
-            if step + 1 < fac.num_steps:  # after an end of the model's own, too
-                params = decoder.step(torch.where(replaced, now.sample(params.detach()), true))
-        order = torch.tensor(list(chain(*fac.steps)), device=x.device)
-        scores = torch.cat(each, 1).index_select(1, order.argsort())
-    if fac.end is not None:
-        scores = scores.masked_fill(fac.ended(blocks, ranks), 0.0)
-        scores = scores.masked_fill(fac.misplaced(blocks, ranks), -torch.inf)
-    return joint.unrows(scores, lead).sum(-1)
+        each = []
+        rollout = Rollout(batch, decoder=decoder, follow=blocks)
+        for step in rollout:
+            scored, true, own = (rollout.part(x, step) for x in (blocks, finite, replaced))
+            each.append(step.layout.log_prob(step.params, scored))
+            step.accept(torch.where(own, step.layout.sample(step.params.detach()), true))
+        scores = rollout.in_raster(each)
+    if rule is not None:
+        scores = rule.mask_scores(scores, blocks, batch.all_ranks)
+    return batch.unflatten(scores).sum(-1)
 
 
 class Exposure(NamedTuple):
@@ -135,7 +131,7 @@ def exposure_bias(
     fac = p.factorization
     own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:
-        with p.joint.unwrapped.eval_mode():
+        with p.bound.unwrapped.eval_mode():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
     else:
         check_type(truth, AutoregressiveDistribution, "truth")
@@ -143,7 +139,7 @@ def exposure_bias(
         same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
         if not same or not torch.equal(other.ranks, fac.ranks):
             raise ValueError(f"truth: expected one over {fac}, got {other}")
-        with p.joint.unwrapped.eval_mode(), truth.joint.unwrapped.eval_mode():
+        with p.bound.unwrapped.eval_mode(), truth.bound.unwrapped.eval_mode():
             found = [_divergences(truth, p, prefix) for prefix in (x, own)]
     on_data, on_own = (each.reshape(-1, *fac.grid_shape).mean(0) for each in found)
     return Exposure(on_data, on_own)

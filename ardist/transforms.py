@@ -1,8 +1,7 @@
 """Autoregressive distributions as bijections between events and noise."""
 
 from collections.abc import Callable, MutableMapping
-from itertools import chain
-from typing import Any
+from functools import partial
 from weakref import ref
 
 import torch
@@ -11,11 +10,14 @@ from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ardist.decoding import Forced, step_widths
+from ardist.batch import Batch
+from ardist.bound_network import unwrap
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
-from ardist.joint import unwrap
+from ardist.gradients import has_gradients, reparameterized_rows
 from ardist.layout import Layout
+from ardist.rollout import Rollout, Step
+from ardist.scoring import teacher_forced_params
 from ardist.shapes import as_integer, as_shape, check_tensor, check_type, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
@@ -116,14 +118,14 @@ class AutoregressiveTransform(TransformModule):
     inverse_shape = forward_shape
 
     def _call(self, z: Tensor) -> Tensor:
-        def value_of(layout: Layout, params: Tensor, z: Tensor) -> Tensor:
+        def from_noise(layout: Layout, params: Tensor, z: Tensor) -> Tensor:
             return layout.from_noise(params, layout.split("value", z))
 
-        def again(params: Tensor, blocks: Tensor, z: Tensor) -> Tensor:
-            return value_of(p.factorization.layout, params, z)
+        def differentiable(layout: Layout, params: Tensor, z: Tensor, blocks: Tensor) -> Tensor:
+            return from_noise(layout, params, z)
 
         p = self._p
-        return _drawn(p, _noise(p, "z", z), value_of, again)
+        return _drawn(p, _noise(p, "z", z), from_noise, differentiable)
 
     def _inverse(self, x: Tensor) -> Tensor:
         z, log_det = self._noise_and_log_det(x)
@@ -150,14 +152,16 @@ class AutoregressiveTransform(TransformModule):
 
     def _noise_and_log_det(self, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor]:
         p = self._p
-        blocks, params, lead = _pass(p, x, name)
-        layout = p.factorization.layout
-        each = _each(
-            layout, lambda family, v, p: family._to_noise_and_log_det(p, v), blocks, params
+        batch, blocks, params = _pass(p, x, name)
+        layout = batch.layout
+        each = layout.map(
+            lambda family, *given: family._to_noise_and_log_det(*given),
+            ("param", params),
+            ("value", blocks),
         )
         noise, log_slopes = zip(*each, strict=True)
-        log_det = p.joint.unrows(layout._join("block", [*log_slopes]).sum(-1), lead)
-        return p.joint.events(layout._draws([*noise], params), lead), log_det
+        log_det = batch.unflatten(layout.join("block", [*log_slopes]).sum(-1))
+        return batch.events(layout.join_values([*noise], params)), log_det
 
     def __repr__(self) -> str:
         p = self._p
@@ -208,7 +212,7 @@ class Rosenblatt(Transform):
         distinct = p.factorization.layout.distinct
         if without := [f for f in distinct if f.event_shape or not f.has_cdf]:
             raise ValueError(f"p: expected families of one number with a CDF, got {without}")
-        if p.joint.observed is not None:
+        if p.evidence is not None:
             raise ValueError("p: expected no observed blocks, which have nothing uniform")
         self.p = p
         self.bijective = not any(family.support.is_discrete for family in distinct)
@@ -231,52 +235,52 @@ class Rosenblatt(Transform):
         Those of draws of p are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
         check_tensor(x, "x")
-        reference = self.p.joint.reference.new_empty(_full_shape(self.p, "x", x.shape))
+        reference = self.p.bound.reference.new_empty(_full_shape(self.p, "x", x.shape))
         return self._uniforms(x, torch.rand_like(reference))
 
     def _call(self, x: Tensor) -> Tensor:
-        half = self.p.joint.reference.new_tensor(0.5)
+        half = self.p.bound.reference.new_tensor(0.5)
         return self._uniforms(x, half.expand(_full_shape(self.p, "x", x.shape)))
 
     def _uniforms(self, x: Tensor, share: Tensor) -> Tensor:
         """Where x is in its CDFs; `share` of the interval of a discrete block lies above that."""
 
-        def below(family: Family, value: Tensor, params: Tensor, share: Tensor) -> Tensor:
+        def below(family: Family, params: Tensor, value: Tensor, share: Tensor) -> Tensor:
             cdf = family.cdf(params, value)
             if not family.support.is_discrete:
                 return cdf
             return (cdf - share * family.log_prob(params, value).exp()).clamp(0, 1)
 
-        p = self.p
-        fac, layout = p.factorization, p.factorization.layout
-        blocks, params, lead = _pass(p, x)
-        shares = p.joint.blocks(share, lead)
-        u = layout._join("block", _each(layout, below, blocks, params, shares))
-        if fac.end is not None:  # what follows an end is certain
-            u = torch.where(fac.ended(blocks, p.joint.row_ranks(lead)), 1 - shares, u)
-        return p.joint.events(u, lead)
+        batch, blocks, params = _pass(self.p, x)
+        shares = batch.blocks(share)
+        each = batch.layout.map(below, ("param", params), ("value", blocks), ("value", shares))
+        u, rule = batch.layout.join("block", each), batch.factorization.rule
+        if rule is not None:  # blocks after an end are certain
+            u = torch.where(rule.ended(blocks, batch.all_ranks), 1 - shares, u)
+        return batch.events(u)
 
     def _inverse(self, u: Tensor) -> Tensor:
-        def value_of(layout: Layout, params: Tensor, u: Tensor) -> Tensor:
+        def from_uniforms(layout: Layout, params: Tensor, u: Tensor) -> Tensor:
             # At 0 and 1 themselves values would be infinite.
             inside = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
-            each = _each(layout, lambda family, u, p: family.icdf(p, u), inside, params)
-            return layout._draws(each, params)
+            rows = (("param", params), ("value", inside))
+            each = layout.map(lambda family, *given: family.icdf(*given), *rows)
+            return layout.join_values(each, params)
 
-        def again_of(family: Family, value: Tensor, params: Tensor, u: Tensor) -> Tensor:
+        def of_block(family: Family, params: Tensor, value: Tensor, u: Tensor) -> Tensor:
             if not family.has_rsample:
                 return value
             density = family.log_prob(params, value).detach().exp()
             return family.pathwise(params, value) + (u - u.detach()) / density
 
-        def again(params: Tensor, blocks: Tensor, u: Tensor) -> Tensor:
-            return layout._draws(_each(layout, again_of, blocks, params, u), params)
+        def differentiable(layout: Layout, params: Tensor, u: Tensor, blocks: Tensor) -> Tensor:
+            rows = (("param", params), ("value", blocks), ("value", u))
+            return layout.join_values(layout.map(of_block, *rows), params)
 
         p = self.p
-        layout = p.factorization.layout
-        has_gradients = any(family.has_rsample for family in layout.distinct)
-        given = (_noise(p, "u", u), value_of, again if has_gradients else None)
-        return p.joint.replaced(_drawn, p, *given)
+        has_rsample = any(family.has_rsample for family in p.factorization.layout.distinct)
+        given = (_noise(p, "u", u), from_uniforms, differentiable if has_rsample else None)
+        return p.bound.with_params(_drawn, p, *given)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The log density of events x, whatever their uniforms y: (*lead).
@@ -289,7 +293,7 @@ class Rosenblatt(Transform):
             discrete = [family for family in families if family.support.is_discrete]
             raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws of {discrete}")
         self.p.check_value(x, "x")
-        with self.p.joint.unwrapped.eval_mode():
+        with self.p.bound.unwrapped.eval_mode():
             return self.p.log_prob(x)
 
     def __repr__(self) -> str:
@@ -307,80 +311,62 @@ def _full_shape(
 def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
     """Noise for events, under all of p's batch."""
     shape = _full_shape(p, name, given.shape)
-    p.joint.check_kind(name, given, exact=True)
+    p.bound.check_kind(name, given, exact=True)
     return given.expand(shape)
 
 
-def _pass(p: AutoregressiveDistribution, x: Tensor, name: str = "x") -> tuple[Tensor, Tensor, Size]:
-    """Blocks and parameters of all rows under all of p's batch, and its shape; without dropout."""
+def _pass(
+    p: AutoregressiveDistribution, x: Tensor, name: str = "x"
+) -> tuple[Batch, Tensor, Tensor]:
+    """All rows under p's batch, their blocks and their parameters, without dropout."""
     x = p.checked(x, name)
-    with p.joint.unwrapped.eval_mode():
-        return p.joint.replaced(p.joint.teach, x.expand(_full_shape(p, "x", x.shape)))
-
-
-def _each(
-    layout: Layout, function: Callable[..., Any], values: Tensor, params: Tensor, *more: Tensor
-) -> list[Any]:
-    """A function of each distinct family, its values, parameters and more that is like values."""
-    given = (values, *more)
-    parts = zip(*(layout.split("value", rows) for rows in given), strict=True)
-    several = zip(layout.distinct, layout.split("param", params), parts, strict=True)
-    return [function(family, part[0], own, *part[1:]) for family, own, part in several]
-
-
-ValueOf = Callable[[Layout, Tensor, Tensor], Tensor]
-Again = Callable[[Tensor, Tensor, Tensor], Tensor]
+    x = x.expand(_full_shape(p, "x", x.shape))
+    batch = p.batch_of(x)
+    with p.bound.unwrapped.eval_mode():
+        return batch, *p.bound.with_params(teacher_forced_params, batch, x)
 
 
 def _drawn(
-    p: AutoregressiveDistribution, noise: Tensor, value_of: ValueOf, again: Again | None
+    p: AutoregressiveDistribution,
+    noise: Tensor,
+    from_noise: Callable[[Layout, Tensor, Tensor], Tensor],
+    differentiable: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
     """The events that this noise gives.
 
     Args:
+        p: the distribution.
         noise: (*lead, *event_shape).
-        value_of: from a layout, parameters and noise of its blocks to their values.
-        again: from all parameters, blocks and noise to the same blocks, with gradients.
+        from_noise: from a layout, parameters and noise of its blocks to their values.
+        differentiable: from a layout, parameters, noise and values to the same values, with
+            gradients.
     """
-    joint, lead = p.joint, p.joint.lead(noise)
-    rows = joint.blocks(noise, lead)
-    if rows.shape[0] == 0:
-        return noise.to(p.factorization.layout.dtype(noise.dtype))
-    in_turn = _by_decoder if joint.ranks is None else _by_passes
-    with joint.as_drawn():
+    batch = p.batch_of(noise)
+    rows, layout = batch.blocks(noise), batch.layout
+    if batch.num_rows == 0:
+        return noise.to(layout.dtype(noise.dtype))
+
+    def values_of(rollout: Rollout, step: Step) -> Tensor:
+        own = rollout.part(rows, step)
+        return step.from_params(lambda params: from_noise(step.layout, params, own))
+
+    with p.bound.eval_mode():
         with torch.no_grad():
-            blocks = in_turn(p, lead, rows, value_of)
-        if again is not None and joint.has_gradients(noise):
-            blocks, _ = joint.attach_rows(lead, blocks, lambda params, x: again(params, x, rows))
-    return joint.events(blocks, lead)
+            rollout = Rollout(batch, windows=True)
+            for step in rollout:
+                step.accept(values_of(rollout, step))
+            blocks = rollout.drawn
+        if differentiable is not None and has_gradients(batch, noise):
+            function = partial(_with_noise, differentiable, layout, rows)
+            blocks, _ = reparameterized_rows(batch, blocks, function)
+    return batch.events(blocks)
 
 
-def _by_decoder(
-    p: AutoregressiveDistribution, lead: Size, noise: Tensor, value_of: ValueOf
+def _with_noise(
+    differentiable: Callable[[Layout, Tensor, Tensor, Tensor], Tensor],
+    layout: Layout,
+    noise: Tensor,
+    params: Tensor,
+    blocks: Tensor,
 ) -> Tensor:
-    """Step by step."""
-    fac, order = p.factorization, list(chain(*p.factorization.steps))
-    decoder, forced = p.joint.decoder(noise.shape[0]), Forced(fac, None)
-    given = fac.layout.gather_blocks("value", noise, order).split(step_widths(fac), 1)
-    pieces: list[Tensor] = []
-    for step, layout in enumerate(fac.step_layouts):
-        params = decoder.step(pieces[-1] if pieces else None)
-        pieces.append(forced.apply(value_of(layout, params, given[step]), step, step + 1))
-        forced.take(pieces[-1])
-    drawn = torch.cat(pieces, 1)
-    return fac.layout.scatter_blocks(torch.empty_like(drawn), order, drawn)
-
-
-def _by_passes(
-    p: AutoregressiveDistribution, lead: Size, noise: Tensor, value_of: ValueOf
-) -> Tensor:
-    """By parallel passes, each of which makes one more step right: rows have their own orders."""
-    fac, layout, ranks = p.factorization, p.factorization.layout, p.joint.row_ranks(lead)
-    blocks = layout.placeholder(noise).expand(noise.shape[0], *layout.value_shape)
-    for _ in range(fac.num_blocks):
-        before, blocks = blocks, value_of(layout, p.joint.run(blocks, ranks), noise)
-        if fac.end is not None and fac.pad is not None:
-            blocks = blocks.masked_fill(fac.ended(blocks, ranks), fac.pad)
-        if torch.equal(before, blocks):
-            break
-    return blocks
+    return differentiable(layout, params, noise, blocks)

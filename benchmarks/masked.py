@@ -13,7 +13,7 @@ from torch import Tensor
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
-from ardist.decoding import draw
+from ardist.rollout import Rollout, sampler
 
 
 def by_passes(network: Callable[[Tensor], Tensor], size: int, features: int) -> Call:
@@ -153,13 +153,15 @@ def made_windows() -> Iterator[Case]:
     features = 64
     fac = ad.Factorization(features, fam.Normal())
     net = networks.MADE(fac, hidden_features=(512, 512))
-    like = net.head.weight
 
     @torch.no_grad()
     def step_by_step() -> None:
         decoder = net.decoder(64)
         decoder.max_window = 1
-        draw(decoder, net.factorization, like)
+        rollout = Rollout(net.condition().batch((64,)), decoder=decoder)
+        sample = sampler(rollout)
+        for step in rollout:
+            step.accept(sample(step))
 
     def case(what: str) -> Case:
         return f"MADE, D=64 Normal, {what}: sample(64)", (lambda: net.condition().sample((64,))), {

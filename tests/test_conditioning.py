@@ -46,7 +46,7 @@ def test_any_set_agrees_with_enumeration_under_the_order_it_names(name, float64)
     p = transformer(DISCRETE[name]).condition()
     orders = set()
     for mask in masks_of(p.factorization):
-        q = p.given(p.joint.placeholder, mask)
+        q = p.given(p.bound.placeholder, mask)
         orders.add(str(q.ordering))
         joint = p.with_ordering(q.ordering)
         states = joint.enumerate_support()
@@ -239,7 +239,7 @@ def test_a_mask_that_cuts_a_block_goes_to_its_family(name, float64):
             counts = (drawn.unsqueeze(1) == states.flatten(1)).all(-1).double().mean(0)
             assert (counts - q.log_prob(states).exp()).abs().max() < 0.05
     with pytest.raises(ValueError, match=r"refused|cuts no block"):
-        p.given(p.joint.placeholder, torch.tensor([[True, False], [True, False]]))
+        p.given(p.bound.placeholder, torch.tensor([[True, False], [True, False]]))
 
 
 def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):

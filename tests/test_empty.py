@@ -48,7 +48,7 @@ def test_no_rows_pass_everywhere(network, factorization, context_shape):
         same(q.log_prob_blocks(y), *lead, *fac.grid_shape)
         if factorization not in NO_CLASS:
             q.conditionals(y)
-            if q.joint.ranks is None or fac.is_uniform:
+            if q.ranks is None or fac.is_uniform:
                 *_, last = sampling.ancestral(q, () if 0 in q.batch_shape else shape)
                 same(last.event, *lead, *event)
         q.score_parts(y)
@@ -63,7 +63,7 @@ def test_no_rows_pass_everywhere(network, factorization, context_shape):
                 same(found.value, *lead)
                 same(found.standard_error, *lead)
             training.exposure_bias(p, x, num_samples=2)
-            if fac.num_states is not None and (q.joint.ranks is None or fac.is_uniform):
+            if fac.num_states is not None and (q.ranks is None or fac.is_uniform):
                 same(kl_divergence(p, p), *p.batch_shape)
                 for events, *scores in (
                     sampling.greedy(q),

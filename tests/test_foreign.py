@@ -167,7 +167,7 @@ def test_what_acts_otherwise_in_training(layer, noisy, shift):
             net.decoder(2)
     net.condition().log_prob(torch.zeros(4))
     net.eval()
-    assert net.condition().joint.attach(torch.zeros(4))[0].requires_grad
+    assert net.condition().reparameterized(torch.zeros(4)).requires_grad
     if not shift:  # its decoder gives the module whole events
         net.condition().rsample()
 

@@ -451,7 +451,7 @@ def test_each_row_has_its_own_context():
 
 def test_orders_and_observations_of_rows_stay_with_them():
     p = mixture("networks, given", (4,))
-    values, mask = p.components[0].joint.observed
+    values, mask = p.components[0].evidence
     only = ad.Mixture(dist.Categorical(torch.tensor([1.0, 0.0])), p.components)
     for q in (only, only.expand((3, 4))):
         x = q.sample((20,))

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
+from ardist.scoring import teacher_forced_params
 
 
 def inner(family, size=2, context=4):
@@ -46,7 +47,7 @@ def test_the_inner_network_is_part_of_the_outer_one():
 def test_the_joint_is_the_product_of_the_inner_ones(float64):
     p = chords().double().condition()
     x = p.sample((5,))
-    params = p.joint.teach(x)[1]
+    params = teacher_forced_params(p.batch_of(x), x)[1]
     chord = p.network.nested[0]
     each = [chord.condition(params[:, step]).log_prob(x[:, step]) for step in range(3)]
     torch.testing.assert_close(p.log_prob(x), sum(each))
@@ -95,7 +96,7 @@ def test_dependent_channels_of_pixels():
 def test_continuous_blocks_and_gradients_through_their_draws(float64):
     p = chords(fam.Normal()).double().condition()
     x = p.sample((3000,))
-    first = p.network.nested[0].condition(p.joint.teach(x[:1])[1][0, 0])
+    first = p.network.nested[0].condition(teacher_forced_params(p.batch_of(x[:1]), x[:1])[1][0, 0])
     prob = first.log_prob(x[:, 0]).exp()
     assert_density(x[:, 0], prob, dim=2)
     assert p.has_rsample
@@ -200,7 +201,8 @@ def test_the_inner_order_that_answers_is_told():
         ordering = nested.ordering_given(mask)
         assert ordering.ranks(p.event_shape[:1]).tolist() == order
         x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-        inner = nested.network.condition(p.joint.teach(x)[1][0, 1]).with_ordering(ordering)
+        params = teacher_forced_params(p.batch_of(x), x)[1]
+        inner = nested.network.condition(params[0, 1]).with_ordering(ordering)
         blocks = inner.log_prob_blocks(x[1])
         q = p.given(x, torch.stack((torch.ones_like(mask), mask)))
         torch.testing.assert_close(q.log_prob(x), blocks[~mask].sum())

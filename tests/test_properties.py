@@ -26,7 +26,9 @@ from torch.distributions import constraints
 
 import ardist as ad
 from ardist import networks
-from ardist.decoding import Decoder, Forced, _draw_steps, draw
+from ardist.decoding import Decoder
+from ardist.rollout import Rollout
+from ardist.scoring import teacher_forced_params
 
 contexts = pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["", "context"])
 cases = pytest.mark.parametrize(("network", "factorization"), CASES)
@@ -260,9 +262,8 @@ def _first_block_follows(p, x):
     fac = p.factorization
     first = fac.steps[0][0]
     family = fac.layout.families[first]
-    raw = fac.layout.gather_blocks("param", p.joint.teach(x[:1])[1].detach(), [first]).reshape(
-        1, -1
-    )
+    params = teacher_forced_params(p.batch_of(x[:1]), x[:1])[1].detach()
+    raw = fac.layout.gather_blocks("param", params, [first]).reshape(1, -1)
     values = fac.layout.gather_blocks("value", fac.split(x), [first])
     values = values.reshape(len(x), *family.event_shape)
     prob = family.log_prob(raw, values).exp()
@@ -569,35 +570,27 @@ def test_draws_and_their_scores_come_without_dropout(name):
 @pytest.mark.parametrize("factorization", ["bernoulli-graph", "normal-permutation", "columns-ties"])
 def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization, monkeypatch):
     net = build("made", factorization).double()
-    fac = net.factorization
-    noise = [layout.noise(50, torch.zeros((), dtype=torch.float64)) for layout in fac.step_layouts]
-    left = iter(noise)
-    like = torch.zeros((), dtype=torch.float64)
-    stepped = torch.cat(
-        _draw_steps(
-            net.decoder(50),
-            fac,
-            lambda layout, params: layout.from_noise(params, next(left)),
-            Forced(fac, None),
-        ),
-        1,
-    )
-    order = [block for step in fac.steps for block in step]
-    whole = fac.layout.select(order)
+    order, p = net.factorization.drawing_order, net.condition()
+    reference = torch.zeros((), dtype=torch.float64)
+    noise = [layout.noise(50, reference) for layout in order.step_layouts]
+    stepped = Rollout(p.batch((50,)), decoder=net.decoder(50))
+    for step in stepped:
+        step.accept(step.layout.from_noise(step.params, noise[step.index]))
     # The same noise for one window over all steps, family by family.
-    members = [fam for layout in fac.step_layouts for fam in layout.distinct]
+    whole = order.layout_of(0, order.num_steps)
+    members = [family for layout in order.step_layouts for family in layout.distinct]
     pieces = [piece for each in noise for piece in each]
     together = [
         torch.cat([p for f, p in zip(members, pieces, strict=True) if f == family], 1)
         for family in whole.distinct
     ]
-    monkeypatch.setattr(type(fac.layout), "noise", lambda *_: together)
     decoder = net.decoder(50)
-    decoder.max_window = fac.num_steps
-    drawn = draw(decoder, fac, like)
-    torch.testing.assert_close(
-        fac.layout.gather_blocks("value", drawn, order), stepped, atol=1e-9, rtol=0
-    )
+    decoder.max_window = order.num_steps
+    windowed = Rollout(p.batch((50,)), decoder=decoder, windows=True)
+    for step in windowed:
+        assert step.is_window
+        step.accept(step.from_params(lambda params: whole.from_noise(params, together)))
+    torch.testing.assert_close(windowed.drawn, stepped.drawn, atol=1e-9, rtol=0)
 
 
 def test_networks_without_a_decoder_are_sampled_by_whole_passes():

@@ -22,12 +22,12 @@ def through_steps(p, x):
     fac, layout = p.factorization, p.factorization.layout
     drawn = fac.split(x)
     blocks = drawn.clone()
-    observed = p.joint.row_observed(x.shape[:1])
+    observed = p.batch_of(x).evidence
     steps = [(fac.ranks.flatten() == step).expand(len(x), -1) for step in range(fac.num_steps)]
-    if p.joint.ranks is not None:
-        steps = [p.joint.row_ranks(x.shape[:1]) == step for step in range(fac.num_blocks)]
+    if p.ranks is not None:
+        steps = [p.batch_of(x).ranks == step for step in range(fac.num_blocks)]
     for now in steps:
-        params = p.joint.run(blocks, p.joint.row_ranks(x.shape[:1]))
+        params = p.batch_of(x).forward(blocks)
         again = layout.pathwise(params, drawn)
         if observed is not None:
             again = torch.where(observed[1], observed[0], again)
@@ -224,7 +224,7 @@ def test_gradients_of_an_expectation_match_quadrature(float64):
         (weight * function(from_noise(torch.zeros_like(noise)))).sum(), list(net.parameters())
     )
     x = from_noise(torch.zeros_like(noise)).detach()
-    attached, _ = net.condition().joint.attach(x)
+    attached = net.condition().reparameterized(x)
     ours = torch.autograd.grad((weight * function(attached)).sum(), list(net.parameters()))
     for one, other in zip(ours, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
@@ -291,7 +291,7 @@ def test_gradients_of_an_expectation_in_two_dimensions(name, float64):
     step = 1e-4
     expected = (8 * (mean(step) - mean(-step)) - mean(2 * step) + mean(-2 * step)) / (12 * step)
     x = ad.transforms.Rosenblatt(net.condition()).inv(uniforms).detach()
-    attached, _ = net.condition().joint.attach(x)
+    attached = net.condition().reparameterized(x)
     found = torch.autograd.grad(function(attached).mean(), list(net.parameters()))
     total = sum((g * v).sum() for g, v in zip(found, direction.values(), strict=True)).item()
     assert abs(total - expected) <= EXACT[name] * (1 + abs(expected))

@@ -371,7 +371,7 @@ def test_a_bar_shows_the_progress(monkeypatch, capsys):
 def steps_from(noise, p, lead, monkeypatch):
     """The event that `ancestral` draws from the noise of all blocks, family by family."""
     fac, layout = p.factorization, p.factorization.layout
-    ranks = p.joint.row_ranks(torch.Size(lead))
+    ranks = p.batch(lead).ranks
     members = [
         [block for block, family in enumerate(layout.families) if family == distinct]
         for distinct in layout.distinct
@@ -398,7 +398,7 @@ def steps_from(noise, p, lead, monkeypatch):
 
 def assert_same_as_steps(p, monkeypatch, rows=5):
     lead = torch.Size((rows, *p.batch_shape))
-    noise = p.factorization.layout.noise(lead.numel(), p.joint.reference)
+    noise = p.factorization.layout.noise(lead.numel(), p.bound.reference)
     with monkeypatch.context() as patch:
         patch.setattr(Layout, "noise", lambda *_: noise)
         x, passes = fixed_point(p, (rows,))

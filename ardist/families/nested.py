@@ -107,7 +107,7 @@ class Nested(Family):
         return self._inner.condition(context, validate_args=False)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
-        result: Tensor = self._given(params).joint.attach(value)[0]
+        result: Tensor = self._given(params).reparameterized(value)
         return result
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:

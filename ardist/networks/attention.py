@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ardist.rows import select_rows
 from ardist.shapes import is_transformed
 
 
@@ -171,11 +172,6 @@ class TokenStep:
         x = x + _linear(attended, weights["attend_out"])
         inner = _linear(_norm(x, weights["mlp_norm"]), self._inner)
         return x + _linear(torch.addcmul(inner, inner, inner.erf()), self._out)
-
-
-def select_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Rows of what has one for each row or context, or one for all."""
-    return x if x.shape[0] == 1 else x.index_select(0, rows % x.shape[0])
 
 
 def _norm(x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:

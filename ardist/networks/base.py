@@ -10,10 +10,10 @@ import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
+from ardist.bound_network import context_batch, unwrap
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
-from ardist.joint import context_batch, unwrap
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
 from ardist.shapes import (
@@ -147,8 +147,9 @@ class ConditionalNetwork(nn.Module):
                 f"ranks: {type(self).__name__} draws all rows in one order, "
                 f"got {tuple(ranks.shape)}"
             )
-        if ranks is not None:
+        if ranks is not None:  # each step is of one block, which differs from row to row
             _check_rows(ranks, wanted)
+            wanted = wanted.with_ordering(Ordering.raster())
         with torch.no_grad():
             return self.make_decoder(wanted, batch_size, context, ranks)
 
@@ -320,11 +321,11 @@ def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[
     """
     partition, ordering = factorization.partition, factorization.ordering
     families, names = factorization.families, factorization.names
-    elements, order = factorization._cut.elements, factorization._order
+    elements, order = factorization.blocks.elements, factorization.order_key
     cuts: list[object] = [elements]
     orders: list[object] = [order]
     if any_length:
-        cuts = ["in order" if factorization._in_order else elements, vars(partition)]
+        cuts = ["in order" if factorization.is_in_order else elements, vars(partition)]
         raster = torch.arange(factorization.num_blocks)
         orders = ["raster" if torch.equal(order.flatten(), raster) else order, vars(ordering)]
     return {
@@ -365,11 +366,3 @@ def start_near_noise(factorization: Factorization, *layers: nn.Module | None) ->
         for layer in layers:
             for parameter in () if layer is None else layer.parameters():
                 parameter.mul_(0.01)
-
-
-def add_encoding(hidden: Tensor, encoding: Tensor) -> Tensor:
-    """`hidden` (M * N, ...) plus the encoding (N, ...) of N contexts, which is not repeated."""
-    if encoding.shape[0] in (1, hidden.shape[0]):
-        return hidden + encoding
-    grouped: Tensor = hidden.unflatten(0, (-1, encoding.shape[0])) + encoding
-    return grouped.flatten(0, 1)

@@ -16,6 +16,7 @@ from ardist.factorization import Factorization
 from ardist.families import Categorical
 from ardist.networks.base import part, reference_of
 from ardist.networks.sequence import UniformNetwork
+from ardist.rows import repeat_rows
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
 from ardist.testing import CheckError, check_autoregressive
 
@@ -121,11 +122,7 @@ class FromModule(UniformNetwork):
             start = self.start.expand(blocks.shape[0], 1, *self.start.shape)
             blocks = torch.cat((start, blocks[:, :-1]), 1)
         options = {"use_cache": False} if self.has_cache else {}
-        return self.evaluate(blocks, self._for_rows(context, blocks.shape[0]), **options)[0]
-
-    @staticmethod
-    def _for_rows(context: Tensor | None, rows: int) -> Tensor | None:
-        return None if context is None else context.repeat(rows // context.shape[0], 1)
+        return self.evaluate(blocks, _for_rows(context, blocks.shape[0]), **options)[0]
 
     def evaluate(
         self, inputs: Tensor, context: Tensor | None, **options: Any
@@ -154,7 +151,7 @@ class FromModule(UniformNetwork):
         with self.eval_mode():  # says at once what may not be active
             if not self.shift:
                 return super().make_decoder(factorization, batch_size, context, ranks)
-        rows = self._for_rows(context, batch_size)
+        rows = _for_rows(context, batch_size)
         return _ModuleDecoder(self, factorization, batch_size, rows)
 
     @contextmanager
@@ -176,6 +173,10 @@ class FromModule(UniformNetwork):
     def extra_repr(self) -> str:
         start = f", start={self.start.tolist()}" if self.shift else ""
         return f"{super().extra_repr()}\nshift={self.shift}{start}"
+
+
+def _for_rows(context: Tensor | None, rows: int) -> Tensor | None:
+    return None if context is None else repeat_rows(context, rows)
 
 
 def _is_noisy(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
-from ardist.networks.base import add_encoding
+from ardist.rows import add_to_rows, select_rows
 
 # What the context adds to a block's vertical and horizontal sums.
 Encodings = tuple[Tensor | None, Tensor | None]
@@ -131,7 +131,7 @@ class _Block(nn.Module):
 
 
 def _plus(sums: Tensor, encoding: Tensor | None) -> Tensor:
-    return sums if encoding is None else add_encoding(sums, encoding)
+    return sums if encoding is None else add_to_rows(sums, encoding)
 
 
 def _gated(sums: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class _Incremental:
         for buffers in (self._above, self._left, self._rest):
             buffers[:] = [buffer.index_select(0, rows) for buffer in buffers]
         self._encodings = [
-            [None if part is None else part.index_select(0, rows % part.shape[0]) for part in pair]
+            [None if part is None else select_rows(part, rows) for part in pair]
             for pair in self._encodings
         ]
         self._make_views()

@@ -1,7 +1,6 @@
 """Convolutions in which every pixel has a mask of its own, for any order of an image's pixels."""
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
 from typing import cast
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
-from ardist.networks.base import add_encoding
+from ardist.rows import add_to_rows, repeat_rows, select_rows
 
 _READ_AT_ONCE = 2**18  # numbers, which so stay in the cache
 
@@ -46,10 +45,10 @@ class LocallyMasked(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer(
-            "order", torch.tensor(list(chain(*factorization.steps))), persistent=False
+            "order", torch.tensor(factorization.drawing_order.blocks), persistent=False
         )
         # Between which places of that order the pixels of each step are.
-        self.bounds = [0, *accumulate(map(len, factorization.steps))]
+        self.bounds = factorization.drawing_order.ends_of("block")
         # Features tell which pixels are read; this tells which one reads.
         self.position = nn.Parameter(torch.randn(self.order.shape[0], channels) * 0.1)
         self.layers = nn.ModuleList()
@@ -136,7 +135,7 @@ class _Layer(nn.Module):
             products = pixels.index_select(0, read).flatten(0, 1) @ weight
             sums.index_add_(0, reading, products.view(-1, *pixels.shape[1:]))
         biases = self.biases(context)
-        added: Tensor = self.out(add_encoding(sums.transpose(0, 1), biases).transpose(0, 1).relu())
+        added: Tensor = self.out(add_to_rows(sums.transpose(0, 1), biases).transpose(0, 1).relu())
         return added
 
     def biases(self, context: Tensor | None) -> Tensor:
@@ -199,13 +198,13 @@ class _Incremental:
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was."""
         self._inputs = [inputs.index_select(0, rows) for inputs in self._inputs]
-        self._biases = self._biases.index_select(0, rows % self._biases.shape[0])
+        self._biases = select_rows(self._biases, rows)
 
     def _advance(self, start: int, end: int) -> Tensor:
         """Computes all layers at a slice of the pixels; the last one's hidden."""
         rows, count = self._inputs[0].shape[0], end - start
         biases = self._biases if self._biases.shape[1] == 1 else self._biases[:, start:end]
-        biases = biases.expand(-1, count, -1, -1).repeat(rows // biases.shape[0], 1, 1, 1)
+        biases = repeat_rows(biases.expand(-1, count, -1, -1), rows)
         hidden = self._position[start:end].repeat(rows, 1)  # (rows * count, channels)
         for inputs, (windows, weight, out), bias in zip(
             self._inputs, self._layers, biases.flatten(0, 1).unbind(1), strict=True

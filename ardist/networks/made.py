@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from itertools import accumulate, chain, pairwise
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
-from ardist.networks.base import ConditionalNetwork, add_encoding, start_near_noise
+from ardist.networks.base import ConditionalNetwork, start_near_noise
 from ardist.networks.masking import MaskedLinear, VisibleSets, within
 from ardist.pathwise import Sweep
+from ardist.rows import add_to_rows, repeat_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
 
 _UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
@@ -110,14 +111,14 @@ class MADE(ConditionalNetwork):
         for number, layer in enumerate(self.hidden):
             before = layer(hidden)
             if number == 0 and to_hidden is not None:
-                before = add_encoding(before, to_hidden)
+                before = add_to_rows(before, to_hidden)
             hidden = self.activate(number, before, hidden)
             hidden = F.dropout(hidden, self.dropout, self.training)
         maps = ((self.head, hidden), (self.direct, features))
         parts: list[Tensor] = [layer(source) for layer, source in maps if layer is not None]
         params = reduce(torch.add, parts)
         if to_output is not None:
-            params = add_encoding(params, to_output)
+            params = add_to_rows(params, to_output)
         return params.reshape(blocks.shape[0], *layout.param_shape)
 
     def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -182,32 +183,23 @@ class _Schedule:
     """
 
     def __init__(self, factorization: Factorization, available: Sequence[Tensor]) -> None:
-        self._factorization = factorization
-        self._layout, self._steps = factorization.layout, factorization.steps
-        self._order = list(chain(*self._steps))
-        self._straight = self._order == sorted(self._order)
-        times = torch.arange(len(self._steps) + 1)
+        order = self._order = factorization.drawing_order
+        self._flat = {kind: order.flat(kind) for kind in ("feature", "param")}
+        times = torch.arange(order.num_steps + 1)
         units = [torch.searchsorted(layer, times).tolist() for layer in available]
-        self.ends = [self._step_ends("feature"), *units]
-        self.output_ends = self._step_ends("param")
+        self.ends = [order.ends_of("feature"), *units]
+        self.output_ends = order.ends_of("param")
         widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
-        share = _UNITS_AT_ONCE * len(self._steps) // widest
-        self.max_window = max(1, min(len(self._steps), share))
-
-    def _step_ends(self, kind: str) -> list[int]:
-        sizes = self._layout.sizes[kind]
-        return [0, *accumulate(sum(sizes[block] for block in step) for step in self._steps)]
+        share = _UNITS_AT_ONCE * order.num_steps // widest
+        self.max_window = max(1, min(order.num_steps, share))
 
     def layout(self, start: int, stop: int) -> Layout:
         """The blocks of the steps from `start` to `stop`."""
-        return self._factorization.layout_of(start, stop)
+        return self._order.layout_of(start, stop)
 
     def in_order(self, weight: Tensor, kind: str, dim: int) -> Tensor:
         """Features or parameters along `dim` from raster order to the order of drawing."""
-        if self._straight:
-            return weight
-        wanted = self._layout.columns(kind, self._order)
-        return weight.index_select(dim, torch.tensor(wanted, device=weight.device))
+        return self._flat[kind].to(weight.device).to_drawing(weight, dim)
 
 
 class _MADEDecoder(Decoder):
@@ -246,7 +238,7 @@ class _MADEDecoder(Decoder):
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """An encoding (contexts, units) as (units, rows)."""
-        return encoding.T.repeat(1, self.batch_size // encoding.shape[0])
+        return repeat_rows(encoding, self.batch_size).T
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from ardist.networks.base import (
 )
 from ardist.networks.mlp import mlp
 from ardist.networks.sequence import UniformNetwork
+from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_positive, as_size, check_type
 
 
@@ -133,8 +134,7 @@ class Markov(UniformNetwork):
         step = torch.arange(length, device=blocks.device).expand(rows, length)
         encoding = self.encode(context)
         if encoding is not None:
-            encoding = encoding.repeat(rows // encoding.shape[0], 1, 1)
-            encoding = encoding.expand(rows, length, -1).flatten(0, 1)
+            encoding = repeat_rows(encoding, rows).expand(rows, length, -1).flatten(0, 1)
         params = self.evaluate(past.flatten(0, 1), step.flatten(), encoding)
         return params.view(rows, length, -1)
 
@@ -224,7 +224,7 @@ class _MarkovDecoder(Decoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network = network
-        order = network.order(factorization.ranks.flatten(), network.padding.device)
+        order = network.permutation(factorization.ranks.flatten(), network.padding.device)
         self._encoding = network.encode(network.context_in_order(context, order))
         padding = network.padding
         self._past = padding.expand(batch_size, network.window, *padding.shape)
@@ -240,7 +240,7 @@ class _MarkovDecoder(Decoder):
         self.batch_size = rows.shape[0]
         self._past = self._past.index_select(0, rows)
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])
+            self._encoding = select_rows(self._encoding, rows)
 
     def _take(self, blocks: Tensor) -> Tensor:
         self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]
@@ -254,6 +254,6 @@ class _MarkovDecoder(Decoder):
         encoding = self._encoding
         if encoding is not None:
             encoding = encoding[:, self.num_taken if encoding.shape[1] > 1 else 0]
-            encoding = encoding.repeat(self.batch_size // encoding.shape[0], 1)
+            encoding = repeat_rows(encoding, self.batch_size)
         with self._network.eval_mode():
             return self._network.evaluate(self._past, step, encoding).unsqueeze(1)

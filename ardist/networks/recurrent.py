@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.decoding import Decoder
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import add_encoding
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
+from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_positive, as_probability, is_transformed
 
 
@@ -86,24 +87,21 @@ class RNN(SequenceNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        order = self.order(ranks, blocks.device)
+        order = self.permutation(ranks, blocks.device)
         vectors = self.embedding(blocks)  # (M * N, T, size)
         start = self.start.expand(vectors.shape[0], 1, -1)
-        drawn = vectors if order is None else vectors.index_select(1, order)
-        inputs = torch.cat((start, drawn[:, :-1]), 1)
+        inputs = torch.cat((start, order.to_drawing(vectors)[:, :-1]), 1)
         encoding, state = self.encode(context, blocks.shape[0], order)
         if encoding is not None:
-            inputs = add_encoding(inputs, encoding)
+            inputs = add_to_rows(inputs, encoding)
         inputs = F.dropout(inputs, self.dropout, self.training)
         hidden = self._hidden(inputs, state)
         hidden = F.dropout(hidden, self.dropout, self.training)
-        if order is not None:
-            hidden = hidden.index_select(1, order.argsort())
-        params: Tensor = self.head(hidden)
+        params: Tensor = self.head(order.to_raster(hidden))
         return params
 
     def encode(
-        self, context: Tensor | None, rows: int, order: Tensor | None
+        self, context: Tensor | None, rows: int, order: Permutation
     ) -> tuple[Tensor | None, Tensor]:
         """What the context adds to the inputs, (N, 1 or T, size), and the initial states.
 
@@ -114,12 +112,11 @@ class RNN(SequenceNetwork):
             return None, states.expand(-1, -1, rows, -1)
         encoding = self.context_to_input(context)
         if self.context_kind == "blocks":
-            encoding = encoding.unsqueeze(1).flatten(1, -2)
-            encoding = encoding if order is None else encoding.index_select(1, order)
+            encoding = order.to_drawing(encoding.unsqueeze(1).flatten(1, -2))
             return encoding, states.expand(-1, -1, rows, -1)
         own = self.context_to_state(context).view(context.shape[0], *self.initial.shape)
         states = states + own.permute(1, 2, 0, 3)
-        return encoding.unsqueeze(1), states.repeat(1, 1, rows // context.shape[0], 1)
+        return encoding.unsqueeze(1), repeat_rows(states, rows, 2)
 
     def _hidden(self, inputs: Tensor, states: Tensor) -> Tensor:
         """The last layer's hidden states, (rows, T, hidden_size), from the initial states."""
@@ -258,9 +255,8 @@ class _RNNDecoder(Decoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network, self._cell = network, _CELLS[network.cell]
-        ranks = factorization.ranks.flatten()
-        self._blocks = ranks.argsort().tolist()
-        order = network.order(ranks, network.start.device)
+        self._blocks = factorization.drawing_order.blocks
+        order = network.permutation(factorization.ranks.flatten(), network.start.device)
         self._encoding, states = network.encode(context, batch_size, order)
         self._set_states(states)
         # Each layer's map of (its input, its state), transposed; the first one's input is
@@ -326,8 +322,7 @@ class _RNNDecoder(Decoder):
 
     def _project_context(self, encoding: Tensor, step: int) -> Tensor:
         """What the context adds to the first layer's sums: (rows, sums)."""
-        sums = encoding[:, step] @ self._inner
-        return sums.repeat(self.batch_size // sums.shape[0], 1)
+        return repeat_rows(encoding[:, step] @ self._inner, self.batch_size)
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
@@ -355,7 +350,7 @@ class _RNNDecoder(Decoder):
         vectors = network.embedding(blocks, self._blocks[: self.num_taken])
         inputs = torch.cat((network.start.expand(vectors.shape[0], 1, -1), vectors), 1)
         if self._encoding is not None:
-            inputs = add_encoding(inputs, self._encoding[:, : inputs.shape[1]])
+            inputs = add_to_rows(inputs, self._encoding[:, : inputs.shape[1]])
         hidden = torch.stack(self._own)
         given = (hidden, torch.stack(self._second)) if network.cell == "lstm" else hidden
         with network.eval_mode():
@@ -368,7 +363,7 @@ class _RNNDecoder(Decoder):
         states = torch.stack((torch.stack(self._own), torch.stack(self._second)))
         self._set_states(states.index_select(2, rows))
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])
+            self._encoding = select_rows(self._encoding, rows)
         self.batch_size = rows.shape[0]
         if self._from_context is not None:
             self._from_context = self._from_context.index_select(0, rows)
@@ -387,9 +382,8 @@ class _RNNSteps(Decoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network, self._step = network, _CELLS[network.cell].step
-        ranks = factorization.ranks.flatten()
-        self._blocks = ranks.argsort().tolist()
-        order = network.order(ranks, network.start.device)
+        self._blocks = factorization.drawing_order.blocks
+        order = network.permutation(factorization.ranks.flatten(), network.start.device)
         self._encoding, states = network.encode(context, batch_size, order)
         self._states = [tuple(layer.unbind(0)) for layer in states.unbind(1)]
 
@@ -402,7 +396,7 @@ class _RNNSteps(Decoder):
             self.num_taken += 1
         if self._encoding is not None:
             steps = self._encoding.shape[1]
-            x = add_encoding(x, self._encoding[:, min(self.num_taken, steps - 1)])
+            x = add_to_rows(x, self._encoding[:, min(self.num_taken, steps - 1)])
         for layer, states in enumerate(self._states):
             self._states[layer] = self._step(x, states, *network.weights(layer))
             x = self._states[layer][0]
@@ -415,4 +409,4 @@ class _RNNSteps(Decoder):
             tuple(state.index_select(0, rows) for state in states) for states in self._states
         ]
         if self._encoding is not None:
-            self._encoding = self._encoding.index_select(0, rows % self._encoding.shape[0])
+            self._encoding = select_rows(self._encoding, rows)

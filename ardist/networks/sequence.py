@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noise
@@ -91,12 +92,6 @@ class BlockHead(nn.Module):
         return torch.cat([F.linear(h, weight, bias) for h, (weight, bias) in each], -1)
 
 
-def drawing_order(ranks: Tensor) -> Tensor | None:
-    """The blocks of total ranks in the order of drawing; None where it is raster order."""
-    order = ranks.argsort()
-    return None if torch.equal(order, torch.arange(order.shape[0], device=order.device)) else order
-
-
 class SequenceNetwork(ConditionalNetwork):
     """A network over the blocks in the order of drawing, in any order without ties.
 
@@ -115,7 +110,7 @@ class SequenceNetwork(ConditionalNetwork):
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         if (reason := self._refuses(factorization)) is not None:
             raise ValueError(f"factorization: {reason}")
-        self._order = drawing_order(factorization.ranks.flatten())
+        self._permutation = Permutation.of_ranks(factorization.ranks.flatten())
 
     def _refuses(self, factorization: Factorization) -> str | None:
         if not factorization.is_total:
@@ -135,10 +130,9 @@ class SequenceNetwork(ConditionalNetwork):
             return f"{type(self).__name__} was trained in the order {own.ordering!r}"
         return self._refuses(factorization)
 
-    def order(self, ranks: Tensor | None, device: torch.device) -> Tensor | None:
-        """The blocks in the order of drawing; None where it is raster order."""
-        order = self._order if ranks is None else drawing_order(ranks)
-        return None if order is None else order.to(device)
+    def permutation(self, ranks: Tensor | None, device: torch.device) -> Permutation:
+        """Between raster order and the order of drawing: that of `ranks`, or its own."""
+        return (self._permutation if ranks is None else Permutation.of_ranks(ranks)).to(device)
 
     def _fingerprint(self) -> dict[str, list[str]]:
         """Of what all lengths share, where any length fits."""
@@ -169,16 +163,12 @@ class UniformNetwork(SequenceNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        order = self.order(ranks, blocks.device)
-        context = self.context_in_order(context, order)
-        if order is None:
-            return self.in_order(blocks, context)
-        params = self.in_order(blocks.index_select(1, order), context)
-        return params.index_select(1, order.argsort())
+        order = self.permutation(ranks, blocks.device)
+        params = self.in_order(order.to_drawing(blocks), self.context_in_order(context, order))
+        return order.to_raster(params)
 
-    def context_in_order(self, context: Tensor | None, order: Tensor | None) -> Tensor | None:
-        """Vectors for the steps, (N, num_blocks, C), where there is one for each block."""
+    def context_in_order(self, context: Tensor | None, order: Permutation) -> Tensor | None:
+        """The context, with a vector for each block in the order of drawing: (N, num_blocks, C)."""
         if context is None or self.context_kind == "vector":
             return context
-        context = context.unsqueeze(1).flatten(1, -2)  # one for each block, on any grid
-        return context if order is None else context.index_select(1, order)
+        return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # on any grid

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, chain
 from typing import NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.decoding import Decoder
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.networks.attention import (
     AttentionLayer,
@@ -19,12 +19,11 @@ from ardist.networks.attention import (
     State,
     TokenStep,
     drop,
-    select_rows,
     sinusoids,
 )
-from ardist.networks.base import ConditionalNetwork, add_encoding, fingerprint
-from ardist.networks.sequence import BlockEmbedding, BlockHead, drawing_order
-from ardist.ordering import Ordering
+from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_flag, as_positive, as_probability
 
 _POSITIONS = ("learned", "rotary")
@@ -131,7 +130,7 @@ class Transformer(ConditionalNetwork):
                 elif weight.dim() == 2:
                     scale = math.sqrt(2 * depth) if name.endswith("_out.weight") else 1.0
                     weight.normal_(std=0.02 / scale)
-        order = drawing_order(factorization.ranks.flatten())
+        order = Permutation.of_ranks(factorization.ranks.flatten()).order
         self.register_buffer("_order", order, persistent=False)
         seen = factorization.dependencies if self.two_streams else None
         self.register_buffer("_seen", seen, persistent=False)
@@ -150,7 +149,7 @@ class Transformer(ConditionalNetwork):
                 return super().unsupported_reason(factorization)
         if not self.any_order and factorization.ordering != own.ordering:
             return f"{name} with any_order=False was trained in the order {own.ordering!r}"
-        if factorization.ordering.name == "from_graph" and not factorization.is_total:
+        if factorization.ordering.is_graph and not factorization.is_total:
             return f"{name} takes another order by its ranks, which do not tell a graph"
         if not self.two_streams and not factorization.is_total:
             return f"{name} was built without ties, and serves orders without ties"
@@ -184,11 +183,10 @@ class Transformer(ConditionalNetwork):
             seen = self._seen if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
             hidden = self.run(self.tokens(raster, encoding, seen).all(), vectors, states)
         else:
-            order = self._order if ranks is None else ranks.argsort(-1)
-            drawn = vectors if order is None else _arrange(vectors, order)
-            tokens = self.tokens(raster if order is None else order, encoding)
-            hidden = self.run(tokens.all(), drawn[:, :-1], states)
-            hidden = hidden if order is None else _arrange(hidden, order.argsort(-1))
+            order = Permutation(self._order if ranks is None else ranks.argsort(-1))
+            tokens = self.tokens(raster if order.order is None else order.order, encoding)
+            hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], states)
+            hidden = order.to_raster(hidden)
         params: Tensor = self.head(hidden)
         return params
 
@@ -229,7 +227,8 @@ class Transformer(ConditionalNetwork):
             targets = self.target_map(sinusoids(order, self.dim, self.start))
         if encoding is not None:
             if encoding.shape[1] > 1 or order.dim() > 1:
-                encoding = _arrange(encoding.expand(-1, order.shape[-1], -1), order)
+                encoding = encoding.expand(-1, order.shape[-1], -1)
+                encoding = Permutation(order).to_drawing(encoding)
             targets = targets + encoding
         rotations = None
         if self.positions == "rotary":
@@ -258,10 +257,10 @@ class Transformer(ConditionalNetwork):
         """
         if vectors.shape[1] < part.contents.shape[1]:
             vectors = F.pad(vectors, (0, 0, 1, 0))
-        tokens = add_encoding(vectors, part.contents)
+        tokens = add_to_rows(vectors, part.contents)
         num_keys = tokens.shape[1]
         if part.queries is not None:
-            queries = part.queries.repeat(tokens.shape[0] // part.queries.shape[0], 1, 1)
+            queries = repeat_rows(part.queries, tokens.shape[0])
             tokens = torch.cat((tokens, queries), 1)
         dropout = self.dropout if self.training and states[0].cache is None else 0.0
         rows, length, dim = tokens.shape
@@ -338,13 +337,10 @@ class _TransformerDecoder(Decoder):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> None:
-        if ranks is not None:
-            # Steps of one block each, which differs from row to row.
-            factorization = factorization.with_ordering(Ordering.raster())
         super().__init__(factorization, batch_size)
         self._network = network
         device = network.start.device
-        order = torch.tensor(list(chain(*factorization.steps)), device=device)
+        order = torch.tensor(factorization.drawing_order.blocks, device=device)
         seen = None
         if network.two_streams:
             seen = factorization.dependencies.to(device)[order][:, order]
@@ -358,7 +354,7 @@ class _TransformerDecoder(Decoder):
             weights = {name: (b, w.contiguous()) for name, (b, w) in layer.weights().items()}
             buffer = network.start.new_empty(2, batch_size, network.heads, length, size)
             self._states.append(State(weights, memory, Cache(buffer)))
-        self._ends = [0, *accumulate(map(len, factorization.steps))]
+        self._ends = factorization.drawing_order.ends_of("block")
         self._num_read = 0  # content tokens
         self._prepare()
 
@@ -385,7 +381,7 @@ class _TransformerDecoder(Decoder):
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
         self.num_taken = self._num_steps_of(blocks)
-        read = list(chain(*self.factorization.steps[: self.num_taken]))
+        read = self.factorization.drawing_order.blocks[: self._ends[self.num_taken]]
         return self._advance(self._network.embedding(blocks, read))
 
     def _advance(self, vectors: Tensor) -> Tensor:
@@ -393,7 +389,7 @@ class _TransformerDecoder(Decoder):
         network, wanted = self._network, self.factorization.steps[self.num_taken]
         now, end = self._ends[self.num_taken : self.num_taken + 2]
         if self._layers and self._num_read == now > 0:
-            x = add_encoding(vectors.squeeze(1), self._added[now])
+            x = add_to_rows(vectors.squeeze(1), self._added[now])
             for layer in self._layers:
                 x = layer(x)
             hidden = network.norm(x).unsqueeze(1)
@@ -414,11 +410,3 @@ class _TransformerDecoder(Decoder):
 def _rows(x: Tensor) -> Tensor:
     """With a leading dimension."""
     return x if x.dim() == 3 else x.unsqueeze(0)
-
-
-def _arrange(x: Tensor, order: Tensor) -> Tensor:
-    """Vectors (rows or contexts, T, dim) in an order, (T,) or of each row."""
-    if order.dim() == 1:
-        return x.index_select(1, order)
-    x = x.repeat(order.shape[0] // x.shape[0], 1, 1)
-    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

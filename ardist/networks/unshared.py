@@ -10,6 +10,7 @@ from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, reference_of, start_near_noise
 from ardist.networks.mlp import Constant, mlp
+from ardist.rows import repeat_rows
 from ardist.shapes import as_size, described
 
 
@@ -108,7 +109,7 @@ class Unshared(ConditionalNetwork):
         features = layout.features(blocks).to(reference_of(self).dtype)
         inputs = features.index_select(1, self.columns).split(self.widths, 1)
         if context is not None:
-            context = context.repeat(blocks.shape[0] // context.shape[0], 1)
+            context = repeat_rows(context, blocks.shape[0])
         each = [self.evaluate(block, seen, context) for block, seen in enumerate(inputs)]
         return torch.cat(each, 1).reshape(blocks.shape[0], *layout.param_shape)
 
@@ -168,9 +169,7 @@ class _UnsharedDecoder(Decoder):
         width = sum(self.factorization.layout.sizes["feature"])
         self._features = reference_of(network).new_zeros(batch_size, width)
         self._columns = network.columns.split(network.widths)
-        self._context = context
-        if context is not None:
-            self._context = context.repeat(batch_size // context.shape[0], 1)
+        self._context = None if context is None else repeat_rows(context, batch_size)
 
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
@@ -189,11 +188,11 @@ class _UnsharedDecoder(Decoder):
 
     def _take(self, blocks: Tensor, num_steps: int) -> None:
         """Takes the blocks of the next steps."""
-        layout, end = self.factorization.layout, self.num_taken + num_steps
-        drawn = list(chain(*self.factorization.steps[self.num_taken : end]))
-        self._features[:, layout.columns("feature", drawn)] = (
-            layout.select(drawn).features(blocks).to(self._features.dtype)
-        )
+        fac, end = self.factorization, self.num_taken + num_steps
+        layout = fac.drawing_order.layout_of(self.num_taken, end)
+        drawn = list(chain(*fac.steps[self.num_taken : end]))
+        features = layout.features(blocks).to(self._features.dtype)
+        self._features[:, fac.layout.columns("feature", drawn)] = features
         self.num_taken = end
 
     @torch.no_grad()
@@ -209,5 +208,6 @@ class _UnsharedDecoder(Decoder):
             ]
         params = torch.cat(each, 1)
         return params.reshape(
-            self.batch_size, *self.factorization.step_layouts[self.num_taken].param_shape
+            self.batch_size,
+            *self.factorization.drawing_order.step_layouts[self.num_taken].param_shape,
         )

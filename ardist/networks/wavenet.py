@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.decoding import Decoder
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.networks.base import part
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
+from ardist.rows import select_rows
 from ardist.shapes import as_integer, as_positive, as_probability
 
 
@@ -97,21 +99,19 @@ class WaveNet(SequenceNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        order = self.order(ranks, blocks.device)
+        order = self.permutation(ranks, blocks.device)
         vectors = self.embedding(blocks).transpose(0, 1)  # (T, M * N, channels)
-        drawn = vectors if order is None else vectors.index_select(0, order)
-        hidden = self.run(drawn[:-1], self.encode(context, order))
-        if order is not None:
-            hidden = hidden.index_select(0, order.argsort())
+        drawn = order.to_drawing(vectors, 0)
+        hidden = order.to_raster(self.run(drawn[:-1], self.encode(context, order)), 0)
         params: Tensor = self.head(hidden.transpose(0, 1))
         return params
 
-    def encode(self, context: Tensor | None, order: Tensor | None) -> Tensor | None:
+    def encode(self, context: Tensor | None, order: Permutation) -> Tensor | None:
         """The context in the order of drawing: (1 or T, N, C)."""
         if context is None or self.context_kind == "vector":
             return None if context is None else context.unsqueeze(0)
-        context = context.reshape(context.shape[0], -1, context.shape[-1]).transpose(0, 1)
-        return context if order is None else context.index_select(0, order)
+        vectors = context.reshape(context.shape[0], -1, context.shape[-1]).transpose(0, 1)
+        return order.to_drawing(vectors, 0)
 
     # Time comes first, so that the past of all rows, a dilation back, is one matrix.
 
@@ -220,9 +220,8 @@ class _WaveNetDecoder(Decoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network = network
-        ranks = factorization.ranks.flatten()
-        self._blocks = ranks.argsort().tolist()
-        order = network.order(ranks, network.start.device)
+        self._blocks = factorization.drawing_order.blocks
+        order = network.permutation(factorization.ranks.flatten(), network.start.device)
         self._context = network.encode(context, order)
         self._pasts = [
             _Past(layer, batch_size, factorization.num_blocks, self._context)
@@ -279,7 +278,7 @@ class _WaveNetDecoder(Decoder):
 
     def select(self, rows: Tensor) -> None:
         if self._context is not None:
-            self._context = self._context.index_select(1, rows % self._context.shape[1])
+            self._context = select_rows(self._context, rows, 1)
         for past in self._pasts:
             past.select(rows, self._context)
         self.batch_size = rows.shape[0]

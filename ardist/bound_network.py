@@ -1,0 +1,244 @@
+"""A network with the context, the factorization and the parameters that a distribution uses."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+from torch import Size, Tensor, nn
+from torch.func import functional_call
+
+from ardist.decoding import Decoder
+from ardist.factorization import Factorization
+from ardist.shapes import check_kind, check_tensor, check_type, described, spelled
+
+Result = TypeVar("Result")
+
+
+class BoundNetwork:
+    """A network under a context: one parallel pass, and a decoder.
+
+    Args:
+        network: a conditional network, or one that is wrapped.
+        factorization: in place of the network's own.
+        context: (*context_batch, *network.context_shape).
+        params: tensors by the names of the parameters that they replace.
+
+    Attributes:
+        unwrapped: the conditional network inside `network`.
+        context_batch: the leading dimensions of the context.
+        is_own: whether the factorization is the network's own, except for its families.
+
+    Raises:
+        ValueError: if the arguments do not fit the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        factorization: Factorization | None = None,
+        context: Tensor | None = None,
+        params: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.network, self.unwrapped = network, unwrap(network)
+        if factorization is not None:
+            check_type(factorization, Factorization, "factorization")
+        own: Factorization = self.unwrapped.factorization
+        self.factorization = factorization or own
+        self.context, self.params = context, params
+        self.network_factorization = as_built_for(own, self.factorization)
+        self.is_own = self.network_factorization is own
+        if (reason := self.unsupported_reason(self.factorization)) is not None:
+            raise ValueError(f"factorization: {reason}, got {factorization}")
+        self.unwrapped._tell_pyro()
+        self._check_params()
+        self.context_batch = context_batch(self.unwrapped, context)
+        if context is not None:
+            self.check_kind("context", context, exact=True)
+
+    def replace(self, **changes: Any) -> "BoundNetwork":
+        """The same with other arguments."""
+        names = ("network", "factorization", "context", "params")
+        return BoundNetwork(**{**{name: getattr(self, name) for name in names}, **changes})
+
+    def unsupported_reason(self, factorization: Factorization) -> str | None:
+        """Why the network does not support a factorization, or None if it does."""
+        own = self.unwrapped.factorization
+        wanted = as_built_for(own, factorization)
+        reason: str | None = None if wanted is own else self.unwrapped.unsupported_reason(wanted)
+        return reason
+
+    @property
+    def reference(self) -> Tensor:
+        """A tensor of the dtype and device in which the network computes."""
+        first = next(iter((self.params or {}).values()), None)
+        if first is None:
+            first = next(self.unwrapped.parameters(), self.context)
+        return torch.empty(0) if first is None else first.detach()
+
+    @property
+    def placeholder(self) -> Tensor:
+        """An event well inside the support; that of padding alone for sequences with an end."""
+        fac = self.factorization
+        event = fac.merge(fac.layout.placeholder(self.reference))
+        return event if fac.rule is None else event.fill_(fac.rule.pad)
+
+    def with_params(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Calls a function while `params` replace the network's own."""
+        if self.params is None:
+            return function(*args)
+        named = {f"network.{name}": value for name, value in self.params.items()}
+        result: Result = functional_call(_Scope(self.unwrapped), named, (function, *args))
+        return result
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """The network as it is in draws: without dropout, and in its own dtype."""
+        # Decoders write into buffers of the network's dtype, which autocast does not know.
+        off = torch.autocast(self.reference.device.type, enabled=False)
+        with self.unwrapped.eval_mode(), off:
+            yield
+
+    @property
+    def _contexts(self) -> Tensor | None:
+        """The context with one leading dimension."""
+        if self.context is None:
+            return None
+        return self.context.reshape(prod(self.context_batch), *self.unwrapped.context_shape)
+
+    def forward(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
+        """The parameters of all blocks of rows, in one parallel pass.
+
+        A block with an infinite element scores -inf and has no effect on others: the network
+        reads its placeholder instead.
+
+        Args:
+            blocks: (rows, *value_shape) in raster order.
+            ranks: (rows, num_blocks), if the rows have orders of their own.
+        """
+        shape = self.factorization.layout.param_shape
+        if blocks.shape[0] == 0:  # modules may refuse no rows; the gradients are zeros
+            nothing = self.reference.new_zeros(0, *shape)
+            return nothing + torch.stack([part.flatten()[:0].sum() for part in self.sources]).sum()
+        blocks = self.factorization.layout.finite(blocks)
+        if ranks is None and not self.is_own:
+            ranks = self.factorization.ranks.flatten().to(self.reference.device)
+        given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
+        params: Tensor = self.network(*given)
+        if params.shape != (blocks.shape[0], *shape):
+            raise ValueError(
+                f"network: {type(self.unwrapped).__name__} returned parameters of shape "
+                f"{tuple(params.shape)}, expected {(blocks.shape[0], *shape)}"
+            )
+        return params.to(self.reference.dtype)  # autocast computes in another dtype
+
+    def make_decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
+        """The network's decoder, for the factorization of the distribution."""
+        other = {} if self.is_own else {"factorization": self.network_factorization}
+        decoder: Decoder = self.unwrapped.decoder(num_rows, self._contexts, ranks, **other)
+        return decoder
+
+    def differentiable_decoder(self, num_rows: int) -> Decoder | None:
+        """A decoder that keeps the graph of its steps, if the network has one."""
+        decoder: Decoder | None = self.unwrapped._differentiable_decoder(
+            self.network_factorization, num_rows, self._contexts
+        )
+        return decoder
+
+    def sweep(self, blocks: Tensor) -> Any:
+        """The network's reverse sweep through a draw of `blocks`, if it has one."""
+        return self.unwrapped._sweep(blocks, self._contexts) if self.is_own else None
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """The tensors from which parameters are computed."""
+        own = [self.reference, *(self.params or {}).values(), *self.unwrapped.parameters()]
+        return own if self.context is None else [*own, self.context]
+
+    def _check_params(self) -> None:
+        if self.params is None:
+            return
+        check_type(self.params, Mapping, "params")
+        own, name = dict(self.unwrapped.named_parameters()), type(self.unwrapped).__name__
+        if unknown := sorted(set(self.params) - set(own), key=str):
+            raise ValueError(f"params: {name} has no parameters {unknown}")
+        for key, value in self.params.items():
+            check_tensor(value, f"params[{key!r}]")
+            if value.shape != own[key].shape:
+                raise ValueError(
+                    f"params: expected {key!r} of shape {tuple(own[key].shape)}, as in {name}, got "
+                    f"{tuple(value.shape)}; for several networks at once use "
+                    f"torch.func.vmap, and in Pyro vectorize_particles=False or parallel=False"
+                )
+
+    def check_kind(self, name: str, tensor: Tensor, exact: bool) -> None:
+        """Checks that dtype and device are the network's. Integers may be floats if not `exact`."""
+        check_kind(tensor, name, self.reference, exact)
+
+
+def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
+    """A factorization as a network for `own` sees it: with the families and the end of `own`.
+
+    A network does not depend on the families beyond their numbers of parameters and features.
+    If these differ, `wanted` stays as it is. If the result equals `own`, it is `own` itself.
+    """
+    if wanted is own:
+        return own
+    widths = [
+        [(family.event_shape, family.num_params, family.num_features) for family in fac.families]
+        for fac in (wanted, own)
+    ]
+    ends = (wanted.end, wanted.pad) != (own.end, own.pad)
+    if widths[0] == widths[1] and (wanted.families != own.families or ends):
+        wanted = wanted.replace(
+            families=own.families[0] if own.is_uniform else own.families, end=own.end, pad=own.pad
+        )
+    return own if wanted == own else wanted
+
+
+def context_batch(network: Any, context: Tensor | None) -> Size:
+    """The leading dimensions of a context, whose last dimensions must fit the network."""
+    shape = network.context_shape
+    if context is None:
+        if shape:
+            raise ValueError(
+                f"context: expected (*batch_shape, {spelled(shape)}), got none; "
+                f"the network was built with context_shape {tuple(shape)}"
+            )
+        return Size()
+    check_tensor(context, "context")
+    if not shape:
+        raise ValueError(
+            f"context: expected none, since the network was built with context_shape (), "
+            f"got {tuple(context.shape)}"
+        )
+    if context.shape[-len(shape) :] != shape:
+        labels = context.dtype == torch.int64
+        hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
+        raise ValueError(
+            f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}{hint}"
+        )
+    return context.shape[: -len(shape)]
+
+
+class _Scope(nn.Module):
+    """A module around a network, so that any call can run under `functional_call`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+def unwrap(network: nn.Module, name: str = "network") -> Any:
+    """The conditional network inside a wrapper such as that of `torch.compile` or DDP."""
+    unwrapped: Any = network
+    while not (isinstance(unwrapped, nn.Module) and hasattr(unwrapped, "factorization")):
+        inner = getattr(unwrapped, "_orig_mod", None) or getattr(unwrapped, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"{name}: expected a conditional network, got {described(network)}")
+        unwrapped = inner
+    return unwrapped

@@ -1,0 +1,114 @@
+"""Draws with gradients: by implicit differentiation, or through the steps of a decoder."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ardist.batch import Batch
+from ardist.decoding import Decoder
+from ardist.pathwise import by_iteration, by_sweep, with_gradient
+from ardist.rollout import Rollout, draw, sampler
+from ardist.scoring import score
+
+
+def rsample(batch: Batch, tol: float = 0.0, scored: bool = False) -> tuple[Tensor, Tensor]:
+    """Events with gradients, and the scores of their blocks: (*lead, ...) both.
+
+    Args:
+        batch: the rows.
+        tol: see `AutoregressiveDistribution.rsample`.
+        scored: whether scores are wanted; they may be zeros otherwise.
+    """
+    if batch.num_rows > 0 and batch.ranks is None:
+        with batch.bound.eval_mode():
+            decoder = batch.bound.differentiable_decoder(batch.num_rows)
+            if decoder is not None:
+                return _through_steps(batch, decoder)
+    with torch.no_grad():
+        x = draw(batch)
+    return reparameterized(batch, x, tol, scored)
+
+
+def _through_steps(batch: Batch, decoder: Decoder) -> tuple[Tensor, Tensor]:
+    """By plain autograd through the steps of a draw."""
+    each = list[Tensor]()
+    rollout = Rollout(batch, decoder=decoder)
+    sample = sampler(rollout)
+    for step in rollout:
+        with torch.no_grad():
+            drawn = sample(step)
+        drawn = step.accept(step.layout.pathwise(step.params, drawn))
+        each.append(step.layout.log_prob(step.params, drawn))
+    blocks = rollout.drawn
+    scores = rollout.in_raster(each) if each else batch.zeros
+    if batch.evidence is not None:
+        scores = scores.masked_fill(batch.layout.whole(batch.evidence[1]), 0.0)
+    value, scores = with_gradient(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+    return batch.events(value), batch.unflatten(scores)
+
+
+def reparameterized(
+    batch: Batch, x: Tensor, tol: float = 0.0, scored: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Draws x (*lead, *event_shape) with their gradients, and the scores of their blocks."""
+    families = batch.layout.distinct
+    wanted = has_gradients(batch) and any(family.has_rsample for family in families)
+    if not wanted or x.numel() == 0:
+        if wanted:  # zero, with its gradients
+            x = x + batch.forward(batch.blocks(x)).sum()
+        with batch.bound.unwrapped.eval_mode():
+            return x, score(batch, x) if scored else x.new_zeros(())
+    value, scores = reparameterized_rows(batch, batch.blocks(x.detach()), tol=tol, scored=scored)
+    return batch.events(value), batch.unflatten(scores)
+
+
+def has_gradients(batch: Batch, *others: Tensor) -> bool:
+    """Whether gradients are kept of the parameters, the context, the evidence or the others."""
+    sources = (*others, *batch.bound.sources, *(batch.evidence or ()))
+    return torch.is_grad_enabled() and any(part.requires_grad for part in sources)
+
+
+def reparameterized_rows(
+    batch: Batch,
+    blocks: Tensor,
+    function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    tol: float = 0.0,
+    scored: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """As `reparameterized`, for the blocks of rows.
+
+    Args:
+        batch: the rows.
+        blocks: the draws, (rows, *value_shape).
+        function: from all parameters and blocks to the same blocks, with gradients to the
+            parameters and possibly to more; `Layout.pathwise` by default.
+        tol, scored: as of `rsample`.
+    """
+    layout, bound, evidence = batch.layout, batch.bound, batch.evidence
+    with bound.eval_mode():
+        with torch.no_grad():
+            sweep = bound.sweep(blocks) if batch.ranks is None else None
+        leaf = blocks.detach().requires_grad_(scored or sweep is None)
+        params = batch.forward(leaf)
+    same, free = (function or layout.pathwise)(params, blocks), None
+    scores = layout.log_prob(params, leaf) if scored else batch.zeros.to(blocks.dtype)
+    if evidence is not None:
+        free = ~evidence[1]
+        same = torch.where(free, same, evidence[0])
+        scores = scores.masked_fill(layout.whole(evidence[1]), 0.0)
+    if sweep is not None:
+        solve = by_sweep(batch.factorization, sweep, params, blocks, free)
+    else:
+        solve = by_iteration(same, leaf, batch.order.num_steps, tol)
+
+    def adjoint(
+        of_value: Tensor | None, of_scores: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if of_scores is not None:
+            (through,) = torch.autograd.grad(scores, leaf, of_scores, retain_graph=True)
+            of_value = through if of_value is None else of_value + through
+        return None if of_value is None else solve(of_value), of_scores
+
+    value, each = with_gradient(blocks, same, scores, adjoint)
+    return value, each

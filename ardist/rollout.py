@@ -1,0 +1,469 @@
+"""Drawing: the one loop over the steps of an autoregressive distribution."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from ardist.batch import Batch
+from ardist.decoding import Decoder
+from ardist.drawing_order import DrawingOrder
+from ardist.families.truncated import state_logits_of
+from ardist.layout import Layout
+from ardist.rows import repeat_rows
+
+_NOISE_AT_ONCE = 2**20  # numbers drawn ahead
+
+
+class Step:
+    """A step of a rollout, or a window of steps that are solved together.
+
+    Blocks and parameters are (rows, ...) with the blocks of the step alone, laid out as in
+    `Layout`.
+
+    Attributes:
+        index: of the first step, from 0.
+        stop: one more than the index of the last step.
+        layout: the conditionals of the blocks.
+        params: their parameters; in a window, those under no guess of its blocks.
+        evidence: values and a mask of the blocks, if some are observed in part.
+        ended: whether each row ended in an earlier step, (rows, 1) bool, if the factorization has
+            a rule.
+        drawn: the blocks as they were accepted, or None.
+    """
+
+    def __init__(
+        self,
+        rollout: "Rollout",
+        span: tuple[int, int],
+        layout: Layout,
+        params: Tensor,
+        evaluate: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._rollout, self._evaluate = rollout, evaluate
+        self.index, self.stop = span
+        self.layout, self.params = layout, params
+        self.drawn: Tensor | None = None
+
+    @property
+    def is_window(self) -> bool:
+        """Whether the blocks are several steps', and depend on each other."""
+        return self._evaluate is not None
+
+    @property
+    def ended(self) -> Tensor | None:
+        return self._rollout.ended
+
+    @property
+    def evidence(self) -> tuple[Tensor, Tensor] | None:
+        rollout = self._rollout
+        return rollout.evidence_of(self.index, self.stop) if rollout.is_partial else None
+
+    def accept(self, blocks: Tensor) -> Tensor:
+        """Takes the blocks of the step; observed blocks and padding replace them. The result."""
+        self.drawn = self._rollout.clamp(blocks, self.index, self.stop)
+        return self.drawn
+
+    def sample(self) -> Tensor:
+        """A draw of the blocks, given the elements that are observed of them."""
+        evidence = self.evidence
+        if evidence is None:
+            return self.layout.sample(self.params)
+        return self.layout.sample_given(self.params, *evidence)
+
+    def from_params(self, update: Callable[[Tensor], Tensor]) -> Tensor:
+        """The blocks that a function of the parameters gives; in a window, its fixed point."""
+        if self._evaluate is None:
+            return update(self.params)
+        return self.solve(update)[0]
+
+    def solve(
+        self, update: Callable[[Tensor], Tensor], tol: float | None = None
+    ) -> tuple[Tensor, int]:
+        """The fixed point of a window: blocks that the function gives under parameters that
+        follow from the same blocks.
+
+        A pass makes at least one more step final. As many passes as steps always suffice and give
+        the result of going step by step; usually far fewer do (Song et al. 2021, "Accelerating
+        feedforward computation via parallel nonlinear equation solving").
+
+        Args:
+            update: from parameters to blocks.
+            tol: stops when no real number x changes by more than tol * (1 + abs(x)). By default
+                that is 8 units in the last place. Integers must not change at all.
+
+        Returns:
+            the blocks, and the number of passes.
+        """
+
+        def clamped(params: Tensor) -> Tensor:
+            return self._rollout.clamp(update(params), self.index, self.stop)
+
+        guess, passes = clamped(self.params), 1
+        while self._evaluate is not None and passes < self.stop - self.index:
+            before, guess = guess, clamped(self._evaluate(guess))
+            passes += 1
+            if _is_settled(before, guess, self.layout, tol):
+                break
+        return guess, passes
+
+    def state_log_prob(self, number: int, states: Tensor) -> Tensor:
+        """The log probability of the states of a block under the rule and the evidence.
+
+        Args:
+            number: of the block within the step.
+            states: (n, *event_shape), all of its values.
+
+        Returns:
+            (rows, n).
+        """
+        family, layout = self.layout.families[number], self.layout
+        params = layout.gather_blocks("param", self.params, [number]).reshape(
+            self.params.shape[0], -1
+        )
+        log_prob = state_logits_of(family, params).log_softmax(-1)
+        flat = states.reshape(states.shape[0], -1)
+        rule, ended = self._rollout.rule, self.ended
+        if rule is not None and ended is not None:
+            certain = torch.where(flat.T.eq(rule.pad), 0.0, -torch.inf).to(log_prob)
+            log_prob = torch.where(ended, certain, log_prob)
+        evidence = self._rollout.evidence_of(self.index, self.stop)
+        if evidence is None:
+            return log_prob
+        observed, mask = (
+            repeat_rows(layout.gather_blocks("value", part, [number]).flatten(1), params.shape[0])
+            for part in evidence
+        )
+        if self._rollout.is_partial:
+            each = params.unsqueeze(1).expand(-1, states.shape[0], -1)
+            under = mask.reshape(-1, 1, *states.shape[1:]).expand(mask.shape[0], *states.shape)
+            given = family.given_log_prob(each, states.expand_as(under), under)
+            log_prob = torch.where(mask.any(-1, keepdim=True), given, log_prob)
+        log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
+        agree = ((flat == observed.unsqueeze(1)) | ~mask.unsqueeze(1)).all(-1)
+        return log_prob.masked_fill(~agree, -torch.inf)
+
+    def select(self, rows: Tensor) -> None:
+        """Reorders, repeats or drops rows: row i continues what row `rows[i]` was.
+
+        The contexts of the rows must not change: rows[i] % N == i % N.
+        """
+        self.params = self.params.index_select(0, rows)
+        self._rollout.select(rows)
+
+
+class Rollout:
+    """An iterator over the steps of a draw, whose blocks the caller gives.
+
+        for step in Rollout(batch):
+            step.accept(step.sample())
+
+    It owns the decoder, the prefill of a prefix that is observed in all rows, the evidence, the
+    end of sequences, orders that differ from row to row, and early stopping. The caller provides
+    `torch.no_grad`, `eval_mode` and `with_params`, which must hold whenever the next step is
+    asked for.
+
+    Args:
+        batch: the rows.
+        decoder: in place of the network's own.
+        num_steps: how many steps are drawn; all by default.
+        windows: whether steps may come in windows, which the caller then solves.
+        whole: whether there is one window of all steps, evaluated by parallel passes.
+        prefill: whether the observed prefix is skipped.
+        follow: blocks in raster order that the rule follows instead of the accepted ones.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        *,
+        decoder: Decoder | None = None,
+        num_steps: int | None = None,
+        windows: bool = False,
+        whole: bool = False,
+        prefill: bool = True,
+        follow: Tensor | None = None,
+    ) -> None:
+        self.batch, self.order = batch, batch.order
+        self.num_steps = num_steps or self.order.num_steps
+        self.rule, self.is_partial = batch.factorization.rule, batch.is_partial
+        self._decoder, self._windows, self._follow = decoder, windows or whole, follow
+        self._pieces: list[Tensor] = []
+        self._raster: Tensor | None = None  # the blocks, if whole passes draw them
+        self._rows: Tensor | None = None  # of the decoder, if `select` has changed them
+        self._back: list[tuple[int, Tensor]] = []  # the selections, by the number of pieces before
+        self.num_taken = 0
+        self.ended: Tensor | None = None
+        self._evidence = batch.evidence
+        is_ragged = self.order.is_ragged or torch._C._is_tracing()
+        self._is_whole = whole or (decoder is None and is_ragged)
+        num_known = 0
+        if batch.evidence is not None and not self._is_whole:
+            values, mask = (self.order.to_drawing(part) for part in batch.evidence)
+            self._evidence = values, mask
+            if prefill:
+                num_known = min(_known_steps(mask, self.order), self.num_steps)
+        self.num_known = num_known
+        """The number of first steps that are observed in all rows and skipped."""
+
+    def __iter__(self) -> Iterator[Step]:
+        if self.rule is not None:
+            self.ended = self.rule.start(self.batch.placeholders)
+        if self._is_whole:
+            return self._by_whole_passes()
+        prefix = self._take_prefix()
+        if self.num_taken == self.num_steps:
+            return iter(())
+        if self._decoder is None:
+            self._decoder = self._make_decoder()
+        if self._windows and self._decoder.max_window > 1:
+            return self._by_windows(self._decoder, prefix)
+        return self._by_steps(self._decoder, prefix)
+
+    def _make_decoder(self) -> Decoder:
+        if self.batch.num_rows == 0:
+            return _NoRows(self.batch)
+        return self.batch.bound.make_decoder(self.batch.num_rows, self.batch.ranks)
+
+    def _take_prefix(self) -> Tensor | None:
+        if self._evidence is None or not self.num_known:
+            return None
+        prefix = self._evidence[0][:, : self.order.ends[self.num_known]]
+        self._take(prefix, self.num_known)
+        return prefix
+
+    def _by_steps(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
+        layouts = self.order.step_layouts
+        params = decoder.step(None) if prefix is None else decoder.prefill(prefix)
+        for index in range(self.num_known, self.num_steps):
+            step = Step(self, (index, index + 1), layouts[index], params)
+            yield step
+            if self._take(step.drawn, index + 1) or index + 1 == self.num_steps:
+                return
+            if self._rows is not None:
+                decoder.select(self._rows)
+                self._rows = None
+            params = decoder.step(self._pieces[-1])
+
+    def _by_windows(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
+        if prefix is not None:
+            decoder.prefill(prefix)
+        for start in range(self.num_known, self.num_steps, decoder.max_window):
+            stop = min(start + decoder.max_window, self.num_steps)
+            window = decoder.window(stop - start)
+            layout = self.order.layout_of(start, stop)
+            step = Step(self, (start, stop), layout, window(None), window)
+            yield step
+            is_last = self._take(step.drawn, stop)
+            window.keep(self._pieces[-1])
+            if is_last:
+                return
+
+    def _by_whole_passes(self) -> Iterator[Step]:
+        """Parallel passes over all blocks, for steps that no decoder can draw: those that differ
+        in width from row to row, and those of `torch.jit.trace`, which would record the decoder's
+        loop with the sizes at hand.
+        """
+        batch, layout = self.batch, self.batch.layout
+        self._raster = batch.placeholders
+        if self._evidence is not None:
+            self._raster = torch.where(self._evidence[1], self._evidence[0], self._raster)
+        if self._windows and not torch._C._is_tracing():
+            step = Step(
+                self, (0, self.num_steps), layout, batch.forward(self._raster), batch.forward
+            )
+            yield step
+            self._raster = _accepted(step.drawn)
+            return
+        left = torch.ones_like(self._raster, dtype=torch.bool)
+        if self._evidence is not None:
+            left = ~self._evidence[1]
+        ranks = batch.all_ranks.to(left.device).expand(batch.num_rows, -1)
+        for index in range(self.num_steps):
+            now = left & layout.expand_to_elements(ranks == index)
+            if not now.any():
+                continue
+            step = Step(self, (index, index + 1), layout, batch.forward(self._raster))
+            yield step
+            self._raster = torch.where(now, _accepted(step.drawn), self._raster)
+
+    def clamp(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        """Blocks of the steps from `start` to `stop`, with observed values and padding put in."""
+        evidence = self.evidence_of(start, stop)
+        observed = None
+        if evidence is not None:
+            values, observed = (repeat_rows(part, blocks.shape[0]) for part in evidence)
+            blocks = torch.where(observed, values, blocks)
+        if self.rule is None or self.ended is None:
+            return blocks
+        if not self._is_whole:
+            return self.rule.clamp(blocks, self.ended, observed)
+        ranks = self.batch.all_ranks
+        before = blocks
+        if self._raster is not None and stop == start + 1:  # only earlier steps can have ended
+            is_earlier = self.batch.layout.expand_to_elements(ranks.to(blocks.device) < start)
+            before = torch.where(is_earlier, self._raster, -1)
+        ended = self.rule.ended(before, ranks)
+        ended = ended if observed is None else ended & ~observed
+        return blocks.masked_fill(ended, self.rule.pad)
+
+    def part(self, x: Tensor, step: Step) -> Tensor:
+        """Of values of all blocks in raster order, those of a step."""
+        return x if self._is_whole else self.order.part(x, step.index, step.stop)
+
+    def evidence_of(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
+        """The values and mask of the steps from `start` to `stop`, if there is evidence."""
+        if self._evidence is None or self._is_whole:
+            return self._evidence
+        entries = slice(self.order.ends[start], self.order.ends[stop])
+        return self._evidence[0][:, entries], self._evidence[1][:, entries]
+
+    def _take(self, blocks: Tensor | None, stop: int) -> bool:
+        """Keeps the blocks of the steps up to `stop`; whether nothing but padding can follow."""
+        self._pieces.append(_accepted(blocks))
+        start, self.num_taken = self.num_taken, stop
+        if self.rule is None or self.ended is None:
+            return False
+        taken = self._pieces[-1]
+        if self._follow is not None:
+            taken = self.order.part(self._follow, start, stop)
+        self.ended = self.rule.advance(taken, self.ended)
+        return bool(self.ended.all())
+
+    def select(self, rows: Tensor) -> None:
+        """Row i becomes what row `rows[i]` was; see `Step.select`."""
+        self._rows = rows if self._rows is None else self._rows.index_select(0, rows)
+        self._back.append((len(self._pieces), rows))
+        if self.ended is not None:
+            self.ended = self.ended.index_select(0, rows)
+
+    @property
+    def drawn(self) -> Tensor:
+        """The blocks so far, in raster order: (rows, *value_shape). Others are placeholders."""
+        if self._raster is not None:
+            return self._raster
+        pieces, back = list(self._pieces), list(self._back)
+        rows: Tensor | None = None
+        for number in range(len(pieces) - 1, -1, -1):  # from the last selection to the first
+            while back and back[-1][0] > number:
+                earlier = back.pop()[1]
+                rows = earlier if rows is None else earlier.index_select(0, rows)
+            pieces[number] = pieces[number] if rows is None else pieces[number][rows]
+        blocks = torch.cat(pieces, 1) if pieces else self.batch.placeholders[:, :0]
+        if self.num_taken == self.order.num_steps:
+            return self.order.to_raster(blocks)
+        rest = self.batch.placeholders[:1].expand(blocks.shape[0], *self.batch.layout.value_shape)
+        return self.order.put(rest.to(blocks.dtype), blocks, 0)
+
+    def events(self) -> Tensor:
+        """The events so far: (*lead, *event_shape)."""
+        return self.batch.events(self.drawn)
+
+    def in_raster(self, scores: Iterable[Tensor]) -> Tensor:
+        """What each step gave for its blocks, (rows, number), by block: (rows, num_blocks).
+
+        Blocks of other steps have 0.
+        """
+        fac = self.batch.factorization
+        blocks = self.order.blocks[sum(map(len, self.order.steps[: self.num_known])) :]
+        found = torch.cat([*scores], 1)
+        result = found.new_zeros(found.shape[0], fac.num_blocks)
+        places = torch.tensor(blocks[: found.shape[1]], device=found.device)
+        return result.index_copy(1, places, found)
+
+
+def _accepted(blocks: Tensor | None) -> Tensor:
+    if blocks is None:
+        raise RuntimeError("step: its blocks were not accepted; call step.accept(blocks)")
+    return blocks
+
+
+def _known_steps(mask: Tensor, order: DrawingOrder) -> int:
+    """The number of first steps whose elements are under a mask in all rows."""
+    everywhere = mask.unsqueeze(-1).flatten(2).all(-1).all(0).tolist()
+    known = len(everywhere) if all(everywhere) else everywhere.index(False)
+    return bisect_right(order.ends, known) - 1
+
+
+def _is_settled(before: Tensor, after: Tensor, layout: Layout, tol: float | None) -> bool:
+    """Whether an iteration has changed nothing beyond the tolerance."""
+    if all(family.support.is_discrete for family in layout.distinct):
+        return torch.equal(before, after)
+    allowed: Any = 8 * torch.finfo(after.dtype).eps if tol is None else tol
+    if any(family.support.is_discrete for family in layout.distinct):
+        exact = [family.support.is_discrete for family in layout.families]
+        by_block = torch.tensor(exact, device=after.device)
+        allowed = torch.where(layout.expand_to_elements(by_block), 0.0, allowed)
+    change = (after - before).abs_()
+    return bool((change <= allowed * (1 + after.abs())).all())
+
+
+class Noise:
+    """Draws by `Family.from_noise`; noise is drawn for many steps at once if they are alike."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout, self._reference = rollout, rollout.batch.bound.reference
+        self._ahead: Iterator[Tensor] = iter(())
+        layout, self._at_once = rollout.batch.layout, 0
+        if not layout.flat and all(len(step) == 1 for step in rollout.order.steps):
+            each = rollout.batch.num_rows * layout.families[0].noise_shape.numel()
+            self._at_once = min(layout.num_blocks, max(1, _NOISE_AT_ONCE // max(1, each)))
+
+    def __call__(self, step: Step) -> Tensor:
+        """A draw of the blocks of a step or a window."""
+        layout, rows = step.layout, step.params.shape[0]
+        if self._at_once and not step.is_window:
+            return layout.from_noise(step.params, [self._next(layout, rows)])
+        noise = layout.noise(rows, self._reference)
+        return step.from_params(lambda params: layout.from_noise(params, noise))
+
+    def _next(self, layout: Layout, rows: int) -> Tensor:
+        noise = next(self._ahead, None)
+        if noise is not None:
+            return noise
+        shape, reference = Size((self._at_once, rows, 1)), self._reference
+        family = layout.families[0]
+        ahead = family.noise(shape, dtype=reference.dtype, device=reference.device)
+        self._ahead = iter(ahead.unbind(0))
+        return next(self._ahead)
+
+
+def has_noise(batch: Batch) -> bool:
+    """Whether draws are functions of parameters and of noise that does not depend on them."""
+    return batch.layout.has_noise and not batch.is_partial
+
+
+def sampler(rollout: Rollout) -> Callable[[Step], Tensor]:
+    """A function that draws the blocks of each step."""
+    return Noise(rollout) if has_noise(rollout.batch) else Step.sample
+
+
+def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
+    """Events (*lead, *event_shape), of which only the first steps are drawn if that is wanted."""
+    if batch.num_rows == 0:
+        reference, dtype = batch.bound.reference, batch.layout.dtype(batch.bound.reference.dtype)
+        shape = (*batch.lead, *batch.factorization.event_shape)
+        return reference.new_empty(shape, dtype=dtype)
+    rollout = Rollout(batch, num_steps=num_steps, windows=has_noise(batch))
+    sample = sampler(rollout)
+    with batch.bound.eval_mode():
+        for step in rollout:
+            step.accept(sample(step))
+    return rollout.events()
+
+
+class _NoRows(Decoder):
+    """The decoder of no rows, which networks need not support."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch.factorization, 0)
+        self._layouts, self._reference = batch.order.step_layouts, batch.bound.reference
+
+    def step(self, previous: Tensor | None) -> Tensor:
+        self.num_taken += previous is not None
+        return self._reference.new_empty(0, *self._layouts[self.num_taken].param_shape)
+
+    def select(self, rows: Tensor) -> None:
+        pass
