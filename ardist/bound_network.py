@@ -66,8 +66,7 @@ class BoundNetwork:
         """Why the network does not support a factorization, or None if it does."""
         own = self.unwrapped.factorization
         wanted = as_built_for(own, factorization)
-        reason: str | None = None if wanted is own else self.unwrapped.unsupported_reason(wanted)
-        return reason
+        return None if wanted is own else self.unwrapped.unsupported_reason(wanted)
 
     @property
     def reference(self) -> Tensor:
@@ -89,8 +88,7 @@ class BoundNetwork:
         if self.params is None:
             return function(*args)
         named = {f"network.{name}": value for name, value in self.params.items()}
-        result: Result = functional_call(_Scope(self.unwrapped), named, (function, *args))
-        return result
+        return functional_call(_Scope(self.unwrapped), named, (function, *args))
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -136,15 +134,13 @@ class BoundNetwork:
     def make_decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
         """The network's decoder, for the factorization of the distribution."""
         other = {} if self.is_own else {"factorization": self.network_factorization}
-        decoder: Decoder = self.unwrapped.decoder(num_rows, self._contexts, ranks, **other)
-        return decoder
+        return self.unwrapped.decoder(num_rows, self._contexts, ranks, **other)
 
     def differentiable_decoder(self, num_rows: int) -> Decoder | None:
         """A decoder that keeps the graph of its steps, if the network has one."""
-        decoder: Decoder | None = self.unwrapped._differentiable_decoder(
+        return self.unwrapped._differentiable_decoder(
             self.network_factorization, num_rows, self._contexts
         )
-        return decoder
 
     def sweep(self, blocks: Tensor) -> Any:
         """The network's reverse sweep through a draw of `blocks`, if it has one."""

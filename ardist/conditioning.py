@@ -114,8 +114,7 @@ class Marginal(TorchDistribution):
     @property
     def ordering(self) -> Ordering | Tensor:
         """The order in which the whole draws its blocks."""
-        result: Ordering | Tensor = self.whole.ordering
-        return result
+        return self.whole.ordering
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
@@ -126,8 +125,7 @@ class Marginal(TorchDistribution):
     def expand(self, batch_shape: Sequence[int], _instance: "Marginal | None" = None) -> "Marginal":
         """The same with a larger batch_shape, in constant time."""
         whole = self.whole.expand(batch_shape)
-        new: Marginal = expanded(self, batch_shape, _instance, whole=whole)
-        return new
+        return expanded(self, batch_shape, _instance, whole=whole)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability or density of kept elements (*lead, number kept), in nats."""
@@ -199,8 +197,7 @@ class _Part(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each vector is inside: (...) bool."""
-        inside: Tensor = self.whole.check(self.fill(value))
-        return inside
+        return self.whole.check(self.fill(value))
 
     def __repr__(self) -> str:
         return f"part of {self.whole}"

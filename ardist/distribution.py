@@ -149,8 +149,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self, batch_shape: Sequence[int], _instance: "AutoregressiveDistribution | None" = None
     ) -> "AutoregressiveDistribution":
         """The same distribution with a larger batch_shape, in constant time: nothing is run."""
-        new: AutoregressiveDistribution = expanded(self, batch_shape, _instance)
-        return new
+        return expanded(self, batch_shape, _instance)
 
     # Rows.
 
@@ -352,8 +351,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         layout = self.factorization.layout
         if not self.has_rsample or layout.has_rsample:
-            parts: ScoreParts = super().score_parts(x, *args, **kwargs)  # type: ignore[no-untyped-call]
-            return parts
+            return super().score_parts(x, *args, **kwargs)  # type: ignore[no-untyped-call]
         blocks = self._log_prob_blocks(x)
         scored = torch.tensor([not f.has_rsample for f in layout.families], device=blocks.device)
         shape = torch.broadcast_shapes(blocks.shape[:-1], self.batch_shape)

@@ -79,8 +79,7 @@ class End(NamedTuple):
         certain = torch.full_like(logits, -torch.inf)
         certain[..., self.pad] = 0.0
         logits = torch.where(ended.unsqueeze(-1), certain, logits)
-        conditional: Distribution = Categorical(logits=logits, validate_args=False)
-        return conditional
+        return Categorical(logits=logits, validate_args=False)
 
     def num_states(self, sizes: Sequence[int]) -> int:
         """The number of sequences whose blocks have these numbers of states, in drawing order."""

@@ -125,8 +125,7 @@ class Mixture(TorchDistribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: "Mixture | None" = None) -> "Mixture":
         """The same distribution with a larger batch_shape, in constant time: nothing is run."""
-        new: Mixture = expanded(self, batch_shape, _instance)
-        return new
+        return expanded(self, batch_shape, _instance)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability or density of events, in nats: that of each component, and their sum."""

@@ -98,8 +98,7 @@ def as_integer(value: Any, name: str, least: float = -math.inf) -> int:
         above = {-math.inf: "an integer", 1: "a positive integer"}
         wanted = above.get(least, f"an integer of at least {least}")
         raise ValueError(f"{name}: expected {wanted}, got {described(value)}")
-    whole: int = int(value) if isinstance(value, Integral) else value
-    return whole
+    return int(value) if isinstance(value, Integral) else value
 
 
 def as_positive(value: Any, name: str) -> int:

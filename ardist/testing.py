@@ -110,8 +110,7 @@ def check_autoregressive(
 
     def run(blocks: Tensor, context: Tensor | None) -> Tensor:
         torch.manual_seed(seed)  # the same units drop out
-        params: Tensor = net(blocks, context, ranks)
-        return params
+        return net(blocks, context, ranks)
 
     def influence_on(first: Tensor) -> Tensor:
         reactions = [

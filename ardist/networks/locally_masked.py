@@ -68,8 +68,7 @@ class LocallyMasked(nn.Module):
         for layer in self.layers:
             hidden = hidden + self.dropout(layer(inputs, context))
             inputs = hidden.relu()
-        grid: Tensor = hidden.transpose(0, 1).unflatten(1, features.shape[1:3])
-        return grid
+        return hidden.transpose(0, 1).unflatten(1, features.shape[1:3])
 
     def incremental(self, batch_size: int, context: Tensor | None) -> "_Incremental":
         """The same a step at a time, each layer computed only at the step's pixels."""
@@ -135,8 +134,7 @@ class _Layer(nn.Module):
             products = pixels.index_select(0, read).flatten(0, 1) @ weight
             sums.index_add_(0, reading, products.view(-1, *pixels.shape[1:]))
         biases = self.biases(context)
-        added: Tensor = self.out(add_to_rows(sums.transpose(0, 1), biases).transpose(0, 1).relu())
-        return added
+        return self.out(add_to_rows(sums.transpose(0, 1), biases).transpose(0, 1).relu())
 
     def biases(self, context: Tensor | None) -> Tensor:
         """What is added to the sums, under a context if there is one: (N, 1 or H * W, channels)."""

@@ -209,8 +209,7 @@ class _WindowPerceptron(nn.Module):
         for place, weight in enumerate(self.weight.unbind()):
             known = missing <= place
             sums = sums + known * self.family.project(past[:, place], weight.T)
-        params: Tensor = self.rest(sums)
-        return params
+        return self.rest(sums)
 
     def extra_repr(self) -> str:
         return f"weight={tuple(self.weight.shape)}, steps={tuple(self.steps.shape)}"

@@ -113,8 +113,7 @@ class PixelCNN(ConditionalNetwork):
 
     def as_params(self, hidden: Tensor) -> Tensor:
         """The parameters of pixels (N, T, num_params) from what is known of their past."""
-        params: Tensor = self.head(self.mix(hidden.relu()).relu())
-        return params
+        return self.head(self.mix(hidden.relu()).relu())
 
     def make_decoder(
         self,

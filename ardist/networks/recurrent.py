@@ -97,8 +97,7 @@ class RNN(SequenceNetwork):
         inputs = F.dropout(inputs, self.dropout, self.training)
         hidden = self._hidden(inputs, state)
         hidden = F.dropout(hidden, self.dropout, self.training)
-        params: Tensor = self.head(order.to_raster(hidden))
-        return params
+        return self.head(order.to_raster(hidden))
 
     def encode(
         self, context: Tensor | None, rows: int, order: Permutation
@@ -121,8 +120,7 @@ class RNN(SequenceNetwork):
     def _hidden(self, inputs: Tensor, states: Tensor) -> Tensor:
         """The last layer's hidden states, (rows, T, hidden_size), from the initial states."""
         if not is_transformed():
-            hidden: Tensor = self.rnn(inputs, self._as_state(states))[0]
-            return hidden
+            return self.rnn(inputs, self._as_state(states))[0]
         step = _CELLS[self.cell].step
         for layer, state in enumerate(states.unbind(1)):
             if layer > 0:
@@ -400,8 +398,7 @@ class _RNNSteps(Decoder):
         for layer, states in enumerate(self._states):
             self._states[layer] = self._step(x, states, *network.weights(layer))
             x = self._states[layer][0]
-        params: Tensor = network.head(x.unsqueeze(1), [self._blocks[self.num_taken]])
-        return params
+        return network.head(x.unsqueeze(1), [self._blocks[self.num_taken]])
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]

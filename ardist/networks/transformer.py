@@ -187,8 +187,7 @@ class Transformer(ConditionalNetwork):
             tokens = self.tokens(raster if order.order is None else order.order, encoding)
             hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], states)
             hidden = order.to_raster(hidden)
-        params: Tensor = self.head(hidden)
-        return params
+        return self.head(hidden)
 
     @property
     def own_layers(self) -> list[AttentionLayer]:
@@ -269,8 +268,7 @@ class Transformer(ConditionalNetwork):
             x = layer(x, rows, part, num_keys, state, dropout)
         hidden = x.view(rows, length, dim)
         hidden = hidden if part.queries is None else hidden[:, num_keys:]
-        normed: Tensor = self.norm(hidden)
-        return normed
+        return self.norm(hidden)
 
     def make_decoder(
         self,
@@ -397,8 +395,7 @@ class _TransformerDecoder(Decoder):
             part = self._tokens.part(self._num_read, now + 1, now, end)
             hidden = network.run(part, vectors, self._states)
         self._num_read = now + 1
-        params: Tensor = network.head(hidden[:, -len(wanted) :], wanted)
-        return params
+        return network.head(hidden[:, -len(wanted) :], wanted)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]

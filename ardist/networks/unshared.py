@@ -117,8 +117,7 @@ class Unshared(ConditionalNetwork):
         """A block's parameters (rows, num_params), given its past and context in these rows."""
         if context is not None:
             inputs = torch.cat((inputs, context), 1)
-        params: Tensor = self.factors[block](inputs)
-        return params
+        return self.factors[block](inputs)
 
     def make_decoder(
         self,

@@ -103,8 +103,7 @@ class WaveNet(SequenceNetwork):
         vectors = self.embedding(blocks).transpose(0, 1)  # (T, M * N, channels)
         drawn = order.to_drawing(vectors, 0)
         hidden = order.to_raster(self.run(drawn[:-1], self.encode(context, order)), 0)
-        params: Tensor = self.head(hidden.transpose(0, 1))
-        return params
+        return self.head(hidden.transpose(0, 1))
 
     def encode(self, context: Tensor | None, order: Permutation) -> Tensor | None:
         """The context in the order of drawing: (1 or T, N, C)."""
