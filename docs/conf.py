@@ -18,10 +18,8 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
-    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
@@ -35,7 +33,7 @@ pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-# Pages with code cells are run, and again when their code changes or docs/_build is removed.
+# Pages with code cells are executed, and again when their code changes or docs/_build is removed.
 nb_execution_mode = "cache"
 nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
@@ -43,20 +41,22 @@ nb_merge_streams = True
 nb_output_stderr = "warn"
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
-# What the processes that run them inherit: how pictures look, and that no one needs widgets.
+# The processes that execute them inherit the style of figures and a filter for a warning.
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
 os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 
+# The contents list members without their modules and classes.
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True
-# Docstrings are written in Markdown's single backticks.
+# Docstrings use single backticks, as in Markdown.
 default_role = "code"
 
 
 def _escape_shapes(app, what, name, obj, options, lines):
-    """Docstrings write shapes as (*lead, n); outside backticks a star would begin emphasis."""
+    """Escapes the star in shapes such as (*lead, n), which would begin emphasis."""
     for number, line in enumerate(lines):
         if line.lstrip().startswith((">>>", "...")):
             continue
@@ -66,11 +66,11 @@ def _escape_shapes(app, what, name, obj, options, lines):
 
 
 def _trim_doctests(app, name, source):
-    """Doctests in Markdown end with a blank line, which no reader needs to see."""
+    """Removes the blank line at the end of doctests in Markdown."""
     source[0] = re.sub(r"\n\n```$", "\n```", source[0], flags=re.MULTILINE)
 
 
-# The page of errors is made of the tests' table.
+# The page of errors is generated from the table of the tests.
 runpy.run_path(str(Path(__file__).with_name("generate_errors.py")))
 
 

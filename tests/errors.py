@@ -248,8 +248,8 @@ SIZES = (
         lambda: sampling.beam_search(p(BITS), 0),
         "k: expected a positive integer, got 0",
         lambda: sampling.without_replacement(p(BITS), 0),
-        cause="A size is zero, negative or not whole.",
-        cure="Give whole numbers of at least 1.",
+        cause="A size is zero, negative or not an integer.",
+        cure="Use integers of at least 1.",
     ),
     error(
         "dropout: expected a probability below 1, got 1.0",
@@ -260,16 +260,16 @@ SIZES = (
         lambda: pixelcnn(dropout=1.0),
         "dropout: expected a probability below 1, got 1.0",
         lambda: transformer(dropout=1.0),
-        cause="Dropout is the share of units that are dropped, and something has to be left.",
-        cure="Give a number of at least 0 and below 1.",
+        cause="`dropout` is the probability that a unit is dropped. At 1 no unit would remain.",
+        cure="Use a number of at least 0 and below 1.",
     ),
     error(
         "labels: expected integers, got torch.float32",
         lambda: ad.Partition.from_labels([0.0, 1.0]),
         "ranks: expected integers, got torch.float32",
         lambda: ad.Ordering.from_ranks([0.5, 1.0]),
-        cause="Ranks and labels count; real numbers and truth values do not.",
-        cure="Convert them, by `.long()` for a tensor.",
+        cause="Ranks and labels are integers, not floats or booleans.",
+        cure="Convert them to integers, for a tensor with `.long()`.",
     ),
 )
 
@@ -291,9 +291,10 @@ ARGUMENTS = (
         lambda: ad.Ordering.random(0.5),
         "end: expected an integer, got True",
         lambda: ad.Factorization(3, fam.Categorical(3), end=True),
-        cause="An argument is no whole number, or no sequence of them: a set has no order.",
-        cure="Give an integer, or a list or a tuple of them; `()` is the shape of one number, and "
-        "of no context.",
+        cause="An argument is not an integer, or not a sequence of integers. A set is not "
+        "accepted, since it has no order.",
+        cure="Use an integer, or a list or tuple of integers. `()` is the shape of a scalar "
+        "event, and of no context.",
     ),
     error(
         "sample_shape: expected a sequence of integers of at least 0, got 3",
@@ -304,7 +305,7 @@ ARGUMENTS = (
         lambda: p().rsample((2.0,)),
         "batch_shape: expected a sequence of integers of at least 0, got None",
         lambda: p().expand(None),
-        cause="A shape is a sequence, even of one number.",
+        cause="A shape is a sequence, even if it has only one dimension.",
         cure="Write `p.sample((3,))`.",
     ),
     error(
@@ -314,16 +315,16 @@ ARGUMENTS = (
         lambda: p().rsample(tol=-1),
         "dropout: expected a probability below 1, got None",
         lambda: made(dropout=None),
-        cause="An argument is no number, or not one that is possible: infinite, or NaN.",
-        cure="Give a number of Python or numpy that is as large as the message says.",
+        cause="An argument is not a number, or it is infinite, NaN or outside the allowed range.",
+        cure="Use a Python or NumPy number in the range that the message names.",
     ),
     error(
         "direct: expected True or False, got 'no'",
         lambda: made(direct="no"),
         "stationary: expected True or False, got a tensor of shape (), torch.bool on cpu",
         lambda: networks.Markov(FOUR, hidden_features=4, stationary=torch.tensor(True)),
-        cause="A choice of two is a truth value of Python; any string would count as true.",
-        cure="Give True or False.",
+        cause="The argument is a flag. Any nonempty string would count as true.",
+        cure="Use `True` or `False`.",
     ),
     error(
         "activation: expected a callable, got 'relu'",
@@ -338,8 +339,9 @@ ARGUMENTS = (
         lambda: information.calibration(p(), torch.zeros(9, 4)).plot(3),
         "given: expected a value and a mask, got a tensor of shape (4,), torch.float32 on cpu",
         lambda: sampling.ancestral(p(), given=torch.zeros(4)),
-        cause="An argument is of another class: a name in place of what it names, say.",
-        cure="Give an object of the class that the message names.",
+        cause="An argument has the wrong class, for example the name of an object in place of the "
+        "object.",
+        cure="Use an object of the class that the message names.",
     ),
     error(
         "labels: expected numbers, got ['a', 'b']",
@@ -350,15 +352,15 @@ ARGUMENTS = (
         lambda: guides.AutoAutoregressive(pair).quantiles([5, 95]),
         "ranks: expected one for each of the 4 blocks, got (3,)",
         lambda: made().decoder(2, ranks=torch.arange(3)),
-        cause="An argument is no tensor, array or list of the numbers that it may have.",
-        cure="Give the numbers that the message names.",
+        cause="An argument cannot be converted to a tensor of the expected numbers.",
+        cure="Use a tensor, array or list of the numbers that the message names.",
     ),
     error(
         "value: expected a dense tensor, got torch.sparse_coo; value.to_dense() converts it",
         lambda: p().log_prob(torch.zeros(4).to_sparse()),
         "mask: expected real numbers, got a tensor of shape (4,), torch.bool on meta",
         lambda: p().marginal(torch.ones(4, dtype=torch.bool, device="meta")),
-        cause="The tensor is sparse, or has no data, as on the device `meta`.",
+        cause="The tensor is sparse, or it is on the device `meta` and has no data.",
         cure="Convert it to a dense tensor on the device of the network.",
     ),
 )
@@ -370,8 +372,8 @@ PARTITIONS = (
         "partition: expected distinct dimensions of an event of shape (3, 2), got "
         "Partition.along(0, 0)",
         lambda: ad.Partition.along(0, 0).apply(torch.Size((3, 2))),
-        cause="A dimension is not one of the event's, or is named twice.",
-        cure="Name distinct dimensions of `event_shape`, negative ones from the last.",
+        cause="A dimension does not exist in the event, or it is named twice.",
+        cure="Use distinct dimensions of `event_shape`. Negative dimensions count from the last.",
     ),
     error(
         "dims: expected at least one dimension to cut along, got none",
@@ -380,8 +382,8 @@ PARTITIONS = (
         lambda: ad.Partition.patches(()),
         "sizes: expected one for each block, got []",
         lambda: ad.Partition.split([]),
-        cause="Nothing says how the event is to be cut.",
-        cure="Name a dimension, a side or a slice; without a partition each number is a block.",
+        cause="The partition has no dimension, size or slice.",
+        cure="Name at least one. Without a partition, each number is a block.",
     ),
     error(
         "partition: expected patches whose sides divide the first of the event's (6, 4), got "
@@ -390,20 +392,20 @@ PARTITIONS = (
         "partition: expected patches whose sides divide the first of the event's (4,), got "
         "Partition.patches((2, 2))",
         lambda: ad.Partition.patches((2, 2)).apply(torch.Size((4,))),
-        cause="The tiles do not fill the event.",
-        cure="Give sides that divide the event's first dimensions, or crop or pad the data.",
+        cause="The sides of the patches do not divide the event.",
+        cure="Use sides that divide the first dimensions of the event, or crop or pad the data.",
     ),
     error(
         "partition: expected labels of the event's shape (3,), got (2,)",
         lambda: ad.Partition.from_labels([0, 1]).apply(torch.Size((3,))),
-        cause="There is not one label for each element of the event.",
-        cure="Give labels of the shape of the event.",
+        cause="The labels do not have the shape of the event.",
+        cure="Use one label for each element of the event.",
     ),
     error(
         "partition: Partition.split([1, 1]) covers an event of shape (2,), got event_shape (3,)",
         lambda: ad.Factorization(3, [NORMAL] * 2, partition=ad.Partition.split([1, 1])),
-        cause="The slices are shorter or longer than the event in all.",
-        cure="Give sizes that sum to the event's length.",
+        cause="The sizes do not sum to the length of the event.",
+        cure="Use sizes that sum to the length of the event.",
     ),
 )
 
@@ -411,8 +413,8 @@ ORDERINGS = (
     error(
         "perm: expected a permutation of 0, ..., 2, got 0, 2, 2",
         lambda: ad.Ordering.permutation([0, 2, 2]),
-        cause="The numbers leave a block out or name one twice.",
-        cure="Give each of 0, ..., n - 1 once: `perm[k]` is the block that is drawn k-th.",
+        cause="The list omits a block or names one twice.",
+        cure="Use each of 0, ..., n - 1 once. `perm[k]` is the block that is sampled k-th.",
     ),
     error(
         "ordering: expected one over the 3 blocks of the grid (3,), got one over 2",
@@ -423,9 +425,9 @@ ORDERINGS = (
         lambda: ad.Factorization((2, 2), NORMAL, ordering=ad.Ordering.from_ranks([0, 1, 2, 3])),
         "ordering: expected one over the 9 blocks of the grid (3, 3), got one over 4",
         lambda: ad.Ordering.permutation([1, 0, 2, 3]).plot((3, 3)),
-        cause="The ordering was made for another number of blocks, or another grid.",
-        cure="Make it for the grid, which `Factorization.grid_shape` shows: a block may hold "
-        "many numbers.",
+        cause="The ordering was made for another number of blocks, or for another grid.",
+        cure="Make the ordering for `Factorization.grid_shape`. The grid has one cell for each "
+        "block, and a block can contain many numbers.",
     ),
     error(
         "ordering: spiral is for grids of two dimensions, got the grid (4,)",
@@ -434,39 +436,39 @@ ORDERINGS = (
         lambda: ad.Factorization((2, 2, 2), NORMAL, ordering=ad.Ordering.spiral()),
         "ordering: hilbert is for grids of at most three dimensions, got the grid (2, 2, 2, 2)",
         lambda: ad.Ordering.hilbert().ranks(torch.Size((2, 2, 2, 2))),
-        cause="A curve is drawn on grids of fewer or more dimensions.",
-        cure="Choose another ordering, or cut the event by `Partition.along` so that its grid "
-        "fits.",
+        cause="This ordering is not defined on grids with this number of dimensions.",
+        cure="Use another ordering, or use `Partition.along` to get a grid with the right number "
+        "of dimensions.",
     ),
     error(
         "levels: a grid (3, 4) has at most 3, got 4",
         lambda: ad.Ordering.multiscale(4).ranks(torch.Size((3, 4))),
-        cause="A level more halves the step between pixels, which ends at one.",
-        cure="Ask for fewer levels.",
+        cause="Each level halves the distance between pixels, and the last level has distance one.",
+        cure="Use fewer levels.",
     ),
     error(
         "adjacency: expected a square matrix, got (1, 2)",
         lambda: ad.Ordering.from_graph([[0, 1]]),
-        cause="A graph of n blocks is an (n, n) matrix: row i marks the parents of block i.",
-        cure="Give a square matrix.",
+        cause="The graph of n blocks is an (n, n) matrix. Row i marks the parents of block i.",
+        cure="Use a square matrix.",
     ),
     error(
         "adjacency: expected no cycle, got 0 <- 1 <- 2 <- 0",
         lambda: ad.Ordering.from_graph([[0, 1, 0], [0, 0, 1], [1, 0, 0]]),
-        cause="Blocks depend on each other in a circle, so none of them can be drawn first.",
+        cause="Blocks depend on each other in a cycle, so none of them can be sampled first.",
         cure="Remove one of the edges that the message lists.",
     ),
     error(
         "grid_shape: expected one or two dimensions, got (2, 2, 2)",
         lambda: ad.Ordering.snake().plot((2, 2, 2)),
-        cause="Only rows and images can be drawn.",
+        cause="`plot` supports grids of one or two dimensions.",
         cure="Use `show`, which prints a grid of any number of dimensions in slices.",
     ),
     error(
         "ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got 'raster'",
         lambda: ad.Factorization(2, NORMAL, ordering="raster"),
-        cause="An ordering is a value of `ardist.Ordering`, not its name or its ranks.",
-        cure="Write `Ordering.raster()`, or `Ordering.from_ranks(ranks)`.",
+        cause="The argument is a name or ranks in place of an `ardist.Ordering`.",
+        cure="Use `Ordering.raster()`, or `Ordering.from_ranks(ranks)`.",
     ),
 )
 
@@ -478,16 +480,19 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(3, dist.Normal),
         "columns: expected a family for each name, got 3 for 'a'",
         lambda: ad.Factorization.columns(a=3),
-        cause="A family is the form of a conditional; a distribution, or its class, is none.",
-        cure="Take one of `ardist.families`, or make one: `Parametric(dist.Gumbel)`.",
+        cause="A family is the form of a conditional. A distribution, or a distribution class, is "
+        "not a family.",
+        cure="Use a member of `ardist.families`, or make one, for example with "
+        "`Parametric(dist.Gumbel)`.",
     ),
     error(
         "families: expected one for all or one for each of the 3 blocks, got 2",
         lambda: ad.Factorization(3, [NORMAL] * 2),
         "families: expected at least one column, got none",
         lambda: ad.Factorization.columns(),
-        cause="There are fewer or more families than blocks.",
-        cure="Give one for all or one for each block; `Factorization.num_blocks` counts them.",
+        cause="The number of families differs from the number of blocks.",
+        cure="Use one family for all blocks, or one for each block. `Factorization.num_blocks` is "
+        "their number.",
     ),
     error(
         "families: Normal() is a distribution of shape (), but its block has shape (2,); "
@@ -495,36 +500,36 @@ FACTORIZATIONS = (
         lambda: ad.Factorization((3, 2), NORMAL, partition=ad.Partition.along(0)),
         "families: Dirichlet(2) is a distribution of shape (2,), but its block has shape ()",
         lambda: ad.Factorization(2, fam.Dirichlet(2)),
-        cause="A block is a vector and its family a distribution of single numbers, or the other "
-        "way round.",
-        cure="Wrap the family as the message says, take one for vectors, or cut the event into "
-        "numbers.",
+        cause="The block has another shape than the events of its family.",
+        cure="Wrap the family as the message says, use a family for vectors, or partition the "
+        "event into scalars.",
     ),
     error(
         "columns: this factorization has no names; Factorization.columns gives them",
         lambda: ad.Factorization(2, NORMAL).pack({}),
-        cause="The event was not made of named columns.",
-        cure="Build the factorization by `Factorization.columns`, or index the tensor.",
+        cause="The factorization has no column names.",
+        cure="Make it with `Factorization.columns`, or index the tensor.",
     ),
     error(
         "columns: expected ['a', 'b'], got ['a']",
         lambda: COLUMNS.pack({"a": torch.zeros(2)}),
         "columns: expected a dict or a frame, got None",
         lambda: COLUMNS.pack(None),
-        cause="A column is missing, or there is one that the factorization does not have.",
-        cure="Give just the columns of `Factorization.names`.",
+        cause="A column is missing, or the factorization does not have it.",
+        cure="Use exactly the columns of `Factorization.names`.",
     ),
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
         lambda: COLUMNS.pack({"a": ["Rome", "Oslo"], "b": [0, 1]}),
-        cause="A column has strings, dates or other things that are no numbers.",
-        cure="Number the categories: `np.unique(column, return_inverse=True)`.",
+        cause="A column contains strings, dates or other values that are not numbers.",
+        cure="Encode categories as integers: `np.unique(column, return_inverse=True)`.",
     ),
     error(
         "columns: expected (2,) in 'b', got (3,)",
         lambda: COLUMNS.pack({"a": [0, 1], "b": [0.5, 1.0, 1.5]}),
-        cause="Columns differ in length, or a column's last dimensions are not its family's.",
-        cure="Give each column one value for each event.",
+        cause="The columns differ in length, or the last dimensions of a column are not the event "
+        "shape of its family.",
+        cure="Use one value per event in each column.",
     ),
     error(
         "names: expected 2 different strings, one for each block, got ('a', 'a')",
@@ -533,8 +538,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(2, NORMAL, names=("a", "b", "c")),
         "columns: expected a family for each name, got Normal() for 1",
         lambda: ad.Factorization.columns({1: NORMAL}),
-        cause="Columns are read and written by name, so that names are different strings.",
-        cure="Name each block once.",
+        cause="Columns are accessed by name, so the names have to be different strings.",
+        cure="Use a different string for each block.",
     ),
     error(
         "x: expected (*lead, 2), got (3, 4)",
@@ -542,14 +547,15 @@ FACTORIZATIONS = (
         "blocks: expected (*lead, 2), got (3, 4)",
         lambda: ad.Factorization(2, NORMAL).merge(torch.zeros(3, 4)),
         cause="The last dimensions are not those of the event, or of its blocks.",
-        cure="Give events `(*lead, *event_shape)` to `split`, blocks as `split` returns them to "
-        "`merge`.",
+        cure="Pass events of shape `(*lead, *event_shape)` to `split`. Pass blocks to `merge` in "
+        "the form in which `split` returns them.",
     ),
     error(
         "families: expected finite discrete ones, got Factorization((2,), Normal())",
         lambda: ad.Factorization(2, NORMAL).enumerate_support(),
-        cause="Events of real numbers or of unbounded counts cannot be listed.",
-        cure="Enumerate only where all families are finite: Bernoulli, Categorical and the like.",
+        cause="Events with real numbers or unbounded counts cannot be enumerated.",
+        cure="Use `enumerate_support` only if all families are finite, such as Bernoulli and "
+        "Categorical.",
     ),
     error(
         "end: expected blocks of one index each, 0, ..., n - 1, got Normal()",
@@ -558,22 +564,23 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(
             (2, 2), BIT_PAIRS.families[0], partition=ad.Partition.along(0), end=1
         ),
-        cause="A sequence ends by a symbol, which only families of symbols have.",
-        cure="Use Categorical or Bernoulli blocks of one number.",
+        cause="The end of a sequence is a symbol, so the families have to be distributions of "
+        "symbols.",
+        cure="Use Categorical or Bernoulli families and scalar blocks.",
     ),
     error(
         "end: expected one of 0, ..., 2, got 3",
         lambda: ad.Factorization(3, fam.Categorical(3), end=3),
         "pad: expected one of 0, ..., 2, got -100",
         lambda: ad.Factorization(3, fam.Categorical(3), end=1, pad=-100),
-        cause="The symbol of the end, or what comes after it, is not among the family's states.",
-        cure="Give one of them; to pad by a symbol of its own give the family one state more.",
+        cause="The symbol of the end, or of the padding, is not a state of the family.",
+        cure="Use one of its states. For a separate padding symbol, add a state to the family.",
     ),
     error(
         "pad: expected none without an end, got 1",
         lambda: ad.Factorization(3, fam.Categorical(3), pad=1),
-        cause="Padding is what comes after an end, and no end was named.",
-        cure="Give `end` as well, or leave `pad` out.",
+        cause="`pad` is the symbol after the end, and there is no `end`.",
+        cure="Pass `end` as well, or omit `pad`.",
     ),
     error(
         "end: expected an order without ties, in which all that is drawn after the end may "
@@ -581,9 +588,9 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(
             3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
         ),
-        cause="A block that is drawn at the same time as the end, or that does not depend on it, "
-        "could not know that the sequence has ended.",
-        cure="Use an ordering without ties; a graph must have all edges from earlier to later.",
+        cause="A block is sampled in the same step as an end, or does not depend on it. It could "
+        "not be padding after the end.",
+        cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
     ),
 )
 
@@ -597,8 +604,8 @@ FAMILIES = (
         lambda: fam.Relaxed(dist.Bernoulli, 1.0),
         "family: expected a Family, got 3",
         lambda: fam.Transformed(3, ExpTransform()),
-        cause="A distribution, or its class, stands where a family is composed of another family.",
-        cure="Write `Mixture(Normal(), 3)` with a member of `ardist.families`.",
+        cause="A distribution, or a distribution class, is used where a family is expected.",
+        cure="Use a member of `ardist.families`, such as `Mixture(Normal(), 3)`.",
     ),
     error(
         "min_scale: expected a positive number, got 0.0",
@@ -612,21 +619,21 @@ FAMILIES = (
         "temperature: expected a positive number, got 0.0",
         lambda: fam.Relaxed(fam.Bernoulli(), 0.0),
         cause="A scale, temperature or bound is zero or negative.",
-        cure="Give a positive number.",
+        cure="Use a positive number.",
     ),
     error(
         "bins: expected an integer of at least 2, got 1",
         lambda: fam.DiscretizedLogisticMixture(2, 1),
-        cause="One bin leaves nothing to choose from.",
-        cure="Give the number of levels of the data: 256 for bytes.",
+        cause="A variable with a single bin has only one value.",
+        cure="Use the number of levels of the data, for example 256 for bytes.",
     ),
     error(
         "p: expected a probability above 0, got 0.0",
         lambda: fam.Nucleus(fam.Bernoulli(), 0.0),
         "p: expected a probability above 0, got 1.5",
         lambda: fam.Nucleus(fam.Bernoulli(), 1.5),
-        cause="The share of probability that is kept lies in (0, 1].",
-        cure="Give a number above 0 and at most 1.",
+        cause="`p` is the probability that is kept, and lies in (0, 1].",
+        cure="Use a number above 0 and at most 1.",
     ),
     error(
         "family: expected a finite discrete one, got Poisson()",
@@ -637,9 +644,9 @@ FAMILIES = (
         "family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
         "these, got LogNormal()",
         lambda: fam.Tempered(fam.Independent(fam.LogNormal(), (2,)), 0.5),
-        cause="Only finite sets of states can be truncated or tempered by listing them; Normal "
-        "and Laplace are tempered by their scale.",
-        cure="Use a finite discrete family, or leave this one as it is.",
+        cause="Truncating and tempering need a finite set of states. Normal and Laplace can be "
+        "tempered through their scale.",
+        cure="Use a finite discrete family, or use this family without truncating or tempering it.",
     ),
     error(
         "family: expected one of single values, got Independent(Bernoulli(), (2,)); "
@@ -647,7 +654,8 @@ FAMILIES = (
         lambda: fam.TopK(fam.Independent(fam.Bernoulli(), (2,)), 1),
         "family: expected one of single values, got Dirichlet(3)",
         lambda: fam.Nucleus(fam.Dirichlet(3), 0.5),
-        cause="The most probable values of a vector are not those of its elements.",
+        cause="The most probable values of a vector are not the most probable values of its "
+        "elements.",
         cure="Truncate the elements, inside `Independent`.",
     ),
     error(
@@ -657,22 +665,21 @@ FAMILIES = (
         "family: expected Bernoulli or OneHotCategorical, alone or inside "
         "Independent(Relaxed(...), shape), got Independent(Bernoulli(), (2,))",
         lambda: fam.Relaxed(fam.Independent(fam.Bernoulli(), (2,)), 1.0),
-        cause="Only draws of 0 or 1, alone or as a one-hot vector, have a continuous relaxation "
-        "here.",
-        cure="Relax Bernoulli or OneHotCategorical; for vectors put `Relaxed` inside "
+        cause="Only Bernoulli and OneHotCategorical have a continuous relaxation.",
+        cure="Relax Bernoulli or OneHotCategorical. For vectors put `Relaxed` inside "
         "`Independent`.",
     ),
     error(
         "family: expected a continuous one to transform, got Poisson()",
         lambda: fam.Transformed(fam.Poisson(), ExpTransform()),
-        cause="A change of variables needs a density.",
-        cure="Transform a continuous family; for counts take `Parametric` or a family of your own.",
+        cause="Transforming a family needs a density, and this family is discrete.",
+        cure="Transform a continuous family. For counts use `Parametric`, or write a family.",
     ),
     error(
         "transforms: expected at least one, got none",
         lambda: fam.Transformed(NORMAL, []),
-        cause="There is nothing to transform by.",
-        cure="Give a transform, or use the family itself.",
+        cause="The list of transforms is empty.",
+        cure="Pass a transform, or use the family itself.",
     ),
     error(
         "transforms: expected bijections, got <class "
@@ -680,9 +687,9 @@ FAMILIES = (
         lambda: fam.Transformed(NORMAL, ExpTransform),
         "transforms: expected bijections, got AbsTransform()",
         lambda: fam.Transformed(NORMAL, AbsTransform()),
-        cause="A transform is a class, or maps several values to one, so that densities cannot "
-        "follow.",
-        cure="Give instances of bijective transforms.",
+        cause="A transform is a class and not an instance, or it is not bijective and has no "
+        "density.",
+        cure="Pass instances of bijective transforms.",
     ),
     error(
         "transforms: expected the values of Normal() to fill the domain of ExpTransform().inv, "
@@ -710,9 +717,9 @@ FAMILIES = (
         "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
         "domain of Householder(), which is Real(), got those in GreaterThanEq(lower_bound=0.0)",
         lambda: fam.Transformed(fam.Independent(fam.Exponential(), (2,)), flows.Householder(2)),
-        cause="The family has values outside the domain of the transform, or fills only a part "
-        "of it that the transform does not carry to an interval.",
-        cure="Begin with a transform into that domain, or with a family whose support it is.",
+        cause="The support of the family is not the domain of the transform, and the transform "
+        "does not map it to an interval.",
+        cure="Put a transform into that domain first, or use a family with that support.",
     ),
     error(
         "transforms: StickBreakingTransform() takes values of 1 dimensions, got those of "
@@ -725,17 +732,17 @@ FAMILIES = (
         "transforms: values of Normal(), of shape (), give 2 of shape (1, 2) by "
         "AffineTransform(loc=0.0, scale=1.0), expected (2, 1, 1)",
         lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(1, 1), 1.0)),
-        cause="The transform takes vectors, or vectors of another length, or returns another "
-        "shape.",
-        cure="Transform `Independent(family, shape)`, or make the transform for the family's "
-        "shape.",
+        cause="The transform expects vectors, expects vectors of another length, or changes the "
+        "shape of the event.",
+        cure="Transform `Independent(family, shape)`, or make the transform for the shape of the "
+        "family.",
     ),
     error(
         "transforms: expected a learned one to be a torch.nn.Module, which networks can "
         "register, got AffineTransform(loc=0.0, scale=1.0)",
         lambda: fam.Transformed(NORMAL, AffineTransform(nn.Parameter(torch.zeros(())), 1.0)),
-        cause="A parameter that no module holds is neither trained nor saved with the network.",
-        cure="Use a transform that is a module, such as Pyro's learned ones, or write one.",
+        cause="A parameter that is not in a module is neither trained nor saved with the network.",
+        cure="Use a transform that is a module, such as Pyro's learned transforms.",
     ),
     error(
         "cls: expected a distribution class, got <class 'int'>",
@@ -743,75 +750,76 @@ FAMILIES = (
         "cls: expected a distribution class whose arg_constraints are the same for all "
         "parameters, got Uniform",
         lambda: fam.Parametric(dist.Uniform),
-        cause="The class does not say what its parameters are, or they depend on the instance.",
-        cure="Give a distribution class of torch or Pyro with a dict `arg_constraints`.",
+        cause="The class does not declare its parameters, or they depend on the instance.",
+        cure="Use a distribution class of torch or Pyro with a dict `arg_constraints`.",
     ),
     error(
         "cls: expected a distribution whose support is the same for all parameters, got "
         "Pareto; give the parameters that move it by fixed=",
         lambda: fam.Parametric(dist.Pareto),
-        cause="Where values lie depends on the parameters, and a family has one support.",
-        cure="Fix those parameters: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
+        cause="The support depends on the parameters, and a family has one fixed support.",
+        cure="Fix these parameters: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
     ),
     error(
         "fixed: Binomial's total_count is discrete; give it by fixed=",
         lambda: fam.Parametric(dist.Binomial),
-        cause="A network gives real numbers, which cannot be a whole-numbered parameter.",
+        cause="A network outputs real numbers, and this parameter is an integer.",
         cure="Fix it: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
     ),
     error(
         "shapes: the shape of Categorical's logits does not follow from event_shape (); give "
         "it by shapes={'logits': ...}",
         lambda: fam.Parametric(dist.Categorical),
-        cause="How many numbers a parameter has cannot be told from the shape of the block.",
-        cure="Say it: `Parametric(dist.Categorical, shapes={'logits': (5,)})`.",
+        cause="The shape of the parameter does not follow from the shape of the block.",
+        cure="Pass the shape: `Parametric(dist.Categorical, shapes={'logits': (5,)})`.",
     ),
     error(
         "links: expected free parameters of Normal, of ['loc', 'scale'], got ['x']",
         lambda: fam.Parametric(dist.Normal, links={"x": torch.exp}),
         "fixed: Normal takes no ['x']",
         lambda: fam.Parametric(dist.Normal, fixed={"x": 1}),
-        cause="The class has no such parameter, or it is fixed.",
-        cure="Name parameters as the class's constructor does.",
+        cause="The class has no such parameter, or the parameter is fixed.",
+        cure="Use the parameter names of the class's constructor.",
     ),
     error(
         "fixed: RelaxedBernoulli is not made by ['logits']: RelaxedBernoulli.__init__() missing 1 "
         "required positional argument: 'temperature'; give what it takes by fixed=",
         lambda: fam.Parametric(dist.RelaxedBernoulli),
-        cause="The class takes more than the parameters that its `arg_constraints` name.",
+        cause="The class has a required argument that is not in its `arg_constraints`.",
         cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
     ),
     error(
         "links: torch has no transform to LowerTriangular(), where OMTMultivariateNormal's "
         "scale_tril lies; give one by links= or the parameter by fixed=",
         lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
-        cause="A network's reals become a parameter by the transform to where it lies.",
-        cure="Give a map by `links=`, or fix the parameter.",
+        cause="Real numbers are mapped to a parameter by a transform, and torch has none for its "
+        "constraint.",
+        cure="Pass a map as `links=`, or fix the parameter.",
     ),
     error(
         "fixed: expected a free parameter of Normal, got none",
         lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
-        cause="All parameters are fixed, so there is nothing for a network to say.",
-        cure="Leave one of them free.",
+        cause="All parameters are fixed, so there are none for the network to output.",
+        cure="Leave at least one parameter free.",
     ),
     error(
         "event_shape: OneHotCategorical has events of shape (3,), got ()",
         lambda: fam.Parametric(dist.OneHotCategorical, shapes={"logits": (3,)}),
-        cause="The parameters' shapes make events of another shape than that of the block.",
-        cure="Give `event_shape` as the parameters' shapes make it.",
+        cause="The event shape of the distribution differs from the shape of the block.",
+        cure="Pass the `event_shape` that follows from the shapes of the parameters.",
     ),
     error(
         "network: expected a conditional network, got Linear(in_features=2, out_features=2, "
         "bias=True)",
         lambda: fam.Nested(nn.Linear(2, 2)),
-        cause="What is nested must be an ardist network.",
-        cure="Nest a network such as `networks.MADE`, not its distribution or another module.",
+        cause="The argument of `Nested` is not an ardist network.",
+        cure="Pass a network such as `networks.MADE`, not its distribution or another module.",
     ),
     error(
         "network: expected one with a context_shape, by which it is told the past, got ()",
         lambda: fam.Nested(made()),
-        cause="The outer network tells the inner one the past through its context, and it takes "
-        "none.",
+        cause="The outer network passes earlier blocks to the inner network as its context, and "
+        "the inner network takes no context.",
         cure="Build the inner network with `context_shape=(width,)`.",
     ),
     error(
@@ -823,9 +831,9 @@ FAMILIES = (
         lambda: fam.Gamma().to_noise(torch.zeros(2), torch.ones(())),
         "Gamma() does not tell the noise from the value",
         lambda: fam.Gamma().log_abs_det_jacobian(torch.zeros(2), torch.ones(())),
-        cause="The family draws by rejection or from states, not by a function of noise and "
-        "parameters.",
-        cure="Ask `has_noise` or `is_reparameterized` first; `sample` serves all families.",
+        cause="The family is sampled by rejection or from discrete states, not by a function of "
+        "noise and parameters.",
+        cure="Check `has_noise` or `is_reparameterized` first. `sample` works for all families.",
         kind=NotImplementedError,
     ),
 )
@@ -834,39 +842,39 @@ NETWORKS = (
     error(
         "factorization: expected a Factorization, got 3",
         lambda: made(3),
-        cause="A network is built for a factorization, from which all its masks follow.",
-        cure="Give `ardist.Factorization(event_shape, families)`.",
+        cause="The first argument of a network is not a factorization.",
+        cure="Pass `ardist.Factorization(event_shape, families)`.",
     ),
     error(
         "hidden_features: expected a layer, or direct=True, got neither",
         lambda: made(hidden_features=(), direct=False),
-        cause="The network has no hidden layer and no direct connection, so no block would "
+        cause="The network has no hidden layers and no direct connections, so no block could "
         "depend on another.",
-        cure="Give a layer or leave `direct` on.",
+        cure="Add a hidden layer, or use `direct=True`.",
     ),
     error(
         "hidden_features: without direct connections every layer needs a unit for each of the "
         "3 distinct sets of dependencies, got (16, 2)",
         lambda: made(hidden_features=(16, 2), direct=False),
-        cause="A unit sees one set of earlier blocks; without a unit for a set its information "
-        "is lost.",
-        cure="Widen the layers, or leave `direct` on.",
+        cause="Each unit reads one set of earlier blocks. With fewer units than sets, some "
+        "dependencies would be lost.",
+        cure="Use wider layers, or `direct=True`.",
     ),
     error(
         "cell: expected one of ['gru', 'lstm', 'tanh'], got 'elman'",
         lambda: rnn(cell="elman"),
         "positions: expected one of ['learned', 'rotary'], got 'sine'",
         lambda: transformer(positions="sine"),
-        cause="There is no such cell, or no such way to tell positions.",
-        cure="Take one of those that the message lists.",
+        cause="There is no such cell, or no such kind of positions.",
+        cure="Use one of those that the message lists.",
     ),
     error(
         "heads: expected the number of heads to divide dim 16, got 3",
         lambda: transformer(heads=3),
         "heads: expected twice the number of heads to divide dim 15, got 3",
         lambda: transformer(positions="rotary", dim=15, heads=3),
-        cause="Each head has the same share of `dim`, an even one for rotary positions.",
-        cure="Choose `heads` that divide `dim`, or half of it.",
+        cause="Each head has the same share of `dim`. With rotary positions the share is even.",
+        cure="Use a number of `heads` that divides `dim`, or half of `dim` with rotary positions.",
     ),
     error(
         "kernel_size: expected an odd number of at least 3, got 4",
@@ -875,23 +883,24 @@ NETWORKS = (
         lambda: pixelcnn(kernel_size=1),
         "kernel_size: expected an integer of at least 2, got 1",
         lambda: wavenet(kernel_size=1),
-        cause="A window has a center, which an even one lacks; a causal window needs a step "
-        "before.",
-        cure="Give an odd number of at least 3 to PixelCNN, and at least 2 to WaveNet.",
+        cause="A window needs a center, so its size is odd. A causal window needs at least one "
+        "earlier step.",
+        cure="Use an odd number of at least 3 for PixelCNN, and a number of at least 2 for "
+        "WaveNet.",
     ),
     error(
         "dilation: expected one for all or one for each of 2 layers, got (1, 2, 4)",
         lambda: pixelcnn(dilation=(1, 2, 4)),
-        cause="There are fewer or more dilations than layers.",
-        cure="Give one number, or one for each layer.",
+        cause="The number of dilations differs from the number of layers.",
+        cure="Use one number for all layers, or one for each layer.",
     ),
     error(
         "factorization: PixelCNN takes a two-dimensional grid of blocks, got one of shape (4,); "
         "Partition.along makes a block of the channels of a pixel",
         lambda: pixelcnn(ad.Factorization(4, NORMAL)),
-        cause="PixelCNN looks at a neighbourhood, which only images have.",
-        cure="Cut an event (height, width, channels) by `Partition.along(0, 1)`; for rows take "
-        "WaveNet.",
+        cause="PixelCNN uses neighborhoods on a two-dimensional grid.",
+        cure="Partition an event (height, width, channels) with `Partition.along(0, 1)`. For "
+        "sequences use WaveNet.",
     ),
     error(
         "factorization: PixelCNN takes blocks of one family, got Factorization((2, 2), "
@@ -903,8 +912,9 @@ NETWORKS = (
         "factorization: FromModule has one map for all blocks, which need one family, got "
         "Bernoulli() for column 'a' and Normal() for column 'b'",
         lambda: networks.FromModule(nn.Identity(), COLUMNS),
-        cause="One convolution for all places needs blocks of one family.",
-        cure="Use MADE, Unshared, RNN or Transformer for blocks that differ.",
+        cause="PixelCNN uses the same convolution at all positions, so all blocks need the same "
+        "family.",
+        cure="Use MADE, Unshared, RNN or Transformer if the families differ.",
     ),
     error(
         "factorization: PixelCNN follows transitive dependencies, since a pixel also sees what "
@@ -913,9 +923,9 @@ NETWORKS = (
         "factorization: Transformer follows transitive dependencies, since a token also sees "
         "what those before it have seen, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
         lambda: transformer(ad.Factorization(3, NORMAL, ordering=CHAIN)),
-        cause="What a unit has seen it hands on, so a block would also see what its parents "
-        "depend on.",
-        cure="Use MADE or Unshared, which follow any graph, or add the missing edges.",
+        cause="Layers pass on what earlier layers have read, so a block would also depend on the "
+        "ancestors of its parents.",
+        cure="Use MADE or Unshared, which support any graph, or add the missing edges.",
     ),
     error(
         "factorization: RNN follows orders in which each block depends on all that come before "
@@ -930,15 +940,15 @@ NETWORKS = (
         "factorization: FromModule follows orders in which each block depends on all that come "
         "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
         lambda: networks.FromModule(nn.Identity(), TIED),
-        cause="A network that goes from block to block cannot draw two of them at once, or skip "
-        "one.",
-        cure="Use MADE, Unshared or Transformer for ties and graphs.",
+        cause="A network that reads block after block cannot sample two blocks in one step or "
+        "leave out a dependency.",
+        cure="Use MADE, Unshared or Transformer for ties, and MADE or Unshared for graphs.",
     ),
     error(
         "context_kind: expected one of ['vector', 'blocks'], got 'sequence'",
         lambda: rnn(context_kind="sequence"),
-        cause="The network does not take such a context.",
-        cure="Choose a kind that it takes; only Transformer takes sequences of another length.",
+        cause="The network does not take this kind of context.",
+        cure="Use a kind that the message lists. Only Transformer takes sequences.",
     ),
     error(
         "context_shape: expected (C,) for a context of kind 'vector', got (2, 3)",
@@ -949,9 +959,9 @@ NETWORKS = (
         lambda: transformer(context_shape=(3,), context_kind="sequence"),
         "context_shape: expected (3, 3, C) for a context of kind 'blocks', got (6, 2, 3)",
         lambda: pixelcnn(context_shape=(6, 2, 3), context_kind="blocks"),
-        cause="The shape of one context does not fit its kind.",
-        cure="Give `(C,)` for a vector, `(*grid_shape, C)` for blocks, `(S, C)` for a sequence, "
-        "without the batch; flatten what is longer.",
+        cause="The shape of the context does not fit its kind.",
+        cure="Use `(C,)` for a vector, `(*grid_shape, C)` for blocks and `(S, C)` for a sequence, "
+        "without batch dimensions. Flatten other shapes.",
     ),
 )
 
@@ -959,23 +969,24 @@ OWN_NETWORKS = (
     error(
         "ConditionalNetwork does not define forward",
         lambda: networks.ConditionalNetwork(FOUR).condition().log_prob(torch.zeros(4)),
-        cause="A subclass of `ConditionalNetwork` maps blocks to parameters in `forward`, which "
-        "is missing.",
-        cure="Define `forward(self, blocks, context=None, ranks=None)`.",
+        cause="A subclass of `ConditionalNetwork` has no method `forward`.",
+        cure="Define `forward(self, blocks, context=None, ranks=None)`, which returns the "
+        "parameters.",
         kind=NotImplementedError,
     ),
     error(
         "network: Wrong returned parameters of shape (1, 4), expected (1, 4, 2)",
         lambda: Wrong(FOUR).condition().log_prob(torch.zeros(4)),
-        cause="`forward` returned another number of parameters than the families have.",
-        cure="Return `(N, *layout.param_shape)`: `num_params` for each block, in raster order.",
+        cause="`forward` returned parameters of a shape that does not fit the families.",
+        cure="Return `(N, *layout.param_shape)`: `num_params` numbers for each block, in raster "
+        "order.",
     ),
     error(
         "network: expected a conditional network, got Linear(in_features=2, out_features=2, "
         "bias=True)",
         lambda: ad.AutoregressiveDistribution(nn.Linear(2, 2)),
-        cause="What is given is no network, or a module inside which there is none.",
-        cure="Derive from `networks.ConditionalNetwork`, or wrap a causal module in "
+        cause="The argument is not a network, or it is a module that does not contain one.",
+        cure="Subclass `networks.ConditionalNetwork`, or wrap a causal module with "
         "`networks.FromModule`.",
     ),
     error(
@@ -983,18 +994,18 @@ OWN_NETWORKS = (
         lambda: networks.FromModule(abs, SYMBOLS),
         "module: expected a Module, got <built-in function abs>",
         lambda: networks.Markov(FOUR, module=abs),
-        cause="`FromModule` and `Markov` wrap modules; a function has no parameters to train.",
-        cure="Put the function into the `forward` of a module.",
+        cause="`FromModule` and `Markov` wrap modules. A function has no parameters to train.",
+        cure="Call the function in the `forward` of a module.",
     ),
     error(
         "start: expected an integer, as blocks are, got 0.5",
         lambda: networks.FromModule(nn.Identity(), SYMBOLS, start=0.5),
         "start: expected what broadcasts to a block (), got (2,)",
         lambda: networks.FromModule(nn.Identity(), FOUR, start=torch.zeros(2)),
-        cause="The first input of the module is no block: an index where blocks are symbols, "
-        "else a number or vector.",
-        cure="Give such a block; for symbols one that the data does not have, if the module "
-        "embeds one more.",
+        cause="The first input of the module is not a valid block. It is an index if blocks are "
+        "symbols, and otherwise a number or vector.",
+        cure="Pass such a block. For symbols use one that does not occur in the data, if the "
+        "module has an embedding for it.",
     ),
     error(
         "module: expected outputs of shape (1, 3, 3), got (1, 3, 2)",
@@ -1009,17 +1020,17 @@ OWN_NETWORKS = (
         lambda: networks.Markov(FOUR, module=Wide()).condition().log_prob(torch.zeros(2, 4)),
         "modules: that of column 'b' returned (2, 4) for 2 rows, expected (2, 2)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(1, 4)}),
-        cause="The module's outputs are not the parameters of one conditional for each step.",
-        cure="Give it a last layer of the family's `num_params` outputs; batch and length come "
-        "first.",
+        cause="The outputs of the module are not the parameters of one conditional for each step.",
+        cure="Add a last layer with `num_params` outputs, after the dimensions of batch and "
+        "length.",
     ),
     error(
         "modules: that of column 'b' is given (rows, 1), which it does not take: mat1 and mat2 "
         "shapes cannot be multiplied (2x1 and 3x2)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(3, 2)}),
-        cause="A factor's module is given all blocks on which its own depends, and expects "
-        "another number.",
-        cure="Make its first layer as wide as the message says; a context comes in addition.",
+        cause="The module of a factor receives all blocks on which its block depends. It was "
+        "built for another number of inputs.",
+        cure="Use the input width that the message names, plus the width of the context.",
     ),
     error(
         "module: expected no active dropout or batch norm in draws, got Dropout at '1'; call "
@@ -1029,9 +1040,9 @@ OWN_NETWORKS = (
             .condition()
             .sample()
         ),
-        cause="Dropout or batch norm is active while a draw is made, which would not be one of "
-        "the joint.",
-        cure="Call `network.eval()` before drawing, and `network.train()` after it.",
+        cause="Dropout or batch norm would be active while sampling, and the samples would not "
+        "follow the joint.",
+        cure="Call `network.eval()` before sampling, and `network.train()` after it.",
     ),
     error(
         "hidden_features, modules: expected one of the two, got neither",
@@ -1042,8 +1053,9 @@ OWN_NETWORKS = (
         lambda: networks.Markov(FOUR),
         "hidden_features, module: expected one of the two, got both",
         lambda: networks.Markov(FOUR, hidden_features=4, module=nn.Identity()),
-        cause="Either the network makes its factors, or you give them.",
-        cure="Give `hidden_features` or modules.",
+        cause="The network needs one of the two arguments: it builds the modules from "
+        "`hidden_features`, or takes yours.",
+        cure="Pass either `hidden_features` or modules.",
     ),
     error(
         "modules: expected one for each of the 4 blocks, got 2",
@@ -1054,22 +1066,24 @@ OWN_NETWORKS = (
         lambda: networks.Unshared(FOUR, modules={"a": None}),
         "modules: expected a module or None for column 'a', got 3",
         lambda: networks.Unshared(COLUMNS, modules={"a": 3, "b": None}),
-        cause="There is not one module for each block, or something else stands in its place.",
-        cure="Give a module for each block, or None for one that depends on nothing; by name for "
-        "columns.",
+        cause="The number of modules differs from the number of blocks, or an item is not a "
+        "module.",
+        cure="Pass one module for each block, or `None` for a block without dependencies. For "
+        "columns pass a dict by name.",
     ),
     error(
         "blocks: expected those of whole steps from the first, which end at 1, 2, 3, 4, ..., "
         "got 9 after 0 steps",
         lambda: made().decoder(2).prefill(torch.zeros(2, 9)),
-        cause="A decoder takes the blocks of whole steps, and a prefix only at its beginning.",
-        cure="Give `prefill` the blocks of the first steps, once.",
+        cause="A decoder takes the blocks of whole steps, and takes a prefix only before its "
+        "first step.",
+        cure="Call `prefill` once, with the blocks of the first steps.",
     ),
     error(
         "_TransformerDecoder evaluates one step at a time",
         lambda: transformer().decoder(2).window(2),
-        cause="The decoder has no way to evaluate several steps at once.",
-        cure="Ask `max_window` first, and call `step`.",
+        cause="The decoder cannot evaluate several steps at once.",
+        cure="Check `max_window` first, and call `step`.",
         kind=NotImplementedError,
     ),
 )
@@ -1090,8 +1104,7 @@ OTHER_FACTORIZATIONS = (
         lambda: ad.AutoregressiveDistribution(
             transformer(), factorization=ad.Factorization((2, 3), fam.Categorical(3))
         ),
-        cause="The network was trained for other blocks, families or dependencies, which its "
-        "weights know.",
+        cause="The network was built for other blocks, families or dependencies.",
         cure="Build a network for this factorization.",
     ),
     error(
@@ -1103,8 +1116,8 @@ OTHER_FACTORIZATIONS = (
         "factorization: Transformer with any_order=False was trained in the order "
         "Ordering.raster(), got Factorization((3,), Bernoulli(), ordering=Ordering.reverse())",
         lambda: transformer(any_order=False).condition().with_ordering(ad.Ordering.reverse()),
-        cause="The network learned one order alone.",
-        cure="Keep to it, or train a Transformer with `any_order=True`, its default.",
+        cause="The network supports only the order in which it was trained.",
+        cure="Use that order, or train a Transformer with `any_order=True`, its default.",
     ),
     error(
         "factorization: Transformer with learned positions was built for Factorization((3,), "
@@ -1112,16 +1125,17 @@ OTHER_FACTORIZATIONS = (
         lambda: ad.AutoregressiveDistribution(
             transformer(), factorization=ad.Factorization(7, fam.Bernoulli())
         ),
-        cause="The Transformer learned a vector for each position, and this event has others.",
-        cure="Build it with `positions='rotary'`, which go on.",
+        cause="The Transformer has a learned vector for each position, and this event has other "
+        "positions.",
+        cure="Build it with `positions='rotary'`, which support any length.",
     ),
     error(
         "factorization: Transformer was built without ties, and serves orders without ties, "
         "got Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 1, 1))",
         lambda: transformer().condition().with_ordering(ad.Ordering.from_ranks([0, 1, 1])),
-        cause="A Transformer that draws one block at a time is cheaper, and cannot draw several "
-        "at once.",
-        cure="Build it for a factorization with ties, then it serves orders with and without.",
+        cause="The Transformer was built without ties and samples one block per step.",
+        cure="Build it for a factorization with ties. It then supports orders with and without "
+        "ties.",
     ),
     error(
         "factorization: Transformer takes another order by its ranks, which do not tell a "
@@ -1132,8 +1146,8 @@ OTHER_FACTORIZATIONS = (
             .condition()
             .with_ordering(ad.Ordering.from_graph([[0, 0, 0], [1, 0, 0], [0, 0, 0]]))
         ),
-        cause="Another order is told by ranks alone, and these do not say which edges a graph "
-        "lacks.",
+        cause="The Transformer takes another order as ranks, and ranks cannot express the missing "
+        "edges of a graph.",
         cure="Build the network for the graph.",
     ),
     error(
@@ -1141,17 +1155,17 @@ OTHER_FACTORIZATIONS = (
         lambda: p().with_ordering(torch.arange(4).expand(2, 4)),
         "ranks: MADE draws all rows in one order, got (2, 4)",
         lambda: made().decoder(2, ranks=torch.arange(4).expand(2, 4)),
-        cause="The network draws all rows in one order.",
-        cure="Condition one order after the other, or use a Transformer.",
+        cause="The network uses one order for all rows.",
+        cure="Use one order at a time, or use a Transformer.",
     ),
     error(
         "ranks: expected one order for all rows, since the blocks differ in family, got (2, 2)",
         lambda: transformer(COLUMNS).decoder(2, ranks=torch.tensor([[0, 1], [1, 0]])),
         "ranks: expected no ties where each row has its own, got some",
         lambda: transformer().decoder(2, ranks=torch.tensor([[0, 1, 1], [2, 1, 0]])),
-        cause="The cached decoder cannot follow orders for each row where blocks differ or are "
-        "tied.",
-        cure="Draw by `sample`, which then makes whole passes, or give all rows one order.",
+        cause="The cached decoder cannot use a different order for each row if the families "
+        "differ or if there are ties.",
+        cure="Call `sample`, which then uses whole passes, or use one order for all rows.",
     ),
     error(
         "state_dict: made for another factorization; families is Laplace(), here Normal()",
@@ -1163,7 +1177,7 @@ OTHER_FACTORIZATIONS = (
         ),
         cause="The weights were saved from a network for another order, partition, family or "
         "option.",
-        cure="Load them into a network that is built as the one that was saved.",
+        cure="Load them into a network that was built like the saved one.",
     ),
 )
 
@@ -1175,20 +1189,20 @@ CONTEXTS = (
         "context: expected (*batch_shape, 3), got none; the network was built with context_shape "
         "(3,)",
         lambda: transforms.AutoregressiveTransform(made(context_shape=(3,))),
-        cause="The network needs a context, and none is given.",
+        cause="The network needs a context and received none.",
         cure="Call `network.condition(context)`.",
     ),
     error(
         "context: expected none, since the network was built with context_shape (), got (3,)",
         lambda: made().condition(torch.zeros(3)),
-        cause="The network takes no context, and one is given.",
-        cure="Build it with `context_shape=`, or call `condition()` without.",
+        cause="The network takes no context and received one.",
+        cure="Build the network with `context_shape=`, or call `condition()` without a context.",
     ),
     error(
         "context: expected a tensor, got float",
         lambda: made(context_shape=(3,)).condition(3.0),
-        cause="A context is a tensor.",
-        cure="Convert it by `torch.as_tensor`.",
+        cause="The context is not a tensor.",
+        cure="Convert it with `torch.as_tensor`.",
     ),
     error(
         "context: expected (*batch_shape, 3), got (5, 2)",
@@ -1197,23 +1211,23 @@ CONTEXTS = (
         "of labels",
         lambda: made(context_shape=(3,)).condition(torch.zeros(5, dtype=torch.int64)),
         cause="The last dimensions of the context are not `context_shape`.",
-        cure="Put the dimensions of the batch first.",
+        cure="Put the batch dimensions first.",
     ),
     error(
         "context: expected finite numbers, got NaN or infinity in 15 of 15",
         lambda: made(context_shape=(3,)).condition(torch.full((5, 3), torch.nan)),
         "context: expected finite numbers, got NaN or infinity in 1 of 3",
         lambda: made(context_shape=(3,)).condition(torch.tensor([0.0, torch.inf, 1.0])),
-        cause="The context has a NaN or an infinity, from which parameters would be NaN.",
-        cure="Replace missing features and add a feature that says which were.",
+        cause="The context contains NaN or infinity, so the parameters would be NaN.",
+        cure="Replace missing features, and add a feature that says which were missing.",
     ),
     error(
         "context: expected a tensor on cpu, as the network, got meta",
         lambda: bound(5, 3, device="meta"),
         "value: expected a tensor on cpu, as the network, got meta",
         lambda: p().log_prob(torch.zeros(4, device="meta")),
-        cause="The tensor is on another device than the network.",
-        cure="Move it by `.to(device)`, or the network.",
+        cause="The tensor and the network are on different devices.",
+        cure="Move one of them with `.to(device)`.",
     ),
     error(
         "context: expected dtype torch.float32, as the network, got torch.float64; "
@@ -1225,37 +1239,37 @@ CONTEXTS = (
         "z: expected dtype torch.float32, as the network, got torch.float64; z.to(torch.float32) "
         "converts it",
         lambda: transforms.AutoregressiveTransform(made())(torch.zeros(4).double()),
-        cause="The tensor has another dtype than the network, and results would change with it.",
-        cure="Convert it as the message says, or the network by `.double()`.",
+        cause="The tensor and the network have different dtypes.",
+        cure="Convert the tensor as the message says, or the network with `.double()`.",
     ),
     error(
         "params: MADE has no parameters ['x']",
         lambda: made().condition(params={"x": torch.zeros(1)}),
-        cause="`params` replaces parameters by the names that `named_parameters` gives.",
-        cure="Take the names from there.",
+        cause="`params` names a parameter that the network does not have.",
+        cure="Use the names that `network.named_parameters()` returns.",
     ),
     error(
         "params: expected 'direct.weight' of shape (8, 4), as in MADE, got (3, 4, 4); for "
         "several networks at once use torch.func.vmap, and in Pyro vectorize_particles=False "
         "or parallel=False",
         lambda: made().condition(params={"direct.weight": torch.zeros(3, 4, 4)}),
-        cause="A parameter is replaced by one of another shape, often by those of several "
-        "networks.",
-        cure="Give one network's parameters; `torch.func.vmap` goes over several.",
+        cause="A parameter has another shape than in the network. Often it contains those of "
+        "several networks.",
+        cure="Pass the parameters of one network. Use `torch.func.vmap` for several.",
     ),
     error(
         "nan_policy: expected one of ['raise', 'marginalize'], got 'omit'",
         lambda: ad.AutoregressiveDistribution(made(), nan_policy="omit"),
-        cause="Missing values are refused or summed out; there is nothing else to do with them.",
-        cure="Give 'raise' or 'marginalize'.",
+        cause="Missing values can be refused or marginalized. There is no other policy.",
+        cure="Use `'raise'` or `'marginalize'`.",
     ),
     error(
         "batch_shape: (2,) cannot be expanded to (3,)",
         lambda: p().expand((2,)).expand((3,)),
         "batch_shape: (2,) cannot be expanded to (3,)",
         lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster()]).expand((2,)).expand((3,)),
-        cause="A dimension of the batch that is not 1 would have to change.",
-        cure="Expand only dimensions of size 1, and new ones in front.",
+        cause="A batch dimension whose size is not 1 cannot be expanded.",
+        cure="Expand only dimensions of size 1, or add dimensions in front.",
     ),
 )
 
@@ -1267,8 +1281,9 @@ VALUES = (
         lambda: p(BITS).given(torch.zeros(3), [True, False, False]),
         "ordering: expected a tensor, got list",
         lambda: p(BITS).with_ordering([2, 1, 0]),
-        cause="A value is a tensor, and so are masks and ranks; an order is an Ordering or ranks.",
-        cure="Convert it by `torch.as_tensor`, in the network's dtype.",
+        cause="A value, mask or ranks argument is not a tensor. An ordering is an `Ordering` or "
+        "ranks.",
+        cure="Convert it with `torch.as_tensor`, in the dtype of the network.",
     ),
     error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (7, 3)",
@@ -1279,14 +1294,14 @@ VALUES = (
         lambda: information.calibration(p(), torch.zeros(5, 2)),
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (3,)",
         lambda: p().given(torch.zeros(3), torch.ones(4).bool()),
-        cause="The last dimensions of the value are not the event's.",
-        cure="Put samples and batch first: sample_shape + batch_shape + event_shape.",
+        cause="The last dimensions of the value are not those of the event.",
+        cure="Put sample and batch dimensions first: sample_shape + batch_shape + event_shape.",
     ),
     error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (5,), got (3, 4)",
         lambda: bound(5, 3).log_prob(torch.zeros(3, 4)),
-        cause="There are events for another number of contexts.",
-        cure="Give one event for each context, or a leading dimension more.",
+        cause="The events do not broadcast with the batch of contexts.",
+        cure="Pass one event for each context, or add a leading dimension.",
     ),
     error(
         "value: expected block (2,) inside the support Real() of Normal(), got [nan]; "
@@ -1305,25 +1320,25 @@ VALUES = (
         lambda: p(ad.Factorization.columns(a=NORMAL, b=fam.Gamma())).log_prob(
             torch.tensor([1.0, -1.0])
         ),
-        cause="A value lies outside the family's support: NaN, a category too many, a fraction "
-        "for a bit, a negative number for a scale.",
-        cure="Clean the data, choose a family with that support, or let "
-        "`nan_policy='marginalize'` sum out what is missing.",
+        cause="A value is outside the support of its family, such as NaN, a category that does "
+        "not exist, a fraction for a bit, or a negative number for a scale.",
+        cure="Clean the data, use a family with that support, or use `nan_policy='marginalize'` "
+        "for missing values.",
     ),
     error(
         "value: expected finite numbers under the mask, got -inf, given which nothing has a "
         "density",
         lambda: p().given(torch.full((4,), -torch.inf), torch.tensor([True, False, False, False])),
-        cause="What is observed is infinite, which has probability zero.",
-        cure="Clean the data, or leave the element out of the mask.",
+        cause="An observed value is infinite, which has probability zero.",
+        cure="Clean the data, or exclude the element from the mask.",
     ),
     error(
         "value: expected pad 0 in block (1,), which comes after the end 1, got 2",
         lambda: p(ad.Factorization(3, fam.Categorical(3), end=1, pad=0)).log_prob(
             torch.tensor([1, 2, 0])
         ),
-        cause="Something stands after the end of a sequence that is not its padding.",
-        cure="Write `pad` behind the end: `Factorization.pad`.",
+        cause="A value after the end of a sequence is not the padding.",
+        cure="Fill the blocks after the end with `Factorization.pad`.",
     ),
 )
 
@@ -1333,14 +1348,14 @@ CONDITIONING = (
         lambda: p(BITS).given(torch.zeros(3), torch.zeros(3)),
         "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).given(torch.zeros(3), torch.ones(2).bool()),
-        cause="A mask marks elements of the event.",
-        cure="Give a bool tensor whose last dimensions are `event_shape`.",
+        cause="A mask marks elements of the event with booleans.",
+        cure="Use a bool tensor whose last dimensions are `event_shape`.",
     ),
     error(
         "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (2,), got (5, 3)",
         lambda: p(BITS).expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
-        cause="There are masks for another number of contexts.",
-        cure="Give one mask for all, or one for each context.",
+        cause="The masks do not broadcast with the batch of contexts.",
+        cure="Use one mask for all contexts, or one for each.",
     ),
     error(
         "mask: expected (3,) with an element to keep, got (3,) with 0",
@@ -1348,7 +1363,7 @@ CONDITIONING = (
         "mask: expected (3,) with an element to keep, got (2, 3) with 6",
         lambda: p(BITS).marginal(torch.ones(2, 3).bool()),
         cause="A marginal keeps the same elements in all rows, and at least one.",
-        cure="Give one mask of the event's shape; for rows that differ use `given` or NaN.",
+        cure="Use one mask of the shape of the event. If rows differ, use `given` or NaN.",
     ),
     error(
         "mask: blocks under it depend on others in the order Ordering.raster(), and the order "
@@ -1356,10 +1371,11 @@ CONDITIONING = (
         "Factorization((3,), Bernoulli()), got Factorization((3,), Bernoulli(), "
         "ordering=Ordering.from_ranks(1, 0, 2)); a Transformer follows any order",
         lambda: p(BITS).marginal(torch.tensor([False, True, False])),
-        cause="What is observed depends on what is not, so this joint has no closed form for it; "
-        "nor does the network follow the order that draws the observed blocks first.",
-        cure="Observe a prefix of the order, build the network for an order that begins with "
-        "what is observed, or train a Transformer for any order.",
+        cause="An observed block depends on one that is not observed, so the conditional has no "
+        "closed form in this order. The network does not support an order in which the observed "
+        "blocks come first.",
+        cure="Observe a prefix of the order, build the network for an order that begins with the "
+        "observed blocks, or train a Transformer for any order.",
     ),
     error(
         "mask: expected one that cuts no block on which another one depends, got one that cuts "
@@ -1369,8 +1385,8 @@ CONDITIONING = (
             .condition()
             .given(torch.zeros(2, 2), torch.tensor([[True, False], [True, False]]))
         ),
-        cause="A block is observed in part while later blocks depend on all of it.",
-        cure="Observe whole blocks, or cut the event into single numbers.",
+        cause="A block is observed in part, and later blocks depend on all of it.",
+        cure="Observe whole blocks, or partition the event into scalars.",
     ),
     error(
         "mask: expected one that cuts no block, since OneHotCategorical(3) is not given in part, "
@@ -1379,7 +1395,7 @@ CONDITIONING = (
             ad.Factorization((1, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0))
         ).given(torch.eye(3)[:1], FIRST.unsqueeze(0)),
         cause="The family cannot condition on a part of its block.",
-        cure="Observe the whole block, or take Independent, Nested or MultivariateNormal.",
+        cure="Observe the whole block, or use Independent, Nested or MultivariateNormal.",
     ),
     error(
         "mask: expected all of block (0,) or a part that Nested(Transformer, Factorization((2,), "
@@ -1406,23 +1422,23 @@ CONDITIONING = (
             .condition(nan_policy="marginalize")
             .log_prob(torch.tensor([[torch.nan, 1.0]]))
         ),
-        cause="The inner network follows any order, and would score the part under another order "
-        "than that in which it draws.",
-        cure="Keep whole blocks, or what comes first in the inner order.",
+        cause="The inner network supports any order. It would score the part in a different order "
+        "from the one in which it samples.",
+        cure="Keep whole blocks, or the elements that come first in the inner order.",
     ),
     error(
         "ordering: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).with_ordering(torch.zeros(2).long()),
         "ordering: expected integers, got torch.float32",
         lambda: transformer().condition().with_ordering(torch.zeros(2, 3)),
-        cause="Ranks are one whole number for each block, and perhaps for each row.",
-        cure="Give int64 ranks `(*lead, *grid_shape)`.",
+        cause="Ranks are one integer for each block, with optional leading dimensions for rows.",
+        cure="Use int64 ranks of shape `(*lead, *grid_shape)`.",
     ),
     error(
         "ordering: Transformer was built without ties, and serves orders without ties, got "
         "Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 0, 1))",
         lambda: transformer().condition().with_ordering(torch.tensor([[0, 0, 1], [0, 1, 2]])),
-        cause="Rows have ties, and the network was built without.",
+        cause="The order of a row has ties, and the network was built without ties.",
         cure="Break the ties, or build the network for a factorization with ties.",
     ),
 )
@@ -1432,10 +1448,10 @@ GRADIENTS = (
         "rsample: no gradients through draws of [Bernoulli()]; has_rsample_(True) asks for "
         "those of the other blocks",
         lambda: p(BITS).rsample(),
-        cause="Draws of a discrete family, or of one without a differentiable CDF, have no "
+        cause="Samples of a discrete family, or of one without a differentiable CDF, have no "
         "gradient.",
-        cure="Use `Relaxed`, or the score function; `has_rsample_(True)` gives the other blocks' "
-        "gradients.",
+        cure="Use `Relaxed` or the score function. `has_rsample_(True)` returns the gradients of "
+        "the other blocks.",
         kind=NotImplementedError,
     ),
     error(
@@ -1445,7 +1461,8 @@ GRADIENTS = (
             .given(torch.zeros(1, 3), FIRST.unsqueeze(0))
             .rsample()
         ),
-        cause="What is left of a block that is observed in part is drawn without gradients.",
+        cause="The unobserved part of a block that is observed in part is sampled without "
+        "gradients.",
         cure="Observe whole blocks.",
         kind=NotImplementedError,
     ),
@@ -1453,8 +1470,8 @@ GRADIENTS = (
         "rsample: a draw is differentiable once; its second derivative, which "
         "create_graph=True asks for, would be wrong",
         twice,
-        cause="Gradients through draws are found implicitly, once.",
-        cure="Differentiate `log_prob`, which may be done any number of times, or draw again.",
+        cause="The gradient of a sample is computed implicitly and has no second derivative.",
+        cure="Differentiate `log_prob`, which has derivatives of any order, or sample again.",
         kind=RuntimeError,
     ),
     error(
@@ -1462,17 +1479,17 @@ GRADIENTS = (
         lambda: p().mean,
         "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
         lambda: p().variance,
-        cause="A joint has moments and an entropy, but no formulas for them.",
-        cure="Estimate them from draws; `information.entropy` also has a standard error.",
+        cause="The moments and the entropy of a joint have no closed form.",
+        cure="Estimate them from samples. `information.entropy` also returns a standard error.",
         kind=NotImplementedError,
     ),
     error(
         "mode: expected blocks with a finite set of states, got [Normal()]; the likeliest of some "
         "draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))",
         lambda: p().mode,
-        cause="`mode` takes the likeliest state of each block, and some blocks have no list of "
-        "states.",
-        cure="Take the likeliest of many draws, or maximize `log_prob` by gradients.",
+        cause="`mode` chooses the most likely state of each block, and some blocks do not have a "
+        "finite set of states.",
+        cure="Use the most likely of many samples, or maximize `log_prob` with gradients.",
         kind=NotImplementedError,
     ),
     error(
@@ -1480,8 +1497,8 @@ GRADIENTS = (
         lambda: p().enumerate_support(),
         "enumerate_support: expected at most 4096 states, got 8192",
         lambda: p(ad.Factorization(13, fam.Bernoulli())).enumerate_support(),
-        cause="The event has too many states to be listed, or infinitely many.",
-        cure="Estimate by draws, as `information.entropy` does.",
+        cause="The event has too many states to enumerate, or infinitely many.",
+        cure="Estimate the quantity from samples, as `information.entropy` does.",
         kind=NotImplementedError,
     ),
 )
@@ -1490,8 +1507,9 @@ SAMPLING = (
     error(
         "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: sampling.greedy(dist.Normal(0.0, 1.0)),
-        cause="The samplers go along the steps of a joint, which other distributions do not show.",
-        cure="Give the autoregressive distribution itself, not a wrapper such as `.to_event` or "
+        cause="The samplers need the steps of an autoregressive joint, and other distributions "
+        "have none.",
+        cure="Pass the autoregressive distribution itself, not a wrapper such as `.to_event` or "
         "`.mask`.",
     ),
     error(
@@ -1501,26 +1519,29 @@ SAMPLING = (
         lambda: sampling.greedy(p()),
         "p: expected blocks with a finite set of states, got [Normal()]",
         lambda: sampling.without_replacement(p(), 2),
-        cause="Only finitely many continuations can be compared.",
-        cure="Search where all blocks are finite and discrete; draw and compare otherwise.",
+        cause="Search compares the states of a block, and some blocks do not have a finite set of "
+        "states.",
+        cure="Search only if all families are finite and discrete. Otherwise sample and compare.",
     ),
     error(
         "p: expected families that draw from noise of their own, got [Gamma()]",
         lambda: sampling.fixed_point(p(ad.Factorization(2, fam.Gamma()))),
-        cause="Fixed-point iteration draws the noise first, and the family draws by rejection.",
+        cause="Fixed-point iteration samples the noise first, and this family is sampled by "
+        "rejection.",
         cure="Use `p.sample()` or `sampling.ancestral`.",
     ),
     error(
         "p: expected no block observed in part, since such draws have no noise, got block (0,)",
         lambda: sampling.fixed_point(cut()),
-        cause="The rest of a block that is observed in part is not drawn from noise of its own.",
+        cause="The unobserved part of a block that is observed in part is not a function of "
+        "separate noise.",
         cure="Observe whole blocks, or use `sampling.ancestral`.",
     ),
     error(
         "tol: expected a number of at least 0, got -1.0",
         lambda: sampling.fixed_point(p(), tol=-1.0),
         cause="The tolerance is negative.",
-        cure="Give 0 for the exact draw, or a small number.",
+        cure="Use 0 for the exact sample, or a small positive number.",
     ),
     error(
         "p: expected one order for all rows, where blocks differ in family or are tied, got "
@@ -1530,9 +1551,9 @@ SAMPLING = (
             .condition()
             .with_ordering(torch.tensor([[0, 1, 1], [1, 0, 1]]))
         ),
-        cause="Rows go through different numbers of steps, or blocks of different kinds, side by "
-        "side.",
-        cure="Use `p.sample()`, or draw rows of one order at a time.",
+        cause="Rows with different orders would take different numbers of steps, or have "
+        "different families in one step.",
+        cure="Use `p.sample()`, or sample the rows of one order at a time.",
     ),
 )
 
@@ -1540,8 +1561,8 @@ MIXTURES = (
     error(
         "mixing: expected a Categorical, got a tensor of shape (2,), torch.float32 on cpu",
         lambda: ad.Mixture(torch.ones(2), [p(), p()]),
-        cause="The weights of a mixture come as a categorical distribution.",
-        cure="Give `torch.distributions.Categorical(probs)`, or one with logits.",
+        cause="The weights of a mixture are not a categorical distribution.",
+        cure="Pass `torch.distributions.Categorical`, with probs or logits.",
     ),
     error(
         "components: expected a sequence of some, got []",
@@ -1550,23 +1571,23 @@ MIXTURES = (
         lambda: ad.OrderingMixture(transformer(), []),
         "orderings: expected a sequence of some, got Ordering.raster()",
         lambda: ad.OrderingMixture(transformer(), ad.Ordering.raster()),
-        cause="There is nothing to mix, or something that is not in a list.",
-        cure="Give a list or tuple of at least one.",
+        cause="The components are not a list or tuple, or the list is empty.",
+        cure="Pass a list or tuple with at least one component.",
     ),
     error(
         "components[0]: expected a Distribution, got 3",
         lambda: ad.Mixture(dist.Categorical(torch.ones(1)), [3]),
         "orderings[1]: expected an Ordering, got 3",
         lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster(), 3]),
-        cause="Something in the list is no distribution, or no ordering.",
-        cure="Condition networks first: `network.condition(context)`; write orderings as "
+        cause="An item of the list is not a distribution, or not an ordering.",
+        cure="Condition networks first: `network.condition(context)`. Pass orderings such as "
         "`Ordering.raster()`.",
     ),
     error(
         "components: expected 3, as mixing has weights, got 2",
         lambda: ad.Mixture(dist.Categorical(torch.ones(3)), [p(), p()]),
-        cause="There are fewer or more components than weights.",
-        cure="Give as many as the last dimension of the weights.",
+        cause="The number of components differs from the number of weights.",
+        cure="Pass as many components as the last dimension of the weights.",
     ),
     error(
         "components[1]: expected the event_shape (4,) of the first one, got (3,)",
@@ -1579,9 +1600,8 @@ MIXTURES = (
         "components: expected batch_shapes that broadcast with (), that of mixing, got [(2,), "
         "(3,)]",
         lambda: ad.Mixture(dist.Categorical(torch.ones(2)), [p().expand((2,)), p().expand((3,))]),
-        cause="Components are over events of different shapes or in different places, or for "
-        "different batches.",
-        cure="Mix distributions over the same events; expand them to one batch shape.",
+        cause="The components have different event shapes, supports or batch shapes.",
+        cure="Mix distributions over the same events, and expand them to one batch shape.",
     ),
     error(
         "orderings[1]: factorization: Transformer was built without ties, and serves orders "
@@ -1589,8 +1609,9 @@ MIXTURES = (
         lambda: ad.OrderingMixture(
             transformer(IMAGE), [ad.Ordering.raster(), ad.Ordering.checkerboard()]
         ),
-        cause="The network does not follow one of the orderings.",
-        cure="Leave it out, or use a network that follows it; the rest of the message says why.",
+        cause="The network does not support one of the orderings. The rest of the message says "
+        "why.",
+        cure="Remove this ordering, or use a network that supports it.",
     ),
     error(
         "rsample: no gradients through draws of [AutoregressiveDistribution(MADE, "
@@ -1599,8 +1620,8 @@ MIXTURES = (
         "rsample: no gradients through draws to the weights, which require them; detach them, "
         "or leave the gradient to the score function",
         lambda: ad.Mixture(dist.Categorical(torch.ones(1, requires_grad=True)), [p()]).rsample(),
-        cause="A component's draws, or the choice of a component, have no gradients.",
-        cure="Mix components with `rsample`; train weights through `log_prob`, or detach them.",
+        cause="The samples of a component, or the choice of a component, have no gradients.",
+        cure="Use components with `rsample`. Train the weights through `log_prob`, or detach them.",
         kind=NotImplementedError,
     ),
 )
@@ -1609,15 +1630,16 @@ INFORMATION = (
     error(
         "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: information.entropy(dist.Normal(0.0, 1.0)),
-        cause="The estimates go block by block, which other distributions do not show.",
-        cure="Give an autoregressive distribution first; the second one of `kl_divergence` may "
-        "be any.",
+        cause="The estimates need the blocks of an autoregressive joint, and other distributions "
+        "have none.",
+        cure="Pass an autoregressive distribution as the first argument. The second argument of "
+        "`kl_divergence` can be any distribution.",
     ),
     error(
         "num_samples: expected an integer of at least 2, got 1",
         lambda: information.entropy(p(), 1),
-        cause="One draw tells no standard error.",
-        cure="Give at least 2.",
+        cause="A standard error needs at least two samples.",
+        cure="Use at least 2.",
     ),
     error(
         "q: expected the event_shape (4,) of p, got ()",
@@ -1626,14 +1648,16 @@ INFORMATION = (
         lambda: information.kl_divergence(
             p().expand((2,)), dist.Normal(0.0, 1.0).expand((3, 4)).to_event(1)
         ),
-        cause="The two distributions are over different events, or for different batches.",
-        cure="Give both one event shape, and batch shapes that broadcast.",
+        cause="The two distributions have different event shapes, or batch shapes that do not "
+        "broadcast.",
+        cure="Use the same event shape for both, and batch shapes that broadcast.",
     ),
     error(
         "q: expected the same observed in it as in p, got 0 elements where p has 1, or other "
         "values",
         lambda: information.kl_divergence(p(BITS).given(torch.zeros(3), FIRST), p(BITS)),
-        cause="Something is observed in one of the two alone; the divergence would be infinite.",
+        cause="An element is observed in only one of the two distributions, so the divergence "
+        "would be infinite.",
         cure="Call `given` on both, with the same value and mask.",
     ),
     error(
@@ -1641,14 +1665,15 @@ INFORMATION = (
         "AutoregressiveDistribution(MADE, batch_shape=(), event_shape=(4,)) does not do; "
         "ardist.information.kl_divergence estimates it",
         lambda: torch.distributions.kl_divergence(p(), p()),
-        cause="torch's function returns exact divergences, and this one has none.",
+        cause="torch's function returns exact divergences only, and this divergence has no closed "
+        "form.",
         cure="Call `ardist.information.kl_divergence`, which estimates it with a standard error.",
         kind=NotImplementedError,
     ),
     error(
         "p: expected no block observed in part, got block (0,)",
         lambda: information.entropy(cut(), 10),
-        cause="The conditional of what is left of a block has no formula.",
+        cause="The conditional of the unobserved part of a block has no closed form.",
         cure="Observe whole blocks.",
     ),
     error(
@@ -1657,8 +1682,8 @@ INFORMATION = (
             p(ad.Factorization((2, 2), fam.Dirichlet(2), partition=ad.Partition.along(0))),
             torch.full((5, 2, 2), 0.5),
         ),
-        cause="Calibration compares values with distribution functions, and no block has one.",
-        cure="Use families of single numbers, by which at least one block can be checked.",
+        cause="Calibration needs the CDF of at least one block, and no block has one.",
+        cure="Use a family of scalars with a CDF for at least one block.",
     ),
 )
 
@@ -1666,24 +1691,24 @@ TRAINING = (
     error(
         "probability: expected one within [0, 1], got 1.5",
         lambda: training.scheduled_log_prob(p(), torch.zeros(4), 1.5),
-        cause="The share of blocks that are replaced is a probability.",
-        cure="Give a number within [0, 1].",
+        cause="The share of replaced blocks is not a probability.",
+        cure="Use a number in [0, 1].",
     ),
     error(
         "p: expected nothing observed in it, got 1 of 3 elements",
         lambda: training.scheduled_log_prob(
             p(BITS).given(torch.zeros(3), FIRST), torch.zeros(3), 0.5
         ),
-        cause="Scheduled sampling replaces blocks, and some of these are observed.",
-        cure="Train the distribution itself.",
+        cause="Scheduled sampling replaces blocks, and observed blocks cannot be replaced.",
+        cure="Use the distribution without `given`.",
     ),
     error(
         "truth: expected one over Factorization((3,), Bernoulli()), got Factorization((4,), "
         "Normal())",
         lambda: training.exposure_bias(p(BITS), torch.zeros(2, 3), truth=p()),
-        cause="The truth is over other events, or draws them in another order, so steps do not "
-        "correspond.",
-        cure="Write it with the factorization of p.",
+        cause="The true distribution has other events or another order, so its steps do not "
+        "correspond to those of `p`.",
+        cure="Define it with the factorization of `p`.",
     ),
 )
 
@@ -1691,9 +1716,8 @@ TRANSFORMS = (
     error(
         "network: expected families whose draws are bijections of real noise, got [Bernoulli()]",
         lambda: transforms.AutoregressiveTransform(made(BITS)),
-        cause="A flow needs draws that are bijections of real noise, which discrete families do "
-        "not have.",
-        cure="Use location-scale families, their transforms or splines.",
+        cause="A flow needs families that are bijections of real noise. Discrete families are not.",
+        cure="Use location-scale families, transforms of them, or splines.",
     ),
     error(
         "z: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (5,)",
@@ -1704,15 +1728,15 @@ TRANSFORMS = (
         lambda: transforms.AutoregressiveTransform(made(context_shape=(3,)), torch.zeros(2, 3))(
             torch.zeros(3, 4)
         ),
-        cause="The noise or the value has not the event's shape, or comes for another number of "
-        "contexts.",
-        cure="Give `(*lead, *event_shape)` whose lead broadcasts with the batch.",
+        cause="The noise or value does not have the shape of the event, or does not broadcast "
+        "with the batch of contexts.",
+        cure="Use the shape `(*lead, *event_shape)`, with a lead that broadcasts with the batch.",
     ),
     error(
         "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: transforms.Rosenblatt(dist.Normal(0.0, 1.0)),
-        cause="The Rosenblatt transform goes along the steps of a joint.",
-        cure="Give the autoregressive distribution itself.",
+        cause="The Rosenblatt transform needs the steps of an autoregressive joint.",
+        cure="Pass the autoregressive distribution itself.",
     ),
     error(
         "p: expected families of one number with a CDF, got [Dirichlet(2)]",
@@ -1721,21 +1745,21 @@ TRANSFORMS = (
         ),
         "p: expected families of one number with a CDF, got [VonMises()]",
         lambda: transforms.Rosenblatt(p(ad.Factorization(2, fam.VonMises()))),
-        cause="Each block becomes a uniform number by its CDF, and vectors or some families have "
-        "none.",
-        cure="Cut the event into single numbers of families with `has_cdf`.",
+        cause="Each block is mapped to a uniform number by its CDF. Vectors and some families "
+        "have no CDF.",
+        cure="Partition the event into scalars, with families that have `has_cdf`.",
     ),
     error(
         "p: expected no observed blocks, which have nothing uniform",
         lambda: transforms.Rosenblatt(p(BITS).given(torch.zeros(3), FIRST)),
-        cause="An observed block is certain, and has nothing uniform.",
-        cure="Transform the distribution itself.",
+        cause="An observed block is constant, so it has no uniform transform.",
+        cure="Transform the distribution without `given`.",
     ),
     error(
         "log_abs_det_jacobian: no bijection of draws of [Bernoulli()]",
         lambda: transforms.Rosenblatt(p(BITS)).log_abs_det_jacobian(torch.zeros(3), torch.zeros(3)),
-        cause="Discrete values fill steps of a distribution function, so the map has no Jacobian.",
-        cure="Score events by `p.log_prob`.",
+        cause="The map is not a bijection for discrete values, so it has no Jacobian.",
+        cure="Use `p.log_prob` to score events.",
         kind=NotImplementedError,
     ),
 )
@@ -1745,7 +1769,7 @@ PYRO = (
         "rsample: torch.jit.trace does not record gradients through draws; has_rsample_(False) "
         "asks Pyro for the score function instead",
         traced,
-        cause="A Jit ELBO traces the model, and gradients of draws are no part of the trace.",
+        cause="A Jit ELBO traces the model, and the trace does not record gradients of samples.",
         cure="Use the ELBO without `Jit`, or `has_rsample_(False)`.",
         kind=NotImplementedError,
     ),
@@ -1754,36 +1778,36 @@ PYRO = (
         "whenever the network runs; leave it a Parameter, draw its value by pyro.sample and "
         "pass it as condition(context, params={'direct.weight': value})",
         lambda: with_sample().condition(),
-        cause="An attribute of the network is a prior, and would be drawn at each pass, outside "
+        cause="A `PyroSample` attribute of the network would be sampled at every pass, outside "
         "the model.",
-        cure="Draw the weights by `pyro.sample` in the model, and give them to `condition` by "
+        cure="Sample the weights with `pyro.sample` in the model, and pass them to `condition` by "
         "name.",
     ),
     error(
         "family: expected one of a number on the real line with rsample, got Gamma()",
         lambda: guides.AutoAutoregressive(subsampled, fam.Gamma()),
-        cause="The guide's latent vector has any real values, and the family has not, or has no "
-        "gradients.",
-        cure="Take Normal, StudentT, a spline or a mixture of such.",
+        cause="The latent vector of the guide is real-valued and needs gradients. This family has "
+        "another support, or no `rsample`.",
+        cure="Use Normal, StudentT, a spline, or a mixture of these.",
     ),
     error(
         "ordering: expected an Ordering, \"model\" or None, got 'graph'",
         lambda: guides.AutoAutoregressive(subsampled, ordering="graph"),
-        cause="The guide's ordering is neither an Ordering nor the word for the model's graph.",
-        cure="Give an Ordering over the latent vector, 'model', or nothing.",
+        cause='The ordering of the guide is neither an `Ordering`, nor `"model"`, nor `None`.',
+        cure='Pass an `Ordering` over the latent vector, or `"model"`, or omit the argument.',
     ),
     error(
         "init_scale: expected a positive number, got 0.0",
         lambda: guides.AutoAutoregressive(subsampled, init_scale=0.0),
-        cause="The posterior's first scale is zero or negative.",
-        cure="Give a positive number.",
+        cause="The initial scale of the guide is zero or negative.",
+        cure="Use a positive number.",
     ),
     error(
         "model: expected no latents inside subsampled plates, got 'z' in 'rows' with 5 of 10",
         lambda: guides.AutoAutoregressive(subsampled)(),
-        cause="Latents inside a subsampled plate change from step to step; a joint guide has all "
-        "at once.",
-        cure="Leave them to an amortized guide: a network that is told the data as context.",
+        cause="The latents of a subsampled plate change from step to step, and the guide is a "
+        "joint distribution over all latents.",
+        cure="Use an amortized guide for them: a network with the data as its context.",
     ),
 )
 
@@ -1795,9 +1819,9 @@ CHECKS = (
         "module: 3 leaks: the parameters of block (0,) (rank 0) react to block (0,) (rank 0), "
         "on which they may not depend; an inclusive module needs shift=True",
         lambda: networks.FromModule(nn.Embedding(3, 3), SYMBOLS, shift=False, check=True),
-        cause="Your network lets a block see itself or later blocks.",
-        cure="Find which connection does it: the message names both blocks; an inclusive module "
-        "needs `FromModule(shift=True)`.",
+        cause="Your network lets a block depend on itself or on later blocks.",
+        cure="Find the connection between the two blocks in the message. A module whose outputs "
+        "include the current input needs `FromModule(shift=True)`.",
         kind=testing.CheckError,
     ),
     error(
@@ -1806,22 +1830,24 @@ CHECKS = (
         lambda: testing.check_decoder(Off(lambda params: params + 0.01)),
         "decoder.step at step 0: expected parameters of shape (6, 1, 2), got (6, 1, 1)",
         lambda: testing.check_decoder(Off(lambda params: params[..., :1])),
-        cause="Your decoder and your `forward` disagree.",
-        cure="Compare them at the step that is named: its cache, its positions, its order of rows.",
+        cause="Your decoder and your `forward` return different parameters.",
+        cure="Compare them at the step in the message. Check the cache, the positions and the "
+        "order of the rows.",
         kind=testing.CheckError,
     ),
     error(
         "p: expected probabilities that sum to 1, got 4.0",
         lambda: testing.check_normalized(p(ad.Factorization(2, Flat()))),
-        cause="Your family's `log_prob` is not normalized, or too narrow for the grid of points.",
-        cure="Add the constant that is missing, or give more `num_points`.",
+        cause="The `log_prob` of your family is not normalized, or the density is too narrow for "
+        "the grid of points.",
+        cure="Add the missing constant, or increase `num_points`.",
         kind=testing.CheckError,
     ),
     error(
         "p: expected an event small enough to be enumerated, got 10368641602001 points",
         lambda: testing.check_normalized(p(ad.Factorization(5, NORMAL))),
         cause="The sum over all events has too many terms.",
-        cure="Check a smaller event, with the same families.",
+        cure="Check a smaller event with the same families.",
     ),
     error(
         "log_prob: expected shape (2,), got ()",
@@ -1833,9 +1859,9 @@ CHECKS = (
                 log_prob_blocks=torch.ones_like,
             )
         ),
-        cause="A distribution breaks torch's rules of shapes, or gives other numbers in another "
-        "shape.",
-        cure="Look at the method that the message begins with.",
+        cause="A distribution does not follow torch's rules for shapes, or its numbers depend on "
+        "the shape.",
+        cure="Check the method at the start of the message.",
         kind=testing.CheckError,
     ),
 )
@@ -1848,8 +1874,9 @@ PACKAGES = (
         lambda: without("matplotlib.pyplot", information.calibration(p(), torch.zeros(9, 4)).plot),
         "progress: the bar is tqdm's; pip install tqdm",
         lambda: without("tqdm", lambda: sampling.ancestral(p(), progress=True)),
-        cause="Pictures are drawn by matplotlib and bars by tqdm, which ardist does not install.",
-        cure="Install what the message names.",
+        cause="Plots need matplotlib and progress bars need tqdm. Neither is a dependency of "
+        "ardist.",
+        cure="Install the package that the message names.",
         kind=ImportError,
     ),
 )
