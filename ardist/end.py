@@ -61,8 +61,10 @@ class End(NamedTuple):
 
     def clamp(self, blocks: Tensor, state: Tensor, observed: Tensor | None = None) -> Tensor:
         """Drawn blocks (rows, n) with `pad` after an end, except where they are `observed`."""
-        is_end = torch.eq(blocks, self.symbol)
-        ended = (is_end.cumsum(1) > is_end.long()) | state
+        ended = state
+        if blocks.shape[1] > 1:
+            is_end = torch.eq(blocks, self.symbol)
+            ended = (is_end.cumsum(1) > is_end.long()) | state
         if observed is not None:
             ended = ended & ~observed
         return blocks.masked_fill(ended, self.pad)

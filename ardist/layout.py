@@ -100,6 +100,13 @@ class Layout:
         starts = [0, *accumulate(self.sizes[kind])]
         return [at for block in blocks for at in range(starts[block], starts[block + 1])]
 
+    def block(self, kind: str, rows: Tensor, number: int) -> Tensor:
+        """The values or parameters of one block, (N, n), of those of all blocks (N, ...)."""
+        if not self.flat:
+            return rows[:, number].flatten(1) if rows.dim() > 2 else rows[:, number : number + 1]
+        start = sum(self.sizes[kind][:number])
+        return rows[:, start : start + self.sizes[kind][number]]
+
     def gather_blocks(self, kind: str, rows: Tensor, blocks: Sequence[int]) -> Tensor:
         """Some blocks' values or parameters, (N, ...) of this layout, in the order given."""
         wanted = self.columns(kind, blocks) if self.flat else blocks

@@ -120,9 +120,7 @@ class Step:
             (rows, n).
         """
         family, layout = self.layout.families[number], self.layout
-        params = layout.gather_blocks("param", self.params, [number]).reshape(
-            self.params.shape[0], -1
-        )
+        params = layout.block("param", self.params, number)
         log_prob = state_logits_of(family, params).log_softmax(-1)
         flat = states.reshape(states.shape[0], -1)
         rule, ended = self._rollout.rule, self.ended
@@ -133,8 +131,7 @@ class Step:
         if evidence is None:
             return log_prob
         observed, mask = (
-            repeat_rows(layout.gather_blocks("value", part, [number]).flatten(1), params.shape[0])
-            for part in evidence
+            repeat_rows(layout.block("value", part, number), params.shape[0]) for part in evidence
         )
         if self._rollout.is_partial:
             each = params.unsqueeze(1).expand(-1, states.shape[0], -1)
