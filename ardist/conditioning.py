@@ -1,4 +1,4 @@
-"""Conditionals and marginals of sets: in which order they are exact, and marginals themselves."""
+"""The order in which a set can be conditioned on, and marginals of sets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
@@ -20,17 +20,17 @@ from ardist.shapes import check_tensor, expanded
 def observed_first(
     factorization: Factorization, ranks: Tensor | None, mask: Tensor
 ) -> Ordering | Tensor | None:
-    """The order of the blocks that puts those under a mask first, both parts in their old order.
+    """The order that puts the blocks under a mask first, both parts in their old relative order.
 
     Args:
-        factorization: of the blocks.
-        ranks: (*lead, num_blocks) where they differ from row to row.
-        mask: (*lead, *value_shape) bool. A block that it cuts comes after those that are whole.
+        factorization: the blocks and their order.
+        ranks: (*lead, num_blocks), if rows have orders of their own.
+        mask: (*lead, *value_shape) bool. Blocks that it covers in part follow those that it covers.
 
     Returns:
-        None where no block under the mask depends on one that is not: the set is ancestral, and
-        its marginal is that of the order as it is. Otherwise an ordering or, where rows differ,
-        ranks (*lead, *grid_shape), in which rows with an ancestral set keep their order.
+        None if no block under the mask depends on one that is not: the set is ancestral, and the
+        present order gives its marginal. Otherwise an ordering or, if rows differ, ranks
+        (*lead, *grid_shape), in which rows with an ancestral set keep their order.
     """
     layout, count = factorization.layout, factorization.num_blocks
     whole, touched = layout.whole(mask), layout.count(mask) > 0
@@ -52,14 +52,14 @@ def observed_first(
 
 
 def dense(ranks: Tensor) -> Tensor:
-    """Ranks (..., n) as 0, 1, ... without gaps, ties kept."""
+    """Ranks (..., n) as 0, 1, ... without gaps; ties stay ties."""
     ordered, order = ranks.sort(-1)
     steps = F.pad((ordered[..., 1:] != ordered[..., :-1]).cumsum(-1), (1, 0))
     return torch.empty_like(ranks).scatter_(-1, order, steps)
 
 
 class Whole(Protocol):
-    """What `Marginal` needs of an autoregressive distribution."""
+    """The part of `AutoregressiveDistribution` that `Marginal` uses."""
 
     batch_shape: Size
     has_rsample: bool
@@ -81,13 +81,13 @@ class Whole(Protocol):
 
 
 class Marginal(TorchDistribution):
-    """The elements of an event that a mask keeps, as vectors; the others are integrated out.
+    """The marginal distribution of the elements of an event under a mask, as vectors.
 
-    Made by `AutoregressiveDistribution.marginal`.
+    `AutoregressiveDistribution.marginal` creates it.
 
     Args:
         whole: an autoregressive distribution in which the kept elements are ancestral.
-        mask: (*event_shape) bool: which elements are kept, in raster order.
+        mask: the elements that are kept, (*event_shape) bool.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
@@ -113,22 +113,22 @@ class Marginal(TorchDistribution):
 
     @property
     def ordering(self) -> Ordering | Tensor:
-        """The order in which the whole draws its blocks."""
+        """The order in which blocks of the whole event are drawn."""
         return self.whole.ordering
 
     @constraints.dependent_property(event_dim=1)
     def support(self) -> constraints.Constraint:
-        """Where the kept elements lie."""
+        """The set of possible vectors."""
         found = _support(self.whole.factorization, self.kept)
         return _Part(self.whole.support, self._fill) if found is None else found
 
     def expand(self, batch_shape: Sequence[int], _instance: "Marginal | None" = None) -> "Marginal":
-        """The same with a larger batch_shape, in constant time."""
+        """The same distribution with a larger batch_shape, in constant time."""
         whole = self.whole.expand(batch_shape)
         return expanded(self, batch_shape, _instance, whole=whole)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability or density of kept elements (*lead, number kept), in nats."""
+        """The log probability or density of vectors (*lead, number kept), in nats: (*lead)."""
         check_tensor(value, "value")
         self.whole.bound.check_kind("value", value, exact=False)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
@@ -139,22 +139,22 @@ class Marginal(TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """The kept elements of the whole's `mode`, found greedily: batch_shape + (number kept,)."""
+        """The kept elements of the greedy `mode` of the event: batch_shape + (number kept,)."""
         event: Tensor = self.whole.mode
         return event[..., self.kept]
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Kept elements, drawn without the steps after the last of them."""
+        """Draws of the kept elements; later steps are not drawn."""
         drawn: Tensor = self.whole.draws_of(sample_shape, self.kept)
         return drawn[..., self.kept]
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Kept elements with gradients, where the whole has them."""
+        """Draws of the kept elements with gradients, if the event has them."""
         drawn: Tensor = self.whole.rsample(sample_shape)
         return drawn[..., self.kept]
 
     def _fill(self, value: Tensor) -> Tensor:
-        """Events with these elements, and anything inside the support elsewhere."""
+        """Events with these elements, and placeholders elsewhere."""
         placeholder: Tensor = self.whole.bound.placeholder
         dtype = torch.promote_types(placeholder.dtype, value.dtype)
         events = placeholder.to(dtype).expand(*value.shape[:-1], *placeholder.shape).clone()
@@ -169,7 +169,7 @@ class Marginal(TorchDistribution):
 
 
 def _check_draws(factorization: Factorization, mask: Tensor) -> None:
-    """That blocks are kept in parts only that are drawn as they are scored."""
+    """Checks that the kept part of each block is scored and drawn by the same law."""
     layout, blocks = factorization.layout, factorization.split(mask)
     for block in layout.partially_observed(blocks).nonzero().flatten().tolist():
         family = layout.families[block]
@@ -182,11 +182,11 @@ def _check_draws(factorization: Factorization, mask: Tensor) -> None:
 
 
 class _Part(constraints.Constraint):
-    """Some elements of an event, as a vector, that are inside its support together with others.
+    """The vectors that are possible elements of an event.
 
     Args:
-        whole: where events lie.
-        fill: from the elements to an event whose others are inside.
+        whole: the support of events.
+        fill: from the elements to an event whose other elements are possible.
     """
 
     event_dim = 1
@@ -204,8 +204,9 @@ class _Part(constraints.Constraint):
 
 
 def _support(factorization: Factorization, mask: Tensor) -> constraints.Constraint | None:
-    """Where the elements under a mask lie: each by itself where blocks allow that, None where a
-    block that is kept in part does not.
+    """The support of the elements under a mask.
+
+    None if a block is kept in part and its support is not that of independent elements.
     """
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
     blocks = torch.arange(layout.num_blocks, device=mask.device)

@@ -1,4 +1,4 @@
-"""Blocks side by side in one tensor, and all their conditionals at once."""
+"""Many blocks in one tensor, and their conditionals at once."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from ardist.shapes import constant, is_between, outside_modes
 class Layout:
     """A sequence of blocks in one tensor, whose conditionals are evaluated together.
 
-    Where all blocks have one family, values are `(..., num_blocks, *block_shape)` and parameters
-    `(..., num_blocks, num_params)`. A flat layout serves blocks of different families: both are
-    `(..., total)`, block after block, and nothing is padded to the widest. Work is done once for
-    each distinct family, not once for each block.
+    If all blocks have one family, values are `(..., num_blocks, *block_shape)` and parameters
+    `(..., num_blocks, num_params)`. Otherwise the layout is flat: both are `(..., total)`, block
+    after block, and nothing is padded. Families are called once for each distinct one, not once
+    for each block.
 
     Args:
-        families: of each block.
+        families: one for each block.
         flat: whether the layout is flat; if not, all families are the same.
-        is_index: whether values are int64; by default where all are indices.
+        is_index: whether values are int64; by default, if all blocks are indices.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Layout:
 
     @cached_property
     def sizes(self) -> dict[str, list[int]]:
-        """How many entries of each kind each block has."""
+        """The number of entries of each kind that each block has."""
         return {
             "block": [1] * len(self.families),
             "value": [prod(family.event_shape) for family in self.families],
@@ -88,7 +88,7 @@ class Layout:
         return Size((self.num_blocks, self.families[0].num_params))
 
     def dtype(self, params: torch.dtype) -> torch.dtype:
-        """Of values, given that of the parameters."""
+        """The dtype of values, given that of the parameters."""
         return torch.int64 if self.is_index else params
 
     def select(self, blocks: Sequence[int]) -> "Layout":
@@ -96,29 +96,29 @@ class Layout:
         return Layout([self.families[block] for block in blocks], self.flat, self.is_index)
 
     def columns(self, kind: str, blocks: Sequence[int]) -> list[int]:
-        """Flat positions of some blocks' entries; `kind` is a key of `sizes`."""
+        """The flat positions of the entries of some blocks; `kind` is a key of `sizes`."""
         starts = [0, *accumulate(self.sizes[kind])]
         return [at for block in blocks for at in range(starts[block], starts[block + 1])]
 
     def block(self, kind: str, rows: Tensor, number: int) -> Tensor:
-        """The values or parameters of one block, (N, n), of those of all blocks (N, ...)."""
+        """The values or parameters of one block, (N, n), from those of all blocks (N, ...)."""
         if not self.flat:
             return rows[:, number].flatten(1) if rows.dim() > 2 else rows[:, number : number + 1]
         start = sum(self.sizes[kind][:number])
         return rows[:, start : start + self.sizes[kind][number]]
 
     def gather_blocks(self, kind: str, rows: Tensor, blocks: Sequence[int]) -> Tensor:
-        """Some blocks' values or parameters, (N, ...) of this layout, in the order given."""
+        """The values or parameters of some blocks, in the given order, from (N, ...) of all."""
         wanted = self.columns(kind, blocks) if self.flat else blocks
         return rows.index_select(1, torch.tensor(wanted, device=rows.device))
 
     def scatter_blocks(self, rows: Tensor, blocks: Sequence[int], values: Tensor) -> Tensor:
-        """A copy of the values (N, ...) with those of some blocks replaced."""
+        """A copy of the values (N, ...) in which those of some blocks are replaced."""
         wanted = self.columns("value", blocks) if self.flat else blocks
         return rows.index_copy(1, torch.tensor(wanted, device=rows.device), values)
 
     def placeholder(self, reference: Tensor) -> Tensor:
-        """Values well inside the support, always the same: (*value_shape)."""
+        """Constant values well inside the support: (*value_shape)."""
         each = torch.tensor(
             self.placeholders, dtype=self.dtype(reference.dtype), device=reference.device
         )
@@ -126,12 +126,12 @@ class Layout:
 
     @constant
     def placeholders(self) -> list[float]:
-        """What `placeholder` is made of: of all blocks, or of one where all are alike."""
+        """The numbers of `placeholder`: of all blocks, or of one if the layout is not flat."""
         found = {family: family.placeholder().flatten().tolist() for family in self.distinct}
         return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
 
     def finite(self, values: Tensor) -> Tensor:
-        """Values in which blocks with an infinite element are at their anchor."""
+        """The values, with placeholders for the blocks that have an infinite element."""
         if not values.is_floating_point() or is_between(values, -math.inf, math.inf):
             return values
         if not self.flat and not self.families[0].event_shape:
@@ -142,7 +142,7 @@ class Layout:
         return torch.where(infinite, self.placeholder(values), values)
 
     def expand_to_elements(self, each: Tensor) -> Tensor:
-        """What is known of each block, (..., num_blocks), for each of its elements."""
+        """A number for each block, (..., num_blocks), repeated for each of its elements."""
         if not self.flat:
             dims = (1,) * len(self.families[0].event_shape)
             return each.reshape(*each.shape, *dims).expand(*each.shape[:-1], *self.value_shape)
@@ -151,7 +151,7 @@ class Layout:
         return each.index_select(-1, torch.tensor(owners, device=each.device))
 
     def count(self, mask: Tensor) -> Tensor:
-        """How many elements of each block are under a mask (..., *value_shape)."""
+        """The number of elements of each block under a mask (..., *value_shape)."""
         if not self.flat:
             lead = mask.shape[: mask.dim() - len(self.value_shape)]
             return mask.reshape((*lead, self.num_blocks, self.sizes["value"][0])).sum(-1)
@@ -159,15 +159,15 @@ class Layout:
         return torch.stack([piece.sum(-1) for piece in pieces], -1)
 
     def whole(self, mask: Tensor) -> Tensor:
-        """Which blocks are under a mask (..., *value_shape) with all their elements."""
+        """Whether all elements of each block are under a mask (..., *value_shape)."""
         return self.count(mask) == torch.tensor(self.sizes["value"], device=mask.device)
 
     def is_partially_observed(self, mask: Tensor) -> bool:
-        """Whether a block is under a mask in part."""
+        """Whether a mask covers a block in part."""
         return max(self.sizes["value"]) > 1 and bool(self.partially_observed(mask).any())
 
     def partially_observed(self, mask: Tensor) -> Tensor:
-        """Which blocks are under a mask (..., *value_shape) in part."""
+        """The blocks that a mask (..., *value_shape) covers in part: (..., num_blocks) bool."""
         return (self.count(mask) > 0) & ~self.whole(mask)
 
     # Each conditional. A function of the families is called once for each distinct one.
@@ -258,14 +258,17 @@ class Layout:
     def slopes(
         self, kind: str, rows: Tensor, function: Callable[[Family, Tensor, int], Tensor]
     ) -> list[Tensor | None]:
-        """The Jacobian of each block by itself, in raster order: (inputs, outputs, rows), or
-        (inputs, rows) where there is one output; None where it is zero.
+        """The Jacobian of a function of each block, in raster order.
 
         Args:
             kind: of the inputs, "value" or "param".
             rows: the inputs of all blocks, (rows, ...).
-            function: from a family, the inputs of its blocks and its number among the distinct
-                ones to their outputs.
+            function: from a family, the inputs of its blocks, and the family's index in
+                `distinct`, to the outputs.
+
+        Returns:
+            for each block (inputs, outputs, rows), (inputs, rows) if there is one output, or None
+            if the Jacobian is zero.
         """
         found: list[Tensor | None] = [None] * self.num_blocks
         members = self._members or [list(range(self.num_blocks))]
@@ -273,7 +276,7 @@ class Layout:
             with torch.enable_grad():
                 leaf, shape = part.detach().requires_grad_(), (*part.shape[:2], -1)
                 outputs = function(self.distinct[number], leaf, number).reshape(shape)
-                if not outputs.requires_grad:  # a draw without gradients, or a discrete feature
+                if not outputs.requires_grad:  # no gradients through draws, or discrete features
                     continue
                 each = [
                     torch.autograd.grad(output.sum(), leaf, retain_graph=True)[0].reshape(shape)
@@ -295,7 +298,7 @@ class Layout:
         return self.join("value", flat)
 
     def split(self, kind: str, rows: Tensor) -> list[Tensor]:
-        """For each distinct family the entries of its blocks: (..., its blocks, *shape).
+        """For each distinct family, the entries of its blocks: (..., its blocks, *shape).
 
         `kind` is "value" or "param".
         """
@@ -318,7 +321,7 @@ class Layout:
         return together.index_select(-1, self._index(together.device, kind)[1])
 
     def _index(self, device: torch.device, kind: str) -> tuple[Tensor, Tensor]:
-        """The columns of all distinct families in turn, and the inverse."""
+        """The flat positions sorted by distinct family, and the inverse permutation."""
         if device not in self._indices:
             (plain,) = list(self._indices.values())[:1]
             with outside_modes():
@@ -330,6 +333,6 @@ class Layout:
 
 
 def _grouped(owners: Tensor) -> tuple[Tensor, Tensor]:
-    """The order that puts together what has one owner, and its inverse."""
+    """The stable permutation that sorts entries by owner, and its inverse."""
     order = owners.argsort(stable=True)
     return order, order.argsort()

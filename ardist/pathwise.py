@@ -1,9 +1,9 @@
 """Exact gradients through draws, by implicit differentiation.
 
-A draw x solves x = F(x, theta): the parameters of each block follow from the blocks before it, and
-the block from its parameters and its noise. So dx = (1 - J)^-1 dF/dtheta, with J = dF/dx strictly
-triangular in the order of drawing, and a gradient g of x becomes lambda = g + J^T lambda before it
-goes on to the parameters. The draw itself needs no graph: one parallel pass at x has it all.
+A draw x solves x = F(x, theta): the parameters of each block follow from the earlier blocks, and
+the block from its parameters and its noise. Hence dx = (1 - J)^-1 dF/dtheta, where J = dF/dx is
+strictly triangular in the order of drawing, and a gradient g of x becomes lambda = g + J^T lambda
+before it goes on to the parameters. The draw needs no graph: one parallel pass at x gives it.
 """
 
 from abc import ABC, abstractmethod
@@ -17,16 +17,19 @@ from ardist.factorization import Factorization
 
 
 class Sweep(ABC):
-    """The mirror of a decoder: gradients flow back through a draw, from its last step to its first.
+    """The reverse of a decoder: it sends gradients from the last step of a draw to the first.
 
-    Gradients are (entries, rows), those of parameters and of features in the order of drawing.
+    Gradients are (entries, rows), with parameters and features in the order of drawing.
     """
 
     @abstractmethod
     def step(self, step: int, params: Tensor) -> Tensor:
-        """Takes the gradient of a step's parameters; that of the features of the step before it.
+        """Takes the gradient of the parameters of a step.
 
-        Called for the last step first, and for each but the first; the result is complete.
+        It is called for each step but the first, in reverse order.
+
+        Returns:
+            the complete gradient of the features of the step before.
         """
 
 
@@ -74,12 +77,12 @@ class _WithGradient(torch.autograd.Function):
 def by_iteration(reparameterized: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Adjoint:
     """Solves lambda = g + J^T lambda by passes back through the network.
 
-    After `num_steps` passes nothing changes any more, J being nilpotent.
+    J is nilpotent, so nothing changes after `num_steps` passes.
 
     Args:
         reparameterized: draws as a function of `blocks`, through the network.
         tol: stops when, in each row, a pass changes no entry by more than this share of the
-            largest: an approximation, unless it is 0.
+            largest one. The result is exact for 0, and otherwise approximate.
     """
 
     def solve(gradient: Tensor) -> Tensor:
@@ -110,11 +113,11 @@ def by_sweep(
 
     Args:
         params: of all conditionals, (rows, ...), at the draw `blocks`.
-        free: (rows, *value_shape) bool: what was drawn and not given.
+        free: the elements that were drawn, not observed, (rows, *value_shape) bool.
     """
     layout, steps, sizes = factorization.layout, factorization.steps, factorization.layout.sizes
     values = layout.split("value", blocks)
-    # Now, while the parameters are those of the draw.
+    # Before an optimizer changes the parameters.
     drawn = layout.slopes(
         "param",
         params,
@@ -151,5 +154,5 @@ def _together(pieces: list[Tensor]) -> Tensor:
 
 
 def _contract(jacobian: Tensor, gradient: Tensor) -> Tensor:
-    """A block's slopes, as `Layout.slopes` has them, by (outputs, rows): (inputs, rows)."""
+    """The Jacobian of a block, as of `Layout.slopes`, times (outputs, rows): (inputs, rows)."""
     return jacobian * gradient if jacobian.dim() == 2 else (jacobian * gradient).sum(1)

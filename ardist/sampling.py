@@ -30,19 +30,19 @@ Result = TypeVar("Result")
 
 
 class Step(NamedTuple):
-    """A step of `ancestral`, with `lead` for sample_shape + batch_shape.
+    """A step of `ancestral`; `lead` is sample_shape + batch_shape.
 
     Attributes:
         index: of the step, from 0.
-        blocks: the blocks of the step, by their raster index: (number,) int64; (*lead, 1) where
+        blocks: the raster indices of the blocks of the step, (number,) int64, or (*lead, 1) if
             rows have orders of their own.
-        conditional: of each block given those of the steps before. One distribution of batch_shape
-            (*lead, number) where all blocks of the event have one family, otherwise a tuple of
+        conditional: of each block given the earlier steps. One distribution of batch_shape
+            (*lead, number) if all blocks of the event have one family, otherwise a tuple of
             distributions of batch_shape `lead`, one for each block of the step.
-        value: what was drawn, or observed: (*lead, number, *block_shape), or a tuple likewise.
-        event: the event so far, (*lead, *event_shape). Blocks of later steps are at some value
-            inside the support, those after the end of a sequence at its padding, so that the last
-            step has the whole event.
+        value: the drawn or observed blocks, (*lead, number, *block_shape), or a tuple likewise.
+        event: the event so far, (*lead, *event_shape). Blocks of later steps hold placeholders
+            inside the support, or padding if sequences have an end. The last step has the whole
+            event.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
@@ -65,20 +65,21 @@ def ancestral(
     given: tuple[Tensor, Tensor] | None = None,
     progress: bool = False,
 ) -> Iterator[Step]:
-    """Draws step by step from cached state, as `p.sample` does, and shows each step.
+    """Draws step by step from cached state, as `p.sample` does, and yields each step.
 
-    It stops where all sequences have ended. Steps whose blocks are observed are shown too, with
-    the conditionals under which their values were to be expected.
+    It stops when all sequences have ended. Steps of observed blocks are included, with their
+    conditionals.
 
     Args:
         p: the distribution.
         sample_shape: of the draw, whose shape is sample_shape + batch_shape + event_shape.
         given: a value and a mask, for `p.given(value, mask)`.
-        progress: whether to show a bar, by tqdm.
+        progress: whether to show a progress bar, by tqdm.
 
     Raises:
-        ValueError: where orders differ from row to row and have ties, or blocks differ in family.
-        ImportError: for a bar without tqdm.
+        ValueError: if rows have orders of their own and these have ties, or blocks differ in
+            family.
+        ImportError: if a bar is wanted and tqdm is missing.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
@@ -107,7 +108,7 @@ def ancestral(
 
 
 def _rollout(p: AutoregressiveDistribution, batch: Batch, prefill: bool) -> Rollout:
-    """A rollout whose steps are of the same blocks' number in all rows."""
+    """A rollout in which each step has equally many blocks in all rows."""
     rollout = Rollout(batch, prefill=prefill)
     if batch.order.is_ragged:
         raise ValueError(
@@ -161,28 +162,28 @@ def _blocks_of(rollout: Rollout, step: RolloutStep) -> Tensor:
 def fixed_point(
     p: AutoregressiveDistribution, sample_shape: Sequence[int] = (), *, tol: float | None = None
 ) -> tuple[Tensor, int]:
-    """Draws by fixed-point iteration over whole parallel passes: the same distribution.
+    """Draws from p by fixed-point iteration over parallel passes.
 
-    The noise is drawn once. A pass turns it into an event under the conditionals that the event of
-    the pass before gives, and makes at least one more step final; so as many passes as steps
-    always suffice, and give what drawing step by step from that noise gives. Often far fewer do,
-    where blocks depend weakly on each other (Song et al. 2021, "Accelerating feedforward
+    The noise is drawn once. Each pass turns it into an event, under the conditionals that the
+    event of the previous pass gives, and makes at least one more step final. As many passes as
+    steps always suffice and give the result of drawing step by step from that noise. Often far
+    fewer do, if blocks depend weakly on each other (Song et al. 2021, "Accelerating feedforward
     computation via parallel nonlinear equation solving"; Wiggers and Hoogeboom 2020, "Predictive
     sampling with forecasting autoregressive models").
 
     Args:
-        p: a distribution whose families make draws from noise that does not depend on their
+        p: a distribution whose families draw from noise that does not depend on their
             parameters: by an inverse CDF, a location and a scale, or Gumbels.
         sample_shape: of the draw.
         tol: stop when a pass changes no real number x by more than tol * (1 + abs(x)). By default
-            that is rounding, 8 units in the last place; more is an approximation. Integers have
-            to stay as they are.
+            that is rounding, 8 units in the last place. A larger one gives an approximate draw.
+            Integers must not change.
 
     Returns:
-        the draw, sample_shape + batch_shape + event_shape, and how many passes it took.
+        the draw, sample_shape + batch_shape + event_shape, and the number of passes.
 
     Raises:
-        ValueError: where a family has no such noise, or a block is observed in part.
+        ValueError: if a family has no such noise, or a block is observed in part.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -219,7 +220,7 @@ def _solved(batch: Batch, tol: float) -> tuple[Tensor, int]:
 
 
 def greedy(p: AutoregressiveDistribution) -> tuple[Tensor, Tensor]:
-    """The event that takes the likeliest state of each block given those before: a beam of one.
+    """The likeliest state of each block given the earlier ones: a beam search of width one.
 
     Returns:
         the events, batch_shape + event_shape, and their log_prob, batch_shape.
@@ -238,25 +239,25 @@ def greedy(p: AutoregressiveDistribution) -> tuple[Tensor, Tensor]:
 
 
 def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tensor]:
-    """Events of high probability, found by keeping the `width` best beginnings at every block.
+    """Finds events of high probability: keeps the `width` best prefixes at each block.
 
-    Sequences that have ended stay in the beam with the log_prob that they have. Blocks of one step
-    are added one by one, in raster order.
+    Sequences that have ended stay in the beam with their log_prob. The blocks of one step are
+    added one by one, in raster order.
 
     Args:
         p: a distribution over finite discrete blocks.
-        width: how many beginnings are kept, for each row of the batch. With as many as there are
-            events all are found.
+        width: the number of prefixes to keep for each row of the batch. If it is the number of
+            possible events, all are found.
 
     Returns:
-        the events, (found, *batch_shape, *event_shape), and their log_prob, (found, *batch_shape),
-        in nats and falling. As many as `width` are found where there are so many of positive
-        probability; a row of the batch that has fewer than another is filled up with its first
-        event, at log_prob -inf.
+        the events, (found, *batch_shape, *event_shape), and their log_prob in nats, (found,
+        *batch_shape), in descending order. `found` is `width`, or the number of events of positive
+        probability if that is smaller. Rows of the batch with fewer events than others repeat
+        their first one, with log_prob -inf.
 
     Raises:
-        ValueError: where blocks have no finite set of states, or orders differ from row to row and
-            have ties, or blocks differ in family.
+        ValueError: if blocks have no finite set of states, or if rows have orders of their own
+            and these have ties, or blocks differ in family.
 
     >>> import ardist as ad
     >>> net = ad.networks.RNN(ad.Factorization(9, ad.families.Categorical(4)), hidden_size=8)
@@ -270,21 +271,21 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
 
 
 def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws `k` different events: the first by p, each further one by p without those before it.
+    """Draws `k` different events: each from p restricted to the events not drawn before.
 
-    A beam search over log-probabilities perturbed by Gumbels, which finds the k largest of all
-    events exactly (Kool et al. 2019, "Stochastic beams and where to find them"). With g the last,
-    k-th, of the perturbed log-probabilities, the sum over the k - 1 others of
+    A beam search over log-probabilities that are perturbed by Gumbel noise. It finds the k largest
+    of all events exactly (Kool et al. 2019, "Stochastic beams and where to find them"). If g is
+    the k-th largest perturbed log-probability, the sum over the k - 1 others of
     f(x) p(x) / (1 - exp(-exp(log p(x) - g))) is an unbiased estimate of the expectation of f.
 
     Args:
         p: a distribution over finite discrete blocks.
-        k: how many events, for each row of the batch.
+        k: number of events for each row of the batch.
 
     Returns:
-        the events, (k, *batch_shape, *event_shape), their log_prob and their perturbed
-        log-probabilities, both (k, *batch_shape), the latter falling: in the order of the draw.
-        Where there are fewer events than k, as for `beam_search`.
+        the events, (k, *batch_shape, *event_shape), their log_prob, and their perturbed
+        log-probabilities, both (k, *batch_shape). The latter are in descending order, which is
+        the order of the draw. If there are fewer than k events, as `beam_search`.
 
     Raises:
         ValueError: as `beam_search`.
@@ -302,7 +303,7 @@ def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, 
 def _search(
     p: AutoregressiveDistribution, width: int, perturb: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The events that rank highest by log_prob, or by that perturbed; their log_prob, and rank."""
+    """The events of highest rank, their log_prob, and their rank, which may be perturbed."""
     families = p.factorization.layout.distinct
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
@@ -336,7 +337,7 @@ def _search(
 
 
 def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of all (beam, context, state) for each context; ranks of -inf only fill up.
+    """The best of all (beam, context, state) for each context.
 
     Returns:
         their rows and states, (found * contexts,), and their ranks (found, contexts).
@@ -350,7 +351,7 @@ def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _perturbed(log_prob: Tensor, largest: Tensor) -> Tensor:
-    """Gumbels at `log_prob` (..., states), given that this is the largest of them."""
+    """Gumbel noise plus `log_prob` (..., states), given the largest of the sums."""
     free = log_prob + gumbel(torch.empty_like(log_prob))
     gap = free.amax(-1, keepdim=True) - free
     above = largest - free + torch.log(-torch.expm1(-gap))

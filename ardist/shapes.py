@@ -1,4 +1,4 @@
-"""Shapes: checks of what users give, batches that are expanded, and the modes of torch around."""
+"""Checks of arguments, expanded batches, and the modes of torch."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 @contextmanager
 def outside_modes() -> Iterator[None]:
-    """Makes plain tensors on the CPU, whatever mode or default device is set, for caches: a tensor
-    of `inference_mode` or a fake one would break the calls that come after the mode.
+    """Makes plain tensors on the CPU, whatever mode or default device is set.
+
+    For caches: a tensor of `inference_mode`, or a fake one, breaks calls outside of that mode.
     """
-    if torch.compiler.is_dynamo_compiling():  # which follows no change of modes
+    if torch.compiler.is_dynamo_compiling():  # it cannot trace a change of modes
         yield
         return
     with torch.inference_mode(False), torch.device("cpu"), _disable_current_modes():
@@ -28,7 +29,7 @@ def outside_modes() -> Iterator[None]:
 
 
 def constant(function: Callable[[Any], T]) -> cached_property[T]:
-    """A cached property of a value that is the same under any mode of torch."""
+    """A cached property whose value is computed outside of torch's modes."""
 
     @wraps(function)
     def plain(instance: Any) -> T:
@@ -39,22 +40,24 @@ def constant(function: Callable[[Any], T]) -> cached_property[T]:
 
 
 def is_recorded() -> bool:
-    """Whether torch.export or torch.jit.trace records a graph, which is for all values and cannot
-    depend on those at hand.
+    """Whether torch.export or torch.jit.trace records a graph.
+
+    The graph must hold for all values, so no branch may depend on the values at hand.
     """
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
     return torch._C._is_tracing() or exporting()
 
 
 def is_transformed() -> bool:
-    """Whether a transform of `torch.func` is around: some kernels of torch have no rule for it."""
-    compiling = torch.compiler.is_compiling()  # which cannot trace what follows
+    """Whether a transform of `torch.func` is active; some kernels of torch do not support it."""
+    compiling = torch.compiler.is_compiling()  # it cannot trace the call below
     return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_readable(value: Tensor) -> bool:
-    """Whether looking at the numbers costs little and disturbs no graph: on a CPU, outside of
-    torch.compile, torch.export, torch.jit.trace and the transforms of torch.func.
+    """Whether reading the numbers is cheap and breaks no graph.
+
+    It is on a CPU, outside of torch.compile, torch.export, torch.jit.trace and torch.func.
     """
     return (
         not torch.compiler.is_compiling()
@@ -66,7 +69,7 @@ def is_readable(value: Tensor) -> bool:
 
 
 def is_between(values: Tensor, lower: float, upper: float) -> bool:
-    """Whether all values are known to be finite and from `lower` to `upper`."""
+    """Whether all values are readable, finite and from `lower` to `upper`."""
     if not is_readable(values) or values.numel() == 0:
         return False
     least, most = (float(end) for end in values.detach().aminmax())
@@ -74,7 +77,7 @@ def is_between(values: Tensor, lower: float, upper: float) -> bool:
 
 
 def as_size(shape: Any, name: str) -> torch.Size:
-    """`shape` as a `torch.Size` of positive integers, or a `ValueError` that calls it `name`."""
+    """`shape` as a `torch.Size` of positive integers; a `ValueError` that names it otherwise."""
     sizes = (shape,) if is_integer(shape) else shape
     if not is_sequence(sizes) or not all(is_integer(size) and size > 0 for size in sizes):
         raise ValueError(f"{name}: expected positive integers, got {described(shape)}")
@@ -82,7 +85,7 @@ def as_size(shape: Any, name: str) -> torch.Size:
 
 
 def as_shape(shape: Any, name: str) -> torch.Size:
-    """A batch_shape or sample_shape as a `torch.Size`, or a `ValueError` that calls it `name`."""
+    """A batch_shape or sample_shape as a `torch.Size`; a `ValueError` that names it otherwise."""
     if not is_sequence(shape) or not all(map(_is_count, shape)):
         raise ValueError(
             f"{name}: expected a sequence of integers of at least 0, got {described(shape)}"
@@ -93,7 +96,7 @@ def as_shape(shape: Any, name: str) -> torch.Size:
 
 
 def as_integer(value: Any, name: str, least: float = -math.inf) -> int:
-    """`value` if it is an integer that large, else a `ValueError` that calls it `name`."""
+    """`value` if it is an integer of at least `least`; a `ValueError` that names it otherwise."""
     if not is_integer(value) or value < least:
         above = {-math.inf: "an integer", 1: "a positive integer"}
         wanted = above.get(least, f"an integer of at least {least}")
@@ -102,12 +105,12 @@ def as_integer(value: Any, name: str, least: float = -math.inf) -> int:
 
 
 def as_positive(value: Any, name: str) -> int:
-    """`value` if it is a positive integer, else a `ValueError` that calls it `name`."""
+    """`value` if it is a positive integer; a `ValueError` that names it otherwise."""
     return as_integer(value, name, 1)
 
 
 def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) -> float:
-    """`value` if it is a number for which that holds, else a `ValueError` that calls it `name`."""
+    """`value` if it is a number with a property; a `ValueError` that names it otherwise."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not holds(float(value)):
         raise ValueError(f"{name}: expected {wanted}, got {described(value)}")
@@ -115,43 +118,43 @@ def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) 
 
 
 def as_scale(value: Any, name: str) -> float:
-    """`value` if it is a positive number, else a `ValueError` that calls it `name`."""
+    """`value` if it is a positive number; a `ValueError` that names it otherwise."""
     return as_real(value, name, "a positive number", lambda x: 0 < x < math.inf)
 
 
 def as_tolerance(value: Any, name: str) -> float:
-    """`value` if it is a number of at least 0, else a `ValueError` that calls it `name`."""
+    """`value` if it is a number of at least 0; a `ValueError` that names it otherwise."""
     return as_real(value, name, "a number of at least 0", lambda x: 0 <= x < math.inf)
 
 
 def as_probability(value: Any, name: str) -> float:
-    """`value` if it is a probability below 1, else a `ValueError` that calls it `name`."""
+    """`value` if it is a probability below 1; a `ValueError` that names it otherwise."""
     return as_real(value, name, "a probability below 1", lambda x: 0 <= x < 1)
 
 
 def as_flag(value: Any, name: str) -> bool:
-    """`value` if it is True or False, else a `ValueError` that calls it `name`."""
+    """`value` if it is True or False; a `ValueError` that names it otherwise."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}: expected True or False, got {described(value)}")
     return value
 
 
 def as_callable(value: Any, name: str) -> Any:
-    """`value` if it can be called, else a `ValueError` that calls it `name`."""
+    """`value` if it is callable; a `ValueError` that names it otherwise."""
     if not callable(value):
         raise ValueError(f"{name}: expected a callable, got {described(value)}")
     return value
 
 
 def as_choice(value: Any, choices: Iterable[str], name: str) -> str:
-    """`value` if it is one of the choices, else a `ValueError` that calls it `name`."""
+    """`value` if it is one of the choices; a `ValueError` that names it otherwise."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {list(choices)}, got {described(value)}")
     return value
 
 
 def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
-    """`values` as a tensor of integers, or a `ValueError` that calls them `name`."""
+    """`values` as a tensor of integers; a `ValueError` that names them otherwise."""
     tensor = as_tensor(values, name)
     if tensor.is_floating_point() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: expected integers, got {tensor.dtype}")
@@ -159,7 +162,7 @@ def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
-    """Real numbers as a tensor, or a `ValueError` that calls them `name`."""
+    """Real numbers as a tensor; a `ValueError` that names them otherwise."""
     try:
         tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -169,33 +172,33 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
 
 def check_type(value: object, kind: type, name: str) -> None:
-    """A `ValueError` that calls a value `name` if it is not of this class."""
+    """Raises a `ValueError` that names the value if it is not of this class."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         raise ValueError(f"{name}: expected {article} {kind.__name__}, got {described(value)}")
 
 
 def is_sequence(value: object) -> bool:
-    """Whether a value is a sequence, and no string."""
+    """Whether a value is a sequence, but not a string."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is an integer of Python or numpy, or a symbol for one; no truth value."""
-    if type(value) is int:  # the usual one, before what is slower
+    """Whether a value is an integer of Python or numpy, or a symbolic one, but not a boolean."""
+    if type(value) is int:  # the usual case, and faster than the test below
         return True
     return isinstance(value, Integral | torch.SymInt) and not isinstance(value, bool)
 
 
 def _is_count(size: Any) -> bool:
-    """Whether it is an integer of at least 0; tracing has a tensor or a symbol for a size."""
+    """Whether it is an integer of at least 0; under tracing, sizes are tensors or symbols."""
     if isinstance(size, Tensor):
         return torch._C._is_tracing() and not size.is_floating_point()
     return is_integer(size) and size >= 0
 
 
 def described(value: object) -> str:
-    """A value in messages, however large it is."""
+    """A value as error messages show it, at most 100 characters long."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
     text = repr(value)
@@ -203,8 +206,13 @@ def described(value: object) -> str:
 
 
 def expanded(p: Distribution, batch_shape: Sequence[int], instance: Any, **changes: Any) -> Any:
-    """A distribution, with changed attributes, under a larger batch_shape, in constant time: in
-    `instance` if there is one. A `ValueError` where it cannot be expanded to that.
+    """A copy of a distribution with a larger batch_shape and changed attributes.
+
+    Args:
+        p: the distribution.
+        batch_shape: of the copy; a `ValueError` if p cannot be expanded to it.
+        instance: the object that becomes the copy; a new one if None.
+        changes: attributes of the copy.
     """
     old, wanted = p.batch_shape, as_shape(batch_shape, "batch_shape")
     spare = len(wanted) - len(old)
@@ -217,8 +225,10 @@ def expanded(p: Distribution, batch_shape: Sequence[int], instance: Any, **chang
 
 
 def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
-    """States (n, *event_shape) as `enumerate_support` gives them: (n, *batch_shape, *event_shape),
-    or with ones for batch_shape.
+    """States (n, *event_shape) as `enumerate_support` returns them.
+
+    Returns:
+        (n, *batch_shape, *event_shape), or with ones for batch_shape if not `expand`.
     """
     event_shape = states.shape[1:]
     states = states.reshape(states.shape[0], *(1,) * len(batch_shape), *event_shape)
@@ -226,7 +236,7 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
 
 
 def check_tensor(value: object, name: str) -> None:
-    """A `ValueError` that calls a value `name` if it is not a dense tensor."""
+    """Raises a `ValueError` that names the value if it is not a dense tensor."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
@@ -236,14 +246,14 @@ def check_tensor(value: object, name: str) -> None:
 
 
 def check_data(value: object, name: str) -> None:
-    """A `ValueError` that calls a value `name` if it is not a dense tensor with real entries."""
+    """Raises a `ValueError` that names the value if it is not a dense tensor of real numbers."""
     check_tensor(value, name)
     if isinstance(value, Tensor) and (value.device.type == "meta" or value.is_complex()):
         raise ValueError(f"{name}: expected real numbers, got {described(value)}")
 
 
 def check_kind(tensor: Tensor, name: str, reference: Tensor, exact: bool) -> None:
-    """That dtype and device are the network's; integers pass for floats if not `exact`."""
+    """Checks that dtype and device are the network's. Integers may be floats if not `exact`."""
     if tensor.device != reference.device:
         raise ValueError(
             f"{name}: expected a tensor on {reference.device}, as the network, got {tensor.device}"
@@ -257,8 +267,9 @@ def check_kind(tensor: Tensor, name: str, reference: Tensor, exact: bool) -> Non
 
 
 def leading(shape: torch.Size, event: torch.Size, batch: torch.Size, name: str) -> torch.Size:
-    """`lead` of a shape (*lead, *event), if it broadcasts with `batch`, else a `ValueError` that
-    calls it `name`.
+    """`lead` of a shape (*lead, *event) that broadcasts with `batch`.
+
+    Any other shape raises a `ValueError` that names it.
     """
     lead = shape[: max(len(shape) - len(event), 0)]
     pairs = zip(reversed(lead), reversed(batch), strict=False)
@@ -271,11 +282,11 @@ def leading(shape: torch.Size, event: torch.Size, batch: torch.Size, name: str) 
 
 
 def spelled(shape: Iterable[int]) -> str:
-    """A shape as it stands inside parentheses."""
+    """A shape as text, without the parentheses."""
     return ", ".join(map(str, shape))
 
 
 def shortened(values: Sequence[object]) -> str:
-    """The first of many values, for messages."""
+    """The first values of a sequence, for error messages."""
     shown = ", ".join(map(str, values[:8]))
     return f"{shown}, ..." if len(values) > 8 else shown

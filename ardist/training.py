@@ -1,8 +1,8 @@
-"""What teacher forcing leaves out: blocks of the model's own in the past, in training and measured.
+"""Scheduled sampling, and a measure of exposure bias.
 
-A model that is trained on true prefixes never sees its own errors. Teacher forcing makes training
-one parallel pass and shortens the path of the gradient; the price is that a draw runs on prefixes
-that training never showed, known as exposure bias (Ranzato et al. 2016).
+Teacher forcing trains on true prefixes, in one parallel pass. Draws are conditioned on the model's
+own prefixes, which it was not trained on. The resulting errors are known as exposure bias (Ranzato
+et al. 2016).
 """
 
 from typing import NamedTuple
@@ -20,23 +20,24 @@ __all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
 
 
 def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
-    """log_prob of events on prefixes that are partly the model's own, in nats.
+    """The log_prob of events on prefixes that are partly the model's own draws, in nats.
 
-    Scheduled sampling (Bengio et al. 2015): each block of the past is replaced, with this
-    probability, by a draw of the model's. A network with parallel passes makes two of them, and
-    the draws of the first are on true prefixes (Mihaylova and Martins 2019); an RNN goes step by
-    step, its draws on the prefixes as replaced. No gradient flows through the draws. At
-    probability 0 it is `log_prob`; at others no likelihood of `x`, but a training objective.
+    Scheduled sampling (Bengio et al. 2015): each block of a prefix is replaced, with this
+    probability, by a draw of the model. A network with parallel passes makes two of them, and
+    draws on true prefixes (Mihaylova and Martins 2019). An RNN goes step by step, and draws on
+    the prefixes as replaced. No gradient flows through the draws. For probability 0 the result is
+    `log_prob`. Otherwise it is a training objective, and no likelihood of `x`.
 
     Args:
-        x: events (*lead, *event_shape); `lead` broadcasts with batch_shape.
-        probability: of replacing a block; training raises it as it goes on.
+        p: the distribution.
+        x: events (*lead, *event_shape), where `lead` broadcasts with batch_shape.
+        probability: of replacing a block; usually increased during training.
 
     Returns:
         the sum over blocks, of shape (*lead).
 
     Raises:
-        ValueError: where the probability is none, or part of the event is observed.
+        ValueError: if the probability is outside [0, 1], or part of the event is observed.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
@@ -81,7 +82,7 @@ def _scheduled(batch: Batch, blocks: Tensor, probability: float) -> Tensor:
 
 
 class Exposure(NamedTuple):
-    """Nats of each block, (*grid_shape), on prefixes from data and on the model's own.
+    """Nats of each block, (*grid_shape), on prefixes from data and on the model's own prefixes.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
@@ -101,25 +102,24 @@ def exposure_bias(
     truth: AutoregressiveDistribution | None = None,
     num_samples: int = 1000,
 ) -> Exposure:
-    """How many nats each block costs on prefixes from data, and on the model's own draws.
+    """The nats of each block on prefixes from data and on prefixes that the model draws.
 
-    Where the `truth` is known, nats are what is lost by believing p: the divergence of the truth's
-    conditional from p's, given the same prefix. On prefixes from data their sum is KL(truth || p);
-    what they are more on the model's own is exposure bias: errors that lead to errors. Where it
-    is not known, nats are -log p of the block that follows in the data, and in the model's own
-    draw: the second is p's entropy, and a difference says that the model's draws are not like
-    data (less: they are too sure of themselves and repeat; more: they stray).
+    If the `truth` is known, nats are KL divergences of the truth's conditional from p's, given
+    the same prefix. On prefixes from data their sum is KL(truth || p). The excess on the model's
+    own prefixes is exposure bias: errors that lead to errors. If the truth is not known, nats are
+    -log p of the next block, in the data and in the model's own draws. The second sum is p's
+    entropy. A difference shows that draws are not like data: lower if they are overconfident and
+    repetitive, higher if they are too diverse. Dropout is not active.
 
     Args:
+        p: the distribution.
         x: data (*lead, *event_shape).
         truth: a distribution over the same event in the same order.
-        num_samples: draws of p for each of its contexts.
-
-    Both come without dropout.
+        num_samples: number of draws of p for each of its contexts.
 
     Raises:
-        ValueError: where the truth is of another event or order.
-        NotImplementedError: where torch has no divergence of their conditionals.
+        ValueError: if the truth is of another event or order.
+        NotImplementedError: if torch has no KL divergence of the conditionals.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
@@ -148,7 +148,7 @@ def exposure_bias(
 def _divergences(
     truth: AutoregressiveDistribution, p: AutoregressiveDistribution, prefix: Tensor
 ) -> Tensor:
-    """KL of each block's conditionals: (*lead, *grid_shape)."""
+    """The KL divergence of each block's conditionals: (*lead, *grid_shape)."""
     each, theirs = truth.conditionals(prefix), p.conditionals(prefix)
     if isinstance(each, Distribution) and isinstance(theirs, Distribution):
         return kl_divergence(each, theirs)

@@ -31,38 +31,39 @@ _log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], 
 
 
 class AutoregressiveTransform(TransformModule):
-    """The bijection from noise to events that a network's conditionals make.
+    """The bijection from noise z to events x that a network's conditionals define.
 
-    Each block of x is a bijective function of its own noise z, under the parameters that the
-    blocks before it give: loc + scale * z, say. Noise of the families' own law becomes draws of
-    the network's distribution. That law is the standard normal for `Normal`, `LogNormal`, `Spline`
-    and `MultivariateNormal`, the standard Laplace for `Laplace`, the standard logistic for
-    `Logistic`, and that of the family inside for `Transformed`, `Independent` and `Tempered`. Then
-    `TransformedDistribution(base, AutoregressiveTransform(network, context))` has the log_prob of
-    `network.condition(context)`; with another base it is another distribution.
+    Each block of x is a bijective function of its own noise, such as loc + scale * z, under the
+    parameters that the earlier blocks give. Noise of the families' own law becomes draws of the
+    network's distribution. That law is the standard normal for `Normal`, `LogNormal`, `Spline` and
+    `MultivariateNormal`, the standard Laplace for `Laplace`, the standard logistic for `Logistic`,
+    and that of the inner family for `Transformed`, `Independent` and `Tempered`. With this law as
+    the base, `TransformedDistribution(base, AutoregressiveTransform(network, context))` has the
+    log_prob of `network.condition(context)`. With another base it is another distribution.
 
-    From noise to x it goes step by step, by the network's decoder; from x to noise it takes one
-    parallel pass, which also gives the `log_abs_det_jacobian` of that pair. So a stack in a
-    TransformedDistribution is a masked autoregressive flow with a fast density (MAF, Papamakarios
-    et al. 2017), and a stack of inverses, `.inv`, an inverse autoregressive flow with fast draws
-    (IAF, Kingma et al. 2016). Networks of other orderings take turns. It is differentiable in both
-    directions, once from noise to x, and never drops out, since a bijection is one function.
+    From noise to x it takes the steps of the network's decoder. From x to noise it takes one
+    parallel pass, which also gives the `log_abs_det_jacobian` of that pair. A stack in a
+    TransformedDistribution is therefore a masked autoregressive flow with a fast density (MAF,
+    Papamakarios et al. 2017), and a stack of inverses, `.inv`, is an inverse autoregressive flow
+    with fast draws (IAF, Kingma et al. 2016). Alternate the orderings of the networks. The
+    transform is differentiable in both directions, from noise to x once. Dropout is never active,
+    because a bijection is one function.
 
-    The networks of this package start with small parameters for such families, so that a stack
-    starts near the identity. In a stack, also bound the scales from below, as `min_scale` does
-    here: each layer divides by a scale, so that one extreme row would otherwise grow from layer to
-    layer until it overflows.
+    The networks of this package start with small parameters for such families, so a new stack is
+    close to the identity. Also bound the scales from below, as `min_scale` does here: each layer
+    divides by a scale, and without a bound one extreme row can grow from layer to layer until it
+    overflows.
 
-    It is a module with the network inside. With `cache_size=1` the last pair is kept, as torch
-    has it, whatever happens to the parameters in between; by default nothing is.
+    It is a module that contains the network. With `cache_size=1` it keeps the last pair, as torch
+    does, even if parameters change; by default it keeps nothing.
 
     Args:
-        network: a conditional network of such families, or one wrapped.
+        network: a conditional network with such families, wrapped or not.
         context: as of `AutoregressiveDistribution`; its batch broadcasts with that of the events.
         cache_size: 0 or 1.
 
     Raises:
-        ValueError: where draws of a family are not a bijection of real noise, or the context does
+        ValueError: if draws of a family are not a bijection of real noise, or the context does
             not fit.
 
     >>> import torch, ardist as ad
@@ -135,14 +136,14 @@ class AutoregressiveTransform(TransformModule):
 
     @property
     def _state(self) -> list[int]:
-        """What differs where gradients are turned on or off, or parameters change in place."""
+        """Numbers that differ if gradients are turned on or off, or parameters change in place."""
         own = (p for p in self.network.parameters() if not p.is_inference())
         return [torch.is_grad_enabled(), *(p._version for p in own)]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """log abs(det dy/dx) of noise x and events y, which tell all: (*lead).
+        """log abs(det dy/dx) of noise x and events y, computed from y: (*lead).
 
-        Where x is what `inv` has just made of y, this is from the same pass of the network.
+        If `inv` has just computed x from y, the result is from the same pass of the network.
         """
         if not torch.compiler.is_compiling() and x in _log_dets:
             transform, events, state, log_det = _log_dets.pop(x)
@@ -174,25 +175,25 @@ class AutoregressiveTransform(TransformModule):
 class Rosenblatt(Transform):
     """Events to uniforms by the conditional CDFs, and back (Rosenblatt 1952).
 
-    Each block goes through its own CDF given the blocks before it, so that draws of p become
-    independent uniforms, which tells whether p describes some data (`information.calibration`
-    looks block by block). To the uniforms it takes one parallel pass; back it goes step by step,
-    by the decoder and the inverse CDFs: so low-discrepancy points become draws of p.
+    Each block goes through its own CDF given the earlier blocks. Draws of p become independent
+    uniforms, which is a test of p on data (`information.calibration` does it block by block). This
+    direction takes one parallel pass. The inverse takes the decoder's steps and the inverse CDFs,
+    and turns low-discrepancy points into draws of p.
 
-    A discrete block fills an interval of [0, 1], as long as its probability, from which each
-    number leads back to it. A call gives the middle of that interval, and `randomized` a uniform
-    in it, which is what makes draws uniform; with such blocks this is no bijection, and has no
-    Jacobian.
+    The CDF of a discrete block jumps: its value corresponds to an interval of [0, 1] whose length
+    is its probability, and each number of the interval leads back to the value. A call returns
+    the middle of the interval, and `randomized` a uniform number in it, which makes draws uniform.
+    With discrete blocks the transform is not a bijection, and has no Jacobian.
 
-    It is differentiable to the uniforms as far as the CDFs are, and back, once, where families
-    have `rsample`. It never drops out.
+    It is differentiable to the uniforms if the CDFs are, and back, once, if families have
+    `rsample`. Dropout is never active.
 
     Args:
         p: a distribution over blocks of one number each, with CDFs, none of them observed.
         cache_size: 0 or 1, as for torch's transforms.
 
     Raises:
-        ValueError: where a family has no CDF, or blocks are observed.
+        ValueError: if a family has no CDF, or blocks are observed.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -230,9 +231,9 @@ class Rosenblatt(Transform):
     inverse_shape = forward_shape
 
     def randomized(self, x: Tensor) -> Tensor:
-        """Uniforms that lead back to x, each drawn anew where a block is discrete.
+        """Uniforms that lead back to x, resampled for discrete blocks: (*lead, *event_shape).
 
-        Those of draws of p are uniform on the unit cube (Brockwell 2007, "Universal residuals").
+        For draws of p they are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
         check_tensor(x, "x")
         reference = self.p.bound.reference.new_empty(_full_shape(self.p, "x", x.shape))
@@ -243,7 +244,7 @@ class Rosenblatt(Transform):
         return self._uniforms(x, half.expand(_full_shape(self.p, "x", x.shape)))
 
     def _uniforms(self, x: Tensor, share: Tensor) -> Tensor:
-        """Where x is in its CDFs; `share` of the interval of a discrete block lies above that."""
+        """The CDFs at x, minus a `share` of the probability of each discrete block."""
 
         def below(family: Family, params: Tensor, value: Tensor, share: Tensor) -> Tensor:
             cdf = family.cdf(params, value)
@@ -283,10 +284,10 @@ class Rosenblatt(Transform):
         return p.bound.with_params(_drawn, p, *given)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """The log density of events x, whatever their uniforms y: (*lead).
+        """The log density of events x, in nats: (*lead). The uniforms y are not used.
 
         Raises:
-            NotImplementedError: where a block is discrete.
+            NotImplementedError: if a block is discrete.
         """
         if not self.bijective:
             families = self.p.factorization.layout.distinct
@@ -303,13 +304,13 @@ class Rosenblatt(Transform):
 def _full_shape(
     p: AutoregressiveDistribution | AutoregressiveTransform, name: str, shape: Size
 ) -> Size:
-    """That of events under all of p's batch, from (*lead, *event_shape)."""
+    """The shape of events (*lead, *event_shape) after broadcasting with p's batch."""
     lead = leading(as_shape(shape, name), p.event_shape, p.batch_shape, name)
     return Size(torch.broadcast_shapes(lead, p.batch_shape)) + p.event_shape
 
 
 def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
-    """Noise for events, under all of p's batch."""
+    """Noise for events, broadcast to p's batch."""
     shape = _full_shape(p, name, given.shape)
     p.bound.check_kind(name, given, exact=True)
     return given.expand(shape)
@@ -318,7 +319,7 @@ def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
 def _pass(
     p: AutoregressiveDistribution, x: Tensor, name: str = "x"
 ) -> tuple[Batch, Tensor, Tensor]:
-    """All rows under p's batch, their blocks and their parameters, without dropout."""
+    """All rows of events x, their blocks and their parameters, without dropout."""
     x = p.checked(x, name)
     x = x.expand(_full_shape(p, "x", x.shape))
     batch = p.batch_of(x)
