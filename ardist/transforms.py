@@ -152,9 +152,7 @@ class AutoregressiveTransform(TransformModule):
         p = self._p
         blocks, params, lead = _pass(p, x, name)
         layout = p.factorization.layout
-        each = _each(
-            layout, lambda family, v, p: family._to_noise_and_log_det(p, v), blocks, params
-        )
+        each = _each(layout, lambda family, v, p: family.to_noise_and_log_det(p, v), blocks, params)
         noise, log_slopes = zip(*each, strict=True)
         log_det = p.joint.unrows(layout._join("block", [*log_slopes]).sum(-1), lead)
         return p.joint.events(layout._draws([*noise], params), lead), log_det
