@@ -271,7 +271,7 @@ def test_independent_vectors_may_be_cut(float64):
     torch.testing.assert_close(family.marginal_log_prob(params, value, mask), each.sum())
     assert torch.equal(family.sample_given(params, value, mask)[mask], value[mask])
     family = fam.Independent(fam.Dirichlet(4), (2,))
-    with pytest.raises(ValueError, match="mask: expected one that cuts no block"):
+    with pytest.raises(ValueError, match="mask: expected whole blocks"):
         family.marginal_log_prob(torch.randn(8), value, mask)
 
 

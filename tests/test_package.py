@@ -41,6 +41,8 @@ ORDER = (
     "distribution",
     "mixtures",
     "sampling",
+    "conditionals",
+    "calibration",
     "information",
     "training",
     "networks.base",

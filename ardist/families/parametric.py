@@ -117,8 +117,9 @@ class Parametric(Family):
             ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in "12")
         except Exception as error:
             raise ValueError(
-                f"fixed: {cls.__name__} cannot be created from "
-                f"{sorted({*constraint_of, *self.fixed})}: {error}; fixed= gives other arguments"
+                f"fixed: expected all arguments that {cls.__name__} needs, got "
+                f"{sorted({*constraint_of, *self.fixed})}, with which it raises: {error}; fixed= "
+                f"gives others"
             ) from error
         if ours.event_shape != self.event_shape:
             raise ValueError(
@@ -226,7 +227,7 @@ def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[
     if unknown:
         raise ValueError(
             f"fixed: expected arguments of {cls.__name__}, which are "
-            f"{sorted(arguments - {'self'})}, got {sorted(unknown)}"
+            f"{sorted(arguments - {'self', 'validate_args'})}, got {sorted(unknown)}"
         )
     names = [name for name in declared if name in arguments]
     for group in _ALTERNATIVES:

@@ -88,7 +88,6 @@ class Transformed(Derived):
         tensors = [tensor for transform in self.transforms for tensor in _tensors(transform)]
         tensors += [parameter for module in self.modules for parameter in module.parameters()]
         reference = next(iter(tensors), torch.empty(0))
-        given = f"{self.family} with values of shape {tuple(self.family.event_shape)}"
         for rows in (2, 3):  # a tensor that broadcasts along rows fits at most one of these
             value = self.family.placeholder().to(reference).expand(rows, *self.family.event_shape)
             try:
@@ -96,7 +95,9 @@ class Transformed(Derived):
                     found = self._forward(value).shape
             except RuntimeError as error:
                 raise ValueError(
-                    f"transforms: {self._spelled()} cannot be applied to {given}: {error}"
+                    f"transforms: expected transforms of values of shape "
+                    f"{tuple(self.family.event_shape)}, as those of {self.family}, got "
+                    f"{self._spelled()}, which raises: {error}"
                 ) from error
             if found != (rows, *self.event_shape):
                 raise ValueError(

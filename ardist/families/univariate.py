@@ -228,13 +228,7 @@ class Normal(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Laplace(LocationScale):
-    """The Laplace distribution, by loc and scale.
-
-    Args:
-        min_scale: a lower bound on the scale, in the units of the data.
-
-    Raises:
-        ValueError: if it is not positive.
+    """The Laplace distribution, by loc and scale. `min_scale` is that of `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.Laplace()(torch.zeros(2))
@@ -260,13 +254,7 @@ class Laplace(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Logistic(LocationScale):
-    """The logistic distribution, by loc and scale.
-
-    Args:
-        min_scale: a lower bound on the scale, in the units of the data.
-
-    Raises:
-        ValueError: if it is not positive.
+    """The logistic distribution, by loc and scale. `min_scale` is that of `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.Logistic().cdf(torch.zeros(2), torch.tensor(1.0))
@@ -293,12 +281,7 @@ class LogNormal(Normal):
     """The log-normal distribution, by loc and scale of the logarithm.
 
     The feature that networks read is the logarithm. Draws are finite for all parameters.
-
-    Args:
-        min_scale: a lower bound on the scale of the logarithm.
-
-    Raises:
-        ValueError: if it is not positive.
+    `min_scale` is a lower bound on the scale of the logarithm.
 
     >>> import torch, ardist as ad
     >>> ad.families.LogNormal().support
@@ -337,12 +320,7 @@ class StudentT(Family):
     """Student's t distribution, by loc, scale and degrees of freedom above 1.
 
     Its CDF is computed by quadrature. So is the gradient of draws to the degrees of freedom.
-
-    Args:
-        min_scale: a lower bound on the scale, in the units of the data.
-
-    Raises:
-        ValueError: if it is not positive.
+    `min_scale` is that of `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.StudentT()(torch.zeros(3))
