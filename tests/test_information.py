@@ -205,9 +205,9 @@ def test_observed_blocks_contribute_nothing():
     for count in (None, 1500):
         agree(entropy(p, count), -(log_prob.exp() * log_prob)[possible].sum())
         agree(kl_divergence(p, q, count), gap)
-    with pytest.raises(ValueError, match="q: expected the same observed in it as in p"):
+    with pytest.raises(ValueError, match="q: expected the observed elements and values of p"):
         kl_divergence(p, q.given(value, ~mask))
-    with pytest.raises(ValueError, match="q: expected the same observed in it as in p"):
+    with pytest.raises(ValueError, match="q: expected the observed elements and values of p"):
         kl_divergence(p, dist.Bernoulli(torch.ones(2, 2) / 2).to_event(2))
 
 
@@ -406,7 +406,7 @@ def test_blocks_observed_in_part_are_refused_unless_events_are_summed_over():
     p = condition(build("made", "independent-along"))
     p = p.given(torch.ones(2, 2), torch.tensor([[True, False], [False, False]]))
     assert entropy(p).value < 3 * math.log(2)
-    with pytest.raises(ValueError, match="p: expected no block observed in part"):
+    with pytest.raises(ValueError, match="p: expected blocks that are observed as a whole"):
         entropy(p, 10)
 
 
@@ -441,7 +441,7 @@ def test_calibration_goes_block_by_block():
     assert (found.p_value[[0, 2, 3]] > ALPHA).all()
     x[:, 3] += 1.0  # the third column
     assert (calibration(p, x).p_value < ALPHA).tolist() == [False, False, True, False]
-    with pytest.raises(ValueError, match="p: expected blocks with a CDF"):
+    with pytest.raises(ValueError, match="p: expected a family with a CDF"):
         calibration(condition(build("made", "dirichlet-along")), torch.full((5, 2, 2), 0.5))
 
 
