@@ -22,7 +22,7 @@ from ardist.shapes import is_between
 MOST_STATES = 2**16  # of one block that is enumerated
 
 # The methods that a family may define, from which its flags follow.
-_OPTIONAL = ("from_noise", "to_noise", "log_abs_det_jacobian", "cdf", "pathwise")
+_OPTIONAL = ("sample_noise", "from_noise", "to_noise", "log_abs_det_jacobian", "cdf", "pathwise")
 
 
 @guard
@@ -42,7 +42,8 @@ class Family(FromNoise, Cumulative, ABC):
       is independent of them. Samplers then draw the noise of all steps ahead;
     - `to_noise`, the inverse of `from_noise`, which gives draws gradients, and
       `log_abs_det_jacobian`, if `from_noise` is a bijection of real noise, as flows need;
-    - `cdf`, and `icdf` if there is a faster way than a search;
+    - `cdf`, which gives draws of a continuous family gradients too, and `icdf`, if there is a
+      faster way than a search;
     - `needs_double = True`, if scores lose too many digits in float32.
 
     The flags `has_noise`, `is_reparameterized`, `is_bijective`, `has_cdf`, `has_cdf_gradient` and

@@ -12,26 +12,26 @@ from ardist.families.guards import at_least_single, guard
 class FromNoise:
     """The part of `Family` for draws that are a function of the parameters and of noise.
 
-    A family has what it defines: `sample_noise` and `from_noise`, the inverse `to_noise`, and
-    `log_abs_det_jacobian`. The flags follow from that. Shapes are those of `Family`.
+    A family can define `sample_noise` and `from_noise`, then the inverse `to_noise`, and then
+    `log_abs_det_jacobian`. The flags follow from the definitions. Shapes are those of `Family`.
     """
 
     _defined: ClassVar[frozenset[str]] = frozenset()  # names of optional methods, by `Family`
 
     @property
     def has_noise(self) -> bool:
-        """Whether `noise` and `from_noise` exist: the family defines `from_noise`."""
-        return "from_noise" in self._defined
+        """Whether `noise` and `from_noise` exist: `sample_noise` and `from_noise` are defined."""
+        return "sample_noise" in self._defined and "from_noise" in self._defined
 
     @property
     def is_reparameterized(self) -> bool:
-        """Whether `to_noise` exists. Then `from_noise` gives draws their gradients."""
-        return "to_noise" in self._defined
+        """Whether `to_noise` exists too. Then `from_noise` gives draws their gradients."""
+        return self.has_noise and "to_noise" in self._defined
 
     @property
     def is_bijective(self) -> bool:
-        """Whether `from_noise` is a bijection of real noise: `log_abs_det_jacobian` exists."""
-        return "log_abs_det_jacobian" in self._defined
+        """Whether `from_noise` is a bijection of real noise: `log_abs_det_jacobian` exists too."""
+        return self.is_reparameterized and "log_abs_det_jacobian" in self._defined
 
     @property
     def noise_shape(self) -> torch.Size:
@@ -99,7 +99,7 @@ class FromNoise:
         )
 
     def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """`to_noise` and `log_abs_det_jacobian`; override it if they share work."""
+        """`to_noise` and `log_abs_det_jacobian` in one call. Override it if they share work."""
         return self.to_noise(params, value), self.log_abs_det_jacobian(params, value)
 
     def _noise_for(self, params: Tensor) -> Tensor:
