@@ -23,7 +23,7 @@ from ardist.families.composed import Derived, Independent, forwarded
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive, as_real, as_scale
+from ardist.shapes import as_positive, as_real, as_scale, over_batch
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,13 +112,11 @@ class _Conditional(TorchDistribution):
         return self._family.sample(self._params.expand(*sample_shape, *self._params.shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        states = self._family._states_like(self._params)
-        ones = (1,) * len(self.batch_shape)
-        states = states.reshape(states.shape[0], *ones, *self.event_shape)
-        return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states
+        return over_batch(self._family._states_like(self._params), self.batch_shape, expand)
 
 
 def _states(family: Family) -> Tensor:
+    """All values of a finite family: (num_states, *event_shape)."""
     states = family.enumerate_support()
     if states is None:
         raise ValueError(f"family: expected a finite discrete family, got {family}")
