@@ -493,9 +493,9 @@ def test_parts_that_a_family_is_not_given_in_are_refused_at_once():
     fac = ad.Factorization((2, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0))
     p = networks.MADE(fac, hidden_features=8).condition()
     mask = torch.tensor([[False, True, False], [False, False, False]])
-    with pytest.raises(ValueError, match="not given in part, got 1 of a block's 3 elements"):
+    with pytest.raises(ValueError, match="a part of its block, got 1 of 3 elements"):
         p.given(torch.eye(3)[:2], mask)
-    with pytest.raises(ValueError, match="not given in part, got 1 of a block's 3 elements"):
+    with pytest.raises(ValueError, match="a part of its block, got 1 of 3 elements"):
         p.marginal(mask)
 
 

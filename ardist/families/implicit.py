@@ -10,7 +10,7 @@ from torch import Tensor
 
 @singledispatch
 def reparameterized(distribution: dist.Distribution, value: Tensor) -> Tensor:
-    """A draw as a function of the distribution's parameters, differentiable once: (...).
+    """A draw as a function of the distribution's parameters, differentiable once.
 
     The default gradient is implicit, by the CDF: dx = -dF / p(x).
 
@@ -30,9 +30,9 @@ def by_cdf(cdf: Tensor, density: Tensor, value: Tensor) -> Tensor:
     return value - step.to(value.dtype)
 
 
-def with_gradient(value: Tensor, reparameterized: Tensor) -> Tensor:
-    """The value, with the gradient of the same draw as a function of the parameters."""
-    return value.detach() + (reparameterized - reparameterized.detach())
+def with_gradient(value: Tensor, draw: Tensor) -> Tensor:
+    """The value, with the gradient of `draw`: the same draw as a function of the parameters."""
+    return value.detach() + (draw - draw.detach())
 
 
 @reparameterized.register(dist.Independent)  # older torch cannot evaluate the annotation
