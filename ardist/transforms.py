@@ -156,7 +156,7 @@ class AutoregressiveTransform(TransformModule):
         batch, blocks, params = _pass(p, x, name)
         layout = batch.layout
         each = layout.map(
-            lambda family, *given: family._to_noise_and_log_det(*given),
+            lambda family, *given: family.to_noise_and_log_det(*given),
             ("param", params),
             ("value", blocks),
         )

@@ -335,7 +335,7 @@ ARGUMENTS = (
         lambda: ad.AutoregressiveDistribution(made(), factorization=4),
         "names: expected 2 different strings, one for each block, got 'ab'",
         lambda: ad.Factorization(2, NORMAL, names="ab"),
-        "axes: expected a sequence of them, got 3",
+        "axes: expected a sequence of axes, got 3",
         lambda: information.calibration(p(), torch.zeros(9, 4)).plot(3),
         "given: expected a value and a mask, got a tensor of shape (4,), torch.float32 on cpu",
         lambda: sampling.ancestral(p(), given=torch.zeros(4)),
@@ -583,8 +583,8 @@ FACTORIZATIONS = (
         cure="Pass `end` as well, or omit `pad`.",
     ),
     error(
-        "end: expected an order without ties, in which all that is drawn after the end may "
-        "depend on it, got Ordering.from_ranks(0, 0, 1)",
+        "end: expected an order without ties, in which each block that is drawn after the end "
+        "may depend on it, got Ordering.from_ranks(0, 0, 1)",
         lambda: ad.Factorization(
             3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
         ),
@@ -636,12 +636,12 @@ FAMILIES = (
         cure="Use a number above 0 and at most 1.",
     ),
     error(
-        "family: expected a finite discrete one, got Poisson()",
+        "family: expected a finite discrete family, got Poisson()",
         lambda: fam.TopK(fam.Poisson(), 3),
-        "family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
+        "family: expected a finite discrete family, Normal, Laplace, or Independent of one of "
         "these, got Gamma()",
         lambda: fam.Tempered(fam.Gamma(), 0.5),
-        "family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
+        "family: expected a finite discrete family, Normal, Laplace, or Independent of one of "
         "these, got LogNormal()",
         lambda: fam.Tempered(fam.Independent(fam.LogNormal(), (2,)), 0.5),
         cause="Truncating and tempering need a finite set of states. Normal and Laplace can be "
@@ -649,88 +649,85 @@ FAMILIES = (
         cure="Use a finite discrete family, or use this family without truncating or tempering it.",
     ),
     error(
-        "family: expected one of single values, got Independent(Bernoulli(), (2,)); "
+        "family: expected a family of single values, got Independent(Bernoulli(), (2,)); "
         "Independent(TopK(Bernoulli(), ...), (2,)) truncates each element",
         lambda: fam.TopK(fam.Independent(fam.Bernoulli(), (2,)), 1),
-        "family: expected one of single values, got Dirichlet(3)",
+        "family: expected a family of single values, got Dirichlet(3)",
         lambda: fam.Nucleus(fam.Dirichlet(3), 0.5),
         cause="The most probable values of a vector are not the most probable values of its "
         "elements.",
         cure="Truncate the elements, inside `Independent`.",
     ),
     error(
-        "family: expected Bernoulli or OneHotCategorical, alone or inside "
-        "Independent(Relaxed(...), shape), got Categorical(3)",
+        "family: expected Bernoulli or OneHotCategorical, got Categorical(3); for a vector use "
+        "Independent(Relaxed(family, temperature), shape)",
         lambda: fam.Relaxed(fam.Categorical(3), 1.0),
-        "family: expected Bernoulli or OneHotCategorical, alone or inside "
-        "Independent(Relaxed(...), shape), got Independent(Bernoulli(), (2,))",
+        "family: expected Bernoulli or OneHotCategorical, got Independent(Bernoulli(), (2,)); "
+        "for a vector use Independent(Relaxed(family, temperature), shape)",
         lambda: fam.Relaxed(fam.Independent(fam.Bernoulli(), (2,)), 1.0),
         cause="Only Bernoulli and OneHotCategorical have a continuous relaxation.",
         cure="Relax Bernoulli or OneHotCategorical. For vectors put `Relaxed` inside "
         "`Independent`.",
     ),
     error(
-        "family: expected a continuous one to transform, got Poisson()",
+        "family: expected a continuous family, got Poisson()",
         lambda: fam.Transformed(fam.Poisson(), ExpTransform()),
         cause="Transforming a family needs a density, and this family is discrete.",
         cure="Transform a continuous family. For counts use `Parametric`, or write a family.",
     ),
     error(
-        "transforms: expected at least one, got none",
+        "transforms: expected at least one transform, got none",
         lambda: fam.Transformed(NORMAL, []),
         cause="The list of transforms is empty.",
         cure="Pass a transform, or use the family itself.",
     ),
     error(
-        "transforms: expected bijections, got <class "
+        "transforms: expected bijective transforms, got <class "
         "'torch.distributions.transforms.ExpTransform'>",
         lambda: fam.Transformed(NORMAL, ExpTransform),
-        "transforms: expected bijections, got AbsTransform()",
+        "transforms: expected bijective transforms, got AbsTransform()",
         lambda: fam.Transformed(NORMAL, AbsTransform()),
         cause="A transform is a class and not an instance, or it is not bijective and has no "
         "density.",
         cure="Pass instances of bijective transforms.",
     ),
     error(
-        "transforms: expected the values of Normal() to fill the domain of ExpTransform().inv, "
-        "which is GreaterThan(lower_bound=0.0), got those in Real()",
+        "transforms: expected Normal() to fill the domain GreaterThan(lower_bound=0.0) of "
+        "ExpTransform().inv, got values in Real()",
         lambda: fam.Transformed(NORMAL, ExpTransform().inv),
-        "transforms: expected the values of Gamma() to fill the domain of "
-        "SigmoidTransform().inv, which is Interval(lower_bound=0.0, upper_bound=1.0), got "
-        "those in GreaterThan(lower_bound=0.0)",
+        "transforms: expected Gamma() to fill the domain Interval(lower_bound=0.0, "
+        "upper_bound=1.0) of SigmoidTransform().inv, got values in GreaterThan(lower_bound=0.0)",
         lambda: fam.Transformed(fam.Gamma(), SigmoidTransform().inv),
-        "transforms: expected the values of Dirichlet(2) to fill the domain of ExpTransform(), "
-        "which is Real(), got those in Simplex()",
+        "transforms: expected Dirichlet(2) to fill the domain Real() of ExpTransform(), got "
+        "values in Simplex()",
         lambda: fam.Transformed(fam.Dirichlet(2), ExpTransform()),
-        "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
-        "domain of AffineTransform(loc=<(2,)>, scale=1.0), which is Real(), got those in "
-        "GreaterThanEq(lower_bound=0.0)",
+        "transforms: expected Independent(Exponential(), (2,)) to fill the domain Real() of "
+        "AffineTransform(loc=<(2,)>, scale=1.0), got values in GreaterThanEq(lower_bound=0.0)",
         lambda: fam.Transformed(
             fam.Independent(fam.Exponential(), (2,)), AffineTransform(torch.tensor([1.0, 2.0]), 1.0)
         ),
-        "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
-        "domain of Permute(permutation=<(2,)>, dim=-1), which is Real(), got those in "
-        "GreaterThanEq(lower_bound=0.0)",
+        "transforms: expected Independent(Exponential(), (2,)) to fill the domain Real() of "
+        "Permute(permutation=<(2,)>, dim=-1), got values in GreaterThanEq(lower_bound=0.0)",
         lambda: fam.Transformed(
             fam.Independent(fam.Exponential(), (2,)), flows.Permute(torch.tensor([1, 0]))
         ),
-        "transforms: expected the values of Independent(Exponential(), (2,)) to fill the "
-        "domain of Householder(), which is Real(), got those in GreaterThanEq(lower_bound=0.0)",
+        "transforms: expected Independent(Exponential(), (2,)) to fill the domain Real() of "
+        "Householder(), got values in GreaterThanEq(lower_bound=0.0)",
         lambda: fam.Transformed(fam.Independent(fam.Exponential(), (2,)), flows.Householder(2)),
         cause="The support of the family is not the domain of the transform, and the transform "
         "does not map it to an interval.",
         cure="Put a transform into that domain first, or use a family with that support.",
     ),
     error(
-        "transforms: StickBreakingTransform() takes values of 1 dimensions, got those of "
-        "Normal(), of shape ()",
+        "transforms: expected values of at least 1 dimensions for StickBreakingTransform(), got "
+        "those of Normal() with shape (); Independent(family, shape) makes blocks of numbers",
         lambda: fam.Transformed(NORMAL, StickBreakingTransform()),
-        "transforms: values of Normal(), of shape (), are not taken by "
-        "AffineTransform(loc=<(3,)>, scale=1.0): The size of tensor a (3) must match the size "
-        "of tensor b (2) at non-singleton dimension 0",
+        "transforms: expected transforms of values of shape (), as those of Normal(), got "
+        "AffineTransform(loc=<(3,)>, scale=1.0), which raises: The size of tensor a (3) must "
+        "match the size of tensor b (2) at non-singleton dimension 0",
         lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(3), 1.0)),
-        "transforms: values of Normal(), of shape (), give 2 of shape (1, 2) by "
-        "AffineTransform(loc=0.0, scale=1.0), expected (2, 1, 1)",
+        "transforms: expected AffineTransform(loc=0.0, scale=1.0) to map 2 values of Normal() "
+        "to shape (2, 1, 1), got (1, 2)",
         lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(1, 1), 1.0)),
         cause="The transform expects vectors, expects vectors of another length, or changes the "
         "shape of the event.",
@@ -738,8 +735,8 @@ FAMILIES = (
         "family.",
     ),
     error(
-        "transforms: expected a learned one to be a torch.nn.Module, which networks can "
-        "register, got AffineTransform(loc=0.0, scale=1.0)",
+        "transforms: expected a learned transform to be a torch.nn.Module, so that networks can "
+        "register it, got AffineTransform(loc=0.0, scale=1.0)",
         lambda: fam.Transformed(NORMAL, AffineTransform(nn.Parameter(torch.zeros(())), 1.0)),
         cause="A parameter that is not in a module is neither trained nor saved with the network.",
         cure="Use a transform that is a module, such as Pyro's learned transforms.",
@@ -747,63 +744,64 @@ FAMILIES = (
     error(
         "cls: expected a distribution class, got <class 'int'>",
         lambda: fam.Parametric(int),
-        "cls: expected a distribution class whose arg_constraints are the same for all "
-        "parameters, got Uniform",
+        "cls: expected a distribution class whose arg_constraints is a dict, got Uniform",
         lambda: fam.Parametric(dist.Uniform),
         cause="The class does not declare its parameters, or they depend on the instance.",
         cure="Use a distribution class of torch or Pyro with a dict `arg_constraints`.",
     ),
     error(
-        "cls: expected a distribution whose support is the same for all parameters, got "
-        "Pareto; give the parameters that move it by fixed=",
+        "cls: expected a distribution whose support is the same for all parameters, got Pareto; "
+        "fixed= gives constants for the parameters that change it",
         lambda: fam.Parametric(dist.Pareto),
         cause="The support depends on the parameters, and a family has one fixed support.",
         cure="Fix these parameters: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
     ),
     error(
-        "fixed: Binomial's total_count is discrete; give it by fixed=",
+        "fixed: expected a constant for the discrete total_count of Binomial, got none; "
+        "fixed={'total_count': ...} gives it",
         lambda: fam.Parametric(dist.Binomial),
         cause="A network outputs real numbers, and this parameter is an integer.",
         cure="Fix it: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
     ),
     error(
-        "shapes: the shape of Categorical's logits does not follow from event_shape (); give "
-        "it by shapes={'logits': ...}",
+        "shapes: expected the shape of logits of Categorical, which does not follow from "
+        "event_shape (), got none; shapes={'logits': ...} gives it",
         lambda: fam.Parametric(dist.Categorical),
         cause="The shape of the parameter does not follow from the shape of the block.",
         cure="Pass the shape: `Parametric(dist.Categorical, shapes={'logits': (5,)})`.",
     ),
     error(
-        "links: expected free parameters of Normal, of ['loc', 'scale'], got ['x']",
+        "links: expected free parameters of Normal, which are ['loc', 'scale'], got ['x']",
         lambda: fam.Parametric(dist.Normal, links={"x": torch.exp}),
-        "fixed: Normal takes no ['x']",
+        "fixed: expected arguments of Normal, which are ['loc', 'scale'], got ['x']",
         lambda: fam.Parametric(dist.Normal, fixed={"x": 1}),
         cause="The class has no such parameter, or the parameter is fixed.",
         cure="Use the parameter names of the class's constructor.",
     ),
     error(
-        "fixed: RelaxedBernoulli is not made by ['logits']: RelaxedBernoulli.__init__() missing 1 "
-        "required positional argument: 'temperature'; give what it takes by fixed=",
+        "fixed: expected all arguments that RelaxedBernoulli needs, got ['logits'], with which "
+        "it raises: RelaxedBernoulli.__init__() missing 1 required positional argument: "
+        "'temperature'; fixed= gives others",
         lambda: fam.Parametric(dist.RelaxedBernoulli),
         cause="The class has a required argument that is not in its `arg_constraints`.",
         cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
     ),
     error(
-        "links: torch has no transform to LowerTriangular(), where OMTMultivariateNormal's "
-        "scale_tril lies; give one by links= or the parameter by fixed=",
+        "links: expected a link for scale_tril of OMTMultivariateNormal, since torch has no "
+        "transform to LowerTriangular(), got none; links={'scale_tril': ...} gives it",
         lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
         cause="Real numbers are mapped to a parameter by a transform, and torch has none for its "
         "constraint.",
         cure="Pass a map as `links=`, or fix the parameter.",
     ),
     error(
-        "fixed: expected a free parameter of Normal, got none",
+        "fixed: expected to leave a parameter of Normal free, got constants for all of them",
         lambda: fam.Parametric(dist.Normal, fixed={"loc": 0.0, "scale": 1.0}),
         cause="All parameters are fixed, so there are none for the network to output.",
         cure="Leave at least one parameter free.",
     ),
     error(
-        "event_shape: OneHotCategorical has events of shape (3,), got ()",
+        "event_shape: expected (3,), the shape of an event of OneHotCategorical, got ()",
         lambda: fam.Parametric(dist.OneHotCategorical, shapes={"logits": (3,)}),
         cause="The event shape of the distribution differs from the shape of the block.",
         cure="Pass the `event_shape` that follows from the shapes of the parameters.",
@@ -816,21 +814,32 @@ FAMILIES = (
         cure="Pass a network such as `networks.MADE`, not its distribution or another module.",
     ),
     error(
-        "network: expected one with a context_shape, by which it is told the past, got ()",
+        "network: expected a network with a context, which gives it the parameters of the "
+        "block, got context_shape=()",
         lambda: fam.Nested(made()),
         cause="The outer network passes earlier blocks to the inner network as its context, and "
         "the inner network takes no context.",
         cure="Build the inner network with `context_shape=(width,)`.",
     ),
     error(
-        "Gamma() has no noise that is independent of its parameters",
+        "from_noise: Gamma() has no noise that is independent of its parameters; sample(params) "
+        "draws from it",
         lambda: fam.Gamma().from_noise(torch.zeros(2), torch.zeros(())),
-        "Gamma() has no noise that is independent of its parameters",
+        "noise: Gamma() has no noise that is independent of its parameters; sample(params) "
+        "draws from it",
         lambda: fam.Gamma().noise((3,)),
-        "Gamma() does not tell the noise from the value",
+        "to_noise: a value of Gamma() does not determine its noise; log_prob(params, value) "
+        "scores the value",
         lambda: fam.Gamma().to_noise(torch.zeros(2), torch.ones(())),
-        "Gamma() does not tell the noise from the value",
+        "log_abs_det_jacobian: draws of Gamma() are not a bijection of real noise; "
+        "log_prob(params, value) scores the value",
         lambda: fam.Gamma().log_abs_det_jacobian(torch.zeros(2), torch.ones(())),
+        "cdf: VonMises() has neither a CDF nor an inverse; sample(params) draws from it and "
+        "log_prob(params, value) scores the value",
+        lambda: fam.VonMises().cdf(torch.zeros(2), torch.ones(())),
+        "cdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it and "
+        "log_prob(params, value) scores the value",
+        lambda: fam.Dirichlet(2).icdf(torch.zeros(2), torch.ones(())),
         cause="The family is sampled by rejection or from discrete states, not by a function of "
         "noise and parameters.",
         cure="Check `has_noise` or `is_reparameterized` first. `sample` works for all families.",
@@ -1389,8 +1398,8 @@ CONDITIONING = (
         cure="Observe whole blocks, or partition the event into scalars.",
     ),
     error(
-        "mask: expected one that cuts no block, since OneHotCategorical(3) is not given in part, "
-        "got 1 of a block's 3 elements",
+        "mask: expected whole blocks, since OneHotCategorical(3) cannot be conditioned on a "
+        "part of its block, got 1 of 3 elements",
         lambda: p(
             ad.Factorization((1, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0))
         ).given(torch.eye(3)[:1], FIRST.unsqueeze(0)),
@@ -1407,8 +1416,9 @@ CONDITIONING = (
                 partition=ad.Partition.along(0),
             )
         ).marginal(torch.tensor([[False, True], [False, False]])),
-        "mask: expected all of a block or a part that Nested(Transformer, Factorization((2,), "
-        "Bernoulli())) draws first, got one that only another order of its network puts first",
+        "mask: expected a whole block, or elements that come first in the order of "
+        "Nested(Transformer, Factorization((2,), Bernoulli())), got elements that come first "
+        "only in another order of its network",
         lambda: (
             made(
                 ad.Factorization(
@@ -1642,7 +1652,7 @@ INFORMATION = (
         cure="Use at least 2.",
     ),
     error(
-        "q: expected the event_shape (4,) of p, got ()",
+        "q: expected event_shape (4,), that of p, got ()",
         lambda: information.kl_divergence(p(), dist.Normal(0.0, 1.0)),
         "q: expected a batch_shape that broadcasts with (2,), got (3,)",
         lambda: information.kl_divergence(
@@ -1653,17 +1663,17 @@ INFORMATION = (
         cure="Use the same event shape for both, and batch shapes that broadcast.",
     ),
     error(
-        "q: expected the same observed in it as in p, got 0 elements where p has 1, or other "
-        "values",
+        "q: expected the observed elements and values of p, got 0 observed elements in q and 1 "
+        "in p, or other values; q.given(value, mask) observes them",
         lambda: information.kl_divergence(p(BITS).given(torch.zeros(3), FIRST), p(BITS)),
         cause="An element is observed in only one of the two distributions, so the divergence "
         "would be infinite.",
         cure="Call `given` on both, with the same value and mask.",
     ),
     error(
-        "kl_divergence: exact only where all events are enumerated, which "
-        "AutoregressiveDistribution(MADE, batch_shape=(), event_shape=(4,)) does not do; "
-        "ardist.information.kl_divergence estimates it",
+        "p: expected events that can be enumerated, for the exact divergence, got "
+        "AutoregressiveDistribution(MADE, batch_shape=(), event_shape=(4,)); "
+        "ardist.information.kl_divergence(p, q) estimates it",
         lambda: torch.distributions.kl_divergence(p(), p()),
         cause="torch's function returns exact divergences only, and this divergence has no closed "
         "form.",
@@ -1671,13 +1681,14 @@ INFORMATION = (
         kind=NotImplementedError,
     ),
     error(
-        "p: expected no block observed in part, got block (0,)",
+        "p: expected blocks that are observed as a whole or not at all, got block (0,) observed "
+        "in part",
         lambda: information.entropy(cut(), 10),
         cause="The conditional of the unobserved part of a block has no closed form.",
         cure="Observe whole blocks.",
     ),
     error(
-        "p: expected blocks with a CDF, got [Dirichlet(2)]",
+        "p: expected a family with a CDF, got [Dirichlet(2)]",
         lambda: information.calibration(
             p(ad.Factorization((2, 2), fam.Dirichlet(2), partition=ad.Partition.along(0))),
             torch.full((5, 2, 2), 0.5),

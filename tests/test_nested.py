@@ -184,7 +184,7 @@ def test_a_marginal_that_would_be_drawn_in_another_inner_order_is_refused():
     with pytest.raises(ValueError, match=r"expected all of block \(0,\) or a part that Nested"):
         p.marginal(torch.tensor([[False, True], [False, False]]))
     missing = torch.tensor([[torch.nan, 1.0], [1.0, 1.0]])
-    with pytest.raises(ValueError, match=r"or a part that Nested.* draws first, got one that only"):
+    with pytest.raises(ValueError, match=r"that come first in the order of Nested.*, got elements"):
         p.network.condition(nan_policy="marginalize").log_prob(missing.flip(0))
     q = p.marginal(torch.tensor([[True, False], [False, False]]))
     share = q.log_prob(torch.ones(1)).exp()

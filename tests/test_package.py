@@ -49,6 +49,8 @@ ORDER = (
     "distribution",
     "mixtures",
     "sampling",
+    "conditionals",
+    "calibration",
     "information",
     "training",
     "networks.base",

@@ -232,7 +232,7 @@ def test_elements_are_given_and_kept_through_transforms_of_single_numbers(float6
     assert torch.equal(drawn[mask], x[mask])
     simplex = fam.Transformed(PAIR, StickBreakingTransform())
     values = simplex.sample(torch.zeros(5, 4))
-    with pytest.raises(ValueError, match="mask: expected one"):
+    with pytest.raises(ValueError, match="mask: expected whole blocks"):
         simplex.marginal_log_prob(torch.zeros(4), values, torch.tensor([True, False, False]))
 
 

@@ -426,7 +426,7 @@ def test_trap_20_torch_transforms_what_is_continuous():
         drawn = q.expand((5, *q.batch_shape)).rsample()
         assert drawn.shape == (5, 2, 4)
         assert drawn.requires_grad
-    with pytest.raises(ValueError, match="expected a continuous one"):
+    with pytest.raises(ValueError, match="expected a continuous family"):
         fam.Transformed(fam.Bernoulli(), transforms.ExpTransform())
 
 

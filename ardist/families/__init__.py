@@ -1,7 +1,8 @@
-"""Families: the forms that a conditional can have. `Family` is the contract."""
+"""Families of conditional distributions. `Family` is their base class."""
 
 from ardist.families.base import Family
-from ardist.families.composed import DiscretizedLogisticMixture, Independent, Mixture
+from ardist.families.composed import Independent, Mixture
+from ardist.families.discretized import DiscretizedLogisticMixture
 from ardist.families.nested import Nested
 from ardist.families.parametric import Parametric
 from ardist.families.relaxed import Relaxed

@@ -1,18 +1,18 @@
-"""What holds of every family, whatever its own methods do: `Family` wraps them in these guards.
+"""Guards: `Family` wraps the methods of each subclass so that all families have these properties.
 
-- Half precision is computed in float32 and rounded back, draws into the support.
-- Families in which float32 loses too much to rounding are scored in float64.
-- Infinite values, and numbers beyond the ends of the support, score -inf and leave no gradient.
-- Numbers at a closed end of the support, where the density may be infinite, are scored at the
-  nearest number inside, as draws that round to an end are moved there.
+- Half precision is computed in float32. Results are rounded back, and draws stay in the support.
+- Families with `needs_double` are scored in float64.
+- Infinite values and values outside the support score -inf and have no gradient.
+- A value at a closed end of the support, where the density may be infinite, is scored as the
+  nearest number inside. Draws that round to such an end are moved to the same number.
 - A CDF is 0 below the support and 1 above it.
-- Tensors that a family holds follow the dtype and device of what it is given.
+- Floating-point tensors that a family holds follow the dtype and the device of the arguments.
 """
 
 import math
 from collections.abc import Callable
 from functools import reduce, wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,24 +20,25 @@ from torch.distributions import constraints
 
 HALF = (torch.float16, torch.bfloat16)
 Method = Callable[..., Any]
+C = TypeVar("C", bound=type)
 
 
 class Ends(NamedTuple):
-    """Between which numbers the elements of a support are."""
+    """The ends of the interval that the elements of a support are in."""
 
     lower: float = -math.inf
     upper: float = math.inf
-    has_lower: bool = True  # whether the end itself is inside
+    has_lower: bool = True  # whether the end itself is in the support
     has_upper: bool = True
     is_discrete: bool = False
 
     @property
     def middle(self) -> float:
-        """A number inside."""
+        """A number in the support."""
         return min(max(0.5, self.lower), self.upper)
 
     def within(self, dtype: torch.dtype) -> tuple[float, float]:
-        """The smallest and the largest number inside, no end of a continuous support."""
+        """The smallest and the largest number inside, without the ends of a continuous support."""
         if self.is_discrete:
             most = torch.finfo(dtype).max
             return max(self.lower, -most), min(self.upper, most)
@@ -45,7 +46,7 @@ class Ends(NamedTuple):
 
 
 def ends_of(support: constraints.Constraint) -> Ends:
-    """Of a support; the reals where its elements have no fixed ends, or not the same ones."""
+    """The ends of a support: infinite if its elements have no fixed ends or different ones."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if isinstance(support, type(constraints.simplex)):
@@ -65,14 +66,14 @@ def _is_many(bound: Any) -> bool:
 
 
 def next_inside(end: float, direction: int, dtype: torch.dtype) -> float:
-    """The number of this dtype next to `end`, which need not be of it, in a direction."""
+    """The number of this dtype next to `end`, which may be of another dtype, in a direction."""
     info = torch.finfo(dtype)
     if end == 0:
-        return direction * max(info.tiny, 1e-300)  # of which the reciprocal is finite
+        return direction * max(info.tiny, 1e-300)  # its reciprocal is finite
     if math.isinf(end):
         return -direction * info.max
     mantissa, exponent = math.frexp(abs(end))
-    # Below a power of two numbers are twice as dense as above it.
+    # Numbers below a power of two are twice as dense as above it.
     is_denser = mantissa == 0.5 and direction * end < 0
     spacing = info.eps * 2.0 ** (exponent - 1 - is_denser)
     count = math.floor(end / spacing) + 1 if direction > 0 else math.ceil(end / spacing) - 1
@@ -80,7 +81,7 @@ def next_inside(end: float, direction: int, dtype: torch.dtype) -> float:
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
-    """float32 in place of half precision."""
+    """float32 for half precision, and other dtypes unchanged."""
     return torch.float32 if dtype in HALF else dtype
 
 
@@ -90,35 +91,35 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _common(*given: Any) -> torch.dtype:
-    """The dtype of all floating-point tensors together."""
+    """The promoted dtype of all floating-point tensors."""
     floats = {t.dtype for t in given if isinstance(t, Tensor) and t.is_floating_point()}
     return floats.pop() if len(floats) == 1 else reduce(torch.promote_types, floats)
 
 
-def _made(method: Method, self: Any, params: Tensor) -> Any:
+def _with_params(method: Method, self: Any, params: Tensor) -> Any:
     return method(self._following(params), params)
 
 
-def _read(method: Method, self: Any, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _with_value(method: Method, self: Any, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     family = self._following(value) if value.is_floating_point() else self
     return method(family, value, *args, **kwargs)
 
 
-def _scored(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tensor) -> Any:
+def _score(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tensor) -> Any:
     dtype = _common(params, value)
     wide = self._score_dtype(dtype, params.device)
     outside = None
-    if not self._scores_by_others or value.dtype in HALF:  # which is rounded at ends of its own
+    if not self._is_scored_by_parts or value.dtype in HALF:  # has ends of its own
         value, outside = self._into_support(value, dtype)
     params, value = params.to(wide), _to(value, wide)
     result: Tensor = method(self._following(params), params, value, *mask).to(dtype)
     if outside is None:
         return result
     outside = outside & mask[0] if mask else outside
-    return result.masked_fill(self._of_block(outside), -math.inf)
+    return result.masked_fill(self._any_of_block(outside), -math.inf)
 
 
-def _cumulated(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
+def _cumulate(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
     dtype, given = _common(params, value), value
     wide = self._score_dtype(dtype, params.device)
     value, outside = self._into_support(value, dtype)
@@ -129,24 +130,24 @@ def _cumulated(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
     return torch.where(outside, (given > self._ends.middle).to(dtype), result)
 
 
-def _inverted(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:
+def _invert(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:
     dtype = _common(params, uniform)
     wide = self._draw_dtype(dtype)
     params, uniform = params.to(wide), uniform.to(wide)
     return self._rounded(method(self._following(params), params, uniform), dtype)
 
 
-def _drawn(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
-    if _is_plain(self, params, args, kwargs):  # as in the innermost loop
+def _draw(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if _is_plain(self, params, args, kwargs):  # the common case, in the loop over steps
         return self._rounded(method(self._following(params), params, *args, **kwargs), params.dtype)
     given, dtype = params.dtype, _common(params, *args, *kwargs.values())
-    draw = _moved(method, self, params, *args, **kwargs)
-    # Noise is more precise than parameters in half precision.
+    draw = _converted(method, self, params, *args, **kwargs)
+    # The noise of parameters in half precision is in float32.
     return self._rounded(draw, given if given in HALF else dtype)
 
 
 def _is_plain(self: Any, params: Tensor, args: Any, kwargs: Any) -> bool:
-    """Whether all is in the dtype in which it is computed."""
+    """Whether all arguments have the dtype that the method computes in."""
     dtype = params.dtype
     return self._draw_dtype(dtype) == dtype and all(
         not isinstance(part, Tensor) or part.dtype in (dtype, torch.int64, torch.bool)
@@ -154,7 +155,7 @@ def _is_plain(self: Any, params: Tensor, args: Any, kwargs: Any) -> bool:
     )
 
 
-def _moved(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _converted(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
     wide = self._draw_dtype(_common(params, *args, *kwargs.values()))
     params = params.to(wide)
     args = tuple(_to(part, wide) for part in args)
@@ -163,24 +164,25 @@ def _moved(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any)
 
 
 _GUARDS = {
-    "__call__": _made,
-    "features": _read,
-    "project": _read,
-    "log_prob": _scored,
-    "marginal_log_prob": _scored,
-    "cdf": _cumulated,
-    "icdf": _inverted,
-    **dict.fromkeys(("sample", "rsample", "pathwise", "from_noise", "sample_given"), _drawn),
-    **dict.fromkeys(("to_noise", "log_abs_det_jacobian", "_to_noise_and_log_det"), _moved),
+    "__call__": _with_params,
+    "features": _with_value,
+    "project": _with_value,
+    "log_prob": _score,
+    "marginal_log_prob": _score,
+    "cdf": _cumulate,
+    "icdf": _invert,
+    **dict.fromkeys(("sample", "rsample", "pathwise", "from_noise", "sample_given"), _draw),
+    **dict.fromkeys(("to_noise", "log_abs_det_jacobian", "to_noise_and_log_det"), _converted),
 }
 
 
-def guard(cls: type) -> None:
-    """Wraps the methods that a class defines, in place."""
+def guard(cls: C) -> C:
+    """The class, with the methods that it defines wrapped in place."""
     for name in _GUARDS:
         method = vars(cls).get(name)
         if method is not None and not getattr(method, "__isabstractmethod__", False):
             setattr(cls, name, _guarded(name, method))
+    return cls
 
 
 def _guarded(name: str, method: Method) -> Method:
@@ -190,6 +192,6 @@ def _guarded(name: str, method: Method) -> Method:
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(type(self), name) is guarded:
             return wrapper(method, self, *args, **kwargs)
-        return method(self, *args, **kwargs)  # by super(), as a part of the guarded override
+        return method(self, *args, **kwargs)  # called by super() from an override with a guard
 
     return guarded

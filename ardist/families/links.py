@@ -1,4 +1,4 @@
-"""Links: maps from unconstrained reals to a distribution's parameters, safe in float32."""
+"""Links: maps from unconstrained reals to a distribution's parameters, stable in float32."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Link = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Positive:
-    """`minimum + log2(1 + 2 ** raw)`: 1 at zero, and linear where exp would overflow."""
+    """`minimum + log2(1 + 2 ** raw)`: about 1 at zero, and linear for large numbers."""
 
     minimum: float = 1e-6
 
@@ -23,7 +23,7 @@ class Positive:
 
 @dataclass(frozen=True)
 class Bounded:
-    """Smoothly within (-limit, limit), and nearly the identity well inside."""
+    """`limit * tanh(raw / limit)`: in (-limit, limit), and close to the identity near zero."""
 
     limit: float
 

@@ -1,4 +1,4 @@
-"""A conditional that is itself an autoregressive distribution."""
+"""A family whose conditionals are autoregressive distributions."""
 
 import math
 from dataclasses import dataclass
@@ -16,17 +16,18 @@ from ardist.shapes import described
 class Nested(Family):
     """A block with an autoregressive distribution of its own: a network inside a network.
 
-    Its parameters are the inner network's context. The inner network becomes a submodule of the
-    outer one, which trains, moves and saves it. A step of the outer draw is a whole inner draw,
-    each through its own decoder. RNN-NADE (Boulanger-Lewandowski et al. 2012) is a `MADE` inside
-    an `RNN`; PixelCNN++'s dependent channels (Salimans et al. 2017) are a small network over 3
-    channels inside a `PixelCNN`. Equal to another where the network is the same object.
+    The parameters of the conditional are the context of the inner network. The inner network is a
+    submodule of the outer one, which trains, moves and saves it. Each step of the outer draw runs
+    a whole inner draw with its own decoder. RNN-NADE (Boulanger-Lewandowski et al. 2012) is a
+    `MADE` inside an `RNN`. The dependent channels of PixelCNN++ (Salimans et al. 2017) are a small
+    network over 3 channels inside a `PixelCNN`. Two nested families are equal if their networks
+    are the same object.
 
     Args:
-        network: a conditional network with a context.
+        network: a conditional network with a context_shape.
 
     Raises:
-        ValueError: where it is none, or has no context.
+        ValueError: if it is not a conditional network, or has no context.
 
     >>> import torch, ardist as ad
     >>> chord = ad.Factorization(88, ad.families.Bernoulli())
@@ -40,7 +41,7 @@ class Nested(Family):
     """
 
     network: nn.Module
-    _scores_by_others = True
+    _is_scored_by_parts = True
 
     def __post_init__(self) -> None:
         shape = getattr(self.network, "context_shape", None)
@@ -50,7 +51,8 @@ class Nested(Family):
             )
         if not shape:
             raise ValueError(
-                "network: expected one with a context_shape, by which it is told the past, got ()"
+                "network: expected a network with a context, which gives it the parameters of the "
+                "block, got context_shape=()"
             )
 
     @property
@@ -63,8 +65,7 @@ class Nested(Family):
 
     @property
     def event_shape(self) -> torch.Size:
-        shape: torch.Size = self._inner.factorization.event_shape
-        return shape
+        return self._inner.factorization.event_shape
 
     @property
     def num_params(self) -> int:
@@ -76,8 +77,7 @@ class Nested(Family):
 
     @property
     def support(self) -> constraints.Constraint:
-        support: constraints.Constraint = self._inner.factorization.support
-        return support
+        return self._inner.factorization.support
 
     @property
     def has_rsample(self) -> bool:
@@ -87,7 +87,7 @@ class Nested(Family):
     def is_index(self) -> bool:
         return bool(self._inner.factorization.layout.is_index)
 
-    # The inner network has a dtype, and its families look after themselves.
+    # The inner network has a dtype of its own, and its families have guards.
 
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
         return dtype
@@ -99,44 +99,42 @@ class Nested(Family):
         return draw
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = self._given(params)
-        return result
+        return self._condition(params)
 
-    def _given(self, params: Tensor) -> Any:
+    def _condition(self, params: Tensor) -> Any:
         context = params.reshape(*params.shape[:-1], *self._inner.context_shape)
         return self._inner.condition(context, validate_args=False)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
-        result: Tensor = self._given(params).reparameterized(value)
-        return result
+        return self._condition(params).reparameterized(value)
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        p = self._given(params)
-        if p._first(mask) is not p:  # another joint, whose draws do not follow this one's
+        p = self._condition(params)
+        if p._first(mask) is not p:  # another joint distribution than the one of the draws
             raise ValueError(
-                f"mask: expected all of a block or a part that {self} draws first, got one that "
-                f"only another order of its network puts first"
+                f"mask: expected a whole block, or elements that come first in the order of "
+                f"{self}, got elements that come first only in another order of its network"
             )
-        scores: Tensor = p.scores_of(value, mask)
-        return scores.sum(-1)
+        return p.scores_of(value, mask).sum(-1)
 
     def ordering_given(self, mask: Tensor) -> Any:
-        """In which order the inner network draws a block whose elements under a mask are observed.
+        """The order in which the inner network draws a block with observed elements.
 
-        Its own where what is observed comes first in it; otherwise one that a network for any
-        order serves: another joint, as `AutoregressiveDistribution.given` has it.
+        It is the network's own order if the observed elements come first in it. Otherwise it is an
+        order that a network for any order supports. As for `AutoregressiveDistribution.given`,
+        that is another joint distribution.
 
         Args:
-            mask: (*lead, *event_shape) bool.
+            mask: (*lead, *event_shape) bool: the observed elements.
 
         Returns:
-            an `Ordering`, or ranks (*lead, *grid_shape) where rows differ.
+            An `Ordering`, or ranks (*lead, *grid_shape) if the rows differ.
 
         Raises:
-            ValueError: where the network serves no order in which what is observed comes first.
+            ValueError: if the network supports no order in which the observed elements come first.
         """
         reference = next(self.network.parameters())
-        p = self._given(reference.new_zeros(self.num_params))
+        p = self._condition(reference.new_zeros(self.num_params))
         return p._first(mask).ordering
 
     def is_ancestral(self, mask: Tensor) -> bool:
@@ -145,19 +143,16 @@ class Nested(Family):
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
-        # Of one joint, which may be under another order than `log_prob`'s.
-        given = self._given(params).given(value, mask)
-        scores: Tensor = given.log_prob(value) if kept is None else given.scores_of(value, kept)
-        return scores if kept is None else scores.sum(-1)
+        # All of this is one joint distribution, maybe in another order than that of `log_prob`.
+        given = self._condition(params).given(value, mask)
+        return given.log_prob(value) if kept is None else given.scores_of(value, kept).sum(-1)
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        drawn: Tensor = self._given(params).given(value, mask).sample()
-        return drawn
+        return self._condition(params).given(value, mask).sample()
 
     def features(self, value: Tensor) -> Tensor:
         factorization = self._inner.factorization
-        features: Tensor = factorization.layout.features(factorization.split(value))
-        return features
+        return factorization.layout.features(factorization.split(value))
 
     def placeholder(self) -> Tensor:
         factorization = self._inner.factorization
@@ -169,8 +164,7 @@ class Nested(Family):
         states = factorization.num_states
         if states is None or states > MOST_STATES:
             return None
-        values: Tensor = factorization.enumerate_support()
-        return values
+        return factorization.enumerate_support()
 
     def __repr__(self) -> str:
         return f"Nested({type(self.network).__name__}, {self._inner.factorization})"

@@ -1,4 +1,4 @@
-"""A family from any distribution class of torch or Pyro."""
+"""A family made from a distribution class of torch or Pyro."""
 
 import inspect
 import math
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, transform_to
 
 from ardist.families.base import Family
-from ardist.families.implicit import attached
+from ardist.families.implicit import reparameterized
 from ardist.families.links import Link
 from ardist.shapes import as_callable, as_size, check_type, described
 
-# Parameters that say the same: a fixed one is kept, else the first that the class has.
+# Alternative parameters. A fixed one is used, else the first that the class has.
 _ALTERNATIVES = (
     ("logits", "probs"),
     ("scale_tril", "covariance_matrix", "precision_matrix"),
@@ -23,26 +23,27 @@ _ALTERNATIVES = (
 
 
 class Parametric(Family):
-    """The family of a distribution class: its parameters are the network's reals through links.
+    """The family of a distribution class. A network gives its parameters through links.
 
-    Each parameter's link is `transform_to` of its constraint in `arg_constraints`; of several
-    that say the same, `logits` and `scale_tril` are taken.
+    The link of a parameter is `transform_to` of its constraint in `arg_constraints`. Of several
+    alternative parameters the family uses `logits` and `scale_tril`.
 
-    It has `rsample` where the class has it and the gradient of a given draw can be told: where
-    the class has a differentiable CDF, is one of Gamma, Beta, Dirichlet, MultivariateNormal and
-    those derived from them, or a bijective transform of any of these.
+    The family has `rsample` if the class has it and the gradient of a given draw is known. This
+    holds for a class with a differentiable CDF, for Gamma, Beta, Dirichlet, MultivariateNormal
+    and their subclasses, and for bijective transforms of these.
 
     Args:
         cls: a distribution class of torch or Pyro.
         event_shape: shape of its events.
-        links: by parameter, a map from unconstrained reals to the parameter, in place of
-            `transform_to`. It keeps the shape.
-        fixed: by parameter, a constant.
-        shapes: by parameter, its shape for one event, where the event's shape does not give it.
+        links: for a parameter, a map from unconstrained reals to the parameter, instead of
+            `transform_to`. It must not change the shape.
+        fixed: for a parameter, a constant.
+        shapes: for a parameter, its shape for one event, if event_shape does not determine it.
 
     Raises:
-        ValueError: where a name is no parameter, a shape cannot be known, or the support moves
-            with the parameters (as the Uniform's does: nothing outside it could be scored).
+        ValueError: if a name is not a parameter of the class, a shape is not known, or the support
+            depends on the parameters, as that of Uniform does: a value outside the support could
+            not be scored.
 
     >>> import torch, ardist as ad
     >>> import pyro.distributions as dist
@@ -50,6 +51,12 @@ class Parametric(Family):
     >>> family.num_params, family(torch.zeros(5, 3)).event_shape
     (3, torch.Size([3]))
     """
+
+    # Set by `__init__`.
+    event_shape = torch.Size()
+    num_params = 0
+    support: constraints.Constraint = constraints.real
+    has_rsample = has_cdf = has_cdf_gradient = needs_double = False
 
     def __init__(
         self,
@@ -66,7 +73,7 @@ class Parametric(Family):
             if values is not None:
                 check_type(values, Mapping, argument)
         self.cls = cls
-        self._event_shape = as_size(event_shape, "event_shape")
+        self.event_shape = as_size(event_shape, "event_shape")
         self.links = {name: as_callable(link, "links") for name, link in (links or {}).items()}
         self.fixed = dict(fixed or {})
         self.shapes = {name: as_size(shape, "shapes") for name, shape in (shapes or {}).items()}
@@ -74,14 +81,17 @@ class Parametric(Family):
         for argument, names in (("links", self.links), ("shapes", self.shapes)):
             if unknown := sorted(set(names) - set(constraint_of)):
                 raise ValueError(
-                    f"{argument}: expected free parameters of {cls.__name__}, of "
+                    f"{argument}: expected free parameters of {cls.__name__}, which are "
                     f"{sorted(constraint_of)}, got {unknown}"
                 )
         self._sizes: list[int] = []
         self._makers: list[tuple[str, torch.Size, Link]] = []
         for name, constraint in constraint_of.items():
             if constraint.is_discrete:
-                raise ValueError(f"fixed: {cls.__name__}'s {name} is discrete; give it by fixed=")
+                raise ValueError(
+                    f"fixed: expected a constant for the discrete {name} of {cls.__name__}, got "
+                    f"none; fixed={{{name!r}: ...}} gives it"
+                )
             shape = self._shape_of(name, constraint)
             if name in self.links:
                 link: Link = self.links[name]
@@ -90,65 +100,46 @@ class Parametric(Family):
                     transform = transform_to(constraint)
                 except NotImplementedError as error:
                     raise ValueError(
-                        f"links: torch has no transform to {constraint}, where {cls.__name__}'s "
-                        f"{name} lies; give one by links= or the parameter by fixed="
+                        f"links: expected a link for {name} of {cls.__name__}, since torch has no "
+                        f"transform to {constraint}, got none; links={{{name!r}: ...}} gives it"
                     ) from error
                 link, shape = transform, torch.Size(transform.inverse_shape(shape))
             self._makers.append((name, shape, link))
             self._sizes.append(math.prod(shape))
-        self._num_params = sum(self._sizes)
+        self.num_params = sum(self._sizes)
         if self.num_params == 0:
-            raise ValueError(f"fixed: expected a free parameter of {cls.__name__}, got none")
+            raise ValueError(
+                f"fixed: expected to leave a parameter of {cls.__name__} free, got constants for "
+                f"all of them"
+            )
         generator = torch.Generator().manual_seed(0)
         try:
             ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in "12")
         except Exception as error:
             raise ValueError(
-                f"fixed: {cls.__name__} is not made by {sorted({*constraint_of, *self.fixed})}: "
-                f"{error}; give what it takes by fixed="
+                f"fixed: expected all arguments that {cls.__name__} needs, got "
+                f"{sorted({*constraint_of, *self.fixed})}, with which it raises: {error}; fixed= "
+                f"gives others"
             ) from error
         if ours.event_shape != self.event_shape:
             raise ValueError(
-                f"event_shape: {cls.__name__} has events of shape {tuple(ours.event_shape)}, "
-                f"got {tuple(self.event_shape)}"
+                f"event_shape: expected {tuple(ours.event_shape)}, the shape of an event of "
+                f"{cls.__name__}, got {tuple(self.event_shape)}"
             )
-        self._support: constraints.Constraint = ours.support  # type: ignore[assignment]
+        self.support = ours.support  # type: ignore[assignment]
         if _describe(ours.support) != _describe(other.support):
             raise ValueError(
-                f"cls: expected a distribution whose support is the same for all parameters, "
-                f"got {cls.__name__}; give the parameters that move it by fixed="
+                f"cls: expected a distribution whose support is the same for all parameters, got "
+                f"{cls.__name__}; fixed= gives constants for the parameters that change it"
             )
-        self._has_rsample = ours.has_rsample and self._trial(attached) == "differentiable"
-        cdf = "absent" if self.event_shape else self._trial(lambda made, value: made.cdf(value))
-        self._has_cdf, self._has_cdf_gradient = cdf != "absent", cdf == "differentiable"
-        self._needs_double = self._is_scored_in_double()  # type: ignore[misc]
+        self.has_rsample = ours.has_rsample and self._try(reparameterized) == "differentiable"
+        cdf = "absent" if self.event_shape else self._try(lambda made, value: made.cdf(value))
+        self.has_cdf = cdf != "absent" or self._ordered_states() is not None
+        self.has_cdf_gradient = cdf == "differentiable"
+        self.needs_double = self._supports_double()
 
-    @property
-    def event_shape(self) -> torch.Size:
-        return self._event_shape
-
-    @property
-    def num_params(self) -> int:
-        return self._num_params
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return self._support
-
-    @property
-    def has_rsample(self) -> bool:
-        return self._has_rsample
-
-    @property
-    def has_cdf(self) -> bool:
-        return self._has_cdf or super().has_cdf
-
-    @property
-    def has_cdf_gradient(self) -> bool:
-        return self._has_cdf_gradient
-
-    def _trial(self, function: Callable[[Distribution, Tensor], Tensor]) -> str:
-        """Whether a function of a conditional and its value is there, and differentiable."""
+    def _try(self, function: Callable[[Distribution, Tensor], Tensor]) -> str:
+        """ "absent", "present" or "differentiable": a function of a conditional and its value."""
         params = torch.zeros(self.num_params, requires_grad=True)
         with torch.enable_grad():
             try:
@@ -157,12 +148,12 @@ class Parametric(Family):
                 return "absent"
             try:
                 torch.autograd.grad(result.sum(), params)
-            except RuntimeError:  # torch's word for a derivative that it does not have
-                return "there"
+            except RuntimeError:  # torch has no derivative
+                return "present"
         return "differentiable"
 
-    def _is_scored_in_double(self) -> bool:
-        """Whether nothing inside is of float32 only."""
+    def _supports_double(self) -> bool:
+        """Whether no part of the family requires float32."""
         try:
             self(torch.zeros(self.num_params, dtype=torch.float64)).log_prob(
                 self.placeholder().double()
@@ -175,12 +166,13 @@ class Parametric(Family):
         if name in self.shapes:
             return self.shapes[name]
         dims = constraint.event_dim
-        if dims == 2 and len(self.event_shape) == 1:  # a matrix that acts on a vector event
+        if dims == 2 and len(self.event_shape) == 1:  # a matrix for a vector event
             return self.event_shape * 2
         if dims > len(self.event_shape):
             raise ValueError(
-                f"shapes: the shape of {self.cls.__name__}'s {name} does not follow from "
-                f"event_shape {tuple(self.event_shape)}; give it by shapes={{{name!r}: ...}}"
+                f"shapes: expected the shape of {name} of {self.cls.__name__}, which does not "
+                f"follow from event_shape {tuple(self.event_shape)}, got none; "
+                f"shapes={{{name!r}: ...}} gives it"
             )
         return self.event_shape
 
@@ -216,24 +208,27 @@ class Parametric(Family):
 
 
 def _like(value: Any, params: Tensor) -> Any:
-    """A real constant as a tensor of the dtype and on the device of the parameters."""
+    """A constant in the dtype and on the device of the parameters."""
     if isinstance(value, float) or (isinstance(value, Tensor) and value.is_floating_point()):
         return torch.as_tensor(value, dtype=params.dtype, device=params.device)
     return value.to(params.device) if isinstance(value, Tensor) else value
 
 
 def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """Constraints of the constructor's parameters that the network has to give."""
+    """The constraints of the parameters that the network gives."""
     arguments = set(inspect.signature(cls.__init__).parameters)
     declared = getattr(cls, "arg_constraints", None)
     if not isinstance(declared, dict):
         raise ValueError(
-            f"cls: expected a distribution class whose arg_constraints are the same for all "
-            f"parameters, got {cls.__name__}"
+            f"cls: expected a distribution class whose arg_constraints is a dict, got "
+            f"{cls.__name__}"
         )
     unknown = set(fixed) - arguments
     if unknown:
-        raise ValueError(f"fixed: {cls.__name__} takes no {sorted(unknown)}")
+        raise ValueError(
+            f"fixed: expected arguments of {cls.__name__}, which are "
+            f"{sorted(arguments - {'self', 'validate_args'})}, got {sorted(unknown)}"
+        )
     names = [name for name in declared if name in arguments]
     for group in _ALTERNATIVES:
         offered = [name for name in group if name in names]
@@ -243,7 +238,7 @@ def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[
 
 
 def _describe(value: Any) -> Any:
-    """A constraint as plain values, so that two can be compared."""
+    """A constraint as plain values, which can be compared."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, constraints.Constraint):

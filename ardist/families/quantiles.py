@@ -1,4 +1,4 @@
-"""Inverses of CDFs, and a CDF that torch does not have."""
+"""Inverses of CDFs, and the incomplete beta function, which torch does not have."""
 
 import math
 from collections.abc import Callable
@@ -9,24 +9,24 @@ from torch import Tensor
 from ardist.families.saddle import gamma_excess
 
 _MOST_TERMS = 5000  # of a continued fraction
-_LARGE, _HUGE = 200.0, 1e6  # from where the incomplete beta function is one of another kind
+_LARGE, _HUGE = 200.0, 1e6  # above these the incomplete beta function has approximations
 
 Function = Callable[[Tensor], Tensor]
 
 
 def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
-    """The first state at which the sum of masses (..., num_states) reaches the uniform (...)."""
+    """The first state at which the cumulated masses (..., num_states) reach the uniform (...)."""
     cumulative = masses.cumsum(-1).contiguous()
-    # Rounding leaves the total near one, and a uniform may be above it.
+    # The total is one up to rounding, and a uniform number may exceed it.
     threshold = (uniform.unsqueeze(-1) * cumulative[..., -1:]).contiguous()
     return torch.searchsorted(cumulative, threshold).squeeze(-1)
 
 
 def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
-    """The smallest of the numbers 0, 1, 2, ... whose CDF reaches the uniform.
+    """The smallest of the numbers 0, 1, 2, ... whose CDF reaches the uniform: (...).
 
-    By doubling, then by bisection, where one number is not counted from the next among those
-    of its dtype.
+    The search doubles the bound, then bisects. It also ends if no number of the dtype lies
+    between the bounds.
     """
     most = torch.finfo(uniform.dtype).max / 4
     lower, upper = torch.full_like(uniform, -1.0), torch.zeros_like(uniform)
@@ -44,31 +44,31 @@ def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
 
 
 def of_reals(cdf: Function, ends: tuple[float, float], uniform: Tensor) -> Tensor:
-    """The smallest number between two ends whose CDF reaches the uniform.
+    """The smallest number between two ends whose CDF reaches the uniform: (...).
 
-    By bisection over the numbers of its dtype in order, so that it is monotone in the uniform
-    even where the CDF is so only up to rounding.
+    The bisection runs over the ordered numbers of the dtype. So the result is monotone in the
+    uniform even if the CDF is monotone only up to rounding.
     """
     integer = {32: torch.int32, 64: torch.int64}[torch.finfo(uniform.dtype).bits]
     lower, upper = (_ordinal(torch.full_like(uniform, end).view(integer)) for end in ends)
     for _ in range(torch.finfo(uniform.dtype).bits):
-        middle = (lower & upper) + ((lower ^ upper) >> 1)  # their mean, without overflow
+        middle = (lower & upper) + ((lower ^ upper) >> 1)  # the mean, without overflow
         below = cdf(_ordinal(middle).view(uniform.dtype)) < uniform
         lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
     return _ordinal(upper).view(uniform.dtype)
 
 
 def _ordinal(bits: Tensor) -> Tensor:
-    """Bits of numbers as integers in the order of the numbers, and back."""
+    """The bits of floats as integers in the order of the floats. It is its own inverse."""
     return torch.where(bits < 0, torch.iinfo(bits.dtype).min - bits, bits)
 
 
 def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
-    """Nodes and weights of an integral over (0, 1), as numbers (Press et al. 2007, 4.6)."""
+    """Nodes and weights of the quadrature over (0, 1), as floats (Press et al. 2007, 4.6)."""
     nodes, weights = [], []
     for number in range(count):
         x, slope = math.cos(math.pi * (number + 0.75) / (count + 0.5)), 1.0
-        for _ in range(8):  # of Newton's method, for the roots of a Legendre polynomial
+        for _ in range(8):  # steps of Newton's method for the root of a Legendre polynomial
             last, this = 0.0, 1.0
             for k in range(count):
                 last, this = this, ((2 * k + 1) * x * this - k * last) / (k + 1)
@@ -79,12 +79,12 @@ def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
     return nodes, weights
 
 
-# No tensors, which would keep the mode (inference, tracing) in which they were made.
+# Not tensors: they would keep the mode (inference, tracing) that they were made in.
 NODES, WEIGHTS = _gauss_legendre(48)
 
 
 def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """The regularized incomplete beta function I_x(a, b), in float64 and without gradients."""
+    """The regularized incomplete beta function I_x(a, b): (...), float64, without gradients."""
     a, b, x = torch.broadcast_tensors(*(part.detach().double() for part in (a, b, x)))
     is_normal = (a > _LARGE) & (b > _LARGE)
     is_gamma = ~is_normal & (torch.maximum(a, b) > _HUGE)
@@ -96,7 +96,7 @@ def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
 
 def _by_gamma(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """Where one of a and b is much larger than the other (Wise 1950), to 1e-7."""
+    """If one of a and b is much larger than the other (Wise 1950), accurate to 1e-7."""
     few, many = torch.minimum(a, b), torch.maximum(a, b)
     log = torch.where(a < b, (-x).log1p(), x.log())
     mean = -(many + (few - 1) / 2) * log
@@ -104,7 +104,7 @@ def _by_gamma(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
 
 def _by_quadrature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """Where a and b are large, by Gauss's rule over the tail beyond x (Press et al. 2007, 6.4)."""
+    """If a and b are large: Gauss's rule over the tail beyond x (Press et al. 2007, 6.4)."""
     total = a + b
     mean = a / total
     deviation = (mean * (1 - mean) / (total + 1)).sqrt()
@@ -122,11 +122,11 @@ def _by_quadrature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
 
 def _by_fraction(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
-    """By the modified Lentz evaluation of its continued fraction (Press et al. 2007, "Numerical
-    Recipes", 6.4), which takes as many terms as the root of the larger of a and b.
+    """The continued fraction by the modified Lentz method (Press et al. 2007, "Numerical Recipes",
+    6.4). The number of terms grows as the square root of the larger of a and b.
     """
     front = a * x.log() + b * (-x).log1p() + (a + b).lgamma() - a.lgamma() - b.lgamma()
-    # The fraction converges fast on one side of the mean, and I_x(a, b) = 1 - I_(1-x)(b, a).
+    # The fraction converges fast below the mean. Above it, I_x(a, b) = 1 - I_(1-x)(b, a).
     other = x > (a + 1) / (a + b + 2)
     a, b, x = torch.where(other, b, a), torch.where(other, a, b), torch.where(other, 1 - x, x)
     c, d = torch.ones_like(x), _away_from_zero(1 - (a + b) * x / (a + 1)).reciprocal()

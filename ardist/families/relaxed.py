@@ -1,4 +1,4 @@
-"""Discrete families made continuous, so that gradients flow through their draws."""
+"""Continuous relaxations of discrete families, whose draws have gradients."""
 
 import math
 from dataclasses import dataclass
@@ -9,26 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ardist.families.composed import _OfFamily
+from ardist.families.base import Family
+from ardist.families.composed import Derived
+from ardist.families.implicit import with_gradient
 from ardist.families.univariate import Bernoulli, gumbel
 from ardist.families.vector import OneHotCategorical
 from ardist.shapes import as_flag, as_scale
 
 
 @dataclass(frozen=True, repr=False)
-class Relaxed(_OfFamily):
+class Relaxed(Derived):
     """The concrete distribution of a discrete family (Maddison et al. 2017; Jang et al. 2017).
 
-    A draw is that of the family under the same noise, with a softmax or a sigmoid at a temperature
-    in place of the choice: a point inside the simplex for `OneHotCategorical`, inside (0, 1) for
-    `Bernoulli`, the closer to the corners the lower the temperature. So it has a gradient, and
-    `log_prob` is a density. What rounding would put at a corner stays just inside.
+    A draw uses the noise of the discrete family, with a softmax or a sigmoid at a temperature
+    instead of the hard choice. It lies inside the simplex for `OneHotCategorical` and inside
+    (0, 1) for `Bernoulli`, and is the closer to a corner the lower the temperature. So draws have
+    gradients, and `log_prob` is a density. Draws that would round to a corner stay just inside.
 
-    With `straight_through` draws and `log_prob` are those of the discrete family. Only the
-    gradient of a draw is that of the relaxed one under the same noise: a biased one, since the
-    draw is not the one that moves.
+    With `straight_through=True`, draws and `log_prob` are those of the discrete family. Only the
+    gradient of a draw is that of the relaxed draw under the same noise, which is biased.
 
-    It keeps the family's parameters and features, so that a trained network serves it as it is.
+    A relaxed family has the parameters and features of the discrete family, so that a trained
+    network can use it without changes.
 
     Args:
         family: `OneHotCategorical` or `Bernoulli`.
@@ -36,7 +38,7 @@ class Relaxed(_OfFamily):
         straight_through: whether draws are discrete.
 
     Raises:
-        ValueError: where the family is another one, or the temperature not positive.
+        ValueError: if the family is another one, or an argument is invalid.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
@@ -53,31 +55,19 @@ class Relaxed(_OfFamily):
         super().__post_init__()
         if type(self.family) not in (Bernoulli, OneHotCategorical):
             raise ValueError(
-                f"family: expected Bernoulli or OneHotCategorical, alone or inside "
-                f"Independent(Relaxed(...), shape), got {self.family}"
+                f"family: expected Bernoulli or OneHotCategorical, got {self.family}; for a vector "
+                f"use Independent(Relaxed(family, temperature), shape)"
             )
-        self._hold(as_scale, "temperature")
-        self._hold(as_flag, "straight_through")
+        self._check(as_scale, "temperature")
+        self._check(as_flag, "straight_through")
 
     @property
-    def _needs_double(self) -> bool:  # type: ignore[override]
+    def needs_double(self) -> bool:
         return not self.straight_through
 
     @property
     def _is_binary(self) -> bool:
         return isinstance(self.family, Bernoulli)
-
-    @property
-    def event_shape(self) -> torch.Size:
-        return self.family.event_shape
-
-    @property
-    def num_params(self) -> int:
-        return self.family.num_params
-
-    @property
-    def num_features(self) -> int:
-        return self.family.num_features
 
     @property
     def support(self) -> constraints.Constraint:
@@ -89,19 +79,16 @@ class Relaxed(_OfFamily):
     def has_cdf_gradient(self) -> bool:
         return self._is_binary and not self.straight_through
 
-    def features(self, value: Tensor) -> Tensor:
-        return self.family.features(value)
+    inside, placeholder = Family.inside, Family.placeholder
+    enumerate_support = Family.enumerate_support
 
     def __call__(self, params: Tensor) -> Distribution:
         if self.straight_through:
             return self.family(params)
         temperature = torch.as_tensor(self.temperature, dtype=params.dtype, device=params.device)
         if self._is_binary:
-            logits, form = params[..., 0], dist.RelaxedBernoulli
-        else:
-            logits, form = params, dist.RelaxedOneHotCategorical
-        result: Distribution = form(temperature, logits=logits, validate_args=False)
-        return result
+            return dist.RelaxedBernoulli(temperature, logits=params[..., 0], validate_args=False)
+        return dist.RelaxedOneHotCategorical(temperature, logits=params, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         if self.straight_through:
@@ -124,29 +111,21 @@ class Relaxed(_OfFamily):
         return self._soft(params, -uniform.logit())
 
     def _logistic(self, params: Tensor, value: Tensor) -> Tensor:
-        """The logistic variable that the log odds moved to give a number in (0, 1)."""
+        """The logistic variable that gives a number in (0, 1), before the log odds are added."""
         return self.temperature * (_log(value) - _log(1 - value)) - params[..., 0]
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.family.noise_shape
-
-    def sample_noise(self, out: Tensor) -> Tensor:
-        return self.family.sample_noise(out)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         soft = self._soft(params, noise)
         if not self.straight_through:
             return soft
-        return self.family.from_noise(params, noise) + (soft - soft.detach())
+        return with_gradient(self.family.from_noise(params, noise), soft)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:
             with torch.no_grad():
-                given = self._hard_noise if self.straight_through else self._noise
-                noise = given(params, value)
-        soft = self._soft(params, noise)
-        return value.detach() + (soft - soft.detach())
+                recover = self._hard_noise if self.straight_through else self._noise
+                noise = recover(params, value)
+        return with_gradient(value, self._soft(params, noise))
 
     def _soft(self, params: Tensor, noise: Tensor) -> Tensor:
         least = torch.finfo(params.dtype).tiny
@@ -156,19 +135,19 @@ class Relaxed(_OfFamily):
         return ((params + noise) / self.temperature).softmax(-1).clamp(min=least)
 
     def _noise(self, params: Tensor, value: Tensor) -> Tensor:
-        """Noise that gives a relaxed value; of a vector it is one of many with equal gradients."""
+        """Noise that gives a relaxed value. For vectors it is one of many, with equal gradients."""
         if self._is_binary:
             return -self._logistic(params, value)
         return self.temperature * _log(value) - params
 
     def _hard_noise(self, params: Tensor, value: Tensor) -> Tensor:
-        """A draw of the noise given the discrete value that it led to."""
+        """A draw of the noise given the discrete value."""
         if self._is_binary:
             sign, logits = 2 * value - 1, params[..., 0]
             tail = torch.rand_like(logits.expand(value.shape)).log() + F.logsigmoid(sign * logits)
             return sign * (tail - torch.log1p(-tail.exp()))
-        # The largest sum of logits and noise does not depend on which it is; the others are
-        # drawn below it (Maddison et al. 2014, "A* sampling").
+        # The maximum of logits plus noise is independent of its index. The other sums are drawn
+        # below it (Maddison et al. 2014, "A* sampling").
         noise = self.family.noise(value.shape[:-1], dtype=params.dtype, device=params.device)
         largest = params.logsumexp(-1, keepdim=True) + gumbel(torch.empty_like(value[..., :1]))
         below = -torch.logaddexp(-largest, -(params + noise))

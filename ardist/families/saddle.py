@@ -1,9 +1,9 @@
-"""Log-probabilities in which large terms do not cancel (Loader 2000).
+"""Log-probabilities without cancellation of large terms (Loader 2000).
 
-A log-probability with a large parameter is a small difference of large terms, such as
-`x * log(m) - m - lgamma(x + 1)` of the Poisson. Loader ("Fast and accurate computation of binomial
-probabilities", the algorithm of R's dpois, dbinom, dgamma and dt) writes it as a deviance plus what
-remains of lgamma, of which both are small. In float64 both are right to 1e-9 up to 1e12.
+With a large parameter a log-probability is a small difference of large terms, such as
+`x * log(m) - m - lgamma(x + 1)` for the Poisson. Loader ("Fast and accurate computation of binomial
+probabilities", the algorithm of R's dpois, dbinom, dgamma and dt) writes it as a deviance plus the
+remainder of lgamma. Both are small, and accurate to 1e-9 in float64 for parameters up to 1e12.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def deviance(x: Tensor, mean: Tensor) -> Tensor:
-    """`x * log(x / mean) + mean - x`, for x of at least 0 and a mean above it."""
+    """`x * log(x / mean) + mean - x`, for x >= 0 and mean > 0."""
     mean = mean.clamp(max=torch.finfo(mean.dtype).max)
     away = x - mean
     is_near = away.abs() < 0.5 * mean
@@ -23,9 +23,9 @@ def deviance(x: Tensor, mean: Tensor) -> Tensor:
 
 
 def gamma_excess(x: Tensor) -> Tensor:
-    """`lgamma(x + 1) - x * log(x) + x`, which grows as log(x) / 2, for x of at least 0.
+    """`lgamma(x + 1) - x * log(x) + x`, which grows as log(x) / 2, for x >= 0.
 
-    By Stirling's series from 100 on.
+    Above 100 it is Stirling's series.
     """
     is_large, log = x > 100, x.clamp(min=torch.finfo(x.dtype).tiny).log()
     inverse = torch.where(is_large, x, 100.0).reciprocal()

@@ -1,4 +1,4 @@
-"""A family whose conditional is a spline flow."""
+"""A family whose conditionals are spline flows."""
 
 import math
 from dataclasses import dataclass
@@ -18,19 +18,22 @@ _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True, repr=False)
 class Spline(Family):
-    """A normal bent by a monotone rational-quadratic spline (Durkan et al. 2019).
+    """A normal transformed by a monotone rational-quadratic spline (Durkan et al. 2019).
 
-    A value is `loc + scale * u`, where a spline with `bins` pieces maps u to a standard normal on
-    [-bound, bound] and is the identity outside. All of it is learned: parameters are loc, the
-    scale, the pieces' widths and heights, and the slopes between them. So one family has several
-    modes, skew or a plateau, with a density, a CDF and draws in closed form; with all parameters
-    zero it is nearly the standard normal. Loc and scale let it leave [-bound, bound], where the
-    identity would hold it.
+    A value is `loc + scale * u`. A spline with `bins` pieces maps u to a standard normal variable
+    on [-bound, bound] and is the identity outside. The network gives all of its parameters: loc,
+    the scale, the widths and heights of the pieces and the slopes between them. So one family can
+    have several modes, skew or a plateau, with density, CDF and draws in closed form. With all
+    parameters at zero it is close to the standard normal. Loc and scale move the mass outside of
+    [-bound, bound], which the spline alone cannot do.
 
     Args:
-        bins: pieces of the spline.
-        bound: where the spline ends, in units of the scale.
-        min_scale: bounds the scale from below, in the units of the data.
+        bins: number of pieces, at least 1.
+        bound: the end of the spline, in units of the scale.
+        min_scale: a lower bound on the scale, in the units of the data.
+
+    Raises:
+        ValueError: if an argument is invalid.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Spline(8)
@@ -42,29 +45,26 @@ class Spline(Family):
     bound: float = 4.0
     min_scale: float = 1e-6
     support = constraints.real
-    has_rsample = True
-    has_noise = True
-    is_reparameterized = True
-    is_bijective = True
-    has_cdf_gradient = True
-    _needs_double = True
+    needs_double = True
 
     def __post_init__(self) -> None:
-        self._hold(as_positive, "bins")
-        self._hold(as_scale, "bound", "min_scale")
+        self._check(as_positive, "bins")
+        self._check(as_scale, "bound", "min_scale")
 
     @property
     def num_params(self) -> int:
         return 3 * self.bins + 1
 
     def _parts(self, params: Tensor) -> tuple[Tensor, Tensor, "_Curve"]:
-        """loc, scale and the curve between value and noise."""
+        """loc, scale and the curve from standardized values to noise."""
         loc, raw, sizes, slopes = params.split((1, 1, 2 * self.bins, self.bins - 1), -1)
-        # No piece is shorter than a hundredth of an equal share.
+        # Each piece has at least a hundredth of an equal share.
         shares = 0.99 * sizes.unflatten(-1, (2, self.bins)).softmax(-1) + 0.01 / self.bins
         places = (2 * shares[..., :-1].cumsum(-1) - 1) * self.bound
         places = F.pad(F.pad(places, (1, 0), value=-self.bound), (0, 1), value=self.bound)
-        slopes = F.pad(Positive(1e-3)(slopes), (1, 1), value=1.0)  # the identity's at both ends
+        slopes = F.pad(
+            Positive(1e-3)(slopes), (1, 1), value=1.0
+        )  # the slope of the identity at both ends
         knots = torch.cat((places, slopes.unsqueeze(-2)), -2)
         scale = Positive(self.min_scale)(raw.squeeze(-1))
         return loc.squeeze(-1), scale, _Curve(knots, self.bound)
@@ -72,10 +72,9 @@ class Spline(Family):
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale, curve = self._parts(params)
         noise = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc), validate_args=False)
-        result: Distribution = dist.TransformedDistribution(
+        return dist.TransformedDistribution(
             noise, [curve.inv, AffineTransform(loc, scale)], validate_args=False
         )
-        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
@@ -83,11 +82,10 @@ class Spline(Family):
         return log_abs_det_jacobian - 0.5 * z * z - _HALF_LOG_TAU - scale.log()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        result: Tensor = torch.special.ndtr(self.to_noise(params, value))
-        return result
+        return torch.special.ndtr(self.to_noise(params, value))
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        wide = self._score_dtype(params.dtype, params.device)  # as that of `cdf`
+        wide = self._score_dtype(params.dtype, params.device)  # that of `cdf`
         return self.from_noise(params.to(wide), torch.special.ndtri(uniform.to(wide)))
 
     def sample_noise(self, out: Tensor) -> Tensor:
@@ -98,12 +96,12 @@ class Spline(Family):
         return torch.addcmul(loc, scale, curve._inverse(noise))
 
     def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._to_noise_and_log_det(params, value)[0]
+        return self.to_noise_and_log_det(params, value)[0]
 
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._to_noise_and_log_det(params, value)[1]
+        return self.to_noise_and_log_det(params, value)[1]
 
-    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale, curve = self._parts(params)
         z, log_abs_det_jacobian = curve.evaluate((value - loc) / scale)
         return z, scale.log() - log_abs_det_jacobian
@@ -112,11 +110,12 @@ class Spline(Family):
 class _Curve(Transform):
     """A monotone rational-quadratic spline, the identity outside [-bound, bound].
 
-    Pyro's `_monotonic_rational_spline` computes the same, but indexes by masks and asserts on
-    values, which neither vmap nor broadcasting can follow, and has gradients of NaN far out.
+    Pyro's `_monotonic_rational_spline` computes the same function. But it indexes by masks and
+    asserts on values, which vmap and broadcasting do not support, and its gradients far outside
+    the bound are NaN.
 
     Args:
-        knots: (..., 3, bins + 1): places before and after, and slopes there.
+        knots: (..., 3, bins + 1): positions before and after the map, and slopes.
     """
 
     domain = constraints.real
@@ -129,14 +128,14 @@ class _Curve(Transform):
         self._knots, self._bound = knots, bound
 
     def _around(self, row: int, at: Tensor) -> list[Tensor]:
-        """Both knots around numbers within the bound: two places and a slope, twice."""
+        """The knots left and right of numbers within the bound: two positions and a slope each."""
         index = (at.unsqueeze(-1) >= self._knots[..., row, 1:-1]).sum(-1)[..., None, None]
         knots = self._knots[(None,) * (index.dim() - self._knots.dim())]
         pair = [knots.take_along_dim(index + side, -1) for side in (0, 1)]
         return [number for knot in pair for number in knot.squeeze(-1).unbind(-1)]
 
     def evaluate(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The curve at u and the logarithm of its slope there."""
+        """The curve at u and the logarithm of its slope: both (...)."""
         at = u.clamp(-self._bound, self._bound)
         left, bottom, first, right, top, last = self._around(0, at)
         mean = (top - bottom) / (right - left)
@@ -160,7 +159,7 @@ class _Curve(Transform):
         left, bottom, first, right, top, last = self._around(1, at)
         mean = (top - bottom) / (right - left)
         t = (at - bottom) / (top - bottom)
-        # The root of Durkan's quadratic in a form in which nothing cancels: with e as below, the
+        # The root of Durkan's quadratic in a form without cancellation. With e as below, the
         # discriminant is a sum of squares, and e > 0 and e < 0 are mirror images.
         e = first * (1 - t) - last * t
         root = e.abs() + (e * e + 4 * mean * mean * t * (1 - t)).sqrt()

@@ -1,4 +1,4 @@
-"""A family that is the image of another one under bijections."""
+"""A family whose values are transformed by bijections."""
 
 import copy
 import math
@@ -13,30 +13,31 @@ from torch.distributions import ComposeTransform, Distribution, Transform, const
 from torch.distributions.transforms import _InverseTransform
 
 from ardist.families.base import Family
-from ardist.families.composed import _OfFamily
+from ardist.families.composed import Derived
 from ardist.families.guards import next_inside
+from ardist.families.implicit import with_gradient
 
 Ends = tuple[float, float]  # of an interval of the reals
 _REALS = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, repr=False, eq=False, init=False)
-class Transformed(_OfFamily):
-    """A continuous family pushed through fixed or learned bijections.
+class Transformed(Derived):
+    """A continuous family whose values are transformed by fixed or learned bijections.
 
-    Its parameters are those of the family, and so are its features: a network reads the value
-    that the family gave. A transform that is a module (Pyro's `TransformModule`) is learned:
-    networks register it. Where rounding would carry a draw to an end of its support, as `tanh`
-    does in float32, it stays just inside. Two are equal where their transforms are the same
+    Its parameters and features are those of the inner family: a network reads the value before
+    the transforms. A transform that is a module (Pyro's `TransformModule`) is learned, and
+    networks register it. Draws that would round to an end of the support, as those of `tanh` do
+    in float32, stay just inside. Two such families are equal if their transforms are the same
     objects, or equal and made of plain numbers.
 
     Args:
-        family: of what the first transform is applied to.
-        transforms: one of torch or Pyro, or several in the order of application.
+        family: a continuous family, to whose values the first transform is applied.
+        transforms: one transform of torch or Pyro, or several in the order of application.
 
     Raises:
-        ValueError: where the family is discrete, a transform is not bijective, or the values
-            that it is given do not fit its domain.
+        ValueError: if the family is discrete, a transform is not bijective, or values do not fit
+            the domain of a transform.
 
     >>> import torch, ardist as ad
     >>> from torch.distributions import AffineTransform, SigmoidTransform
@@ -52,24 +53,25 @@ class Transformed(_OfFamily):
     transforms: tuple[Transform, ...]
     _event_shape: torch.Size
     _support: constraints.Constraint
-    _stages: tuple[Ends | None, ...]  # where numbers lie after none, one, ... of the transforms
+    _stages: tuple[Ends | None, ...]  # the ends after none, one, ... of the transforms
 
     def __init__(self, family: Family, transforms: Transform | Sequence[Transform]) -> None:
         object.__setattr__(self, "family", family)
         super().__post_init__()
         if family.support.is_discrete:
-            raise ValueError(f"family: expected a continuous one to transform, got {family}")
+            raise ValueError(f"family: expected a continuous family, got {family}")
         given = transforms if isinstance(transforms, Sequence) else (transforms,)
         object.__setattr__(self, "transforms", tuple(_flat(given)))
         if not self.transforms:
-            raise ValueError("transforms: expected at least one, got none")
+            raise ValueError("transforms: expected at least one transform, got none")
         support, shape = _without_dims(family.support), family.event_shape
         ends = [_ends(support)]
         for transform in self.transforms:
             if transform.domain.event_dim > len(shape):
                 raise ValueError(
-                    f"transforms: {transform!r} takes values of {transform.domain.event_dim} "
-                    f"dimensions, got those of {family}, of shape {tuple(shape)}"
+                    f"transforms: expected values of at least {transform.domain.event_dim} "
+                    f"dimensions for {transform!r}, got those of {family} with shape "
+                    f"{tuple(shape)}; Independent(family, shape) makes blocks of numbers"
                 )
             support, shape = _image(support, transform, family), transform.forward_shape(shape)
             ends.append(_ends(support))
@@ -82,28 +84,31 @@ class Transformed(_OfFamily):
         self._try()
 
     def _try(self) -> None:
-        """Raises where the transforms do not take the family's values or change their shape."""
+        """Raises if the transforms do not apply to the family's values."""
         tensors = [tensor for transform in self.transforms for tensor in _tensors(transform)]
         tensors += [parameter for module in self.modules for parameter in module.parameters()]
         reference = next(iter(tensors), torch.empty(0))
-        what = f"transforms: values of {self.family}, of shape {tuple(self.family.event_shape)}"
-        for rows in (2, 3):  # a tensor that goes along rows can fit one of these, not both
+        for rows in (2, 3):  # a tensor that broadcasts along rows fits at most one of these
             value = self.family.placeholder().to(reference).expand(rows, *self.family.event_shape)
             try:
                 with torch.no_grad():
                     found = self._forward(value).shape
             except RuntimeError as error:
-                raise ValueError(f"{what}, are not taken by {self._spelled()}: {error}") from error
+                raise ValueError(
+                    f"transforms: expected transforms of values of shape "
+                    f"{tuple(self.family.event_shape)}, as those of {self.family}, got "
+                    f"{self._spelled()}, which raises: {error}"
+                ) from error
             if found != (rows, *self.event_shape):
                 raise ValueError(
-                    f"{what}, give {rows} of shape {tuple(found)} by {self._spelled()}, expected "
-                    f"{(rows, *self.event_shape)}"
+                    f"transforms: expected {self._spelled()} to map {rows} values of {self.family} "
+                    f"to shape {(rows, *self.event_shape)}, got {tuple(found)}"
                 )
 
     @property
-    def _needs_double(self) -> bool:  # type: ignore[override]
-        # A sharp family magnifies how a transform rounds. Those that multiply matrices take
-        # numbers of the dtype of theirs.
+    def needs_double(self) -> bool:
+        # A small scale magnifies the rounding errors of a transform. Transforms that multiply
+        # by matrices need values in the dtype of these.
         return not self.modules and all(
             part.domain.event_dim == 0 or not _tensors(part) for part in self.transforms
         )
@@ -113,24 +118,8 @@ class Transformed(_OfFamily):
         return self._event_shape
 
     @property
-    def num_params(self) -> int:
-        return self.family.num_params
-
-    @property
-    def num_features(self) -> int:
-        return self.family.num_features
-
-    @property
     def support(self) -> constraints.Constraint:
         return self._support
-
-    @property
-    def has_rsample(self) -> bool:
-        return self.family.has_rsample
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self.family.noise_shape
 
     @property
     def has_cdf(self) -> bool:
@@ -139,6 +128,10 @@ class Transformed(_OfFamily):
     @property
     def has_cdf_gradient(self) -> bool:
         return self.family.has_cdf_gradient and self._is_monotone
+
+    @property
+    def is_bijective(self) -> bool:
+        return self.family.is_bijective and self.family.noise_shape == self.event_shape
 
     @property
     def _is_monotone(self) -> bool:
@@ -151,17 +144,16 @@ class Transformed(_OfFamily):
         return (*(part for part in own if isinstance(part, nn.Module)), *self.family.modules)
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.TransformedDistribution(
+        return dist.TransformedDistribution(
             self.family(params), [_fresh(part) for part in self.transforms], validate_args=False
         )
-        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         x, log_slopes = self._backward(value)
         return self.family.log_prob(params, x) - self._total(log_slopes)
 
     def _total(self, log_slopes: list[Tensor]) -> Tensor:
-        """log abs(det dy/dx) of all transforms, from those that `_backward` gives."""
+        """log abs(det dy/dx) of all transforms: (...), from those that `_backward` returns."""
         dims = len(self.event_shape)
         total = torch.zeros((), dtype=log_slopes[0].dtype, device=log_slopes[0].device)
         for transform, log_abs_det_jacobian in zip(
@@ -179,19 +171,10 @@ class Transformed(_OfFamily):
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             x = self._backward(value)[0]
-        again = self._forward(self.family.pathwise(params, x, noise))
-        return value.detach() + (again - again.detach())
+        return with_gradient(value, self._forward(self.family.pathwise(params, x, noise)))
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return self._forward(self.family.from_noise(params, noise))
-
-    @property
-    def is_reparameterized(self) -> bool:
-        return self.family.is_reparameterized
-
-    @property
-    def is_bijective(self) -> bool:
-        return self.family.is_bijective and self.family.noise_shape == self.event_shape
 
     def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
         return self.family.to_noise(params, self._backward(value)[0])
@@ -200,14 +183,13 @@ class Transformed(_OfFamily):
         x, log_slopes = self._backward(value)
         return self.family.log_abs_det_jacobian(params, x) + self._total(log_slopes)
 
-    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         x, log_slopes = self._backward(value)
-        noise, log_abs_det_jacobian = self.family._to_noise_and_log_det(params, x)
+        noise, log_abs_det_jacobian = self.family.to_noise_and_log_det(params, x)
         return noise, log_abs_det_jacobian + self._total(log_slopes)
 
-    def sample_noise(self, out: Tensor) -> Tensor:
-        lead = out.shape[: out.dim() - len(self.noise_shape)]
-        return self.family.noise(lead, dtype=out.dtype, device=out.device)
+    inside, placeholder = Family.inside, Family.placeholder
+    enumerate_support = Family.enumerate_support
 
     def features(self, value: Tensor) -> Tensor:
         value, _ = self._into_support(value, value.dtype)
@@ -218,13 +200,17 @@ class Transformed(_OfFamily):
         return self.family.project(self._backward(value)[0], weight, bias)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        if not self._is_monotone:
+            return super().cdf(params, value)
         return self._turned(self.family.cdf(params, self._backward(value)[0]))
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        if not self._is_monotone:
+            return super().icdf(params, uniform)
         return self._forward(self.family.icdf(params, self._turned(uniform)))
 
     def _turned(self, uniform: Tensor) -> Tensor:
-        """One minus it, where the transforms together decrease."""
+        """One minus the uniform if the transforms together are decreasing."""
         sign = math.prod(transform.sign for transform in self.transforms)
         return torch.where(torch.as_tensor(sign, device=uniform.device) > 0, uniform, 1 - uniform)
 
@@ -255,7 +241,7 @@ class Transformed(_OfFamily):
         return x
 
     def _backward(self, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The family's value, and log |dy/dx| of each transform from the last to the first."""
+        """The inner family's value, and log |dy/dx| of each transform from last to first."""
         y, log_slopes = _inside(y, self._stages[-1]), []
         for number in reversed(range(len(self.transforms))):
             transform = _fresh(self.transforms[number])
@@ -279,7 +265,7 @@ class Transformed(_OfFamily):
         return hash((self.family, tuple(map(type, self.transforms))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The inverse that torch makes of a transform forgets of which one when it is copied.
+        # A copy of torch's inverse of a transform loses its reference to the transform.
         return _rebuild, (self.family, [_forward_of(transform) for transform in self.transforms])
 
     def _spelled(self) -> str:
@@ -297,47 +283,47 @@ def _rebuild(family: Family, parts: list[tuple[Transform, bool]]) -> Transformed
 
 
 def _flat(transforms: Sequence[Transform]) -> Iterator[Transform]:
-    """The transforms, compositions taken apart, each checked on its own."""
+    """The transforms, checked, with compositions replaced by their parts."""
     for transform in transforms:
         if isinstance(transform, ComposeTransform):
             yield from _flat(transform.parts)
             continue
         if not (isinstance(transform, Transform) and transform.bijective):
-            raise ValueError(f"transforms: expected bijections, got {transform!r}")
+            raise ValueError(f"transforms: expected bijective transforms, got {transform!r}")
         if any(tensor.requires_grad for tensor in _tensors(transform)):
             raise ValueError(
-                f"transforms: expected a learned one to be a torch.nn.Module, which networks can "
-                f"register, got {_spell(transform)}"
+                f"transforms: expected a learned transform to be a torch.nn.Module, so that "
+                f"networks can register it, got {_spell(transform)}"
             )
         yield transform
 
 
 def _forward_of(transform: Transform) -> tuple[Transform, bool]:
-    """The transform itself, or of which one it is the inverse, and whether it is one."""
+    """The transform, or the one that it is the inverse of, and whether it is an inverse."""
     is_inverse = isinstance(transform, _InverseTransform)
     return (transform.inv if is_inverse else transform), is_inverse
 
 
 def _fresh(transform: Transform) -> Transform:
-    """The transform with an empty cache of its own, if it has one, for a single call.
+    """The transform for a single call. If it has a cache, it is a copy with an empty one.
 
-    A value that was computed before the parameters changed must not come back.
+    So no value is returned that was computed before the parameters changed.
     """
     part, is_inverse = _forward_of(transform)
     if part._cache_size or isinstance(part, nn.Module):
-        part = copy.copy(part)  # whose parameters are the same objects
+        part = copy.copy(part)  # its parameters stay the same objects
         part._cached_x_y, part._inv = (None, None), None
     return _inverse(part) if is_inverse else part
 
 
 def _inverse(transform: Transform) -> Transform:
-    """Its inverse, to which it holds no reference: a cycle would keep caches alive."""
+    """The inverse. Unlike `transform.inv` it makes no reference cycle, which would keep caches."""
     part, is_inverse = _forward_of(transform)
     return part if is_inverse else _InverseTransform(part)
 
 
 def _tensors(transform: Transform) -> list[Tensor]:
-    """The constants of a transform that is no module."""
+    """The tensors of a transform that is not a module."""
     part, _ = _forward_of(transform)
     if isinstance(part, nn.Module):
         return []
@@ -345,14 +331,14 @@ def _tensors(transform: Transform) -> list[Tensor]:
 
 
 def _dtype_of(transform: Transform, reference: Tensor) -> torch.dtype:
-    """In which dtype a transform works: a module in its own, others in that of their values."""
+    """The dtype that a transform computes in: a module in its own, others in that of the values."""
     part, _ = _forward_of(transform)
     parameters = part.parameters() if isinstance(part, nn.Module) else ()
     return next((parameter.dtype for parameter in parameters), reference.dtype)
 
 
 def _equal(one: Transform, other: Transform) -> bool:
-    # Tensors may change, so that transforms made of them are equal only to themselves.
+    # Tensors may change. So a transform with tensors is equal only to itself.
     alike = type(one) is type(other) and not _tensors(one)
     return one is other or (alike and bool(one == other))
 
@@ -385,7 +371,7 @@ def _sum_last(value: Tensor, dims: int) -> Tensor:
     return value.sum(tuple(range(-dims, 0))) if dims else value
 
 
-# Where the transforms carry a support.
+# The image of a support.
 
 
 def _without_dims(constraint: constraints.Constraint) -> constraints.Constraint:
@@ -395,7 +381,7 @@ def _without_dims(constraint: constraints.Constraint) -> constraints.Constraint:
 
 
 def _ends(constraint: constraints.Constraint) -> Ends | None:
-    """Of an interval of the reals."""
+    """The ends of an interval of the reals, or None for values with dimensions."""
     if constraint.event_dim:
         return None
     ends = (("lower_bound", -math.inf), ("upper_bound", math.inf))
@@ -406,12 +392,12 @@ def _ends(constraint: constraints.Constraint) -> Ends | None:
 def _image(
     support: constraints.Constraint, transform: Transform, family: Family
 ) -> constraints.Constraint:
-    """Where a transform carries values of a support, without dimensions of the block."""
+    """The image of a support under a transform, without `independent` around it."""
     domain, codomain = map(_without_dims, (transform.domain, transform.codomain))
     ends, limits = _ends(support), _ends(domain)
     misfit = ValueError(
-        f"transforms: expected the values of {family} to fill the domain of {_spell(transform)}, "
-        f"which is {domain}, got those in {support}"
+        f"transforms: expected {family} to fill the domain {domain} of {_spell(transform)}, got "
+        f"values in {support}"
     )
     if ends is None or limits is None:
         if type(support) is not type(domain):
@@ -419,8 +405,8 @@ def _image(
         return codomain
     if ends == limits:
         return codomain
-    # A fixed map of single numbers carries a part of its domain to what is between the images of
-    # the part's ends; a learned one would move that.
+    # A fixed map of single numbers maps a part of its domain to the interval between the images
+    # of the part's ends. A learned one would move this interval.
     around = _ends(codomain)
     is_fixed = not isinstance(_forward_of(transform)[0], nn.Module)
     if not (is_fixed and limits[0] <= ends[0] and ends[1] <= limits[1]):
@@ -446,7 +432,7 @@ def _between(lower: float, upper: float) -> constraints.Constraint:
 
 
 def _inside(value: Tensor, ends: Ends | None) -> Tensor:
-    """Numbers that rounding put at an end, or beyond the largest number, as the nearest inside."""
+    """Numbers that were rounded to an end, or to infinity, moved to the nearest number inside."""
     if ends is None or ends == _REALS:
         return value
     lower, upper = ends

@@ -1,7 +1,7 @@
-"""Families made sharper or cut short, under the parameters of the family that was trained.
+"""Families with a temperature or with truncated support, for the parameters of a trained family.
 
-They keep its parameters and features, so that a trained network serves them as it is, and they
-are normalized, so that `log_prob` is that of what is drawn.
+They have its parameters and features, so that a trained network can use them without changes.
+They are normalized, so that `log_prob` is the log probability of their draws.
 """
 
 import math
@@ -19,24 +19,15 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
-from ardist.families.composed import Independent, _OfSameValues
+from ardist.families.composed import Derived, Independent, forwarded
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive, as_real, as_scale
+from ardist.shapes import as_positive, as_real, as_scale, over_batch
 
 
 @dataclass(frozen=True, repr=False)
-class _SameHeads(_OfSameValues):
-    """A family with the parameters, values and features of another."""
-
-    @property
-    def num_params(self) -> int:
-        return self.family.num_params
-
-
-@dataclass(frozen=True, repr=False)
-class _OfStates(_SameHeads):
+class _Finite(Derived):
     """A finite family, by the log-probabilities of its states."""
 
     has_noise = True
@@ -51,7 +42,7 @@ class _OfStates(_SameHeads):
 
     @cached_property
     def _is_range(self) -> bool:
-        """Whether values are the numbers of their states."""
+        """Whether each value is the number of its state."""
         states = _states(self.family)
         return self.is_index and torch.equal(states, torch.arange(self._num_states))
 
@@ -60,7 +51,7 @@ class _OfStates(_SameHeads):
         return _states(self.family).to(reference.device, dtype)
 
     def _number(self, value: Tensor) -> Tensor:
-        """Which state each value is: (...) int64."""
+        """The number of the state that each value is: (...) int64."""
         if self._is_range:
             return value.long()
         if isinstance(self.support, type(constraints.one_hot)):
@@ -71,9 +62,7 @@ class _OfStates(_SameHeads):
 
     def __call__(self, params: Tensor) -> Distribution:
         if self._is_range:
-            logits = self.state_logits(params)
-            result: Distribution = dist.Categorical(logits=logits, validate_args=False)
-            return result
+            return dist.Categorical(logits=self.state_logits(params), validate_args=False)
         return _Conditional(self, params)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
@@ -82,7 +71,7 @@ class _OfStates(_SameHeads):
         scores = scores.expand(*shape, self._num_states)
         return scores.gather(-1, number.expand(shape).unsqueeze(-1)).squeeze(-1)
 
-    def _masses(self, params: Tensor, numbers: Tensor) -> Tensor:
+    def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
         return self.state_logits(params).softmax(-1)
 
     @property
@@ -98,12 +87,12 @@ class _OfStates(_SameHeads):
 
 
 class _Conditional(TorchDistribution):
-    """A family's conditional, where torch has no class for it."""
+    """The conditional of a finite family whose values torch has no class for."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_enumerate_support = True
 
-    def __init__(self, family: _OfStates, params: Tensor) -> None:
+    def __init__(self, family: _Finite, params: Tensor) -> None:
         self._family, self._params = family, params
         super().__init__(params.shape[:-1], family.event_shape, validate_args=False)
 
@@ -123,24 +112,22 @@ class _Conditional(TorchDistribution):
         return self._family.sample(self._params.expand(*sample_shape, *self._params.shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        states = self._family._states_like(self._params)
-        ones = (1,) * len(self.batch_shape)
-        states = states.reshape(states.shape[0], *ones, *self.event_shape)
-        return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states
+        return over_batch(self._family._states_like(self._params), self.batch_shape, expand)
 
 
 def _states(family: Family) -> Tensor:
+    """All values of a finite family: (num_states, *event_shape)."""
     states = family.enumerate_support()
     if states is None:
-        raise ValueError(f"family: expected a finite discrete one, got {family}")
+        raise ValueError(f"family: expected a finite discrete family, got {family}")
     return states
 
 
 def state_logits_of(family: Family, params: Tensor) -> Tensor:
     """Log-probabilities of a finite family's states, up to a constant: (..., num_states)."""
     if isinstance(family, Tempered):
-        family = family._form
-    if isinstance(family, _OfStates):
+        family = family._inner
+    if isinstance(family, _Finite):
         return family.state_logits(params)
     if type(family) in (Categorical, OneHotCategorical):
         return params
@@ -151,7 +138,7 @@ def state_logits_of(family: Family, params: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class _TemperedStates(_OfStates):
+class _TemperedStates(_Finite):
     temperature: float
 
     def __repr__(self) -> str:
@@ -163,7 +150,7 @@ class _TemperedStates(_OfStates):
 
 @dataclass(frozen=True, repr=False)
 class _Stretched(LocationScale):
-    """With each scale `stretch` times what it was."""
+    """A location-scale family whose scale is multiplied by `stretch`."""
 
     stretch: float = 1.0
 
@@ -193,20 +180,24 @@ def _tempered(family: Family, temperature: float) -> Family:
     if family.enumerate_support() is not None:
         return _TemperedStates(family, temperature)
     raise ValueError(
-        f"family: expected a finite discrete one, Normal, Laplace, or Independent of one of "
+        f"family: expected a finite discrete family, Normal, Laplace, or Independent of one of "
         f"these, got {family}"
     )
 
 
 @dataclass(frozen=True, repr=False)
-class Tempered(_SameHeads):
-    """Another family's conditionals to the power 1 / `temperature`, normalized.
+class Tempered(Derived):
+    """The conditionals of a family to the power 1 / `temperature`, normalized.
 
-    Below 1 they are sharper, above 1 flatter. It tempers each conditional, not the joint.
+    Conditionals are sharper for temperatures below 1 and flatter above 1. The temperature applies
+    to each conditional, not to the joint distribution.
 
     Args:
-        family: a finite discrete one, `Normal`, `Laplace`, or `Independent` of one of these.
+        family: a finite discrete family, `Normal`, `Laplace`, or `Independent` of one of these.
         temperature: above 0.
+
+    Raises:
+        ValueError: if the family is another one, or the temperature is not positive.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Tempered(ad.families.Categorical(2), 0.5)
@@ -215,76 +206,36 @@ class Tempered(_SameHeads):
     """
 
     temperature: float
-    _scores_by_others = True
+    _is_scored_by_parts = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(as_scale, "temperature")
-        self._form  # noqa: B018  a family that cannot be tempered raises
+        self._check(as_scale, "temperature")
+        self._inner  # noqa: B018  raises if the family cannot be tempered
 
     @cached_property
-    def _form(self) -> Family:
-        """A family of the same heads, which does the work."""
+    def _inner(self) -> Family:
+        """The tempered family, with the same parameters."""
         return _tempered(self.family, self.temperature)
 
-    @property
-    def has_rsample(self) -> bool:
-        return self._form.has_rsample
-
-    @property
-    def has_noise(self) -> bool:
-        return self._form.has_noise
-
-    @property
-    def has_cdf_gradient(self) -> bool:
-        return self._form.has_cdf_gradient
-
-    @property
-    def noise_shape(self) -> torch.Size:
-        return self._form.noise_shape
-
-    def __call__(self, params: Tensor) -> Distribution:
-        return self._form(params)
-
-    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._form.log_prob(params, value)
-
-    def sample_noise(self, out: Tensor) -> Tensor:
-        return self._form.sample_noise(out)
-
-    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
-        return self._form.from_noise(params, noise)
-
-    @property
-    def is_reparameterized(self) -> bool:
-        return self._form.is_reparameterized
-
-    @property
-    def is_bijective(self) -> bool:
-        return self._form.is_bijective
-
-    def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._form.to_noise(params, value)
-
-    def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._form.log_abs_det_jacobian(params, value)
-
-    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._form.cdf(params, value)
-
-    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        return self._form.icdf(params, uniform)
-
-    def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        return self._form.marginal_log_prob(params, value, mask)
-
-    def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        return self._form.sample_given(params, value, mask)
+    __call__ = forwarded("__call__")
+    log_prob = forwarded("log_prob")
+    sample = forwarded("sample")
+    rsample = forwarded("rsample")
+    pathwise = forwarded("pathwise")
+    from_noise = forwarded("from_noise")
+    to_noise = forwarded("to_noise")
+    log_abs_det_jacobian = forwarded("log_abs_det_jacobian")
+    to_noise_and_log_det = forwarded("to_noise_and_log_det")
+    cdf = forwarded("cdf")
+    icdf = forwarded("icdf")
+    marginal_log_prob = forwarded("marginal_log_prob")
+    sample_given = forwarded("sample_given")
 
 
 @dataclass(frozen=True, repr=False)
-class Likeliest(_OfStates):
-    """Another family of which each draw is the most probable state, of equal ones the first."""
+class Likeliest(_Finite):
+    """A finite family whose draws are its most probable state, the first one on ties."""
 
     has_noise = False
 
@@ -308,24 +259,24 @@ class Likeliest(_OfStates):
 
 
 @dataclass(frozen=True, repr=False)
-class _Truncated(_OfStates):
-    """The states that are kept, renormalized; the others have no probability."""
+class _Truncated(_Finite):
+    """A subset of the states, renormalized. The other states have probability 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.family, Independent):
             raise ValueError(
-                f"family: expected one of single values, got {self.family}; "
+                f"family: expected a family of single values, got {self.family}; "
                 f"Independent({type(self).__name__}({self.family.family}, ...), "
                 f"{tuple(self.family.shape)}) truncates each element"
             )
         if self.event_shape and not isinstance(self.support, type(constraints.one_hot)):
-            raise ValueError(f"family: expected one of single values, got {self.family}")
+            raise ValueError(f"family: expected a family of single values, got {self.family}")
         _states(self.family)
 
     @abstractmethod
     def _kept(self, logits: Tensor) -> Tensor:
-        """Which states are kept: (..., num_states) bool."""
+        """Whether each state is kept: (..., num_states) bool."""
 
     def state_logits(self, params: Tensor) -> Tensor:
         logits = state_logits_of(self.family, params.to(at_least_single(params.dtype)))
@@ -334,15 +285,18 @@ class _Truncated(_OfStates):
 
 @dataclass(frozen=True, repr=False)
 class TopK(_Truncated):
-    """Another family's `k` most probable states (Fan et al. 2018), of equal ones the first.
+    """The `k` most probable states of a family, renormalized (Fan et al. 2018).
 
-    The support stays that of the other family: states that are not kept have a log_prob of
-    -inf. So may a draw, if rarely: where the last state kept and the first one left out differ
-    by less than what rounding makes of a decoder's step and of the parallel pass.
+    The first states are kept on ties. The support is that of the family: the other states have a
+    log_prob of -inf. In rare cases a draw can have it too, if the last state kept and the first
+    one left out differ by less than the rounding between a decoder's step and the parallel pass.
 
     Args:
-        family: a finite discrete one of single values, or `OneHotCategorical`.
-        k: how many states are kept; all of them where there are no more.
+        family: a finite discrete family of single values, or `OneHotCategorical`.
+        k: number of states that are kept, at least 1. If there are fewer, all are kept.
+
+    Raises:
+        ValueError: if the family is another one, or `k` is not a positive integer.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.TopK(ad.families.Tempered(ad.families.Categorical(65), 0.8), 40)
@@ -354,7 +308,7 @@ class TopK(_Truncated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(as_positive, "k")
+        self._check(as_positive, "k")
 
     def _kept(self, logits: Tensor) -> Tensor:
         if self.k >= self._num_states:
@@ -370,14 +324,17 @@ def _as_mass(value: float, name: str) -> float:
 
 @dataclass(frozen=True, repr=False)
 class Nucleus(_Truncated):
-    """Another family's fewest states of mass `p` together (Holtzman et al. 2020).
+    """The smallest set of most probable states with mass `p`, renormalized (Holtzman et al. 2020).
 
-    The most probable first, of equal ones the first, and at least one. What `TopK` says of
-    states that are not kept holds here too.
+    At least one state is kept, and the first states are kept on ties. The note of `TopK` on the
+    other states applies.
 
     Args:
-        family: a finite discrete one of single values, or `OneHotCategorical`.
+        family: a finite discrete family of single values, or `OneHotCategorical`.
         p: above 0 and at most 1.
+
+    Raises:
+        ValueError: if the family is another one, or `p` is out of range.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Nucleus(ad.families.Categorical(4), 0.75)
@@ -389,10 +346,10 @@ class Nucleus(_Truncated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(_as_mass, "p")
+        self._check(_as_mass, "p")
 
     def _kept(self, logits: Tensor) -> Tensor:
-        if self.p == 1:  # which a sum of rounded numbers may reach too soon
+        if self.p == 1:  # a rounded sum may reach 1 before the last state
             return torch.ones_like(logits, dtype=torch.bool)
         probs, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
         before = F.pad(probs.cumsum(-1)[..., :-1], (1, 0))

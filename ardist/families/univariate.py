@@ -1,4 +1,4 @@
-"""The named families of one number."""
+"""The named families of single numbers."""
 
 import math
 from abc import abstractmethod
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
-from ardist.families.implicit import attached
+from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
-_LOG_ODDS = Bounded(15.0)  # odds beyond e^15 leave the range in which float32 can count
+_LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
 
 
 def _uniform(out: Tensor) -> Tensor:
@@ -28,13 +28,13 @@ def _uniform(out: Tensor) -> Tensor:
 
 
 def gumbel(out: Tensor) -> Tensor:
-    """Gumbel draws, in place: the largest sum of these and logits is a draw by the logits."""
+    """Gumbel draws, in place. The argmax of logits plus these is a draw by the logits."""
     return out.exponential_().log_().neg_()
 
 
 @dataclass(frozen=True, repr=False)
 class Bernoulli(Family):
-    """0 or 1, as floats. One parameter: the log odds.
+    """The Bernoulli distribution of 0 and 1, as floats. Its parameter is the log odds.
 
     >>> import torch, ardist as ad
     >>> ad.families.Bernoulli()(torch.tensor([0.0])).probs
@@ -43,17 +43,15 @@ class Bernoulli(Family):
 
     num_params = 1
     support = constraints.boolean
-    has_noise = True
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.Bernoulli(logits=params[..., 0], validate_args=False)
-        return result
+        return dist.Bernoulli(logits=params[..., 0], validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(params[..., 0] * (2 * value).sub_(1))
 
     def inside(self, value: Tensor) -> Tensor:
-        return value.sign().abs_() == value  # in half the time of two comparisons
+        return value.sign().abs_() == value  # takes half the time of two comparisons
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
@@ -67,9 +65,15 @@ class Bernoulli(Family):
 
 @dataclass(frozen=True, repr=False)
 class Categorical(Family):
-    """One of `num_categories` indices, as int64. Its parameters are the logits.
+    """A categorical distribution of int64 indices. Its parameters are the logits.
 
-    Drawn as the largest of the logits plus Gumbel noise (Maddison et al. 2014, "A* sampling").
+    A draw is the argmax of logits plus Gumbel noise (Maddison et al. 2014, "A* sampling").
+
+    Args:
+        num_categories: number of indices, at least 1.
+
+    Raises:
+        ValueError: if it is not a positive integer.
 
     >>> import ardist as ad
     >>> ad.families.Categorical(65).num_params
@@ -77,11 +81,10 @@ class Categorical(Family):
     """
 
     num_categories: int
-    has_noise = True
     is_index = True
 
     def __post_init__(self) -> None:
-        self._hold(as_positive, "num_categories")
+        self._check(as_positive, "num_categories")
 
     @property
     def num_params(self) -> int:
@@ -96,8 +99,7 @@ class Categorical(Family):
         return constraints.integer_interval(0, self.num_categories - 1)
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.Categorical(logits=params, validate_args=False)
-        return result
+        return dist.Categorical(logits=params, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(params.shape[:-1], value.shape)
@@ -110,12 +112,12 @@ class Categorical(Family):
         return (value.unsqueeze(-1) == states).to(dtype)  # F.one_hot fails under vmap of grad
 
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if value.is_floating_point():  # an infinite one is no index
+        if value.is_floating_point():  # an infinite value is no index
             value = value.clamp(0, self.num_categories - 1)
         rows = F.embedding(value.long(), weight.t())
         return rows if bias is None else rows + bias
 
-    def _masses(self, params: Tensor, numbers: Tensor) -> Tensor:
+    def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
         return params.softmax(-1)
 
     @property
@@ -131,23 +133,19 @@ class Categorical(Family):
 
 @dataclass(frozen=True, repr=False)
 class LocationScale(Family):
-    """loc + scale * z, with two parameters: loc and the scale through `links.Positive`.
+    """Families of loc + scale * z. The parameters are loc and the scale before `links.Positive`.
 
-    `min_scale` bounds the scale from below, in the units of the data.
+    Args:
+        min_scale: a lower bound on the scale, in the units of the data.
     """
 
     min_scale: float = 1e-6
     num_params = 2
     support: ClassVar[constraints.Constraint] = constraints.real
-    has_rsample = True
-    has_noise = True
-    is_reparameterized = True
-    is_bijective = True
-    has_cdf_gradient = True
     distribution: ClassVar[Any]
 
     def __post_init__(self) -> None:
-        self._hold(as_scale, "min_scale")
+        self._check(as_scale, "min_scale")
 
     def _loc_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw = params.unbind(-1)
@@ -155,8 +153,7 @@ class LocationScale(Family):
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale = self._loc_scale(params)
-        result: Distribution = self.distribution(loc, scale, validate_args=False)
-        return result
+        return self.distribution(loc, scale, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
@@ -173,7 +170,7 @@ class LocationScale(Family):
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().expand(value.shape)
 
-    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale = self._loc_scale(params)
         return (value - loc) / scale, scale.log().expand(value.shape)
 
@@ -201,7 +198,13 @@ class LocationScale(Family):
 
 @dataclass(frozen=True, repr=False)
 class Normal(LocationScale):
-    """The normal distribution.
+    """The normal distribution, by loc and scale.
+
+    Args:
+        min_scale: a lower bound on the scale, in the units of the data.
+
+    Raises:
+        ValueError: if it is not positive.
 
     >>> import torch, ardist as ad
     >>> ad.families.Normal()(torch.zeros(2))
@@ -214,12 +217,10 @@ class Normal(LocationScale):
         return -0.5 * z * z - _HALF_LOG_TAU
 
     def _standard_cdf(self, z: Tensor) -> Tensor:
-        result: Tensor = torch.special.ndtr(z)
-        return result
+        return torch.special.ndtr(z)
 
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
-        result: Tensor = torch.special.ndtri(uniform)
-        return result
+        return torch.special.ndtri(uniform)
 
     def sample_noise(self, out: Tensor) -> Tensor:
         return out.normal_()
@@ -227,7 +228,7 @@ class Normal(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Laplace(LocationScale):
-    """The Laplace distribution.
+    """The Laplace distribution, by loc and scale. `min_scale` is that of `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.Laplace()(torch.zeros(2))
@@ -253,7 +254,7 @@ class Laplace(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Logistic(LocationScale):
-    """The logistic distribution.
+    """The logistic distribution, by loc and scale. `min_scale` is that of `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.Logistic().cdf(torch.zeros(2), torch.tensor(1.0))
@@ -277,7 +278,10 @@ class Logistic(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class LogNormal(Normal):
-    """The exponential of a normal; features are the logarithm, and draws stay finite.
+    """The log-normal distribution, by loc and scale of the logarithm.
+
+    The feature that networks read is the logarithm. Draws are finite for all parameters.
+    `min_scale` is a lower bound on the scale of the logarithm.
 
     >>> import torch, ardist as ad
     >>> ad.families.LogNormal().support
@@ -288,7 +292,7 @@ class LogNormal(Normal):
 
     support = constraints.positive
     distribution = dist.LogNormal
-    _needs_double = True
+    needs_double = True
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_prob(params, value.log()) - value.log()
@@ -303,8 +307,8 @@ class LogNormal(Normal):
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
         return super().log_abs_det_jacobian(params, value) + value.log()
 
-    def _to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        noise, log_abs_det_jacobian = super()._to_noise_and_log_det(params, value.log())
+    def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise, log_abs_det_jacobian = super().to_noise_and_log_det(params, value.log())
         return noise, log_abs_det_jacobian + value.log()
 
     def features(self, value: Tensor) -> Tensor:
@@ -313,9 +317,10 @@ class LogNormal(Normal):
 
 @dataclass(frozen=True, repr=False)
 class StudentT(Family):
-    """Student's t with loc, scale and degrees of freedom above 1 as its three parameters.
+    """Student's t distribution, by loc, scale and degrees of freedom above 1.
 
-    Its CDF, and with it the gradient of draws to the degrees of freedom, is integrated.
+    Its CDF is computed by quadrature. So is the gradient of draws to the degrees of freedom.
+    `min_scale` is that of `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.StudentT()(torch.zeros(3))
@@ -325,34 +330,31 @@ class StudentT(Family):
     min_scale: float = 1e-6
     num_params = 3
     support = constraints.real
-    has_rsample = True
-    has_cdf_gradient = True
-    _needs_double = True
+    needs_double = True
 
     def __post_init__(self) -> None:
-        self._hold(as_scale, "min_scale")
+        self._check(as_scale, "min_scale")
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale, df = params.unbind(-1)
-        result: Distribution = dist.StudentT(
+        return dist.StudentT(
             Positive(1.0)(df), loc, Positive(self.min_scale)(scale), validate_args=False
         )
-        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, raw, df = params.unbind(-1)
         scale, half = Positive(self.min_scale)(raw), Positive(1.0)(df) / 2
         slope = torch.log1p(((value - loc) / scale).square() / (2 * half))
-        # lgamma(half + 1 / 2) - lgamma(half) - log(half) / 2, whose terms would cancel far out
-        # (Abramowitz and Stegun 1964, 6.1.47).
+        # lgamma(half + 1 / 2) - lgamma(half) - log(half) / 2. For large numbers its terms would
+        # cancel, and a series takes their place (Abramowitz and Stegun 1964, 6.1.47).
         small = half.clamp(max=1e4)
         ratio = (small + 0.5).lgamma() - small.lgamma() - 0.5 * small.log()
         ratio = torch.where(half < 1e4, ratio, -1 / (8 * half))
         return ratio - (half + 0.5) * slope - scale.log() - _HALF_LOG_TAU
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        # By Gauss's rule: over (0, z) near zero, and farther out over the tail beyond |z|, where
-        # the power of the nodes reaches far enough.
+        # Gauss's rule, over (0, z) near zero and over the tail beyond |z| elsewhere. There the
+        # power of the nodes covers the long tail.
         loc, raw, df = params.unbind(-1)
         z = ((value - loc) / Positive(self.min_scale)(raw)).unsqueeze(-1)
         nodes = torch.tensor(NODES, dtype=z.dtype, device=z.device)
@@ -369,16 +371,13 @@ class StudentT(Family):
 
 @dataclass(frozen=True, repr=False)
 class _ThroughDraws(Family):
-    """A family whose draws have gradients in torch, and through them its CDF: dF = -p(x) dx."""
+    """A family whose draws have gradients in torch. Its CDF has them by dF = -p(x) dx."""
 
-    has_rsample = True
-    has_cdf_gradient = True
-    _needs_double = True
+    needs_double = True
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         value = value.detach()
-        again = attached(self(params), value)
-        return value + (again - again.detach())
+        return with_gradient(value, reparameterized(self(params), value))
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         with torch.no_grad():
@@ -395,7 +394,7 @@ class _ThroughDraws(Family):
 
 @dataclass(frozen=True, repr=False)
 class Gamma(_ThroughDraws):
-    """The gamma distribution, by concentration (at least 0.01) and rate.
+    """The gamma distribution, by a concentration of at least 0.01 and a rate.
 
     >>> import torch, ardist as ad
     >>> ad.families.Gamma()(torch.zeros(2)).mean
@@ -407,10 +406,7 @@ class Gamma(_ThroughDraws):
 
     def __call__(self, params: Tensor) -> Distribution:
         concentration, rate = params.unbind(-1)
-        result: Distribution = dist.Gamma(
-            Positive(1e-2)(concentration), Positive()(rate), validate_args=False
-        )
-        return result
+        return dist.Gamma(Positive(1e-2)(concentration), Positive()(rate), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         concentration, rate = params.unbind(-1)
@@ -420,10 +416,7 @@ class Gamma(_ThroughDraws):
 
     def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
         concentration, rate = params.unbind(-1)
-        result: Tensor = torch.special.gammainc(
-            Positive(1e-2)(concentration), value * Positive()(rate)
-        )
-        return result
+        return torch.special.gammainc(Positive(1e-2)(concentration), value * Positive()(rate))
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=0).log1p().unsqueeze(-1)
@@ -433,8 +426,8 @@ class Gamma(_ThroughDraws):
 class Beta(_ThroughDraws):
     """The beta distribution, by two concentrations of at least 0.01.
 
-    Where the density is infinite at 0 or 1, these are scored as the nearest number inside, to
-    which draws are moved too.
+    The density may be infinite at 0 and 1. These values are scored as the nearest number inside,
+    and draws that round to them are moved to the same number.
 
     >>> import torch, ardist as ad
     >>> ad.families.Beta()(torch.zeros(2)).mean
@@ -446,8 +439,7 @@ class Beta(_ThroughDraws):
 
     def __call__(self, params: Tensor) -> Distribution:
         first, second = Positive(1e-2)(params).unbind(-1)
-        result: Distribution = dist.Beta(first, second, validate_args=False)
-        return result
+        return dist.Beta(first, second, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         first, second = Positive(1e-2)(params).unbind(-1)
@@ -475,14 +467,9 @@ class Exponential(Family):
 
     num_params = 1
     support = constraints.nonnegative
-    has_rsample = True
-    has_noise = True
-    is_reparameterized = True
-    has_cdf_gradient = True
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.Exponential(Positive()(params[..., 0]), validate_args=False)
-        return result
+        return dist.Exponential(Positive()(params[..., 0]), validate_args=False)
 
     def sample_noise(self, out: Tensor) -> Tensor:
         return -_uniform(out).log()
@@ -505,11 +492,10 @@ class Exponential(Family):
 
 @dataclass(frozen=True, repr=False)
 class _Count(Family):
-    """Families of the numbers 0, 1, 2, ..., as floats."""
+    """Families of the counts 0, 1, 2, ..., as floats."""
 
     support = constraints.nonnegative_integer
-    has_cdf = True
-    _needs_double = True
+    needs_double = True
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=0).log1p().unsqueeze(-1)
@@ -517,7 +503,7 @@ class _Count(Family):
 
 @dataclass(frozen=True, repr=False)
 class Poisson(_Count):
-    """The Poisson distribution, by its rate.
+    """The Poisson distribution of counts, by its rate.
 
     >>> import torch, ardist as ad
     >>> ad.families.Poisson()(torch.zeros(1)).rate
@@ -527,21 +513,21 @@ class Poisson(_Count):
     num_params = 1
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.Poisson(Positive()(params[..., 0]), validate_args=False)
-        return result
+        return dist.Poisson(Positive()(params[..., 0]), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return -deviance(value, Positive()(params[..., 0])) - gamma_excess(value)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         rate = Positive()(params[..., 0]).detach()
-        result: Tensor = torch.special.gammaincc((value.floor() + 1).clamp(min=0), rate)
-        return result
+        return torch.special.gammaincc((value.floor() + 1).clamp(min=0), rate)
 
 
 @dataclass(frozen=True, repr=False)
 class NegativeBinomial(_Count):
-    """The negative binomial, by its total count (at least 0.01) and log odds within 15.
+    """The negative binomial distribution of counts, by total count and log odds.
+
+    The total count is at least 0.01, and the log odds are within [-15, 15].
 
     >>> import torch, ardist as ad
     >>> ad.families.NegativeBinomial()(torch.zeros(2)).mean
@@ -552,10 +538,9 @@ class NegativeBinomial(_Count):
 
     def __call__(self, params: Tensor) -> Distribution:
         count, logits = params.unbind(-1)
-        result: Distribution = dist.NegativeBinomial(
+        return dist.NegativeBinomial(
             Positive(1e-2)(count), logits=_LOG_ODDS(logits), validate_args=False
         )
-        return result
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         count, logits = Positive(1e-2)(params[..., 0]), _LOG_ODDS(params[..., 1])
@@ -574,7 +559,9 @@ class NegativeBinomial(_Count):
 
 @dataclass(frozen=True, repr=False)
 class Geometric(_Count):
-    """The number of failures before the first success, by its log odds, within 15.
+    """The geometric distribution of the number of failures before the first success.
+
+    Its parameter is the log odds of a success, within [-15, 15].
 
     >>> import torch, ardist as ad
     >>> ad.families.Geometric()(torch.zeros(1)).mean
@@ -582,11 +569,9 @@ class Geometric(_Count):
     """
 
     num_params = 1
-    has_noise = True
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.Geometric(logits=_LOG_ODDS(params[..., 0]), validate_args=False)
-        return result
+        return dist.Geometric(logits=_LOG_ODDS(params[..., 0]), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits = _LOG_ODDS(params[..., 0])
@@ -609,7 +594,9 @@ class Geometric(_Count):
 
 @dataclass(frozen=True, repr=False)
 class VonMises(Family):
-    """An angle in [-pi, pi], by loc and concentration; features are its cosine and sine.
+    """The von Mises distribution of an angle in [-pi, pi], by loc and concentration.
+
+    The features that networks read are the cosine and the sine. There is no CDF and no `rsample`.
 
     >>> import torch, ardist as ad
     >>> ad.families.VonMises().features(torch.tensor(torch.pi / 2)).round()
@@ -618,14 +605,11 @@ class VonMises(Family):
 
     num_params = 2
     support = constraints.interval(-math.pi, math.pi)
-    _needs_double = True
+    needs_double = True
 
     def __call__(self, params: Tensor) -> Distribution:
         loc, concentration = params.unbind(-1)
-        result: Distribution = dist.VonMises(
-            loc, Positive(1e-3)(concentration), validate_args=False
-        )
-        return result
+        return dist.VonMises(loc, Positive(1e-3)(concentration), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, concentration = params[..., 0], Positive(1e-3)(params[..., 1])
@@ -642,9 +626,9 @@ class VonMises(Family):
 
 
 def _log_i0e(x: Tensor) -> Tensor:
-    """log(exp(-x) * I_0(x)); by its expansion from 100 on (Abramowitz and Stegun 1964, 9.7.1).
+    """log(exp(-x) * I_0(x)), above 100 by its expansion (Abramowitz and Stegun 1964, 9.7.1).
 
-    There torch's slope of `i0e` is a difference of nearly equal numbers.
+    For such x torch's derivative of `i0e` is a difference of nearly equal numbers.
     """
     is_large = x > 100
     series = torch.zeros_like(x)

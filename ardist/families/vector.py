@@ -11,34 +11,33 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
+from ardist.families.implicit import with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.families.univariate import gumbel
 from ardist.shapes import as_positive
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
-# Beyond this float32 cannot tell the smallest from the largest direction of a covariance.
+# With larger entries the condition number of a covariance exceeds the precision of float32.
 _FACTOR = Bounded(100.0)
 
 
 @dataclass(frozen=True, repr=False)
 class _Gaussian(Family):
-    """loc + scale * (root @ e) for standard normal e, where each row of the root holds a one.
+    """loc + scale * (root @ e) for standard normal e. Each row of the root contains a one.
 
-    The root has no unit, so that numbers stay in float32's range whatever the scale.
+    The root has no unit, so that its entries stay in the range of float32 for every scale.
     """
 
     size: int
     support = constraints.real_vector
-    has_rsample = True
-    has_noise = True
-    _needs_double = True
+    needs_double = True
 
     def __post_init__(self) -> None:
-        self._hold(as_positive, "size")
+        self._check(as_positive, "size")
 
-    # Features are the default, asinh: scale and root both follow what was drawn before, so that
-    # a draw may grow as its square, and draws of draws without end.
+    # Features are the default, asinh. Scale and root both depend on earlier draws, so that a draw
+    # may grow as the square of an earlier one, and repeatedly.
 
     @property
     def event_shape(self) -> torch.Size:
@@ -62,13 +61,14 @@ class _Gaussian(Family):
         loc, scale = self._loc_scale(params)
         factor = _factor_of_kept(self._root(params), mask)
         away = torch.where(mask, (value - loc) / scale, 0.0).unsqueeze(-1)
-        z: Tensor = torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1)
+        z = torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1)
         log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log()
         return -(0.5 * z.square() + log_det + mask * (scale.log() + _HALF_LOG_TAU)).sum(-1)
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        # Matheron's rule: a draw of all, moved by what the error at the kept elements says of
-        # the others (Wilson et al. 2021, "Pathwise conditioning of Gaussian processes").
+        # Matheron's rule: a draw of all elements is moved by the regression of the others on the
+        # error at the kept elements (Wilson et al. 2021, "Pathwise conditioning of Gaussian
+        # processes").
         with torch.no_grad():
             lead = torch.broadcast_shapes(params.shape[:-1], value.shape[:-1], mask.shape[:-1])
             params = params.expand(*lead, -1)
@@ -83,39 +83,42 @@ class _Gaussian(Family):
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Their product, by which autocast does not round."""
+    """The product, in a form that autocast does not round."""
     return (matrix * vector.unsqueeze(-2)).sum(-1)
 
 
 def _factor_of_kept(root: Tensor, mask: Tensor) -> Tensor:
-    """A triangular root of the covariance of the elements under the mask, one for each other.
+    """A triangular root of the covariance of the elements under the mask, with 1 for the others.
 
-    From the QR decomposition of the root: it cannot fail, as the Cholesky decomposition of a
-    covariance can.
+    It is from the QR decomposition of the root, which cannot fail. The Cholesky decomposition of
+    a covariance can.
     """
     kept = root * mask.unsqueeze(-1)
     others = torch.diag_embed((~mask).to(root.dtype))
     others = others.expand(*kept.shape[:-1], -1)
-    upper: Tensor = torch.linalg.qr(torch.cat((kept, others), -1).mT).R
-    return upper.mT
+    return torch.linalg.qr(torch.cat((kept, others), -1).mT).R.mT
 
 
 @dataclass(frozen=True, repr=False)
 class MultivariateNormal(_Gaussian):
     """The normal distribution of a vector, by its location and `scale_tril`.
 
-    Parameters: loc, the diagonal of `scale_tril` through `links.Positive`, and what is below it,
-    row after row, each in units of its row's diagonal over the root of `size`. So its inverse
-    stays in float32's range for parameters of any network that was not trained yet.
+    The parameters are loc, the diagonal of `scale_tril` before `links.Positive`, and the entries
+    below the diagonal, row by row. An entry is in units of the diagonal entry of its row, divided
+    by the square root of `size`. So the inverse of `scale_tril` stays in the range of float32 for
+    the parameters of every untrained network.
+
+    Args:
+        size: length of the vector, at least 1.
+
+    Raises:
+        ValueError: if it is not a positive integer.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.MultivariateNormal(3)
     >>> family.num_params, family(torch.zeros(9)).scale_tril.diag()
     (9, tensor([1.0000, 1.0000, 1.0000]))
     """
-
-    is_reparameterized = True
-    is_bijective = True
 
     @property
     def num_params(self) -> int:
@@ -135,18 +138,14 @@ class MultivariateNormal(_Gaussian):
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale = self._loc_scale(params)
         scale_tril = scale.unsqueeze(-1) * self._root(params)
-        result: Distribution = dist.MultivariateNormal(
-            loc, scale_tril=scale_tril, validate_args=False
-        )
-        return result
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
 
     def to_noise(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale = self._loc_scale(params)
         away = ((value - loc) / scale).unsqueeze(-1)
-        z: Tensor = torch.linalg.solve_triangular(
+        return torch.linalg.solve_triangular(
             self._root(params), away, upper=False, unitriangular=True
         ).squeeze(-1)
-        return z
 
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
         return self._loc_scale(params)[1].log().sum(-1).expand(value.shape[:-1])
@@ -158,11 +157,18 @@ class MultivariateNormal(_Gaussian):
 
 @dataclass(frozen=True, repr=False)
 class LowRankMultivariateNormal(_Gaussian):
-    """The normal distribution of a vector whose covariance is a diagonal plus one of low rank.
+    """The normal distribution of a vector, with a diagonal plus low-rank covariance.
 
-    Its cost grows with `size` as that of independent normals. Parameters: loc, the root of the
-    covariance's diagonal part through `links.Positive`, and the factor (size, rank), row after
-    row, each in units of its row's root and within 100 of zero.
+    The cost is linear in `size`. The parameters are loc, the square root of the diagonal part
+    before `links.Positive`, and the factor (size, rank), row by row. An entry of the factor is in
+    units of the square root of its row, and within [-100, 100].
+
+    Args:
+        size: length of the vector, at least 1.
+        rank: rank of the other part of the covariance, at least 1.
+
+    Raises:
+        ValueError: if one of them is not a positive integer.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.LowRankMultivariateNormal(784, rank=5)
@@ -174,7 +180,7 @@ class LowRankMultivariateNormal(_Gaussian):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(as_positive, "rank")
+        self._check(as_positive, "rank")
 
     @property
     def num_params(self) -> int:
@@ -200,35 +206,32 @@ class LowRankMultivariateNormal(_Gaussian):
     def __call__(self, params: Tensor) -> Distribution:
         loc, scale = self._loc_scale(params)
         factor = scale.unsqueeze(-1) * self._factor(params)
-        result: Distribution = dist.LowRankMultivariateNormal(
-            loc, factor, scale.square(), validate_args=False
-        )
-        return result
+        return dist.LowRankMultivariateNormal(loc, factor, scale.square(), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         noise, root = self._mean_noise(params, value)
         _, scale = self._loc_scale(params)
-        log_det: Tensor = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         distance = noise.square().sum(-1)
         return -0.5 * distance - log_det - (scale.log() + _HALF_LOG_TAU).sum(-1)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         value = value.detach()
-        if noise is None:  # Many give this value. A gradient is linear in them: take the mean.
+        if noise is None:
+            # Many noises give this value. The gradient is linear in the noise, so take the mean.
             with torch.no_grad():
                 noise = self._mean_noise(params, value)[0]
-        again = self.from_noise(params, noise)
-        return value + (again - again.detach())
+        return with_gradient(value, self.from_noise(params, noise))
 
     def _mean_noise(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean, and mode, of the noise given a value, and the root of its precision."""
+        """The mean of the noise given a value, and the root of its precision."""
         loc, scale = self._loc_scale(params)
         factor, away = self._factor(params), (value - loc) / scale
         with torch.autocast(params.device.type, enabled=False):
             inner = torch.eye(self.rank, dtype=factor.dtype, device=factor.device)
-            root: Tensor = torch.linalg.cholesky(inner + factor.mT @ factor)
+            root = torch.linalg.cholesky(inner + factor.mT @ factor)
         towards = _apply(factor.mT, away).unsqueeze(-1)
-        shared: Tensor = torch.cholesky_solve(towards, root).squeeze(-1)
+        shared = torch.cholesky_solve(towards, root).squeeze(-1)
         return torch.cat((shared, away - _apply(factor, shared)), -1), root
 
 
@@ -236,8 +239,14 @@ class LowRankMultivariateNormal(_Gaussian):
 class Dirichlet(Family):
     """The Dirichlet distribution of `size` shares of one, by concentrations of at least 0.01.
 
-    A share of zero, at which the density may be infinite, is scored as the smallest positive
-    number, to which draws are moved too.
+    The density may be infinite at a share of zero. Such a share is scored as the smallest positive
+    number, and draws that round to zero are moved to it.
+
+    Args:
+        size: number of shares, at least 1.
+
+    Raises:
+        ValueError: if it is not a positive integer.
 
     >>> import torch, ardist as ad
     >>> ad.families.Dirichlet(3)(torch.zeros(3)).concentration
@@ -246,11 +255,11 @@ class Dirichlet(Family):
 
     size: int
     support = constraints.simplex
-    has_rsample = True
-    _needs_double = True
+    has_rsample = True  # by the class of torch
+    needs_double = True
 
     def __post_init__(self) -> None:
-        self._hold(as_positive, "size")
+        self._check(as_positive, "size")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -261,8 +270,7 @@ class Dirichlet(Family):
         return self.size
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.Dirichlet(Positive(1e-2)(params), validate_args=False)
-        return result
+        return dist.Dirichlet(Positive(1e-2)(params), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         each = Positive(1e-2)(params)
@@ -272,12 +280,12 @@ class Dirichlet(Family):
         return normal + (each.log() - value.log() - fit).sum(-1)
 
     def sample(self, params: Tensor) -> Tensor:
-        # Gamma draws of small concentrations underflow, their logarithms do not: a draw for
-        # a + 1 times u^(1/a) is one for a (Marsaglia and Tsang 2000).
+        # Gamma draws for small concentrations underflow, but their logarithms do not. A draw for
+        # concentration a + 1 times u^(1/a) is a draw for a (Marsaglia and Tsang 2000).
         with torch.no_grad():
             concentration = Positive(1e-2)(params)
             uniform = torch.rand_like(concentration).clamp(min=torch.finfo(params.dtype).tiny)
-            larger: Tensor = dist.Gamma(concentration + 1, 1.0, validate_args=False).sample()
+            larger = dist.Gamma(concentration + 1, 1.0, validate_args=False).sample()
             return (larger.log() + uniform.log() / concentration).softmax(-1)
 
     def features(self, value: Tensor) -> Tensor:
@@ -286,7 +294,15 @@ class Dirichlet(Family):
 
 @dataclass(frozen=True, repr=False)
 class OneHotCategorical(Family):
-    """One of `num_categories` unit vectors, as floats. Its parameters are the logits.
+    """A categorical distribution of unit vectors, as floats. Its parameters are the logits.
+
+    A draw is the argmax of logits plus Gumbel noise (Maddison et al. 2014, "A* sampling").
+
+    Args:
+        num_categories: length of the vectors, at least 1.
+
+    Raises:
+        ValueError: if it is not a positive integer.
 
     >>> import torch, ardist as ad
     >>> ad.families.OneHotCategorical(3).log_prob(torch.zeros(3), torch.tensor([0.0, 1.0, 0.0]))
@@ -295,10 +311,9 @@ class OneHotCategorical(Family):
 
     num_categories: int
     support = constraints.one_hot
-    has_noise = True
 
     def __post_init__(self) -> None:
-        self._hold(as_positive, "num_categories")
+        self._check(as_positive, "num_categories")
 
     @property
     def event_shape(self) -> torch.Size:
@@ -313,11 +328,10 @@ class OneHotCategorical(Family):
         return self.event_shape
 
     def __call__(self, params: Tensor) -> Distribution:
-        result: Distribution = dist.OneHotCategorical(logits=params, validate_args=False)
-        return result
+        return dist.OneHotCategorical(logits=params, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        # Of the state alone: the logits of others may be -inf, and zero times that is NaN.
+        # The other logits are masked: they may be -inf, and zero times -inf is NaN.
         return (params.log_softmax(-1).masked_fill(value == 0, 0.0) * value).sum(-1)
 
     def sample_noise(self, out: Tensor) -> Tensor:
