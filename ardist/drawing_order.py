@@ -109,7 +109,7 @@ class DrawingOrder:
             self.values = self.params = Permutation(ranks.argsort(-1), ranks)
         self.steps = steps
         self.num_steps = len(steps)
-        if ranks is not None and self.is_ragged:
+        if ranks is not None and self.is_ragged and ranks.shape[0]:
             self.num_steps = int(ranks.max()) + 1
 
     @constant
@@ -188,4 +188,4 @@ class DrawingOrder:
 
 
 def _has_ties(ranks: Tensor) -> bool:
-    return int(ranks.amax(-1).min()) < ranks.shape[-1] - 1
+    return ranks.shape[0] > 0 and int(ranks.amax(-1).min()) < ranks.shape[-1] - 1
