@@ -311,3 +311,10 @@ def condition(network: nn.Module, batch: int | None = None) -> ad.Autoregressive
     like = next(network.parameters())
     shape = CONTEXT if batch is None else (batch, *CONTEXT)
     return network.condition(torch.randn(shape, generator=generator).to(like.dtype))
+
+
+def wild_params(family: fam.Family, count: int) -> torch.Tensor:
+    """Raw parameters from 0.1 to 1e6 in size, or about 1."""
+    size = 10 ** (7 * torch.rand(count, 1) - 1)
+    is_wild = torch.rand(count, family.num_params) < 0.7
+    return torch.randn(count, family.num_params) * torch.where(is_wild, size, 1.0)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -248,21 +247,6 @@ def test_derivatives_by_events_and_contexts(network, float64):
     with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention is differentiable once
         slope = torch.autograd.functional.hessian(lambda x: score(x, contexts[0]), x[0])
     torch.testing.assert_close(second, slope)
-
-
-@pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
-def test_an_ensemble_may_differ_in_one_weight_alone(cell):
-    factorization = ad.Factorization(3, fam.Bernoulli())
-    net = networks.RNN(factorization, hidden_size=4, num_layers=2, cell=cell)
-    x = net.condition().sample((5,))
-
-    def score(name, weight):
-        return net.condition(params={name: weight}).log_prob(x)
-
-    for name, weight in net.named_parameters():
-        several = torch.stack((weight, weight * 0.5))
-        found = vmap(partial(score, name))(several)
-        torch.testing.assert_close(found, torch.stack([score(name, one) for one in several]))
 
 
 # torch.compile.
