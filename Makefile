@@ -5,15 +5,24 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types doctest docs bench package clean
+.PHONY: demo test test-slow test-fast lint types doctest docs bench package clean
 
 demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py
 
 # One process a core, each with one thread. `make test TESTS=tests/test_ordering.py` runs less.
-test: TESTS =
-test: $(VENV)/test
+# Tests marked `slow` are those of `make test-slow` alone.
+test test-slow test-fast: $(VENV)/test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=auto $(TESTS)
+
+test: TESTS =
+test-slow: TESTS = -m slow
+# In less than a minute, what most changes break.
+test-fast: TESTS = \
+	tests/test_factorization.py tests/test_ordering.py tests/test_partition.py \
+	tests/test_package.py tests/test_errors.py tests/test_distribution.py \
+	tests/networks tests/families/test_base.py tests/families/test_nested.py \
+	tests/engine/test_rollout.py tests/engine/test_end.py tests/engine/test_sampling.py
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .
