@@ -112,10 +112,10 @@ MUTATIONS = (
         ("engine/test_conditioning.py", "test_properties.py"),
     ),
     Mutation(
-        "a sum over the elements of a block",
+        "a sum of which the last term is left",
         "constraints.py",
         "result = result + term.reshape(*x.shape[:-1], -1).sum(-1)",
-        "result = result + term.reshape(*x.shape[:-1], -1).mean(-1)",
+        "result = term.reshape(*x.shape[:-1], -1).sum(-1)",
         ("test_factorization.py",),
     ),
     Mutation(

@@ -21,9 +21,11 @@ from table import (
 import ardist as ad
 from ardist import networks
 
+
 cases = pytest.mark.parametrize(
     ("network", "factorization", "context_shape"),
     [(*case, CONTEXT) for case in CASES] + [(*case, ()) for case in COVERING],
+    ids=lambda value: value if isinstance(value, str) else "context" if value else "alone",
 )
 
 DIFFERENTIABLE = [
@@ -96,14 +98,17 @@ def test_nothing_is_left_on_another_device(network, factorization):
             assert decoder.step(second).device.type == "meta"
 
 
+TAKES_BLOCKS = {
+    network for network in NETWORKS if "blocks" in build(network, "image-raster").context_kinds
+}
 BLOCKWISE = [
     (network, factorization)
     for network, factorization in CASES
-    if (
+    if network in TAKES_BLOCKS
+    and (
         factorization in ("bernoulli-random", "normal-ties", "columns", "image-snake")
         or (network, factorization) == ("pixelcnn", "image-turned")  # its masks are one, turned
     )
-    and "blocks" in build(network, "image-raster").context_kinds
 ]
 
 
