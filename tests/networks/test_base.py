@@ -21,7 +21,6 @@ from table import (
 import ardist as ad
 from ardist import networks
 
-
 cases = pytest.mark.parametrize(
     ("network", "factorization", "context_shape"),
     [(*case, CONTEXT) for case in CASES] + [(*case, ()) for case in COVERING],
