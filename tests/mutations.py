@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+DECODER = "test_decoder_gives_the_numbers_of_the_parallel_pass"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Mutation:
         file: in the package.
         old: a text that occurs once in the file.
         new: what it becomes.
-        tests: the files that are run, those that should find it first.
+        tests: the files or tests that are run, those that should find it first.
     """
 
     name: str
@@ -53,7 +54,7 @@ MUTATIONS = (
         "networks/markov.py",
         "padded = torch.cat((start, blocks[:, :-1]), 1)",
         "padded = torch.cat((start, blocks[:, 1:]), 1)",
-        ("networks/test_base.py",),
+        ("networks/test_markov.py", "networks/test_base.py"),
     ),
     Mutation(
         "a cache index",
@@ -67,14 +68,14 @@ MUTATIONS = (
         "networks/recurrent.py",
         "states.repeat(1, 1, rows // context.shape[0], 1)",
         "states.repeat_interleave(rows // context.shape[0], 2)",
-        ("networks/test_base.py", "test_properties.py"),
+        (f"networks/test_base.py::{DECODER}", "networks/test_base.py", "test_properties.py"),
     ),
     Mutation(
         "a permutation instead of its inverse",
         "networks/transformer.py",
         "_arrange(hidden, order.argsort(-1))",
         "_arrange(hidden, order)",
-        ("networks/test_base.py",),
+        ("networks/test_transformer.py", "networks/test_base.py"),
     ),
     Mutation(
         "a sign",
