@@ -5,15 +5,25 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types doctest docs bench package clean
+.PHONY: demo test test-slow test-fast lint types doctest docs bench package clean
 
 demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py
 
 # One process a core, each with one thread. `make test TESTS=tests/test_ordering.py` runs less.
-test: TESTS =
-test: $(VENV)/test
+# Tests marked `slow` are those of `make test-slow` alone.
+test test-slow test-fast: $(VENV)/test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=auto $(TESTS)
+
+test: TESTS =
+test-slow: TESTS = -m slow
+# What most changes break, in less than a minute on two cores.
+test-fast: TESTS = \
+	tests/test_factorization.py tests/test_ordering.py tests/test_partition.py \
+	tests/test_package.py tests/test_errors.py tests/test_distribution.py \
+	tests/families/test_base.py tests/engine/test_rollout.py tests/engine/test_end.py \
+	tests/networks/test_base.py::test_conditionals_depend_on_what_they_may_and_on_nothing_else \
+	tests/networks/test_base.py::test_decoder_gives_the_numbers_of_the_parallel_pass
 
 lint: $(VENV)/test
 	$(BIN)/ruff check .

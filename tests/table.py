@@ -1,10 +1,11 @@
 """The named networks and factorizations that every property is held against."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import pyro.distributions as dist
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -270,14 +271,6 @@ def fits(network: str, factorization: str) -> bool:
     return network in _MEETS_ALL_FAMILIES or name not in {**FAMILIES, **VECTORS}
 
 
-CASES = [
-    (network, factorization)
-    for network in NETWORKS
-    for factorization in FACTORIZATIONS
-    if fits(network, factorization)
-]
-
-
 def _covering() -> list[tuple[str, str]]:
     """Every factorization once, under the network that fits it and has had the fewest so far."""
     taken = dict.fromkeys(NETWORKS, 0)
@@ -289,8 +282,45 @@ def _covering() -> list[tuple[str, str]]:
     return chosen
 
 
-# For properties that are of the distribution more than of the pair.
 COVERING = _covering()
+
+# A network sees the features of a family and the number of its parameters, so that six families
+# represent all of them: two of indices, two of reals and two of vectors.
+_SIX_FAMILIES = (
+    *("categorical-2", "discretized-2", "gamma-2", "mixture-2"),
+    *("dirichlet-along", "independent-along"),
+)
+
+
+def is_of_a_family(factorization: str) -> bool:
+    """Whether the factorization is there for its family alone."""
+    return factorization.removesuffix("-2").removesuffix("-along") in {**FAMILIES, **VECTORS}
+
+
+# For properties of the pair: each network with each order and partition, and with six families.
+# All families are in the covering set.
+CASES = [
+    (network, factorization)
+    for network in NETWORKS
+    for factorization in FACTORIZATIONS
+    if fits(network, factorization)
+    and (
+        not is_of_a_family(factorization)
+        or factorization in _SIX_FAMILIES
+        or (network, factorization) in COVERING
+    )
+]
+
+# For properties of the distribution: the covering set, and each network with a raster order, with
+# ties and with columns.
+_OF_EACH_NETWORK = ("normal-raster", "normal-ties", "columns")
+REPRESENTATIVE = [
+    (network, factorization)
+    for network, factorization in CASES
+    if (network, factorization) in COVERING
+    or factorization in _OF_EACH_NETWORK
+    or (network == "pixelcnn" and factorization in ("image-raster", "image-diagonal"))
+]
 
 
 def build(
@@ -311,3 +341,22 @@ def condition(network: nn.Module, batch: int | None = None) -> ad.Autoregressive
     like = next(network.parameters())
     shape = CONTEXT if batch is None else (batch, *CONTEXT)
     return network.condition(torch.randn(shape, generator=generator).to(like.dtype))
+
+
+def wild_params(family: fam.Family, count: int) -> torch.Tensor:
+    """Raw parameters from 0.1 to 1e6 in size, or about 1."""
+    size = 10 ** (7 * torch.rand(count, 1) - 1)
+    is_wild = torch.rand(count, family.num_params) < 0.7
+    return torch.randn(count, family.num_params) * torch.where(is_wild, size, 1.0)
+
+
+def slow_except(values: Sequence[object], *quick: object) -> list[object]:
+    """Values of a parametrized test, of which all but some are marked as slow."""
+    return [
+        value
+        if value in quick
+        else pytest.param(
+            *(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow
+        )
+        for value in values
+    ]

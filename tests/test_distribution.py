@@ -92,18 +92,6 @@ def test_params_replace_the_networks_own(network):
     assert all(weight.grad is None for weight in net.parameters())
 
 
-def test_a_longer_factorization_replaces_an_rnns_own():
-    net = networks.RNN(ad.Factorization(5, fam.Categorical(3)), hidden_size=8)
-    longer = ad.Factorization(9, fam.Categorical(3))
-    p = ad.AutoregressiveDistribution(net, factorization=longer)
-    x = p.sample((4,))
-    assert x.shape == (4, 9)
-    ad.testing.check_decoder(net, factorization=longer)
-    ad.testing.check_autoregressive(net, factorization=longer)
-    prefix = net.condition().log_prob_blocks(x[:, :5])
-    torch.testing.assert_close(p.log_prob_blocks(x)[:, :5], prefix)
-
-
 class Counting(torch.nn.Module):
     """Counts rows and calls of what it wraps."""
 
@@ -114,16 +102,6 @@ class Counting(torch.nn.Module):
     def forward(self, *args):
         self.rows.append(len(args[0]))
         return self.module(*args)
-
-
-def test_the_context_is_encoded_once_for_all_samples():
-    net = plain(**with_context)
-    net.context_to_hidden = counting = Counting(net.context_to_hidden)
-    p = net.condition(torch.randn(2, 3))
-    p.log_prob(p.sample((50,)))
-    assert counting.rows == [2, 2]
-    p.expand((50, 2)).log_prob(p.sample((50,)))
-    assert counting.rows == [2] * 4
 
 
 def test_wrapped_networks_are_networks():

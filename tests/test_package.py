@@ -1,4 +1,4 @@
-"""The package: what imports what, how large the core is, and what an import changes."""
+"""The package: what imports what, what is public, and what an import changes."""
 
 import ast
 import inspect

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from laws import assert_follows
 from table import FACTORIZATIONS, TinyGPT
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import ardist as ad
 from ardist import families as fam
@@ -21,6 +20,8 @@ FAC = ad.Factorization((5,), fam.Categorical(3))
 
 def gpt2(**options):
     """Randomly initialized, with weights large enough to matter."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(
         **{"vocab_size": 4, "n_positions": 8, "n_embd": 16, "n_layer": 2, "n_head": 2, **options},
         initializer_range=0.3,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import assert_mean
-from table import CASES, CONTEXT, FACTORIZATIONS, FAMILIES, GPT, build
+from table import CONTEXT, FACTORIZATIONS, FAMILIES, GPT, REPRESENTATIVE, build
 
 import ardist as ad
 from ardist import families as fam
@@ -12,7 +12,7 @@ from ardist import networks
 # The straight-through gradient is of noise that is drawn anew each time.
 REPARAMETERIZED = [
     case
-    for case in CASES
+    for case in REPRESENTATIVE
     if FACTORIZATIONS[case[1]].has_rsample and "straight_through" not in case[1]
 ]
 

@@ -3,14 +3,12 @@
 import copy
 from contextlib import suppress
 
-import onnxruntime
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import JitTrace_ELBO, Trace_ELBO
-from table import CONTEXT, COVERING, FACTORIZATIONS, NETWORKS, build
-from torch._inductor import aoti_compile_and_package, aoti_load_package
+from table import CONTEXT, COVERING, FACTORIZATIONS, NETWORKS, build, slow_except
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import ardist as ad
@@ -43,16 +41,27 @@ def exported(module, args):
     return torch.export.export(module, tuple(arg[:4] for arg in args), dynamic_shapes=shapes)
 
 
+QUICK = ("made", "rnn-gru", "wavenet", "transformer", "pixelcnn", "plain")
+
+
 @exporting
-@contexts
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "context_shape"),
+    slow_except(
+        [(network, shape) for shape in (CONTEXT, ()) for network in NETWORKS],
+        *((network, CONTEXT) for network in QUICK),
+    ),
+)
 def test_exported_for_any_number_of_rows(network, context_shape):
     factorization = "image-raster" if network == "pixelcnn" else "columns-of-one-family"
     module, args, expected = example(build(network, factorization, context_shape))
     torch.testing.assert_close(exported(module, args).module()(*args), expected)
 
 
-@pytest.mark.parametrize("factorization", ["columns", "columns-ties", "nested-columns", "labels"])
+@pytest.mark.parametrize(
+    "factorization",
+    slow_except(["columns", "columns-ties", "nested-columns", "labels"], "columns-ties"),
+)
 def test_exported_with_blocks_of_several_families(factorization):
     module, args, expected = example(build("made", factorization, CONTEXT))
     torch.testing.assert_close(exported(module, args).module()(*args), expected)
@@ -92,6 +101,7 @@ def test_a_compiled_loss_serves_batches_of_other_sizes():
         assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @exporting
 @pytest.mark.parametrize(
     ("network", "factorization"),
@@ -107,6 +117,8 @@ def test_a_compiled_loss_serves_batches_of_other_sizes():
 def test_onnx(network, factorization):
     module, args, expected = example(build(network, factorization, CONTEXT))
     program = torch.onnx.export(exported(module, args), dynamo=True, verbose=False)
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     names = [given.name for given in session.get_inputs()]
     found = session.run(None, dict(zip(names, (arg.numpy() for arg in args), strict=True)))[0]
@@ -120,9 +132,12 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @exporting
 @pytest.mark.parametrize("network", SMALL)
 def test_compiled_ahead_of_time(network, tmp_path):
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
     module, args, expected = example(SMALL[network]())
     path = aoti_compile_and_package(
         exported(module, args),
@@ -156,9 +171,17 @@ def in_a_transform(score, x):
     torch.func.vmap(score)(x)
 
 
+# Inference mode forbids most of what could be left behind; the others meet each network once.
+FIRST_CALLS = [(*case, in_inference_mode) for case in COVERING]
+FIRST_CALLS += [
+    (network, "image-raster", mode)
+    for network in NETWORKS
+    for mode in (on_meta, with_fakes, in_a_transform)
+]
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch, where it loops
-@pytest.mark.parametrize("mode", [in_inference_mode, on_meta, with_fakes, in_a_transform])
-@pytest.mark.parametrize(("network", "factorization"), COVERING)
+@pytest.mark.parametrize(("network", "factorization", "mode"), FIRST_CALLS)
 def test_a_first_call_under_a_mode_leaves_nothing_behind(network, factorization, mode):
     x = build(network, factorization).condition().sample((3,))
     net = build(network, factorization)  # with a factorization of its own, that nothing has used

@@ -9,7 +9,7 @@ import torch
 from laws import quantile
 from pyro import infer, poutine
 from pyro.infer import autoguide
-from table import NETWORKS, build
+from table import NETWORKS, build, slow_except
 from torch import nn
 
 import ardist as ad
@@ -489,7 +489,10 @@ def test_predictive(source, parallel):
 # Compiled by torch.jit.trace, as far as Pyro does that.
 
 
-@pytest.mark.parametrize("network", list(NETWORKS))
+@pytest.mark.parametrize(
+    "network",
+    slow_except(list(NETWORKS), "made", "rnn-gru", "wavenet", "transformer", "pixelcnn", "plain"),
+)
 def test_compiled_losses_follow_the_weights(network):
     """A latent and an observed site; the trace is made once, and the weights then move."""
     shape = "image-diagonal" if network == "pixelcnn" else "normal-raster"
@@ -517,6 +520,7 @@ def test_compiled_losses_follow_the_weights(network):
     torch.testing.assert_close(compiled, losses(infer.Trace_ELBO))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("latent", "reparameterized", "elbo"),
     [
@@ -640,7 +644,7 @@ def test_gradients_reach_weights_that_are_latents():
         assert one.any()
 
 
-@pytest.mark.parametrize("subsample_size", [None, 5])
+@pytest.mark.parametrize("subsample_size", slow_except([None, 5], None))
 def test_a_mean_field_posterior_of_weights(subsample_size):
     """Close to the exact one, in evidence and in what it predicts, drawn or computed."""
     model = BayesianMADE(subsample_size)
@@ -659,6 +663,7 @@ def test_a_mean_field_posterior_of_weights(subsample_size):
     assert evidence - 0.7 < bound < evidence + 0.2
 
 
+@pytest.mark.slow
 def test_nuts_over_weights():
     model = BayesianMADE()
     samples = run_nuts(model, 80, 40, model.x, max_tree_depth=4)

@@ -1,7 +1,8 @@
 """What goes wrong easily in a distribution for torch and Pyro: each trap by its number.
 
-Other tests hold those that are not here: 26 in test_package, 28 in test_pyro, 29 and 33 in
-test_properties, 31 in test_rsample, 32 in test_distribution, 34 in test_pyro_contract.
+Those that are not here are tested elsewhere: 26 in tests/test_package.py, 28 in test_pyro.py, 29
+and 33 in tests/networks/test_base.py, 31 in tests/engine/test_rsample.py, 32 in
+tests/test_distribution.py, 34 in test_pyro_contract.py.
 """
 
 import importlib

@@ -128,16 +128,16 @@ def test_an_order_for_each_row(name, float64):
     torch.manual_seed(3)
     p = transformer(DISCRETE[name]).condition()
     fac = p.factorization
-    ranks = torch.rand(5, fac.num_blocks).argsort(-1).reshape(5, *fac.grid_shape)
+    ranks = torch.rand(3, fac.num_blocks).argsort(-1).reshape(3, *fac.grid_shape)
     q = p.with_ordering(ranks)
     assert torch.equal(q.ordering, ranks)
-    assert q.batch_shape == (5,)
+    assert q.batch_shape == (3,)
     x = q.sample((2000,))
-    for row in range(5):
+    for row in range(3):
         one = p.with_ordering(ad.Ordering.from_ranks(ranks[row]))
         close(q.log_prob(x)[:, row], one.log_prob(x[:, row]))
         assert_follows(one, x[:, row])
-    assert q.expand((2, 5)).sample().shape == (2, 5, *p.event_shape)
+    assert q.expand((2, 3)).sample().shape == (2, 3, *p.event_shape)
 
 
 class Linear(networks.ConditionalNetwork):

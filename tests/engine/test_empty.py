@@ -10,12 +10,7 @@ from ardist import information, sampling, training, transforms
 
 # Nothing is drawn, or there are no contexts.
 CASES = [(*case, CONTEXT if number % 2 else ()) for number, case in enumerate(COVERING)]
-CASES += [
-    (name, "normal-raster", shape)
-    for name in NETWORKS
-    if fits(name, "normal-raster")
-    for shape in ((), CONTEXT)
-]
+CASES += [(name, "normal-raster", CONTEXT) for name in NETWORKS if fits(name, "normal-raster")]
 # The classes of torch refuse to be made of nothing.
 NO_CLASS = ("one_hot-along", "relaxed-along", "straight_through-along")
 

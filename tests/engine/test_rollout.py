@@ -1,0 +1,66 @@
+"""Steps, windows of steps and whole passes, through a decoder or without one."""
+
+import pytest
+import torch
+from table import FACTORIZATIONS, build
+
+from ardist.decoding import Decoder
+from ardist.rollout import Rollout
+
+
+def test_whole_passes_are_told_the_order():
+    class AnyOrder(type(build("plain", "bernoulli-raster"))):
+        def unsupported_reason(self, factorization):
+            return None
+
+        def forward(self, blocks, context=None, ranks=None):
+            told.append(ranks)
+            return blocks.unsqueeze(-1) * 0
+
+    told = []
+    net = AnyOrder(FACTORIZATIONS["bernoulli-raster"])
+    other = FACTORIZATIONS["bernoulli-reverse"]
+    net.decoder(2, factorization=other).step(None)
+    assert torch.equal(told.pop(), other.ranks.flatten())
+    net.decoder(2).step(None)
+    assert told == [None]
+
+
+@pytest.mark.parametrize("factorization", ["bernoulli-graph", "normal-permutation", "columns-ties"])
+def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization):
+    net = build("made", factorization).double()
+    order, p = net.factorization.drawing_order, net.condition()
+    reference = torch.zeros((), dtype=torch.float64)
+    noise = [layout.noise(50, reference) for layout in order.step_layouts]
+    stepped = Rollout(p.batch((50,)), decoder=net.decoder(50))
+    for step in stepped:
+        step.accept(step.layout.from_noise(step.params, noise[step.index]))
+    # The same noise for one window over all steps, family by family.
+    whole = order.layout_of(0, order.num_steps)
+    members = [family for layout in order.step_layouts for family in layout.distinct]
+    pieces = [piece for each in noise for piece in each]
+    together = [
+        torch.cat([p for f, p in zip(members, pieces, strict=True) if f == family], 1)
+        for family in whole.distinct
+    ]
+    decoder = net.decoder(50)
+    decoder.max_window = order.num_steps
+    windowed = Rollout(p.batch((50,)), decoder=decoder, windows=True)
+    for step in windowed:
+        assert step.is_window
+        step.accept(step.from_params(lambda params: whole.from_noise(params, together)))
+    torch.testing.assert_close(windowed.drawn, stepped.drawn, atol=1e-9, rtol=0)
+
+
+def test_a_rollout_asks_for_the_blocks_of_each_step():
+    steps = iter(Rollout(build("made", "normal-raster").condition().batch((2,)), windows=False))
+    next(steps)
+    with pytest.raises(RuntimeError, match=r"^step: its blocks were not accepted"):
+        next(steps)
+
+
+def test_networks_without_a_decoder_are_sampled_by_whole_passes():
+    net = build("plain", "bernoulli-random")
+    made = build("made", "bernoulli-random")
+    assert type(net.decoder(2)).__name__ == "WholePasses"
+    assert isinstance(made.decoder(2), Decoder)

@@ -1,0 +1,29 @@
+"""Mixture and Independent, against the families that they are made of."""
+
+import pyro.distributions as dist
+import torch
+
+from ardist import families as fam
+
+
+def test_a_mixture_is_torchs_mixture(float64):
+    family = fam.Mixture(fam.Normal(), 4)
+    params = torch.randn(50, family.num_params)
+    reference = dist.MixtureSameFamily(
+        dist.Categorical(logits=params[:, :4]), fam.Normal()(params[:, 4:].unflatten(-1, (4, 2)))
+    )
+    x = torch.randn(50)
+    torch.testing.assert_close(family.log_prob(params, x), reference.log_prob(x))
+    torch.testing.assert_close(family.cdf(params, x), reference.cdf(x))
+
+
+def test_independent_elements_are_given_and_kept_one_by_one(float64):
+    family = fam.Independent(fam.Categorical(3), (2, 2))
+    params, value = torch.randn(5, 12), torch.randint(3, (5, 2, 2))
+    mask = torch.rand(5, 2, 2) < 0.5
+    each = fam.Categorical(3).log_prob(params.unflatten(-1, (2, 2, 3)), value)
+    expected = (each * mask).sum((-1, -2))
+    torch.testing.assert_close(family.marginal_log_prob(params, value, mask), expected)
+    draws = torch.stack([family.sample_given(params, value, mask) for _ in range(50)])
+    assert torch.equal(draws[:, mask], value[mask].expand(50, -1))
+    assert (draws[:, ~mask] != draws[0, ~mask]).any(0).all()

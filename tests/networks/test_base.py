@@ -1,0 +1,279 @@
+"""What holds of every network."""
+
+import io
+import warnings
+
+import pytest
+import torch
+from table import (
+    CASES,
+    CONTEXT,
+    COVERING,
+    FACTORIZATIONS,
+    FAMILIES,
+    GPT,
+    NETWORKS,
+    REPRESENTATIVE,
+    build,
+    slow_except,
+)
+
+import ardist as ad
+from ardist import networks
+
+cases = pytest.mark.parametrize(
+    ("network", "factorization", "context_shape"),
+    [(*case, CONTEXT) for case in CASES] + [(*case, ()) for case in COVERING],
+    ids=lambda value: value if isinstance(value, str) else "context" if value else "alone",
+)
+
+DIFFERENTIABLE = [
+    case
+    for case in REPRESENTATIVE
+    if not FACTORIZATIONS[case[1]].support.is_discrete and case[1] != "von_mises-2"
+]
+
+
+@cases
+def test_conditionals_depend_on_what_they_may_and_on_nothing_else(
+    network, factorization, context_shape
+):
+    net = build(network, factorization, context_shape)
+    context = torch.randn(CONTEXT) if context_shape else None
+    found = ad.testing.check_autoregressive(net, context)
+    assert found.reach == 1.0
+    assert torch.equal(found.influence, net.factorization.dependencies)
+    assert found.context_reach == (1.0 if context_shape else None)
+
+
+@pytest.mark.parametrize(("network", "factorization"), DIFFERENTIABLE)
+def test_jacobian_has_the_pattern_of_the_dependencies(network, factorization, float64):
+    net = build(network, factorization)
+    fac, layout = net.factorization, net.factorization.layout
+    seen = torch.zeros(fac.num_blocks, fac.num_blocks, dtype=torch.bool)
+    for _ in range(3):
+        blocks = fac.split(net.condition().sample((1,)))
+        jacobian = torch.autograd.functional.jacobian(lambda b: net(b).flatten(), blocks).flatten(1)
+        rows = jacobian.split(layout.sizes["param"], 0)
+        for i, row in enumerate(rows):
+            columns = row.split(layout.sizes["value"], 1)
+            for j, entry in enumerate(columns):
+                seen[i, j] |= bool((entry != 0).any())
+    assert torch.equal(seen, fac.dependencies)
+
+
+@cases
+def test_decoder_gives_the_numbers_of_the_parallel_pass(network, factorization, context_shape):
+    net = build(network, factorization, context_shape)
+    if context_shape:
+        context = torch.randn(2, *CONTEXT, dtype=torch.float64)
+        ad.testing.check_decoder(net.double(), context)
+    else:
+        ad.testing.check_decoder(net)
+        ad.testing.check_decoder(net.double())
+
+
+# Whole passes begin with a draw, for which the meta device has no numbers.
+@pytest.mark.parametrize(
+    ("network", "factorization"), [case for case in REPRESENTATIVE if case[0] != "plain"]
+)
+def test_nothing_is_left_on_another_device(network, factorization):
+    """The meta device refuses to be mixed with the CPU, as a GPU does."""
+    net = build(network, factorization, CONTEXT).to("meta")
+    fac, layout = net.factorization, net.factorization.layout
+    blocks = torch.zeros(4, *layout.value_shape, device="meta", dtype=layout.dtype(torch.float32))
+    context = torch.zeros(2, *CONTEXT, device="meta")
+    assert net(blocks, context).device.type == "meta"
+    decoder = net.decoder(4, context)
+    assert decoder.step(None).device.type == "meta"
+    if fac.num_steps > 1:
+        first = layout.gather_blocks("value", blocks, fac.steps[0])
+        assert decoder.step(first).device.type == "meta"
+        decoder = net.decoder(4, context)
+        assert decoder.prefill(first).device.type == "meta"
+        decoder.select(torch.tensor([0, 1, 1], device="meta"))
+        if fac.num_steps > 2:
+            second = layout.gather_blocks("value", blocks, fac.steps[1])[:3]
+            assert decoder.step(second).device.type == "meta"
+
+
+TAKES_BLOCKS = {
+    network for network in NETWORKS if "blocks" in build(network, "image-raster").context_kinds
+}
+BLOCKWISE = [
+    (network, factorization)
+    for network, factorization in CASES
+    if network in TAKES_BLOCKS
+    and (
+        factorization in ("bernoulli-random", "normal-ties", "columns", "image-snake")
+        or (network, factorization) == ("pixelcnn", "image-turned")  # its masks are one, turned
+    )
+]
+
+
+@pytest.mark.parametrize(("network", "factorization"), BLOCKWISE)
+def test_a_context_for_each_block_reaches_that_block(network, factorization):
+    shape = (*FACTORIZATIONS[factorization].grid_shape, 3)
+    net = build(network, factorization, shape, context_kind="blocks").double()
+    fac = net.factorization
+    context = torch.randn(2, *shape, dtype=torch.float64)
+    assert ad.testing.check_autoregressive(net, context).context_reach == 1.0
+    ad.testing.check_decoder(net, context)
+    ad.testing.check_shapes(net.condition(context))
+    blocks = fac.split(net.condition(context[:1]).sample())
+    before = net(blocks, context[:1])
+    for block in range(fac.num_blocks):
+        changed = context[:1].clone()
+        changed.view(1, fac.num_blocks, 3)[:, block] += 1
+        own = [
+            fac.layout.gather_blocks("param", p, [block]) for p in (before, net(blocks, changed))
+        ]
+        assert not torch.allclose(*own)
+
+
+@pytest.mark.parametrize(
+    "network",
+    slow_except(list(NETWORKS), "made", "rnn-gru", "wavenet", "transformer", "pixelcnn", "plain"),
+)
+def test_a_compiled_network_is_called(network):
+    net = build(network, "image-raster")
+    calls = []
+
+    def backend(graph, _):
+        def counted(*args):
+            calls.append(len(args))
+            return graph.forward(*args)
+
+        return counted
+
+    x = net.condition().sample((3,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch._dynamo.reset()
+        p = ad.AutoregressiveDistribution(torch.compile(net, backend=backend))
+        found = p.log_prob(x)
+        first = len(calls)
+        p.log_prob(x)
+    torch.testing.assert_close(found, net.condition().log_prob(x))
+    assert first > 0
+    assert len(calls) == 2 * first  # and not traced again
+    assert p.sample((2,)).shape == (2, 3, 3)
+
+
+ANY_ORDER = ("transformer", "transformer-rotary")
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])
+def test_a_state_of_another_order_is_refused(network):
+    state = build(network, "bernoulli-raster").state_dict()
+    with pytest.raises(ValueError, match="state_dict: made for another factorization"):
+        build(network, "bernoulli-reverse").load_state_dict(state)
+
+
+def _columns(**families):
+    return ad.Factorization.columns(families)
+
+
+def _of_pairs(dim, ordering=None):
+    pairs = ad.families.Independent(FAMILIES["bernoulli"], (2,))
+    partition = ad.Partition.along(dim)
+    return ad.Factorization((2, 2), pairs, partition=partition, ordering=ordering)
+
+
+def _permuted(*last):
+    order = ad.Ordering.permutation([*range(9), *last])
+    return ad.Factorization(11, FAMILIES["normal"], ordering=order)
+
+
+NORMAL, LAPLACE = FAMILIES["normal"], FAMILIES["laplace"]
+MEANINGS = {
+    "names": (_columns(a=NORMAL, b=NORMAL), _columns(b=NORMAL, a=NORMAL)),
+    "families": (_columns(a=NORMAL, b=LAPLACE), _columns(a=LAPLACE, b=NORMAL)),
+    "partition": (_of_pairs(0), _of_pairs(1)),
+    "ordering": (_permuted(9, 10), _permuted(10, 9)),
+}
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer-plain", "unshared"])
+@pytest.mark.parametrize("part", MEANINGS)
+def test_a_state_that_fits_and_means_something_else_is_refused(part, network, strict):
+    own, other = (NETWORKS[network](fac) for fac in MEANINGS[part])
+    with pytest.raises(ValueError, match=f"made for another factorization; {part} is"):
+        own.load_state_dict(other.state_dict(), strict=strict)
+
+
+@pytest.mark.parametrize(("network", "factorization"), COVERING)
+def test_states_are_tensors_of_one_length(network, factorization):
+    """So that they can be sent to other processes, and read by `weights_only`."""
+    state, file = build(network, factorization).state_dict(), io.BytesIO()
+    extra = [value for name, value in state.items() if name.endswith("_extra_state")]
+    assert {(value.dtype, value.shape) for value in extra} == {(torch.uint8, (2048,))}
+    torch.save(state, file)
+    file.seek(0)
+    build(network, factorization).load_state_dict(torch.load(file, weights_only=True))
+
+
+def test_states_of_long_events_take_no_time():
+    """A list of all pairs of blocks would not fit into the memory."""
+    for fac in (
+        ad.Factorization(10**5, FAMILIES["bernoulli"]),
+        ad.Factorization((256, 256), FAMILIES["bernoulli"], ordering=ad.Ordering.snake()),
+    ):
+        net = networks.Markov(fac, hidden_features=())
+        net.load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])
+def test_a_decoder_in_another_order_is_refused(network):
+    net = build(network, "bernoulli-raster")
+    other = FACTORIZATIONS["bernoulli-reverse"]
+    name = type(net).__name__
+    with pytest.raises(ValueError, match=f"factorization: {name} .*"):
+        net.decoder(2, factorization=other)
+    with pytest.raises(ValueError, match=f"factorization: {name} .*"):
+        net.decoder(2, ranks=other.ranks.flatten())
+    if not net.has_row_orders:
+        with pytest.raises(ValueError, match=f"ranks: {name} draws all rows in one order"):
+            net.decoder(2, ranks=torch.stack([other.ranks.flatten()] * 2))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_printed_network_shows_factorization_and_sizes(network):
+    net = build(network, "image-raster", CONTEXT)
+    shown = repr(net)
+    assert shown.startswith(f"{type(net).__name__}(")
+    assert str(net.factorization) in shown
+    assert "context_shape=(3,)" in shown
+
+
+DROPPING = {
+    "made": (networks.MADE, {"hidden_features": 32}),
+    "rnn": (networks.RNN, {"hidden_size": 8, "num_layers": 2}),
+    "wavenet": (networks.WaveNet, {"channels": 8, "depth": 3}),
+    "transformer": (networks.Transformer, GPT),
+    "pixelcnn": (networks.PixelCNN, {"channels": 8, "depth": 2}),
+    "pixelcnn, each pixel masked": (networks.PixelCNN, {"channels": 8, "depth": 2}),
+}
+
+
+@pytest.mark.parametrize("name", list(DROPPING))
+def test_draws_and_their_scores_come_without_dropout(name):
+    network, options = DROPPING[name]
+    factorization = "image-snake" if "each pixel" in name else "image-raster"
+    net = network(FACTORIZATIONS[factorization], dropout=0.5, **options)
+    assert net.training
+    x, score = net.condition().sample_and_log_prob((4,))
+    assert not torch.equal(net.condition().log_prob(x), net.condition().log_prob(x))
+    assert torch.equal(*(net.decoder(2).step(None) for _ in range(2)))
+    blocks = net.factorization.split(x)
+    first = net.factorization.steps[:3]
+    prefix = net.factorization.layout.gather_blocks("value", blocks, [block for (block,) in first])
+    assert torch.equal(*(net.decoder(4).prefill(prefix) for _ in range(2)))
+    torch.manual_seed(1)
+    drawn = net.condition().sample((3,))
+    assert net.training
+    net.eval()
+    torch.testing.assert_close(net.condition().log_prob(x), score)
+    torch.manual_seed(1)
+    assert torch.equal(net.condition().sample((3,)), drawn)
