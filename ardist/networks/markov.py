@@ -170,7 +170,7 @@ class Markov(UniformNetwork):
         return _MarkovDecoder(self, factorization, batch_size, context)
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
-        """Why the network does not support a factorization; a stationary one supports any length."""
+        """As for any network; only a stationary one supports other lengths."""
         if self.stationary:
             return super().unsupported_reason(factorization)
         return ConditionalNetwork.unsupported_reason(self, factorization)
