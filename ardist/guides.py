@@ -59,7 +59,7 @@ class AutoAutoregressive(AutoContinuous):
             `StudentT`, `Spline` or `Mixture(Normal(), 4)`.
         ordering: the order of the elements of the latent vector and their dependencies: an
             `Ordering`; "model" for the model's graph; or None, for which each element depends on
-            all elements of earlier statements of the model and on earlier elements of its own.
+            all earlier elements, in the order of the model's statements.
         hidden_features: of the MADE; by default two layers of 64 units, or of 4 units for each
             distinct set of dependencies if that is more. If layers are narrower than the number of
             sets, elements whose set has no unit depend on others only linearly, by the direct

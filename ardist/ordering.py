@@ -159,7 +159,7 @@ class Ordering:
 
     @staticmethod
     def from_ranks(ranks: Sequence[int] | Tensor) -> "Ordering":
-        """Given ranks, of the grid's shape. Equal ranks are ties, and gaps between ranks are allowed.
+        """Given ranks, of the grid's shape. Equal ranks are ties, and there may be gaps.
 
         >>> import ardist as ad
         >>> print(ad.Ordering.from_ranks([[0, 5], [5, 9]]).show())

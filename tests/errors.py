@@ -1855,7 +1855,7 @@ CHECKS = (
     error(
         "log_prob: expected shape (2,), got ()",
         lambda: testing.check_shapes(replaced(log_prob=lambda value: torch.zeros(()))),
-        "the sum of log_prob_blocks: differs by 4.0e+00",
+        "sum of log_prob_blocks: differs by 4.0e+00",
         lambda: testing.check_shapes(
             replaced(
                 log_prob=lambda value: torch.zeros(value.shape[:-1]),
