@@ -38,15 +38,15 @@ class AutoAutoregressive(AutoContinuous):
 
     With `ordering="model"` the dependencies follow from the model's graph, which
     `pyro.infer.inspect` finds. Two elements are neighbors if they enter the same factor of the
-    joint distribution, within the same slice of each plate. (If a factor combines slices of a
-    plate, such as by a sum, elements of different slices are neighbors too. Gradients at a draw
-    decide that.) The element with the fewest neighbors is drawn last, given its neighbors. These
-    become neighbors of each other, and the same is repeated with the remaining elements
-    (elimination by minimum degree, as for sparse Cholesky factors). The omitted dependencies are
-    those that the posterior does not need, for any values of the observations (Webb et al. 2018,
+    joint distribution, within the same slice of each plate. If a factor combines slices of a plate,
+    for example by a sum, elements of different slices are neighbors too, which is detected by
+    gradients at a draw. The element with the fewest neighbors is drawn last, given its neighbors.
+    These become neighbors of each other, and the same is repeated with the remaining elements
+    (elimination by minimum degree, as for sparse Cholesky factors). Only dependencies that the
+    posterior does not need are omitted, for any values of the observations (Webb et al. 2018,
     "Faithful inversion of generative models"). In a hierarchical model the local latents of a plate
-    are drawn last in one step, given the global latents. The graph does not contain latents that
-    `poutine.block` hides from the guide, and dependencies through Python numbers or branches.
+    are drawn last in one step, given the global latents. The graph contains neither latents that
+    `poutine.block` hides from the guide nor dependencies through Python numbers or branches.
 
     As in Pyro's own guides, the parameters are created in the first call. The initial posterior has
     independent elements around the values of `init_loc_fn`, with a width of about `init_scale`. As

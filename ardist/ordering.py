@@ -83,7 +83,13 @@ class Ordering:
 
     @staticmethod
     def column_major() -> "Ordering":
-        """The first dimension fastest: an image column by column, each from top to bottom."""
+        """The first dimension fastest: an image column by column, each from top to bottom.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.column_major().show((2, 3)))
+        0 2 4
+        1 3 5
+        """
         return Ordering("column_major")
 
     @staticmethod
@@ -92,6 +98,11 @@ class Ordering:
 
         It is also called boustrophedon. In more than two dimensions every other plane is reversed
         as well.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.snake().show((2, 3)))
+        0 1 2
+        5 4 3
         """
         return Ordering("snake")
 
@@ -112,7 +123,13 @@ class Ordering:
     def spiral() -> "Ordering":
         """A clockwise spiral from the first corner to the middle, for grids of two dimensions.
 
-        Each block is next to the previous one.
+        Each block is next to the previous one. Other grids raise a `ValueError`.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.spiral().show((3, 3)))
+        0 1 2
+        7 8 3
+        6 5 4
         """
         return Ordering("spiral")
 
@@ -135,7 +152,13 @@ class Ordering:
 
     @staticmethod
     def checkerboard() -> "Ordering":
-        """Two steps: first the blocks whose indices have an even sum, then all others."""
+        """Two steps: first the blocks whose indices have an even sum, then all others.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.checkerboard().show((2, 3)))
+        0 1 0
+        1 0 1
+        """
         return Ordering("checkerboard")
 
     @staticmethod
@@ -236,6 +259,11 @@ class Ordering:
 
         Raises:
             ValueError: if the ordering does not fit the grid.
+
+        >>> import torch, ardist as ad
+        >>> ad.Ordering.reverse().dependencies(torch.Size((2,)))
+        tensor([[False,  True],
+                [False, False]])
         """
         ranks = self.ranks(grid_shape).flatten()
         if self.is_graph:
@@ -263,9 +291,9 @@ class Ordering:
             ValueError: if the ordering does not fit the grid.
 
         >>> import ardist as ad
-        >>> print(ad.Ordering.snake().show((2, 3)))
+        >>> print(ad.Ordering.raster().show((2, 3)))
         0 1 2
-        5 4 3
+        3 4 5
         """
         grid = self._example_grid(4) if grid_shape is None else as_size(grid_shape, "grid_shape")
         ranks = self.ranks(grid)

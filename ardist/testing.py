@@ -1,4 +1,4 @@
-"""Checks of networks and distributions, for those of the package and for your own."""
+"""Checks of networks and distributions, including those that users write."""
 
 import copy
 import math

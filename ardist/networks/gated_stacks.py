@@ -269,7 +269,7 @@ class _Incremental:
         return left[:, -1:]
 
     def select(self, rows: Tensor) -> None:
-        """Row i becomes what row `rows[i]` was."""
+        """Row i becomes a copy of the previous row `rows[i]`."""
         for buffers in (self._above, self._left, self._rest):
             buffers[:] = [buffer.index_select(0, rows) for buffer in buffers]
         self._encodings = [

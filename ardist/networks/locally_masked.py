@@ -203,7 +203,7 @@ class _Incremental:
         return self.step(None)
 
     def select(self, rows: Tensor) -> None:
-        """Row i becomes what row `rows[i]` was."""
+        """Row i becomes a copy of the previous row `rows[i]`."""
         self._inputs = [inputs.index_select(0, rows) for inputs in self._inputs]
         self._biases = select_rows(self._biases, rows)
 

@@ -381,7 +381,7 @@ class _Cache:
         self._start_span(inputs.shape[0] // self._layer.dilation * self._layer.dilation)
 
     def select(self, rows: Tensor, context: Tensor | None) -> None:
-        """Row i becomes what row `rows[i]` was; `context` is of the new rows."""
+        """Row i becomes a copy of the previous row `rows[i]`; `context` is of the new rows."""
         self._inputs = self._inputs.index_select(1, rows)
         self._partial = self._partial.index_select(1, rows)
         self._make_views(context)
