@@ -1,7 +1,7 @@
 """Autoregressive distributions for PyTorch and Pyro.
 
-p(x | c) = prod_i p(x_i | earlier x, c), over any ordering and any partition of the variables,
-each conditional of any form, as one object of the `torch.distributions` API.
+A joint distribution p(x | c) = prod_i p(x_i | earlier x, c), with any ordering and any partition of
+the variables and conditionals of any family, is one object with the `torch.distributions` API.
 """
 
 from ardist import families, guides, information, networks, sampling, testing, training, transforms

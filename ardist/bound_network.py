@@ -51,7 +51,7 @@ class BoundNetwork:
         self.is_own = self.network_factorization is own
         if (reason := self.unsupported_reason(self.factorization)) is not None:
             raise ValueError(f"factorization: {reason}, got {factorization}")
-        self.unwrapped._tell_pyro()
+        self.unwrapped._register_in_pyro()
         self._check_params()
         self.context_batch = context_batch(self.unwrapped, context)
         if context is not None:

@@ -1,4 +1,4 @@
-"""The support of an event whose blocks have different supports."""
+"""Constraints for events whose blocks have different supports, and for sequences that end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,16 +12,21 @@ from ardist.layout import Layout
 
 
 class BlockConstraint(constraints.Constraint):
-    """Each block of an event inside a support of its own.
+    """Constrains each block of an event to its own support.
 
-    `biject_to` and `transform_to` map a vector of unconstrained reals to the event. That vector
-    can be longer or shorter than the event: under `biject_to` a simplex of 3 has 2 free
-    coordinates. As with `constraints.cat`, one discrete block makes the whole discrete.
+    `biject_to` and `transform_to` map a vector of unconstrained reals to the event. The vector can
+    be longer or shorter than the event: under `biject_to` a simplex of 3 has 2 free coordinates. As
+    in `constraints.cat`, the constraint is discrete if one block is.
+
+    Args:
+        layout: the blocks and their families.
+        elements: the flat position in the event of each element, block after block.
+        event_shape: of the events.
     """
 
     def __init__(self, layout: Layout, elements: Tensor, event_shape: Size) -> None:
         self.layout = layout
-        self.elements = elements  # flat positions in the event, block after block
+        self.elements = elements
         self.event_shape = event_shape
         self.is_discrete = any(family.support.is_discrete for family in layout.distinct)
         self.event_dim = len(event_shape)
@@ -34,7 +39,7 @@ class BlockConstraint(constraints.Constraint):
         return self.layout.inside(blocks).all(-1)
 
     def rows(self, value: Tensor) -> Tensor:
-        """The events' elements, block after block: (..., number of elements)."""
+        """The elements of events (..., *event_shape), block after block: (..., numel)."""
         flat = value.reshape(*value.shape[: value.dim() - self.event_dim], -1)
         return flat.index_select(-1, self.elements.to(value.device))
 
@@ -43,10 +48,11 @@ class BlockConstraint(constraints.Constraint):
 
 
 class SequenceConstraint(constraints.Constraint):
-    """Sequences of indices, in which nothing but padding follows the end.
+    """Constrains sequences of indices to padding after the end.
 
     Args:
-        inside: from events to whether each block is inside its support, (..., num_blocks) bool.
+        inside: from events (..., *event_shape) to whether each block is inside its support,
+            (..., num_blocks) bool.
         event_dim: of the events.
         end: the symbol that ends a sequence.
     """
@@ -66,7 +72,13 @@ class SequenceConstraint(constraints.Constraint):
 
 
 class BlockTransform(Transform):
-    """Unconstrained reals to an event, each block by its own transform."""
+    """Maps unconstrained reals to an event, by a transform for each block.
+
+    Args:
+        constraint: of the events.
+        registry: `biject_to` or `transform_to`.
+        cache_size: as for torch's transforms.
+    """
 
     domain = constraints.real_vector
 
@@ -94,27 +106,27 @@ class BlockTransform(Transform):
         return Size((*shape[: len(shape) - self.constraint.event_dim], free))
 
     def _call(self, x: Tensor) -> Tensor:
-        pieces = zip(self.parts, _cut(x, self.free_shapes), strict=True)
+        pieces = zip(self.parts, _split(x, self.free_shapes), strict=True)
         flat = torch.cat([part(piece).reshape(*x.shape[:-1], -1) for part, piece in pieces], -1)
         order = self.constraint.elements.argsort().to(x.device)
         return flat.index_select(-1, order).reshape(self.forward_shape(x.shape))
 
     def _inverse(self, y: Tensor) -> Tensor:
         rows = self.constraint.rows(y)
-        pieces = zip(self.parts, _cut(rows, self.shapes), strict=True)
+        pieces = zip(self.parts, _split(rows, self.shapes), strict=True)
         return torch.cat([part.inv(p).reshape(*rows.shape[:-1], -1) for part, p in pieces], -1)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         result = x.new_zeros(x.shape[:-1])
-        blocks = _cut(self.constraint.rows(y), self.shapes)
-        for part, free, block in zip(self.parts, _cut(x, self.free_shapes), blocks, strict=True):
+        blocks = _split(self.constraint.rows(y), self.shapes)
+        for part, free, block in zip(self.parts, _split(x, self.free_shapes), blocks, strict=True):
             term = part.log_abs_det_jacobian(free, block)
             result = result + term.reshape(*x.shape[:-1], -1).sum(-1)
         return result
 
 
-def _cut(rows: Tensor, shapes: list[Size]) -> list[Tensor]:
-    """(..., total) as a tensor (..., *shape) for each shape."""
+def _split(rows: Tensor, shapes: list[Size]) -> list[Tensor]:
+    """From (..., total) to one tensor (..., *shape) for each shape."""
     pieces = rows.split([shape.numel() for shape in shapes], -1)
     lead = rows.shape[:-1]
     return [piece.reshape((*lead, *shape)) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""A guide for Pyro whose posterior is autoregressive."""
+"""A guide for Pyro with an autoregressive posterior."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
@@ -24,50 +24,52 @@ from ardist.shapes import as_callable, as_scale, as_size, as_tensor, described
 __all__ = ["AutoAutoregressive"]
 
 _NORMAL = Normal()
-_DRAWS = 10_000  # from which quantiles are estimated
+_NUM_DRAWS = 10_000  # for estimates of quantiles
 
 
 class AutoAutoregressive(AutoContinuous):
     """A guide for Pyro: one autoregressive distribution over all continuous latents of a model.
 
-    In unconstrained space the latents are `loc + scale * z`. loc and scale are learned, for each
-    element of the latent vector, and z is drawn from a MADE whose conditionals have any form on
-    the real line. So the guide can be any Gaussian, as `AutoMultivariateNormal` can, and beyond
-    that follow funnels (a scale that depends on other latents), skew and several modes.
-    Draws have exact gradients, found in one sweep back over the steps.
+    In unconstrained space the latents are `loc + scale * z`. The vectors loc and scale are learned,
+    and z is drawn from a MADE whose conditionals are of any family on the real line. So the guide
+    includes all Gaussians, as `AutoMultivariateNormal` does, and also models funnels (a scale that
+    depends on other latents), skew and several modes. Draws have exact gradients, which are
+    computed in one sweep over the steps.
 
-    With `ordering="model"` the guide follows the model's graph, as `pyro.infer.inspect` finds it.
-    Two elements are neighbours where they enter one factor of the joint, within the same slice of
-    each plate (or anywhere in it, where a factor takes in other slices, as a sum over them does:
-    that is tried by gradients at a draw). The element with the fewest neighbours is drawn last,
-    given these; the neighbours become neighbours of each other, and so on with the rest
-    (elimination by minimum degree, as for sparse Cholesky factors). This leaves out only what the
-    posterior does not need, for any values of the observations (Webb et al. 2018, "Faithful
-    inversion of generative models"). In a hierarchical model what is local to a plate is drawn at
-    the end in one step, given what is global. Latents hidden from a guide by `poutine.block` are
-    not in the graph, and neither is what reaches a factor through Python's numbers or branches.
+    With `ordering="model"` the dependencies follow from the model's graph, which
+    `pyro.infer.inspect` finds. Two elements are neighbors if they enter the same factor of the
+    joint distribution, within the same slice of each plate. If a factor combines slices of a plate,
+    for example by a sum, elements of different slices are neighbors too, which is detected by
+    gradients at a draw. The element with the fewest neighbors is drawn last, given its neighbors.
+    These become neighbors of each other, and the same is repeated with the remaining elements
+    (elimination by minimum degree, as for sparse Cholesky factors). Only dependencies that the
+    posterior does not need are omitted, for any values of the observations (Webb et al. 2018,
+    "Faithful inversion of generative models"). In a hierarchical model the local latents of a plate
+    are drawn last in one step, given the global latents. The graph contains neither latents that
+    `poutine.block` hides from the guide nor dependencies through Python numbers or branches.
 
-    Like Pyro's own guides it makes its parameters when it is first called: the posterior starts
-    with independent elements around the values of `init_loc_fn`, about `init_scale` wide. As
-    with every `AutoContinuous`, `TraceMeanField_ELBO` is wrong where latents are constrained: its
-    KL from a Delta (pyro-ppl 1.9.2, `distributions/kl.py`) leaves out the Jacobian.
+    As in Pyro's own guides, the parameters are created in the first call. The initial posterior has
+    independent elements around the values of `init_loc_fn`, with a width of about `init_scale`. As
+    with each `AutoContinuous`, `TraceMeanField_ELBO` is wrong if latents are constrained: its KL
+    from a Delta (pyro-ppl 1.9.2, `distributions/kl.py`) leaves out the Jacobian.
 
     Args:
-        model: a Pyro model whose structure does not change, all of whose latents are continuous.
-        family: of every conditional: one number on the real line whose draws have gradients, such
-            as `Normal`, `StudentT`, `Spline` or `Mixture(Normal(), 4)`.
-        ordering: in which order the elements of the latent vector are drawn, and on which others
-            each depends: an `Ordering`, "model" for the model's graph, or None for all on all
-            before them, in the order of the model's statements.
-        hidden_features: of the MADE; by default two layers of 64 units, or of 4 for each distinct
-            set of dependencies if that is more. An element whose set has no unit, because layers
-            are narrower than there are sets, depends on others directly: linearly.
+        model: a Pyro model with a fixed structure and continuous latents only.
+        family: of all conditionals; one number on the real line with `rsample`, such as `Normal`,
+            `StudentT`, `Spline` or `Mixture(Normal(), 4)`.
+        ordering: the order of the elements of the latent vector and their dependencies: an
+            `Ordering`; "model" for the model's graph; or None, for which each element depends on
+            all earlier elements, in the order of the model's statements.
+        hidden_features: of the MADE; by default two layers of 64 units, or of 4 units for each
+            distinct set of dependencies if that is more. If layers are narrower than the number of
+            sets, elements whose set has no unit depend on others only linearly, by the direct
+            connections.
         init_loc_fn: see Pyro's documentation of autoguides.
-        init_scale: of the posterior at first.
+        init_scale: the initial scale of the posterior, in unconstrained space.
 
     Raises:
-        ValueError: where the family or an argument is off; at the first call, where a latent is
-            discrete or inside a plate that is subsampled, or the ordering is of another length.
+        ValueError: if the family or an argument is invalid; at the first call, if a latent is
+            discrete or inside a subsampled plate, or the ordering has another length.
 
     >>> import pyro, pyro.distributions as dist, torch
     >>> import ardist as ad
@@ -127,7 +129,7 @@ class AutoAutoregressive(AutoContinuous):
         self.scale: Any = PyroParam(scale, constraints.softplus_positive)
         ordering = self._ordering
         if not isinstance(ordering, Ordering | None):
-            ordering = Ordering.from_graph(_eliminated(self._neighbours(*args, **kwargs)))
+            ordering = Ordering.from_graph(_eliminate(self._neighbors(*args, **kwargs)))
         factorization = Factorization(self.latent_dim, self._family, ordering=ordering)
         hidden_features = self._hidden_features
         if hidden_features is None:
@@ -135,53 +137,55 @@ class AutoAutoregressive(AutoContinuous):
             hidden_features = (max(64, 4 * sets.shape[0]),) * 2
         self.network = MADE(factorization, hidden_features=hidden_features).to(loc)
         for layer in (self.network.head, self.network.direct):
-            if layer is not None:  # biases stay, or components of a mixture would be the same
+            if layer is not None:  # biases stay, since components of a mixture have to differ
                 nn.init.zeros_(layer.weight)
 
-    def _neighbours(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Which elements of the latent vector enter one factor of the joint: (n, n) bool."""
+    def _neighbors(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Whether two elements of the latent vector enter one factor of the joint: (n, n) bool."""
         shapes = self._unconstrained_shapes
         depends: Any = poutine.block(get_dependencies)(self.model, args, kwargs)
-        drawn = poutine.block(poutine.trace(self.model).get_trace)(*args, **kwargs)
-        values = {name: drawn.nodes[name]["value"].detach().requires_grad_() for name in shapes}
+        prior = poutine.block(poutine.trace(self.model).get_trace)(*args, **kwargs)
+        values = {name: prior.nodes[name]["value"].detach().requires_grad_() for name in shapes}
         with torch.enable_grad():
-            given = poutine.trace(poutine.condition(self.model, data=values))
-            trace: Any = poutine.block(given.get_trace)(*args, **kwargs)
+            conditioned = poutine.trace(poutine.condition(self.model, data=values))
+            trace: Any = poutine.block(conditioned.get_trace)(*args, **kwargs)
             trace.compute_log_prob()
         ends = accumulate((shape.numel() for shape in shapes.values()), initial=0)
         elements = {
             name: torch.arange(*part) for name, part in zip(shapes, pairwise(ends), strict=True)
         }
         frames_of = {name: trace.nodes[name]["cond_indep_stack"] for name in shapes}
-        slices: dict[str, Tensor] = {}  # by plate, in which of it each element is, or -1
+        # By plate, the index of the slice of each element, or -1 outside the plate: (n,).
+        slices: dict[str, Tensor] = {}
         for name, shape in shapes.items():
             site = trace.nodes[name]
             event_dim = len(shape) - (site["value"].dim() - site["fn"].event_dim)
             for frame in frames_of[name]:
                 index = torch.arange(frame.size).reshape(-1, *(event_dim - frame.dim - 1) * (1,))
-                place = slices.setdefault(frame.name, torch.full((self.latent_dim,), -1))
-                place[elements[name]] = index.expand(shape).flatten()
+                slice_of = slices.setdefault(frame.name, torch.full((self.latent_dim,), -1))
+                slice_of[elements[name]] = index.expand(shape).flatten()
         result = torch.zeros(self.latent_dim, self.latent_dim, dtype=torch.bool)
         for name, sources in depends["prior_dependencies"].items():
             latents = [source for source in sources if source in elements]
             parts = [elements[latent] for latent in latents]
-            inside = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-            joined = torch.ones(inside.shape[0], inside.shape[0], dtype=torch.bool)
+            inputs = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)  # (k,)
+            pairs = torch.ones(inputs.shape[0], inputs.shape[0], dtype=torch.bool)
             for frame in trace.nodes[name]["cond_indep_stack"]:
-                own = [trace.nodes[latent] for latent in latents if frame in frames_of[latent]]
-                if own and not _mixes(trace.nodes[name], frame, own):
-                    place = slices[frame.name][inside]
-                    outside = place < 0
-                    joined &= (place == place[:, None]) | outside | outside[:, None]
-            result[inside[:, None], inside] |= joined
+                inside = [trace.nodes[latent] for latent in latents if frame in frames_of[latent]]
+                if inside and not _combines_slices(trace.nodes[name], frame, inside):
+                    slice_of = slices[frame.name][inputs]
+                    is_outside = slice_of < 0
+                    is_same = slice_of == slice_of[:, None]
+                    pairs &= is_same | is_outside | is_outside[:, None]
+            result[inputs[:, None], inputs] |= pairs
         return result
 
     def get_base_dist(self) -> AutoregressiveDistribution:
-        """The distribution of z, which is autoregressive: event_shape (latent_dim,)."""
+        """The autoregressive distribution of z: event_shape (latent_dim,)."""
         return self.network.condition()
 
     def get_transform(self, *args: Any, **kwargs: Any) -> AffineTransform:
-        """From z to the unconstrained latents: `loc + scale * z`."""
+        """The transform from z to the unconstrained latents, `loc + scale * z`."""
         return AffineTransform(self.loc, self.scale, event_dim=1)
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> dist.TransformedDistribution:
@@ -190,24 +194,35 @@ class AutoAutoregressive(AutoContinuous):
         return dist.TransformedDistribution(self.get_base_dist(), transform)
 
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Each latent's median, estimated as by `quantiles`."""
+        """The median of each latent by name, of the latent's shape, estimated as in `quantiles`."""
         return {name: value[0] for name, value in self.quantiles([0.5], *args, **kwargs).items()}
 
     @torch.no_grad()
     def quantiles(
         self, quantiles: Sequence[float] | Tensor, *args: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Each latent's quantiles, (number of quantiles, *its shape), estimated from 10,000 draws.
+        """The quantiles of each latent by name, estimated from 10,000 draws.
 
-        They are taken in unconstrained space, element by element, and mapped from there.
+        They are computed elementwise in unconstrained space and then mapped to the support.
+
+        Args:
+            quantiles: numbers within [0, 1].
+            args: of the model.
+            kwargs: of the model.
+
+        Returns:
+            for each latent, (number of quantiles, *shape of the latent).
+
+        Raises:
+            ValueError: if `quantiles` is not a vector of numbers within [0, 1].
         """
         levels = as_tensor(quantiles, "quantiles")
-        inside = (levels >= 0) & (levels <= 1)
-        if levels.dim() != 1 or not (inside.any() and inside.all()):
+        is_valid = (levels >= 0) & (levels <= 1)
+        if levels.dim() != 1 or not (is_valid.any() and is_valid.all()):
             raise ValueError(
                 f"quantiles: expected numbers within [0, 1], got {described(quantiles)}"
             )
-        draws = self.get_posterior(*args, **kwargs).sample((_DRAWS,))
+        draws = self.get_posterior(*args, **kwargs).sample((_NUM_DRAWS,))
         levels = levels.to(draws)
         result: dict[str, list[Tensor]] = {}
         for latent in draws.quantile(levels, 0):
@@ -217,39 +232,40 @@ class AutoAutoregressive(AutoContinuous):
         return {name: torch.stack(values) for name, values in result.items()}
 
 
-def _mixes(factor: Any, plate: Any, latents: Sequence[Any]) -> bool:
-    """Whether a factor's slices of a plate take in latents of other slices.
+def _combines_slices(factor: Any, plate: Any, latents: Sequence[Any]) -> bool:
+    """Whether a factor's slices of a plate depend on latents of other slices.
 
-    Found by gradients at a draw: where they do not, weights of the slices come back with each.
+    If they do not, multiplying the slices of its log-probability by weights multiplies the
+    gradients of the latents in each slice by the same weights. This is checked at a draw.
     """
     log_prob, values = factor["log_prob"], [latent["value"] for latent in latents]
     if not log_prob.requires_grad:
         return False
     weights = torch.rand(plate.size).to(log_prob).reshape(-1, *(1,) * (-plate.dim - 1))
 
-    def slopes(total: Tensor) -> Sequence[Tensor]:
+    def gradients(total: Tensor) -> Sequence[Tensor]:
         return torch.autograd.grad(total, values, retain_graph=True, materialize_grads=True)
 
     for latent, plain, weighted in zip(
-        latents, slopes(log_prob.sum()), slopes((weights * log_prob).sum()), strict=True
+        latents, gradients(log_prob.sum()), gradients((weights * log_prob).sum()), strict=True
     ):
-        each = weights.reshape(*weights.shape, *(1,) * latent["fn"].event_dim)
-        if not torch.allclose(weighted, each * plain, rtol=1e-3, atol=1e-6):
+        factors = weights.reshape(*weights.shape, *(1,) * latent["fn"].event_dim)
+        if not torch.allclose(weighted, factors * plain, rtol=1e-3, atol=1e-6):
             return True
     return False
 
 
-def _eliminated(neighbours: Tensor) -> Tensor:
-    """Parents for each element of a Markov random field, (n, n) bool, by minimum degree."""
-    near = neighbours.clone().fill_diagonal_(False)
-    parents, degrees = torch.zeros_like(near), near.sum(-1)
-    for _ in range(near.shape[0]):
-        last = near.shape[0] - 1 - int(degrees.flip(0).argmin())  # of equals, the last one
-        around = near[last].nonzero().squeeze(-1)
-        parents[last, around] = True
-        near[last], near[:, last] = False, False
-        near[around[:, None], around] = True
-        near[around, around] = False
-        degrees[around] = near[around].sum(-1)
-        degrees[last] = near.shape[0]  # done: more than any that is left
+def _eliminate(neighbors: Tensor) -> Tensor:
+    """The parents of each element of a Markov random field, (n, n) bool, by minimum degree."""
+    edges = neighbors.clone().fill_diagonal_(False)
+    parents, degrees = torch.zeros_like(edges), edges.sum(-1)
+    for _ in range(edges.shape[0]):
+        node = edges.shape[0] - 1 - int(degrees.flip(0).argmin())  # the last one of minimum degree
+        adjacent = edges[node].nonzero().squeeze(-1)
+        parents[node, adjacent] = True
+        edges[node], edges[:, node] = False, False
+        edges[adjacent[:, None], adjacent] = True
+        edges[adjacent, adjacent] = False
+        degrees[adjacent] = edges[adjacent].sum(-1)
+        degrees[node] = edges.shape[0]  # eliminated: higher than all remaining degrees
     return parents

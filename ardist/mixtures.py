@@ -1,4 +1,4 @@
-"""Mixtures of joints that have the same events: of any, and of one network's orderings."""
+"""Mixtures of joint distributions: of any distributions, and of one network's orderings."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -28,29 +28,31 @@ from ardist.shapes import (
 
 
 class Mixture(TorchDistribution):
-    """A mixture of distributions, say of autoregressive ones with different networks.
+    """A mixture of distributions, such as autoregressive ones with different networks.
 
-    A draw costs one component and not all, as it does in torch's `MixtureSameFamily`: each
-    autoregressive component draws the events that fell to it. (One of another class that differs
-    along the batch cannot be told to, and draws them all.)
+    Each event is drawn from a single component, while torch's `MixtureSameFamily` draws it from
+    all. (A component of another class than `AutoregressiveDistribution` that differs along the
+    batch still draws all events.)
 
-    It has `rsample` where the components have it and the weights require no gradient: the choice
-    of a component then depends on nothing, and gradients are exact.
+    It has `rsample` if all components have it and the weights require no gradient. Then the choice
+    of a component has no gradient, so gradients of draws are exact.
 
     Args:
         mixing: the weights, a Categorical over the components.
-        components: distributions of torch or Pyro over the same events; their batch_shapes and
-            that of `mixing` broadcast. Sequences that end may do so in different orders.
-        validate_args: whether a sequence is checked to be in one component's support, where
-            these differ; torch's default if None. Components check as they were told to.
+        components: distributions of torch or Pyro over the same events. Their batch_shapes and
+            the batch_shape of `mixing` broadcast. If their sequences have an end, the orders may
+            differ.
+        validate_args: whether to check that a sequence is in the support of a component, if the
+            supports differ; torch's default if None. Components check values by their own
+            `validate_args`.
 
     Attributes:
-        mixing: as given.
-        components: as given, as a tuple.
+        mixing: the weights.
+        components: a tuple.
 
     Raises:
-        ValueError: where there are not as many components as weights, or shapes or supports do
-            not fit.
+        ValueError: if the numbers of components and weights differ, or shapes or supports do not
+            match.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -78,74 +80,92 @@ class Mixture(TorchDistribution):
         check_type(mixing, Categorical, "mixing")
         if validate_args is not None:
             as_flag(validate_args, "validate_args")
-        _check_some(components, "components")
+        _check_not_empty(components, "components")
         for index, component in enumerate(components):
             check_type(component, Distribution, f"components[{index}]")
             if component.event_shape != components[0].event_shape:
                 raise ValueError(
                     f"components[{index}]: expected the event_shape "
-                    f"{tuple(components[0].event_shape)} of the first one, got "
+                    f"{tuple(components[0].event_shape)} of the first component, got "
                     f"{tuple(component.event_shape)}"
                 )
         count = mixing.param_shape[-1]
         if len(components) != count:
             raise ValueError(
-                f"components: expected {count}, as mixing has weights, got {len(components)}"
+                f"components: expected {count}, one for each weight of mixing, got "
+                f"{len(components)}"
             )
         shapes = [part.batch_shape for part in (mixing, *components)]
         try:
             batch_shape = Size(torch.broadcast_shapes(*shapes))
         except RuntimeError as error:
             raise ValueError(
-                f"components: expected batch_shapes that broadcast with {tuple(shapes[0])}, that "
-                f"of mixing, got {[tuple(shape) for shape in shapes[1:]]}"
+                f"components: expected batch_shapes that broadcast with the batch_shape "
+                f"{tuple(shapes[0])} of mixing, got {[tuple(shape) for shape in shapes[1:]]}"
             ) from error
         self._sequences = _sequences(components)
         if not self._sequences:
             _check_supports(components)
         self.mixing = mixing
         self.components: tuple[Distribution, ...] = self._sequences or tuple(components)
-        # Instance attributes: Pyro assigns them.
+        # Instance attributes, since Pyro assigns them.
         self.has_rsample = all(map(_is_pathwise, components)) and not mixing.logits.requires_grad
         self.has_enumerate_support = all(part.has_enumerate_support for part in components)
         super().__init__(batch_shape, components[0].event_shape, validate_args=validate_args)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint | None:
-        """Where events lie under any of the components."""
+        """The union of the components' supports."""
         if not self._sequences:
             return self.components[0].support
         end: Any = self._sequences[0].factorization.end
         return SequenceConstraint(self._inside, len(self.event_shape), end)
 
     def _inside(self, x: Tensor) -> Tensor:
-        """Whether each event lies inside a component's support: (*lead, 1) bool."""
+        """Whether each event is inside the support of a component: (*lead, 1) bool."""
         checks = torch.broadcast_tensors(*(part.support.check(x) for part in self._sequences))
         return torch.stack(checks, -1).any(-1, keepdim=True)
 
     def expand(self, batch_shape: Sequence[int], _instance: "Mixture | None" = None) -> "Mixture":
-        """The same distribution with a larger batch_shape, in constant time: nothing is run."""
+        """The same distribution with a larger batch_shape, in constant time."""
         return expanded(self, batch_shape, _instance)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log probability or density of events, in nats: that of each component, and their sum."""
+        """The log-probability or log-density of events, in nats; it evaluates all components.
+
+        Args:
+            value: (*sample_shape, *batch_shape, *event_shape), or broadcastable to such a shape.
+
+        Returns:
+            (*sample_shape, *batch_shape).
+
+        Raises:
+            ValueError: if validation is on and a value is outside the support.
+        """
         if self._validate_args and self._sequences:
             self._validate_sample(value)
         scores = torch.broadcast_tensors(*(part.log_prob(value) for part in self.components))
-        result = log_sum_exp(torch.stack(scores, -1) + self.mixing.logits)
+        result = log_sum_exp(torch.stack(scores, -1) + self.mixing.logits)  # (*lead,)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Events, each of a component that is drawn first."""
+        """Events, each from a component that is drawn first.
+
+        Returns:
+            (*sample_shape, *batch_shape, *event_shape).
+        """
         with torch.no_grad():
             return self._draw(as_shape(sample_shape, "sample_shape"), pathwise=False)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Events with gradients, which are exact: the choice of a component depends on nothing.
+        """Events with exact gradients, for weights that require none.
+
+        Returns:
+            (*sample_shape, *batch_shape, *event_shape).
 
         Raises:
-            NotImplementedError: where a component has no `rsample`, or the weights require
-                gradients, which draws do not have.
+            NotImplementedError: if a component has no `rsample`, or the weights require gradients,
+                which draws do not have.
         """
         if without := [part for part in self.components if not _is_pathwise(part)]:
             raise NotImplementedError(f"rsample: no gradients through draws of {without}")
@@ -161,29 +181,32 @@ class Mixture(TorchDistribution):
         return self._draw_from(which, pathwise)
 
     def _draw_from(self, which: Tensor, pathwise: bool) -> Tensor:
-        """Events of the components with these numbers, all leading dimensions given."""
+        """Events (*lead, *event_shape) of the components with these indices, (*lead)."""
         rows = [
             (which.flatten() == index).nonzero().squeeze(-1)
             for index in range(len(self.components))
         ]
         pieces = [
-            _draw_rows(part, some, which.shape, pathwise)
-            for part, some in zip(self.components, rows, strict=True)
+            _draw_rows(component, part, which.shape, pathwise)
+            for component, part in zip(self.components, rows, strict=True)
         ]
-        drawn = torch.cat(pieces)[torch.cat(rows).argsort()]
+        drawn = torch.cat(pieces)[torch.cat(rows).argsort()]  # (rows, *event_shape)
         return drawn.reshape((*which.shape, *self.event_shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """All events: (num_states, *batch_shape, *event_shape), or with ones for batch_shape.
+        """All events: (num_states, *batch_shape, *event_shape).
+
+        Args:
+            expand: if False, the batch dimensions are ones.
 
         Raises:
-            NotImplementedError: where a component does not enumerate its own.
+            NotImplementedError: if a component does not enumerate its support.
         """
         as_flag(expand, "expand")
-        some = self._sequences or self.components[:1]
-        each = [part.enumerate_support(expand=False) for part in some]
-        states = torch.cat([part.reshape(part.shape[0], *self.event_shape) for part in each])
-        if len(some) > 1:
+        sources = self._sequences or self.components[:1]
+        parts = [source.enumerate_support(expand=False) for source in sources]
+        states = torch.cat([part.reshape(part.shape[0], *self.event_shape) for part in parts])
+        if len(sources) > 1:
             states = states.unique(dim=0)
         return over_batch(states, self.batch_shape, expand)
 
@@ -195,24 +218,25 @@ class Mixture(TorchDistribution):
 
 
 class OrderingMixture(Mixture):
-    """The mean of the joints that a network gives under several orderings, each as likely.
+    """A mixture of one network's joint distributions under several orderings, with equal weights.
 
-    Each ordering of a network for any order is a joint of its own, and their mean scores better
-    than they do on average (Uria et al. 2014, "A deep and tractable density estimator").
+    A network for any order defines another joint distribution for each ordering. The log-likelihood
+    of their mixture is at least their average log-likelihood (Uria et al. 2014, "A deep and
+    tractable density estimator").
 
     Args:
-        network: a conditional network, or one wrapped, that follows all the orderings.
-        orderings: of the blocks; one that is given twice counts twice.
-        context: as of `AutoregressiveDistribution`.
-        params: as of `AutoregressiveDistribution`.
-        validate_args: whether values and the context are checked; torch's default if None.
+        network: a conditional network that supports all the orderings, or one that is wrapped.
+        orderings: of the blocks. An ordering that is listed twice has twice the weight.
+        context: as for `AutoregressiveDistribution`.
+        params: as for `AutoregressiveDistribution`.
+        validate_args: whether to check values and the context; torch's default if None.
 
     Attributes:
-        components: the joint under each ordering, as a tuple.
+        components: the joint distribution under each ordering, as a tuple.
 
     Raises:
-        ValueError: where there is no ordering, the network does not follow one, or the context
-            or the params do not fit.
+        ValueError: if there is no ordering, the network does not support one, or the context or
+            the params do not fit.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -238,26 +262,24 @@ class OrderingMixture(Mixture):
         params: Mapping[str, Tensor] | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        _check_some(orderings, "orderings")
-        whole = AutoregressiveDistribution(
-            network, context, params=params, validate_args=validate_args
-        )
+        _check_not_empty(orderings, "orderings")
+        p = AutoregressiveDistribution(network, context, params=params, validate_args=validate_args)
         components = [
-            _under(whole, ordering, f"orderings[{index}]")
+            _with_ordering(p, ordering, f"orderings[{index}]")
             for index, ordering in enumerate(orderings)
         ]
-        # One decoder may draw rows in different orders, where each step is of one block alike.
-        each = [component.factorization for component in components]
-        alike = all(fac.is_total and fac.is_uniform for fac in each)
-        by_rows = alike and unwrap(network).has_row_orders
-        self._ranks = torch.stack([fac.ranks for fac in each]) if by_rows else None
-        weights = Categorical(logits=whole.bound.reference.new_zeros(len(components)))
+        # One decoder can draw rows in different orders if each step draws one block of one family.
+        factorizations = [component.factorization for component in components]
+        is_plain = all(fac.is_total and fac.is_uniform for fac in factorizations)
+        by_rows = is_plain and unwrap(network).has_row_orders
+        self._ranks = torch.stack([fac.ranks for fac in factorizations]) if by_rows else None
+        weights = Categorical(logits=p.bound.reference.new_zeros(len(components)))
         super().__init__(weights, components, validate_args=validate_args)
 
     def _draw_from(self, which: Tensor, pathwise: bool) -> Tensor:
         if self._ranks is None:
             return super()._draw_from(which, pathwise)
-        ranks = self._ranks.to(which.device)[which]
+        ranks = self._ranks.to(which.device)[which]  # (*lead, *grid_shape)
         p = self.components[0].expand(which.shape).with_ordering(ranks)
         return p.rsample() if pathwise else p.sample()
 
@@ -269,27 +291,27 @@ class OrderingMixture(Mixture):
         )
 
 
-def _check_some(values: Sequence[object], name: str) -> None:
+def _check_not_empty(values: Sequence[object], name: str) -> None:
     if not is_sequence(values) or not values:
-        raise ValueError(f"{name}: expected a sequence of some, got {described(values)}")
+        raise ValueError(f"{name}: expected a sequence that is not empty, got {described(values)}")
 
 
-def _under(
-    joint: AutoregressiveDistribution, ordering: Ordering, name: str
+def _with_ordering(
+    p: AutoregressiveDistribution, ordering: Ordering, name: str
 ) -> AutoregressiveDistribution:
-    """A joint under another ordering, or an error that says which one it was."""
+    """A distribution under another ordering. Errors begin with the name of the ordering."""
     check_type(ordering, Ordering, name)
     try:
-        return joint.with_ordering(ordering)
+        return p.with_ordering(ordering)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
 def _sequences(components: Sequence[Distribution]) -> tuple[AutoregressiveDistribution, ...]:
-    """The components, if all are over sequences with one symbol for the end.
+    """Copies of the components without validation, if all have sequences with the same end symbol.
 
-    Their supports differ with their orders, and that of the mixture is any of them. So these are
-    copies that do not check values.
+    The supports of such components differ with their orders, and the support of the mixture is
+    their union. So the components must not check values. Otherwise the result is empty.
     """
     copies = [
         part.expand(part.batch_shape)
@@ -308,13 +330,16 @@ def _check_supports(components: Sequence[Distribution]) -> None:
     for index, component in enumerate(components):
         if _key(component.support) != _key(first):
             raise ValueError(
-                f"components[{index}]: expected the support {first} of the first one, got "
+                f"components[{index}]: expected the support {first} of the first component, got "
                 f"{component.support}"
             )
 
 
 def _key(value: Any) -> Any:
-    """What constraints that allow the same have in common; for other values, what they equal."""
+    """A value that is equal for equal constraints, which torch compares by identity.
+
+    Attributes of constraints are converted as well, so that they compare by value.
+    """
     if isinstance(value, constraints.Constraint):
         dim = value.event_dim
         while isinstance(value, constraints.independent):
@@ -325,7 +350,7 @@ def _key(value: Any) -> Any:
         if value.layout.families[0].support.event_dim == 0 and all(p == parts[0] for p in parts):
             return dim, *parts[0][1:]
         return dim, parts, value.elements.tolist(), value.event_shape
-    if isinstance(value, MethodType):  # of a factorization, which is compared by value
+    if isinstance(value, MethodType):  # a method of a factorization, which compares by value
         return value.__self__
     if isinstance(value, list | tuple):
         return [_key(part) for part in value]
@@ -333,43 +358,45 @@ def _key(value: Any) -> Any:
 
 
 def _is_pathwise(p: Distribution) -> bool:
-    """Whether draws have all their gradients, and not those of some blocks alone."""
-    whole = not isinstance(p, AutoregressiveDistribution) or p.factorization.has_rsample
-    return bool(p.has_rsample) and whole
+    """Whether draws have gradients through all blocks."""
+    is_complete = not isinstance(p, AutoregressiveDistribution) or p.factorization.has_rsample
+    return bool(p.has_rsample) and is_complete
 
 
 def _draw_rows(p: Distribution, rows: Tensor, lead: Size, pathwise: bool) -> Tensor:
-    """Of a draw (*lead, *event_shape) the events of these numbers: (rows, *event_shape)."""
+    """The events with these flat indices of a draw (*lead, *event_shape): (n, *event_shape)."""
     shape: Size = Size()
     chosen: Tensor | slice = slice(None)
     if isinstance(p, AutoregressiveDistribution):
-        p = _take(p, rows, lead)
-    elif prod(p.batch_shape) == 1:  # all rows are alike
+        p = _select_rows(p, rows, lead)
+    elif prod(p.batch_shape) == 1:  # all rows have the same distribution
         shape = rows.shape
-    else:  # a copy, since some of Pyro's change in place when they are expanded
+    else:  # a copy, since some distributions of Pyro change in place when they are expanded
         p, chosen = copy(p).expand(lead), rows
     drawn: Tensor = p.rsample(shape) if pathwise else p.sample(shape)
     return drawn.reshape(-1, *p.event_shape)[chosen]
 
 
-def _take(p: AutoregressiveDistribution, rows: Tensor, lead: Size) -> AutoregressiveDistribution:
-    """Some rows of a distribution expanded to `lead`, by their numbers: a batch of them."""
-    places = torch.unravel_index(rows, lead or (1,))
+def _select_rows(
+    p: AutoregressiveDistribution, rows: Tensor, lead: Size
+) -> AutoregressiveDistribution:
+    """The rows with these flat indices of a distribution expanded to `lead`: batch_shape (n,)."""
+    indices = torch.unravel_index(rows, lead or (1,))
 
-    def take(part: Tensor, dims: int) -> Tensor:
-        own = part.shape[: part.dim() - dims]
-        if own.numel() == 1:  # not repeated: a context is encoded once
-            return part.reshape(part.shape[len(own) :])
-        last = zip(places[len(lead) - len(own) :], own, strict=True)
-        return part[tuple(at if size > 1 else torch.zeros_like(at) for at, size in last)]
+    def select(part: Tensor, dims: int) -> Tensor:
+        batch = part.shape[: part.dim() - dims]
+        if batch.numel() == 1:  # not repeated, so that a context is encoded once
+            return part.reshape(part.shape[len(batch) :])
+        pairs = zip(indices[len(lead) - len(batch) :], batch, strict=True)
+        return part[tuple(i if size > 1 else torch.zeros_like(i) for i, size in pairs)]
 
-    taken, context, event_dim = copy(p), p.context, len(p.event_shape)
+    selected, context, event_dim = copy(p), p.context, len(p.event_shape)
     if context is not None:
         context_dim = len(p.bound.unwrapped.context_shape)
-        taken.bound = p.bound.replace(context=take(context, context_dim))
-    taken.ranks = None if p.ranks is None else take(p.ranks, 1)
+        selected.bound = p.bound.replace(context=select(context, context_dim))
+    selected.ranks = None if p.ranks is None else select(p.ranks, 1)
     if p.evidence is not None:
         value, mask = p.evidence
-        taken.evidence = take(value, event_dim), take(mask, event_dim)
-    Distribution.__init__(taken, rows.shape, p.event_shape, validate_args=False)
-    return taken
+        selected.evidence = select(value, event_dim), select(mask, event_dim)
+    Distribution.__init__(selected, rows.shape, p.event_shape, validate_args=False)
+    return selected

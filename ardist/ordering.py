@@ -1,4 +1,4 @@
-"""In which order blocks are drawn."""
+"""The order in which blocks are drawn."""
 
 import math
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ordering:
-    """In which order the blocks of a grid are drawn.
+    """The order in which the blocks of a grid are drawn.
 
-    Made by its static methods, and compared by value. An ordering gives every block a rank;
-    blocks of equal rank are drawn in one step, independent given all lower ranks. An ordering
-    from a graph is finer than its ranks: a block depends on its parents alone. Where nothing
-    else is said, an ordering is total (one block a step) and serves grids of any dimensions.
+    Its static methods make orderings, which compare by value. An ordering gives each block a rank.
+    Blocks of equal rank are drawn in one step and are independent given all blocks of lower rank.
+    With an ordering from a graph, a block depends on its parents only. Unless its docstring says
+    otherwise, an ordering is total (one block a step) and supports grids of any dimensions.
 
-    >>> import ardist as ad
+    >>> import torch, ardist as ad
     >>> ad.Ordering.reverse().ranks(torch.Size((4,)))
     tensor([3, 2, 1, 0])
     >>> print(ad.Ordering.spiral())
@@ -45,21 +45,29 @@ class Ordering:
 
     name: str
     arguments: tuple[int, ...] = ()
-    _grid: tuple[int, ...] | None = field(default=None, repr=False)  # for which it was given
+    _grid: tuple[int, ...] | None = field(default=None, repr=False)  # of the given ranks or blocks
 
     @staticmethod
     def raster() -> "Ordering":
-        """The grid's own order, last dimension fastest. The default."""
+        """Raster order, the last dimension fastest. The default."""
         return Ordering("raster")
 
     @staticmethod
     def reverse() -> "Ordering":
-        """Raster from the end to the beginning."""
+        """Raster order from the end to the beginning."""
         return Ordering("reverse")
 
     @staticmethod
     def permutation(perm: Sequence[int] | Tensor) -> "Ordering":
-        """`perm[k]` is the block, counted in raster order, that is drawn k-th."""
+        """A given order: `perm[k]` is the raster index of the block that is drawn k-th.
+
+        Raises:
+            ValueError: if `perm` is not a permutation of 0, ..., n - 1.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.permutation([2, 0, 1]).show())  # ranks of blocks 0, 1, 2
+        1 2 0
+        """
         values = tuple(as_integers(perm, "perm").flatten().tolist())
         if sorted(values) != list(range(len(values))):
             raise ValueError(
@@ -70,29 +78,40 @@ class Ordering:
 
     @staticmethod
     def random(seed: int = 0) -> "Ordering":
-        """A permutation drawn from `seed`: the same seed and grid always give the same order."""
+        """A random permutation. The same seed and grid always give the same order."""
         return Ordering("random", (as_integer(seed, "seed"),))
 
     @staticmethod
     def column_major() -> "Ordering":
-        """First dimension fastest: an image column by column, each from top to bottom."""
+        """The first dimension fastest: an image column by column, each from top to bottom.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.column_major().show((2, 3)))
+        0 2 4
+        1 3 5
+        """
         return Ordering("column_major")
 
     @staticmethod
     def snake() -> "Ordering":
-        """Raster with every other run backwards, so that each block is next to the one before.
+        """Raster order with every other row reversed, so that each block is next to the previous.
 
-        Also called boustrophedon; in more dimensions than two, planes turn back as rows do.
+        It is also called boustrophedon. In more than two dimensions every other plane is reversed
+        as well.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.snake().show((2, 3)))
+        0 1 2
+        5 4 3
         """
         return Ordering("snake")
 
     @staticmethod
     def diagonal() -> "Ordering":
-        """Anti-diagonal after anti-diagonal, each drawn in one step.
+        """Anti-diagonals, each drawn in one step.
 
-        A block's rank is the sum of its indices: all of its neighbours with smaller indices are
-        earlier, and an image (H, W) takes H + W - 1 steps instead of H * W. The ties are what
-        it is for; drawn one by one, diagonals would cost as many steps as raster order.
+        The rank of a block is the sum of its indices, so all neighbors with smaller indices are
+        earlier. An image (H, W) takes H + W - 1 steps instead of H * W.
 
         >>> print(Ordering.diagonal().show((2, 4)))
         0 1 2 3
@@ -102,19 +121,26 @@ class Ordering:
 
     @staticmethod
     def spiral() -> "Ordering":
-        """Clockwise from the first corner to the middle, each block next to the one before.
+        """A clockwise spiral from the first corner to the middle, for grids of two dimensions.
 
-        For grids of two dimensions.
+        Each block is next to the previous one. Other grids raise a `ValueError`.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.spiral().show((3, 3)))
+        0 1 2
+        7 8 3
+        6 5 4
         """
         return Ordering("spiral")
 
     @staticmethod
     def hilbert() -> "Ordering":
-        """A Hilbert curve for grids of any size: near in rank is near on the grid.
+        """A Hilbert curve for grids of any size and at most three dimensions.
 
-        For grids of at most three dimensions. Each block is next to the one before, in two
-        dimensions always and in three where all sides are even; some steps of other boxes are
-        diagonal. After Cerveny's generalized curve, https://github.com/jakubcerveny/gilbert.
+        Blocks that are near in rank are near on the grid. In two dimensions each block is next to
+        the previous one. In three dimensions this holds if all sides are even, and otherwise some
+        steps are diagonal. The curve is Cerveny's generalized one,
+        https://github.com/jakubcerveny/gilbert.
 
         >>> print(Ordering.hilbert().show((4, 4)))
          0  3  4  5
@@ -126,17 +152,24 @@ class Ordering:
 
     @staticmethod
     def checkerboard() -> "Ordering":
-        """Two steps: blocks whose indices have an even sum, and the others given these."""
+        """Two steps: first the blocks whose indices have an even sum, then all others.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.checkerboard().show((2, 3)))
+        0 1 0
+        1 0 1
+        """
         return Ordering("checkerboard")
 
     @staticmethod
     def multiscale(levels: int) -> "Ordering":
-        """Coarse blocks first, each level in one step.
+        """Coarse levels first, each in one step.
 
-        The first level is every `2 ** (levels - 1)`-th block along each dimension, and each
-        further one halves the distance (Reed et al. 2017, "Parallel multiscale autoregressive
-        density estimation", draw theirs in more steps). A grid whose longest side is n has at
-        most `1 + ceil(log2(n))` levels; with so many the first is a single block.
+        The first level has every `2 ** (levels - 1)`-th block along each dimension, and each
+        further level halves the distance. (Reed et al. 2017, "Parallel multiscale autoregressive
+        density estimation", draw each level in several steps.) A grid whose longest side is n has
+        at most `1 + ceil(log2(n))` levels. With that number of levels the first is a single block.
+        More levels raise a `ValueError` when the ordering is applied to the grid.
 
         >>> print(Ordering.multiscale(3).show((5, 5)))
         0 2 1 2 0
@@ -149,16 +182,34 @@ class Ordering:
 
     @staticmethod
     def from_ranks(ranks: Sequence[int] | Tensor) -> "Ordering":
-        """Ranks of the grid's shape; equal ones are ties, and gaps between them do not matter."""
+        """Given ranks, of the grid's shape. Equal ranks are ties, and there may be gaps.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.from_ranks([[0, 5], [5, 9]]).show())
+        0 1
+        1 2
+        """
         values = as_integers(ranks, "ranks")
         return Ordering("from_ranks", tuple(values.flatten().tolist()), tuple(values.shape))
 
     @staticmethod
     def from_graph(adjacency: Sequence[Sequence[bool]] | Tensor) -> "Ordering":
-        """A directed acyclic graph over blocks: `adjacency[i, j]` says that i depends on j.
+        """A directed acyclic graph over blocks.
 
-        A block's dependencies are its parents, not all that is shallower, and its rank is the
-        length of the longest path that leads to it. A cycle is a `ValueError` that names it.
+        The dependencies of a block are its parents only. Its rank is the length of the longest path
+        that leads to it.
+
+        Args:
+            adjacency: (num_blocks, num_blocks) of 0 and 1; `adjacency[i, j]` is whether block i
+                depends on block j.
+
+        Raises:
+            ValueError: if the graph has a cycle, which the error names, or `adjacency` is not a
+                square matrix of 0 and 1.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.from_graph([[0, 0, 0], [1, 0, 0], [1, 0, 0]]).show((3,)))
+        0 1 1
         """
         edges = as_tensor(adjacency, "adjacency")
         parents = edges == 1
@@ -174,11 +225,15 @@ class Ordering:
 
     @property
     def is_graph(self) -> bool:
-        """Whether dependencies are those of a graph, and so may be fewer than all lower ranks."""
+        """Whether the dependencies come from a graph, and may be fewer than all lower ranks."""
         return self.name == "from_graph"
 
     def ranks(self, grid_shape: Size) -> Tensor:
-        """Ranks 0, 1, ... of the blocks: (*grid_shape) int64; a `ValueError` if they misfit."""
+        """The ranks 0, 1, ... of the blocks of a grid: (*grid_shape) int64.
+
+        Raises:
+            ValueError: if the ordering does not fit the grid.
+        """
         grid_shape = as_size(grid_shape, "grid_shape")
         if self._grid is None:
             return PATTERNS[self.name](grid_shape, *self.arguments)
@@ -200,7 +255,16 @@ class Ordering:
         return ranks_of(torch.tensor(self.arguments), grid_shape)
 
     def dependencies(self, grid_shape: Size) -> Tensor:
-        """Which block may depend on which: (num_blocks, num_blocks) bool, row on column."""
+        """Whether block i may depend on block j: (num_blocks, num_blocks) bool.
+
+        Raises:
+            ValueError: if the ordering does not fit the grid.
+
+        >>> import torch, ardist as ad
+        >>> ad.Ordering.reverse().dependencies(torch.Size((2,)))
+        tensor([[False,  True],
+                [False, False]])
+        """
         ranks = self.ranks(grid_shape).flatten()
         if self.is_graph:
             return self._adjacency()
@@ -209,20 +273,29 @@ class Ordering:
     def _adjacency(self) -> Tensor:
         return torch.tensor(self.arguments, dtype=torch.bool).view((self._grid or ()) * 2)
 
-    # Pictures.
+    # Text and figures.
 
-    def _example(self, side: int) -> Size:
-        """The grid it was given for, or a square that has all of its ranks."""
+    def _example_grid(self, side: int) -> Size:
+        """The grid of given ranks or blocks, or a square of this side (larger for many levels)."""
         if self.name == "multiscale":
             side = max(side, 2 ** (self.arguments[0] - 1))
         return Size(self._grid if self._grid is not None else (side, side))
 
     def show(self, grid_shape: Sequence[int] | None = None) -> str:
-        """The ranks on a grid as lines of text, planes of more than two dimensions one by one.
+        """The ranks on a grid as lines of text, one plane after another in three dimensions.
 
-        By default on the grid that it was given for, or on one of 4 x 4.
+        Args:
+            grid_shape: by default the shape of the given ranks, or 4 x 4.
+
+        Raises:
+            ValueError: if the ordering does not fit the grid.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.raster().show((2, 3)))
+        0 1 2
+        3 4 5
         """
-        grid = self._example(4) if grid_shape is None else as_size(grid_shape, "grid_shape")
+        grid = self._example_grid(4) if grid_shape is None else as_size(grid_shape, "grid_shape")
         ranks = self.ranks(grid)
         width = len(str(int(ranks.max())))
         planes = ranks.reshape(-1, *(1, 1, *grid)[-2:]).tolist()
@@ -232,19 +305,18 @@ class Ordering:
         )
 
     def plot(self, grid_shape: Sequence[int] | None = None, ax: "Axes | None" = None) -> "Axes":
-        """Draws the ranks on a grid: dark is early, and a line follows an order without ties.
+        """Plots the ranks on a grid. Early blocks are dark, and a line follows a total order.
 
         Args:
-            grid_shape: of one or two dimensions; by default the grid that it was given for, or
-                one of 8 x 8.
-            ax: where to draw; a new figure by default.
+            grid_shape: of one or two dimensions; by default the shape of the given ranks, or 8 x 8.
+            ax: the axes; those of a new figure by default.
 
         Returns:
-            The axes.
+            the axes.
 
         Raises:
-            ImportError: without matplotlib.
-            ValueError: for a grid of other dimensions, or one that the ordering does not fit.
+            ImportError: if matplotlib is not installed.
+            ValueError: if the grid has other dimensions, or the ordering does not fit it.
         """
         try:
             import matplotlib.axes
@@ -253,7 +325,7 @@ class Ordering:
             raise ImportError(
                 "Ordering.plot needs matplotlib: pip install 'ardist[examples]'"
             ) from error
-        grid = self._example(8) if grid_shape is None else as_size(grid_shape, "grid_shape")
+        grid = self._example_grid(8) if grid_shape is None else as_size(grid_shape, "grid_shape")
         if len(grid) not in (1, 2):
             raise ValueError(f"grid_shape: expected one or two dimensions, got {tuple(grid)}")
         ranks = torch.atleast_2d(self.ranks(grid))
@@ -273,7 +345,7 @@ class Ordering:
         return ax
 
     def __str__(self) -> str:
-        grid = self._example(4)
+        grid = self._example_grid(4)
         return f"{self!r}\n{self.show()}" if 0 < math.prod(grid) <= 256 else repr(self)
 
     def __repr__(self) -> str:
@@ -281,7 +353,7 @@ class Ordering:
 
 
 def _depths(parents: Tensor) -> Tensor:
-    """Length of the longest path that leads to each node of the graph."""
+    """The length of the longest path that leads to each node, (n,) int64."""
     depths = torch.zeros(parents.shape[0], dtype=torch.int64)
     for _ in range(parents.shape[0]):
         deeper = torch.where(parents, depths + 1, 0).amax(-1)
@@ -292,11 +364,11 @@ def _depths(parents: Tensor) -> Tensor:
 
 
 def _cycle(parents: Tensor) -> str:
-    """One cycle of a graph that has some, written along its edges."""
-    alive = torch.ones(parents.shape[0], dtype=torch.bool)
-    for _ in range(parents.shape[0]):  # what has no parent left is on no cycle
-        alive &= (parents & alive).any(-1)
-    path = [int(alive.nonzero()[0])]
+    """The text of one cycle of a graph that has cycles."""
+    remaining = torch.ones(parents.shape[0], dtype=torch.bool)
+    for _ in range(parents.shape[0]):  # a node without remaining parents is not on a cycle
+        remaining &= (parents & remaining).any(-1)
+    path = [int(remaining.nonzero()[0])]
     while path[-1] not in path[:-1]:
-        path.append(int((parents[path[-1]] & alive).nonzero()[0]))
+        path.append(int((parents[path[-1]] & remaining).nonzero()[0]))
     return " <- ".join(map(str, path[path.index(path[-1]) :]))

@@ -1,4 +1,4 @@
-"""How an event is cut into blocks."""
+"""Partitions of an event into blocks."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ardist.shapes import (
 
 
 class Blocks(NamedTuple):
-    """A partition of one event shape: the grid of blocks and what each block holds."""
+    """The blocks of one event shape: their grid, their shapes and their elements."""
 
     grid_shape: torch.Size
     block_shapes: tuple[torch.Size, ...]  # one for each block, or a single one for all
@@ -29,10 +29,10 @@ class Blocks(NamedTuple):
 
 @dataclass(frozen=True)
 class Partition:
-    """How an event is cut into blocks, the units that a conditional is a distribution of.
+    """A partition of an event into blocks. Each conditional is a distribution of one block.
 
-    Made by its static methods, and compared by value. A partition does not know the event's
-    shape; `apply` does it to one.
+    Its static methods make partitions, which compare by value. A partition has no event shape.
+    `apply` gives the blocks of an event shape.
 
     >>> import ardist as ad
     >>> ad.Partition.along(0).apply(torch.Size((100, 88))).grid_shape
@@ -45,14 +45,26 @@ class Partition:
 
     @staticmethod
     def scalars() -> "Partition":
-        """Every number is a block of shape `()`; the grid is the event's shape. The default."""
+        """Each element is a block of shape `()`, and the grid is the event's shape. The default.
+
+        >>> import ardist as ad
+        >>> ad.Partition.scalars().apply(torch.Size((28, 28))).grid_shape
+        torch.Size([28, 28])
+        """
         return Partition("scalars")
 
     @staticmethod
     def along(*dims: int) -> "Partition":
-        """One block for each index along `dims`; a block keeps the other dimensions.
+        """One block for each index along `dims`. A block has the other dimensions.
 
-        An image `(28, 28, 3)` cut `along(0, 1)` is a grid `(28, 28)` of blocks `(3,)`.
+        For an image `(28, 28, 3)`, `along(0, 1)` gives a grid `(28, 28)` of blocks `(3,)`.
+
+        Raises:
+            ValueError: if there are no dimensions, or in `apply` if an event does not have them.
+
+        >>> import ardist as ad
+        >>> ad.Partition.along(0, 1).apply(torch.Size((28, 28, 3))).block_shapes
+        (torch.Size([3]),)
         """
         if not dims:
             raise ValueError("dims: expected at least one dimension to cut along, got none")
@@ -60,11 +72,18 @@ class Partition:
 
     @staticmethod
     def patches(size: int | Sequence[int]) -> "Partition":
-        """Tiles of this size, whose sides divide the event's.
+        """Tiles of a size that divides the event's.
 
-        A sequence gives the size along the first dimensions, and a block keeps the others: an
-        image `(28, 28, 3)` cut into `patches((4, 4))` is a grid `(7, 7)` of blocks `(4, 4, 3)`.
-        An integer is the size along every dimension of the event.
+        A sequence gives the size along the first dimensions, and a block has all of the others. For
+        an image `(28, 28, 3)`, `patches((4, 4))` gives a grid `(7, 7)` of blocks `(4, 4, 3)`. An
+        integer is the size along each dimension of the event.
+
+        Raises:
+            ValueError: if the size is not positive, or in `apply` if it does not divide the event.
+
+        >>> import ardist as ad
+        >>> ad.Partition.patches((4, 4)).apply(torch.Size((28, 28, 3))).block_shapes
+        (torch.Size([4, 4, 3]),)
         """
         sides = tuple(as_size(size, "size"))
         if not sides:
@@ -73,48 +92,67 @@ class Partition:
 
     @staticmethod
     def from_labels(labels: Sequence[Any] | Tensor) -> "Partition":
-        """One block for each distinct label; `labels` are integers of the event's shape.
+        """One block for each distinct label.
 
-        Blocks come in increasing order of their labels, on a grid of one dimension, and the
-        elements of a block in raster order. A block of one element has the shape `()`, one of
-        n the shape `(n,)`.
+        The grid has one dimension, with the blocks in increasing order of their labels. The
+        elements of a block are in raster order. A block of one element has shape `()`, and a block
+        of n elements has shape `(n,)`.
+
+        Args:
+            labels: integers of the event's shape.
+
+        Raises:
+            ValueError: if the labels are not integers, or in `apply` if an event has another shape.
 
         >>> import ardist as ad
         >>> ad.Partition.from_labels([[0, 0, 2], [2, 1, 2]]).apply(torch.Size((2, 3))).block_shapes
         (torch.Size([2]), torch.Size([]), torch.Size([3]))
         """
         values = as_integers(labels, "labels")
-        # Only their order matters.
+        # Only the order of the labels matters.
         dense: Tensor = torch.unique(values, return_inverse=True)[1]
         return Partition("from_labels", tuple(dense.flatten().tolist()), tuple(values.shape))
 
     @staticmethod
     def split(sizes: Sequence[int | Sequence[int]]) -> "Partition":
-        """Consecutive slices of a flat event, each with a shape of its own.
+        """Consecutive slices of a flat event, each with its own shape.
 
-        A size 1 is a block of shape `()`, a size n a block of shape `(n,)`, and a tuple is the
-        block's shape itself.
+        Args:
+            sizes: one for each block. A size 1 is a block of shape `()`, a size n is a block of
+                shape `(n,)`, and a tuple is the shape of the block.
+
+        Raises:
+            ValueError: if a size is not positive, or in `apply` if the sizes do not sum to the
+                size of the event.
+
+        >>> import ardist as ad
+        >>> ad.Partition.split([1, 2, (2, 2)]).apply(torch.Size((7,))).block_shapes
+        (torch.Size([]), torch.Size([2]), torch.Size([2, 2]))
         """
         if not is_sequence(sizes) or not sizes:
             raise ValueError(f"sizes: expected one for each block, got {described(sizes)}")
-        each = ((as_size(size, "sizes"), is_integer(size)) for size in sizes)
-        return Partition("split", tuple(one[0] if flat else tuple(one) for one, flat in each))
+        pairs = ((as_size(size, "sizes"), is_integer(size)) for size in sizes)
+        return Partition("split", tuple(size[0] if flat else tuple(size) for size, flat in pairs))
 
     def apply(self, event_shape: torch.Size) -> Blocks:
-        """The blocks of an event of this shape; a `ValueError` where it cannot be cut so."""
+        """The blocks of an event of this shape.
+
+        Raises:
+            ValueError: if the partition does not fit the event shape.
+        """
         event_shape = as_size(event_shape, "event_shape")
         elements = torch.arange(math.prod(event_shape))
         if self.name == "scalars":
             return Blocks(event_shape, (torch.Size(),), elements)
         if self.name == "along":
-            return self._cut_along(event_shape, elements)
+            return self._apply_along(event_shape, elements)
         if self.name == "patches":
-            return self._cut_patches(event_shape, elements)
+            return self._apply_patches(event_shape, elements)
         if self.name == "from_labels":
-            return self._cut_by_labels(event_shape)
-        return self._cut_split(event_shape, elements)
+            return self._apply_labels(event_shape)
+        return self._apply_split(event_shape, elements)
 
-    def _cut_along(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
+    def _apply_along(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
         rank = len(event_shape)
         dims = [dim for dim in self.arguments if isinstance(dim, int) and -rank <= dim < rank]
         dims = [dim % rank for dim in dims]
@@ -130,27 +168,27 @@ class Partition:
             elements.view(event_shape).permute(*dims, *kept).flatten(),
         )
 
-    def _cut_patches(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
+    def _apply_patches(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
         (size,) = self.arguments
         sides = (size,) * len(event_shape) if isinstance(size, int) else size
         number = len(sides)
         tiled = event_shape[:number]
         if len(tiled) < number or any(n % m for n, m in zip(tiled, sides, strict=True)):
             raise ValueError(
-                f"partition: expected patches whose sides divide the first of the event's "
-                f"{tuple(event_shape)}, got {self}"
+                f"partition: expected patches whose sides divide the first dimensions of the event "
+                f"shape {tuple(event_shape)}, got {self}"
             )
         grid = [n // m for n, m in zip(tiled, sides, strict=True)]
-        # Along each dimension the number of the tile, then the place in it.
-        cut = elements.view(*(n for pair in zip(grid, sides, strict=True) for n in pair), -1)
-        tiles, places = range(0, 2 * number, 2), range(1, 2 * number, 2)
+        # Two dimensions for each tiled one: the index of the tile, and the place in it.
+        tiles = elements.view(*(n for pair in zip(grid, sides, strict=True) for n in pair), -1)
+        indices, places = range(0, 2 * number, 2), range(1, 2 * number, 2)
         return Blocks(
             torch.Size(grid),
             (torch.Size((*sides, *event_shape[number:])),),
-            cut.permute(*tiles, *places, -1).flatten(),
+            tiles.permute(*indices, *places, -1).flatten(),
         )
 
-    def _cut_by_labels(self, event_shape: torch.Size) -> Blocks:
+    def _apply_labels(self, event_shape: torch.Size) -> Blocks:
         if event_shape != self._shape:
             raise ValueError(
                 f"partition: expected labels of the event's shape {tuple(event_shape)}, "
@@ -165,7 +203,7 @@ class Partition:
             blocks.argsort(stable=True),
         )
 
-    def _cut_split(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
+    def _apply_split(self, event_shape: torch.Size, elements: Tensor) -> Blocks:
         shapes = tuple(
             torch.Size() if size == 1 else as_size(size, "sizes") for size in self.arguments
         )

@@ -1,4 +1,4 @@
-"""Checks of networks and distributions: of ours, and of those that users write."""
+"""Checks of networks and distributions, including those that users write."""
 
 import copy
 import math
@@ -31,11 +31,11 @@ __all__ = [
     "check_shapes",
 ]
 
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096  # events in one call of log_prob
 
 
 class CheckError(AssertionError, ValueError):
-    """What a check found wrong.
+    """The error of a check that fails: an AssertionError and a ValueError.
 
     >>> import ardist as ad
     >>> issubclass(ad.testing.CheckError, AssertionError)
@@ -45,12 +45,13 @@ class CheckError(AssertionError, ValueError):
 
 @dataclass(frozen=True)
 class Reach:
-    """What `check_autoregressive` found: which block's parameters react to what.
+    """The dependencies that `check_autoregressive` found.
 
     Attributes:
-        influence: (num_blocks, num_blocks) bool: the block of the row reacts to the other one.
-        reach: the share of allowed dependencies that are really there; 1.0 where none is allowed.
-        context_reach: the share of blocks that react to the context; None without one.
+        influence: (num_blocks, num_blocks) bool; `influence[i, j]` is whether the parameters of
+            block i depend on block j.
+        reach: the share of allowed dependencies that exist; 1.0 if none is allowed.
+        context_reach: the share of blocks whose parameters depend on the context; None without one.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Bernoulli()), hidden_features=8)
@@ -73,25 +74,31 @@ def check_autoregressive(
     num_draws: int = 4,
     seed: int = 0,
 ) -> Reach:
-    """Changes one block at a time and looks at which conditionals react.
+    """Checks that each conditional depends only on the blocks that the factorization allows.
 
-    It works for discrete and continuous blocks alike, on a copy of the network in float64 on the
-    CPU, around `num_draws` random events that make one batch. A block is changed in all of them.
+    It changes one block at a time and compares the parameters of all conditionals, for discrete and
+    continuous blocks alike. It runs a copy of the network in float64 on the CPU, on a batch of
+    `num_draws` random events, and changes a block in all of them.
 
-    The network is checked in evaluation mode, which is the mode of the result, and in training
-    mode, with the same dropout in each pass. So batch norm over positions is found, which leaks
-    only while the network is trained. Batch norm over the rows of a batch is no leak: it makes
-    rows depend on each other, but no block on a later one.
+    The network is checked in evaluation mode, which gives the result, and in training mode, with
+    the same dropout in each pass. So the check finds batch norm over positions, which leaks only in
+    training mode. Batch norm over the rows of a batch is not a leak: rows depend on each other, but
+    no block depends on a later one.
 
     Args:
-        network: a conditional network, or a distribution, which also gives the context and the
-            factorization; of rows with orders of their own, the first one's order.
-        context: one context or several, (*batch_shape, *context_shape); the first one is used.
+        network: a conditional network, or a distribution with its context and factorization. If
+            the rows of a distribution have orders of their own, the first order is used.
+        context: (*batch_shape, *context_shape); the first context is used.
         factorization: in place of the network's own.
+        num_draws: number of events.
+        seed: of the random events.
+
+    Returns:
+        the dependencies that exist.
 
     Raises:
-        CheckError: where a conditional reacts to a block that it may not depend on; it names
-            both. It is an AssertionError and a ValueError.
+        CheckError: if a conditional depends on a block on which it must not depend. The error
+            names both.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(5, ad.families.Normal()), hidden_features=(64,))
@@ -99,75 +106,68 @@ def check_autoregressive(
     1.0
     """
     num_draws, seed = as_positive(num_draws, "num_draws"), as_integer(seed, "seed")
-    net, context, factorization = _copied(network, context, factorization)
+    net, context, factorization = _copy(network, context, factorization)
     net.to("cpu", torch.float64)
     fac = factorization or net.factorization
     layout = fac.layout
     ranks = None if factorization is None else fac.ranks.flatten()
     if context is not None:
         context = context[:1].to("cpu", torch.float64)
-    owner = torch.repeat_interleave(torch.tensor(layout.sizes["param"]))  # of each parameter
+    block_of = torch.repeat_interleave(torch.tensor(layout.sizes["param"]))  # (total params,)
 
     def run(blocks: Tensor, context: Tensor | None) -> Tensor:
-        torch.manual_seed(seed)  # the same units drop out
+        torch.manual_seed(seed)  # for the same dropout in each pass
         return net(blocks, context, ranks)
 
-    def influence_on(first: Tensor) -> Tensor:
-        reactions = [
-            _reactions(
-                run(
-                    layout.scatter_blocks(
-                        base, [block], layout.gather_blocks("value", other, [block])
-                    ),
-                    context,
-                ),
-                *(first, owner),
-            )
-            for block in range(fac.num_blocks)
-        ]
-        return torch.stack(reactions, -1)
+    def influence_on(params: Tensor) -> Tensor:
+        columns = []
+        for block in range(fac.num_blocks):
+            value = layout.gather_blocks("value", other, [block])
+            changed = run(layout.scatter_blocks(base, [block], value), context)
+            columns.append(_changed_blocks(changed, params, block_of))
+        return torch.stack(columns, -1)  # (num_blocks, num_blocks)
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _default_dtype(torch.float64):
         torch.manual_seed(seed)
-        base, other = _two_events(layout, max(num_draws, 2))  # batch norm needs two
-        moved = None if context is None else context + torch.randn_like(context)
+        base, other = _two_events(layout, max(num_draws, 2))  # batch norm needs two rows
+        other_context = None if context is None else context + torch.randn_like(context)
         net.eval()
-        first = run(base, context)
-        influence = influence_on(first)
-        _raise_leaks(influence, fac, "")
+        params = run(base, context)
+        influence = influence_on(params)
+        _check_leaks(influence, fac, "")
         context_reach = None
-        if moved is not None:
-            reacts = _reactions(run(base, moved), first, owner)
-            context_reach = reacts.double().mean().item()
+        if other_context is not None:
+            changed = _changed_blocks(run(base, other_context), params, block_of)
+            context_reach = changed.double().mean().item()
         net.train()
-        trained = run(base, context)
-        if not torch.equal(trained, first):
-            _raise_leaks(influence_on(trained), fac, " in training mode")
+        train_params = run(base, context)
+        if not torch.equal(train_params, params):
+            _check_leaks(influence_on(train_params), fac, " in training mode")
     allowed = int(fac.dependencies.sum())
     reach = 1.0 if allowed == 0 else int(influence.sum()) / allowed
     return Reach(influence, reach, context_reach)
 
 
-def _raise_leaks(influence: Tensor, fac: Factorization, where: str) -> None:
+def _check_leaks(influence: Tensor, fac: Factorization, mode: str) -> None:
     leaks = (influence & ~fac.dependencies).nonzero().tolist()
     if leaks:
-        reader, read = leaks[0]
-        order = fac.ranks.flatten()
+        block, source = leaks[0]
+        ranks = fac.ranks.flatten()
         raise CheckError(
-            f"{len(leaks)} leaks{where}: the parameters of {fac.block_name(reader)} (rank "
-            f"{order[reader]}) react to {fac.block_name(read)} (rank {order[read]}), on which "
+            f"{len(leaks)} leaks{mode}: the parameters of {fac.block_name(block)} (rank "
+            f"{ranks[block]}) react to {fac.block_name(source)} (rank {ranks[source]}), on which "
             f"they may not depend"
         )
 
 
-def _copied(
+def _copy(
     network: nn.Module | AutoregressiveDistribution,
     context: Tensor | None,
     factorization: Factorization | None,
 ) -> tuple[Any, Tensor | None, Factorization | None]:
     """A copy of the network, its contexts in rows, and the factorization if not the network's own.
 
-    A distribution gives what is None.
+    Arguments that are None come from the distribution, if `network` is one.
     """
     params = None
     if isinstance(network, AutoregressiveDistribution):
@@ -181,7 +181,7 @@ def _copied(
             factorization = factorization or p.bound.network_factorization
         network = p.network
     BoundNetwork(network, factorization, context)  # raises if they do not fit
-    # Together, since families may hold modules of the network.
+    # In one copy, since families may hold modules of the network.
     net, factorization = copy.deepcopy((unwrap(network), factorization))
     if params is not None:
         net.load_state_dict(params, strict=False)
@@ -192,7 +192,7 @@ def _copied(
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What networks and families make of plain numbers, as in a network of that dtype."""
+    """Sets the default dtype, with which networks and families make tensors of plain numbers."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -202,7 +202,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _two_events(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
-    """Random events (rows, ...), twice, with different blocks where there is more than a value."""
+    """Two batches of random events (rows, *value_shape) in which all blocks differ if possible."""
     dtype = layout.dtype(torch.float64)
 
     def events() -> Tensor:
@@ -218,21 +218,21 @@ def _two_events(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _distance(found: Tensor, expected: Tensor) -> Tensor:
-    """How far they are from each other: not at all if both are the same infinity."""
+    """The absolute difference, which is 0 between equal infinities."""
     return torch.where(found == expected, 0.0, (found - expected).abs())
 
 
 def _scale(params: Tensor) -> Tensor:
-    """One more than the largest finite one."""
+    """One plus the largest finite absolute value."""
     return 1 + torch.where(params.isfinite(), params.abs(), 0.0).max()
 
 
-def _reactions(params: Tensor, first: Tensor, owner: Tensor) -> Tensor:
-    """(num_blocks,) bool: whose parameters differ from the first ones in some row."""
-    difference = _distance(params, first).flatten(1)
-    sums = torch.zeros(params.shape[0], int(owner.max()) + 1, dtype=params.dtype)
-    small = sums.index_add_(1, owner, difference) <= 1e-11 * _scale(first)
-    return ~small.all(0)
+def _changed_blocks(params: Tensor, before: Tensor, block_of: Tensor) -> Tensor:
+    """Whether the parameters of each block differ in some row: (num_blocks,) bool."""
+    difference = _distance(params, before).flatten(1)  # (rows, total params)
+    sums = torch.zeros(params.shape[0], int(block_of.max()) + 1, dtype=params.dtype)
+    is_equal = sums.index_add_(1, block_of, difference) <= 1e-11 * _scale(before)
+    return ~is_equal.all(0)
 
 
 def check_decoder(
@@ -244,30 +244,34 @@ def check_decoder(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Holds the decoder against the parallel pass: step by step, after `prefill` and `select`, and
-    in an order for each row where the network takes these.
+    """Checks that a network's decoder gives the parameters of the parallel pass.
+
+    The decoder is checked step by step, after `prefill` and after `select`, and with an order for
+    each row if the network supports that.
 
     Args:
-        network: a conditional network, in any dtype, or a distribution, as for
+        network: a conditional network in any dtype, or a distribution, as for
             `check_autoregressive`.
-        context: (*batch_shape, *context_shape), of which the first two are used.
-        batch_size: rows; even.
-        tolerance: of parameters, relative to the largest; by default 1e-5 in float32 and 1e-10
-            in float64.
+        context: (*batch_shape, *context_shape); the first two contexts are used.
+        factorization: in place of the network's own.
+        batch_size: number of rows; even.
+        tolerance: largest difference, relative to the largest parameter; by default 1e-5 in
+            float32 and 1e-10 in float64.
+        seed: of the random events.
 
     Raises:
-        CheckError: where they differ.
+        CheckError: if the parameters differ.
 
     >>> import ardist as ad
     >>> fac = ad.Factorization(4, ad.families.Normal())
     >>> ad.testing.check_decoder(ad.networks.RNN(fac, hidden_size=8))
     """
     batch_size, seed = as_positive(batch_size, "batch_size"), as_integer(seed, "seed")
-    net, context, factorization = _copied(network, context, factorization)
+    net, context, factorization = _copy(network, context, factorization)
     net.eval()
     fac = factorization or net.factorization
     layout = fac.layout
-    given = {} if factorization is None else {"factorization": fac}
+    options = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
     reference = next(net.parameters(), torch.empty(0))
     if context is not None:
@@ -287,11 +291,12 @@ def check_decoder(
             rows = torch.randint(batch_size, (batch_size + 1,), device=reference.device)
     finally:
         torch.set_rng_state(generator_state)
-    _hold(partial(net.decoder, batch_size, context, **given), fac, blocks, params, rows, tolerance)
+    make = partial(net.decoder, batch_size, context, **options)
+    _compare(make, fac, blocks, params, rows, tolerance)
     orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])
-    each = [fac.with_ordering(Ordering.permutation(order)) for order in orders]
-    if net.has_row_orders and fac.is_uniform and not any(map(net.unsupported_reason, each)):
-        orders = orders.to(reference.device)
+    facs = [fac.with_ordering(Ordering.permutation(order)) for order in orders]
+    if net.has_row_orders and fac.is_uniform and not any(map(net.unsupported_reason, facs)):
+        orders = orders.to(reference.device)  # (rows, num_blocks)
         ranks = orders.argsort(-1)
         with torch.no_grad():
             params = net(blocks, context, ranks)
@@ -299,77 +304,86 @@ def check_decoder(
             part.gather(1, orders.reshape(*orders.shape, *(1,) * (part.dim() - 2)).expand_as(part))
             for part in (blocks, params)
         )
-        start = partial(net.decoder, batch_size, context, ranks, **given)
-        _hold(start, each[0], blocks, params, rows, tolerance)
+        make = partial(net.decoder, batch_size, context, ranks, **options)
+        _compare(make, facs[0], blocks, params, rows, tolerance)
 
 
-def _hold(
-    start: Callable[[], Decoder],
+def _compare(
+    make_decoder: Callable[[], Decoder],
     fac: Factorization,
     blocks: Tensor,
     params: Tensor,
     rows: Tensor,
     tolerance: float,
 ) -> None:
-    """Holds a new decoder against the parameters of the parallel pass, both in the same order."""
+    """Raises a `CheckError` if new decoders do not give the parameters of the parallel pass.
+
+    Args:
+        make_decoder: makes a decoder.
+        fac: with the order of the draw.
+        blocks: (rows, *value_shape).
+        params: of the parallel pass, (rows, *param_shape).
+        rows: to select halfway.
+        tolerance: largest difference, relative to the largest parameter.
+    """
     layout, scale = fac.layout, _scale(params)
 
-    def compare(found: Tensor, step: int, chosen: Tensor | slice, what: str) -> None:
+    def compare(found: Tensor, step: int, chosen: Tensor | slice, name: str) -> None:
         expected = layout.gather_blocks("param", params, fac.steps[step])[chosen]
         if found.shape != expected.shape:
             raise CheckError(
-                f"{what} at step {step}: expected parameters of shape {tuple(expected.shape)}, "
+                f"{name} at step {step}: expected parameters of shape {tuple(expected.shape)}, "
                 f"got {tuple(found.shape)}"
             )
         error = (_distance(found, expected).max() / scale).item()
         if not error <= tolerance:
             raise CheckError(
-                f"{what} at step {step}: differs from the parallel pass by {error:.1e} relative "
+                f"{name} at step {step}: differs from the parallel pass by {error:.1e} relative "
                 f"to the largest parameter, expected at most {tolerance:.0e}"
             )
 
-    def drawn(step: int, chosen: Tensor | slice) -> Tensor | None:
-        return (
-            None
-            if step == 0
-            else layout.gather_blocks("value", blocks, fac.steps[step - 1])[chosen]
-        )
+    def previous(step: int, chosen: Tensor | slice) -> Tensor | None:
+        if step == 0:
+            return None
+        return layout.gather_blocks("value", blocks, fac.steps[step - 1])[chosen]
 
-    everything = slice(None)
-    decoder = start()
-    chosen: Tensor | slice = everything
+    all_rows = slice(None)
+    decoder = make_decoder()
+    chosen: Tensor | slice = all_rows
     for step in range(fac.num_steps):
-        compare(decoder.step(drawn(step, chosen)), step, chosen, "decoder.step")
+        compare(decoder.step(previous(step, chosen)), step, chosen, "decoder.step")
         if step == fac.num_steps // 2:
             decoder.select(rows)
             chosen = rows
-    for taken in sorted({1, fac.num_steps // 2, fac.num_steps - 1} - {0, fac.num_steps}):
-        decoder = start()
-        prefix = layout.gather_blocks("value", blocks, list(chain(*fac.steps[:taken])))
-        compare(decoder.prefill(prefix), taken, everything, "decoder.prefill")
-        if taken + 1 < fac.num_steps:
-            after = decoder.step(drawn(taken + 1, everything))
-            compare(after, taken + 1, everything, "decoder.step after prefill")
+    for step in sorted({1, fac.num_steps // 2, fac.num_steps - 1} - {0, fac.num_steps}):
+        decoder = make_decoder()
+        prefix = layout.gather_blocks("value", blocks, list(chain(*fac.steps[:step])))
+        compare(decoder.prefill(prefix), step, all_rows, "decoder.prefill")
+        if step + 1 < fac.num_steps:
+            after = decoder.step(previous(step + 1, all_rows))
+            compare(after, step + 1, all_rows, "decoder.step after prefill")
 
 
 def check_normalized(
     p: AutoregressiveDistribution | nn.Module, *, num_points: int = 401, tolerance: float = 1e-4
 ) -> Tensor:
-    """Sums the probabilities, or integrates the density, of a small event.
+    """Checks that the probabilities of a small event sum to 1, or its density integrates to 1.
 
-    Discrete blocks are enumerated (counts up to 200); continuous ones are integrated by the
-    trapezoidal rule on `num_points` points for each unconstrained coordinate, dense near zero and
-    reaching far out. For at most two continuous coordinates.
+    Discrete blocks are enumerated (counts up to 200). Continuous blocks are integrated by the
+    trapezoidal rule on `num_points` points for each unconstrained coordinate, which are dense near
+    zero and cover large values. Use it for at most two continuous coordinates.
 
     Args:
         p: a distribution, or a network that takes no context.
+        num_points: number of points for each continuous coordinate.
+        tolerance: largest difference from 1.
 
     Returns:
-        the totals, of shape batch_shape, each within `tolerance` of 1.
+        the totals, (*batch_shape), each within `tolerance` of 1.
 
     Raises:
-        CheckError: where a total is not 1.
-        ValueError: where the event is too large for this.
+        CheckError: if a total is not 1.
+        ValueError: if the event has too many points.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Bernoulli()), hidden_features=(8,))
@@ -381,7 +395,7 @@ def check_normalized(
     p = _distribution(p)
     fac = p.factorization
     reference = p.bound.reference
-    nodes, weights = zip(
+    nodes, log_weights = zip(
         *(_nodes(f, num_points, reference) for f in fac.layout.families), strict=True
     )
     size = math.prod(values.shape[0] for values in nodes)
@@ -390,19 +404,20 @@ def check_normalized(
     total = torch.zeros(p.batch_shape, dtype=torch.float64, device=reference.device)
     dtype = fac.layout.dtype(reference.dtype)
     ones = (1,) * len(p.batch_shape)
-    plain = p.expand(p.batch_shape)
-    plain._validate_args = False
+    unchecked = p.expand(p.batch_shape)
+    unchecked._validate_args = False
     for start in range(0, size, _ROWS_AT_ONCE):
-        left = torch.arange(start, min(start + _ROWS_AT_ONCE, size), device=reference.device)
+        # The indices of points in the product of all nodes, as digits from the last block on.
+        points = torch.arange(start, min(start + _ROWS_AT_ONCE, size), device=reference.device)
         pieces: list[Tensor] = []
-        log_weight = torch.zeros(left.shape[0], dtype=torch.float64, device=reference.device)
-        for values, weight in zip(reversed(nodes), reversed(weights), strict=True):
-            index, left = left % values.shape[0], left // values.shape[0]
+        log_weight = torch.zeros(points.shape[0], dtype=torch.float64, device=reference.device)
+        for values, each in zip(reversed(nodes), reversed(log_weights), strict=True):
+            index, points = points % values.shape[0], points // values.shape[0]
             pieces.insert(0, values[index].reshape(index.shape[0], -1).to(dtype))
-            log_weight = log_weight + weight[index]
+            log_weight = log_weight + each[index]
         x = fac.merge(torch.cat(pieces, -1).reshape(-1, *fac.layout.value_shape))
-        log_prob = plain.log_prob(x.reshape(-1, *ones, *p.event_shape)).double()
-        terms = (log_prob + log_weight.reshape(-1, *ones)).exp()
+        log_prob = unchecked.log_prob(x.reshape(-1, *ones, *p.event_shape)).double()
+        terms = (log_prob + log_weight.reshape(-1, *ones)).exp()  # (points, *batch_shape)
         total = total + terms.sum(0)
     if not ((total - 1).abs() <= tolerance).all():
         raise CheckError(f"p: expected probabilities that sum to 1, got {total.tolist()}")
@@ -410,7 +425,7 @@ def check_normalized(
 
 
 def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDistribution:
-    """A network without context stands for its distribution."""
+    """The distribution, or that of a network without context."""
     if isinstance(p, AutoregressiveDistribution):
         return p
     unwrap(p, "p")  # raises if there is no conditional network inside
@@ -418,7 +433,7 @@ def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDi
 
 
 def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (n, *event_shape) of a block and the logarithms of their weights (n,)."""
+    """The values (n, *event_shape) of a block and their log-weights (n,)."""
     support = family.support
     states = family.enumerate_support()
     if (
@@ -433,30 +448,28 @@ def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, 
     transform = biject_to(support)
     free = Size(transform.inverse_shape(family.event_shape))
     is_real = isinstance(support, type(constraints.real)) or support is constraints.real
-    furthest = 16.0 if is_real else 4.4
-    axis = torch.linspace(
-        -furthest, furthest, num_points, dtype=torch.float64, device=reference.device
-    )
-    step = 2 * furthest / (num_points - 1)
-    grids = torch.cartesian_prod(*[axis] * free.numel()).reshape(-1, free.numel())
-    u = grids.sinh().reshape(-1, *free)
+    # Equidistant points t, and unconstrained values sinh(t).
+    bound = 16.0 if is_real else 4.4
+    axis = torch.linspace(-bound, bound, num_points, dtype=torch.float64, device=reference.device)
+    step = 2 * bound / (num_points - 1)
+    points = torch.cartesian_prod(*[axis] * free.numel()).reshape(-1, free.numel())
+    u = points.sinh().reshape(-1, *free)
     values = transform(u)
-    jacobian = transform.log_abs_det_jacobian(u, values).reshape(u.shape[0], -1).sum(-1)
-    return values, jacobian + (grids.cosh() * step).log().sum(-1)
+    log_det = transform.log_abs_det_jacobian(u, values).reshape(u.shape[0], -1).sum(-1)
+    return values, log_det + (points.cosh() * step).log().sum(-1)
 
 
 def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
-    """Holds a distribution to torch's shape rules.
+    """Checks that a distribution follows torch's shape rules.
 
-    `p.shape(s) == s + batch_shape + event_shape`, `log_prob` of the leading shape, `expand` in
-    new, existing and leading dimensions, and broadcasting of value and batch in both directions,
-    with the same numbers.
+    The rules are `p.shape(s) == s + batch_shape + event_shape`; a `log_prob` of the leading shape;
+    `expand` with the same numbers; and broadcasting of value and batch in both directions.
 
     Args:
         p: a distribution, or a network that takes no context.
 
     Raises:
-        CheckError: where a rule is broken.
+        CheckError: if a rule is violated.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
@@ -466,35 +479,36 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
     batch, event = p.batch_shape, p.event_shape
     grid = p.factorization.grid_shape
 
-    def same(found: Size, expected: Size, what: str) -> None:
+    def check_shape(found: Size, expected: Size, name: str) -> None:
         if found != expected:
-            raise CheckError(f"{what}: expected shape {tuple(expected)}, got {tuple(found)}")
+            raise CheckError(f"{name}: expected shape {tuple(expected)}, got {tuple(found)}")
 
-    def close(found: Tensor, expected: Tensor, what: str) -> None:
-        same(found.shape, expected.shape, what)
+    def check_close(found: Tensor, expected: Tensor, name: str) -> None:
+        check_shape(found.shape, expected.shape, name)
         if not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-            raise CheckError(f"{what}: differs by {(found - expected).abs().max():.1e}")
+            raise CheckError(f"{name}: differs by {(found - expected).abs().max():.1e}")
 
     with torch.no_grad():
         for shape in (Size(), Size((2,)), Size((3, 2)), Size((0,))):
             x = p.sample(shape)
-            same(x.shape, shape + batch + event, f"sample({tuple(shape)})")
-            promised: Size = p.shape(shape)  # type: ignore[no-untyped-call]
-            same(x.shape, promised, f"shape({tuple(shape)})")
-            same(p.log_prob(x).shape, shape + batch, "log_prob")
-            same(p.log_prob_blocks(x).shape, shape + batch + grid, "log_prob_blocks")
+            check_shape(x.shape, shape + batch + event, f"sample({tuple(shape)})")
+            expected: Size = p.shape(shape)  # type: ignore[no-untyped-call]
+            check_shape(x.shape, expected, f"shape({tuple(shape)})")
+            check_shape(p.log_prob(x).shape, shape + batch, "log_prob")
+            check_shape(p.log_prob_blocks(x).shape, shape + batch + grid, "log_prob_blocks")
         x = p.sample()
-        score = p.log_prob(x)
+        log_prob = p.log_prob(x)
         sums = p.log_prob_blocks(x).reshape(*batch, -1).sum(-1)
-        close(sums, score, "the sum of log_prob_blocks")
+        check_close(sums, log_prob, "sum of log_prob_blocks")
         for larger in (batch, Size((2,)) + batch, Size((3, 1, *batch))):
             q = p.expand(larger)
-            same(q.batch_shape, larger, f"expand({tuple(larger)})")
-            same(q.sample((2,)).shape, Size((2,)) + larger + event, "sample of an expanded one")
-            close(q.log_prob(x), score.expand(larger), "log_prob of an expanded one")
+            check_shape(q.batch_shape, larger, f"expand({tuple(larger)})")
+            check_shape(q.sample((2,)).shape, Size((2,)) + larger + event, "sample after expand")
+            check_close(q.log_prob(x), log_prob.expand(larger), "log_prob after expand")
             y = q.sample()
-            close(p.log_prob(y), q.log_prob(y), "log_prob of an expanded one's draw")
-        single = x.reshape(-1, *event)[0]
-        everywhere = p.log_prob(single)
-        same(everywhere.shape, batch, "log_prob of one event under all contexts")
-        close(everywhere, p.log_prob(single.expand((*batch, *event))), "log_prob of one event")
+            check_close(p.log_prob(y), q.log_prob(y), "log_prob of a draw after expand")
+        event_x = x.reshape(-1, *event)[0]
+        broadcast = p.log_prob(event_x)
+        check_shape(broadcast.shape, batch, "log_prob of one event under all contexts")
+        expanded = p.log_prob(event_x.expand((*batch, *event)))
+        check_close(broadcast, expanded, "log_prob of one event")

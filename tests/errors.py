@@ -386,10 +386,12 @@ PARTITIONS = (
         cure="Name at least one. Without a partition, each number is a block.",
     ),
     error(
-        "partition: expected patches whose sides divide the first of the event's (6, 4), got "
+        "partition: expected patches whose sides divide the first dimensions of the event shape "
+        "(6, 4), got "
         "Partition.patches(3)",
         lambda: ad.Partition.patches(3).apply(torch.Size((6, 4))),
-        "partition: expected patches whose sides divide the first of the event's (4,), got "
+        "partition: expected patches whose sides divide the first dimensions of the event shape "
+        "(4,), got "
         "Partition.patches((2, 2))",
         lambda: ad.Partition.patches((2, 2)).apply(torch.Size((4,))),
         cause="The sides of the patches do not divide the event.",
@@ -915,39 +917,39 @@ NETWORKS = (
         "factorization: PixelCNN takes blocks of one family, got Factorization((2, 2), "
         "[Normal(), Laplace(), Normal(), Laplace()])",
         lambda: pixelcnn(ad.Factorization((2, 2), [NORMAL, fam.Laplace()] * 2)),
-        "factorization: Markov has one map for all blocks, which need one family, got "
-        "Bernoulli() for column 'a' and Normal() for column 'b'",
+        "factorization: Markov needs blocks of one family, since it has one map for all blocks, "
+        "got Bernoulli() for column 'a' and Normal() for column 'b'",
         lambda: networks.Markov(COLUMNS, hidden_features=4),
-        "factorization: FromModule has one map for all blocks, which need one family, got "
-        "Bernoulli() for column 'a' and Normal() for column 'b'",
+        "factorization: FromModule needs blocks of one family, since it has one map for all "
+        "blocks, got Bernoulli() for column 'a' and Normal() for column 'b'",
         lambda: networks.FromModule(nn.Identity(), COLUMNS),
         cause="PixelCNN uses the same convolution at all positions, so all blocks need the same "
         "family.",
         cure="Use MADE, Unshared, RNN or Transformer if the families differ.",
     ),
     error(
-        "factorization: PixelCNN follows transitive dependencies, since a pixel also sees what "
-        "those before it have seen, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
+        "factorization: PixelCNN needs transitive dependencies, since a pixel reads the hidden "
+        "states of those it depends on, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
         lambda: pixelcnn(ad.Factorization((3, 1), NORMAL, ordering=CHAIN)),
-        "factorization: Transformer follows transitive dependencies, since a token also sees "
-        "what those before it have seen, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
+        "factorization: Transformer needs transitive dependencies, since a token reads the hidden "
+        "states of those it depends on, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
         lambda: transformer(ad.Factorization(3, NORMAL, ordering=CHAIN)),
         cause="Layers pass on what earlier layers have read, so a block would also depend on the "
         "ancestors of its parents.",
         cure="Use MADE or Unshared, which support any graph, or add the missing edges.",
     ),
     error(
-        "factorization: RNN follows orders in which each block depends on all that come before "
-        "it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        "factorization: RNN needs an order without ties, in which each block depends on all "
+        "earlier blocks, got Ordering.from_ranks(0, 1, 1)",
         lambda: rnn(TIED),
-        "factorization: WaveNet follows orders in which each block depends on all that come "
-        "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        "factorization: WaveNet needs an order without ties, in which each block depends on all "
+        "earlier blocks, got Ordering.from_ranks(0, 1, 1)",
         lambda: networks.WaveNet(TIED, channels=4, depth=2),
-        "factorization: Markov follows orders in which each block depends on all that come "
-        "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        "factorization: Markov needs an order without ties, in which each block depends on all "
+        "earlier blocks, got Ordering.from_ranks(0, 1, 1)",
         lambda: networks.Markov(TIED, hidden_features=4),
-        "factorization: FromModule follows orders in which each block depends on all that come "
-        "before it, without ties, got Ordering.from_ranks(0, 1, 1)",
+        "factorization: FromModule needs an order without ties, in which each block depends on all "
+        "earlier blocks, got Ordering.from_ranks(0, 1, 1)",
         lambda: networks.FromModule(nn.Identity(), TIED),
         cause="A network that reads block after block cannot sample two blocks in one step or "
         "leave out a dependency.",
@@ -1009,7 +1011,7 @@ OWN_NETWORKS = (
     error(
         "start: expected an integer, as blocks are, got 0.5",
         lambda: networks.FromModule(nn.Identity(), SYMBOLS, start=0.5),
-        "start: expected what broadcasts to a block (), got (2,)",
+        "start: expected a shape that broadcasts to a block (), got (2,)",
         lambda: networks.FromModule(nn.Identity(), FOUR, start=torch.zeros(2)),
         cause="The first input of the module is not a valid block. It is an index if blocks are "
         "symbols, and otherwise a number or vector.",
@@ -1027,15 +1029,15 @@ OWN_NETWORKS = (
         lambda: networks.FromModule(nn.Flatten(), FOUR).condition().log_prob(torch.zeros(4)),
         "module: expected parameters (rows, 2), got (8, 3) for 8 rows",
         lambda: networks.Markov(FOUR, module=Wide()).condition().log_prob(torch.zeros(2, 4)),
-        "modules: that of column 'b' returned (2, 4) for 2 rows, expected (2, 2)",
+        "modules: expected the module for column 'b' to return shape (2, 2) for 2 rows, got (2, 4)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(1, 4)}),
         cause="The outputs of the module are not the parameters of one conditional for each step.",
         cure="Add a last layer with `num_params` outputs, after the dimensions of batch and "
         "length.",
     ),
     error(
-        "modules: that of column 'b' is given (rows, 1), which it does not take: mat1 and mat2 "
-        "shapes cannot be multiplied (2x1 and 3x2)",
+        "modules: expected a module for column 'b' that takes inputs of shape (rows, 1), got the "
+        "error: mat1 and mat2 shapes cannot be multiplied (2x1 and 3x2)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(3, 2)}),
         cause="The module of a factor receives all blocks on which its block depends. It was "
         "built for another number of inputs.",
@@ -1139,7 +1141,7 @@ OTHER_FACTORIZATIONS = (
         cure="Build it with `positions='rotary'`, which support any length.",
     ),
     error(
-        "factorization: Transformer was built without ties, and serves orders without ties, "
+        "factorization: Transformer was built without ties, and supports orders without ties only, "
         "got Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 1, 1))",
         lambda: transformer().condition().with_ordering(ad.Ordering.from_ranks([0, 1, 1])),
         cause="The Transformer was built without ties and samples one block per step.",
@@ -1147,9 +1149,9 @@ OTHER_FACTORIZATIONS = (
         "ties.",
     ),
     error(
-        "factorization: Transformer takes another order by its ranks, which do not tell a "
-        "graph, got Factorization((3,), Bernoulli(), ordering=Ordering.from_graph(0, 0, 0, 1, "
-        "0, 0, 0, 0, ...))",
+        "factorization: Transformer takes another order as ranks, which cannot express a graph, "
+        "got Factorization((3,), Bernoulli(), ordering=Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, "
+        "0, ...))",
         lambda: (
             transformer(BITS.with_ordering(ad.Ordering.from_ranks([0, 0, 1])))
             .condition()
@@ -1170,7 +1172,7 @@ OTHER_FACTORIZATIONS = (
     error(
         "ranks: expected one order for all rows, since the blocks differ in family, got (2, 2)",
         lambda: transformer(COLUMNS).decoder(2, ranks=torch.tensor([[0, 1], [1, 0]])),
-        "ranks: expected no ties where each row has its own, got some",
+        "ranks: expected no ties if each row has its own order, got ties",
         lambda: transformer().decoder(2, ranks=torch.tensor([[0, 1, 1], [2, 1, 0]])),
         cause="The cached decoder cannot use a different order for each row if the families "
         "differ or if there are ties.",
@@ -1445,7 +1447,7 @@ CONDITIONING = (
         cure="Use int64 ranks of shape `(*lead, *grid_shape)`.",
     ),
     error(
-        "ordering: Transformer was built without ties, and serves orders without ties, got "
+        "ordering: Transformer was built without ties, and supports orders without ties only, got "
         "Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 0, 1))",
         lambda: transformer().condition().with_ordering(torch.tensor([[0, 0, 1], [0, 1, 2]])),
         cause="The order of a row has ties, and the network was built without ties.",
@@ -1575,11 +1577,11 @@ MIXTURES = (
         cure="Pass `torch.distributions.Categorical`, with probs or logits.",
     ),
     error(
-        "components: expected a sequence of some, got []",
+        "components: expected a sequence that is not empty, got []",
         lambda: ad.Mixture(dist.Categorical(torch.ones(1)), []),
-        "orderings: expected a sequence of some, got []",
+        "orderings: expected a sequence that is not empty, got []",
         lambda: ad.OrderingMixture(transformer(), []),
-        "orderings: expected a sequence of some, got Ordering.raster()",
+        "orderings: expected a sequence that is not empty, got Ordering.raster()",
         lambda: ad.OrderingMixture(transformer(), ad.Ordering.raster()),
         cause="The components are not a list or tuple, or the list is empty.",
         cure="Pass a list or tuple with at least one component.",
@@ -1594,28 +1596,29 @@ MIXTURES = (
         "`Ordering.raster()`.",
     ),
     error(
-        "components: expected 3, as mixing has weights, got 2",
+        "components: expected 3, one for each weight of mixing, got 2",
         lambda: ad.Mixture(dist.Categorical(torch.ones(3)), [p(), p()]),
         cause="The number of components differs from the number of weights.",
         cure="Pass as many components as the last dimension of the weights.",
     ),
     error(
-        "components[1]: expected the event_shape (4,) of the first one, got (3,)",
+        "components[1]: expected the event_shape (4,) of the first component, got (3,)",
         lambda: ad.Mixture(dist.Categorical(torch.ones(2)), [p(), p(ad.Factorization(3, NORMAL))]),
         "components[1]: expected the support IndependentConstraint(Real(), 1) of the first "
-        "one, got IndependentConstraint(GreaterThan(lower_bound=0.0), 1)",
+        "component, got IndependentConstraint(GreaterThan(lower_bound=0.0), 1)",
         lambda: ad.Mixture(
             dist.Categorical(torch.ones(2)), [p(), p(ad.Factorization(4, fam.Gamma()))]
         ),
-        "components: expected batch_shapes that broadcast with (), that of mixing, got [(2,), "
-        "(3,)]",
+        "components: expected batch_shapes that broadcast with the batch_shape () of mixing, got "
+        "[(2,), (3,)]",
         lambda: ad.Mixture(dist.Categorical(torch.ones(2)), [p().expand((2,)), p().expand((3,))]),
         cause="The components have different event shapes, supports or batch shapes.",
         cure="Mix distributions over the same events, and expand them to one batch shape.",
     ),
     error(
-        "orderings[1]: factorization: Transformer was built without ties, and serves orders "
-        "without ties, got Factorization((3, 3), Bernoulli(), ordering=Ordering.checkerboard())",
+        "orderings[1]: factorization: Transformer was built without ties, and supports orders "
+        "without ties only, got Factorization((3, 3), Bernoulli(), "
+        "ordering=Ordering.checkerboard())",
         lambda: ad.OrderingMixture(
             transformer(IMAGE), [ad.Ordering.raster(), ad.Ordering.checkerboard()]
         ),
@@ -1785,9 +1788,9 @@ PYRO = (
         kind=NotImplementedError,
     ),
     error(
-        "network: 'direct.weight' of PyroMADE is a PyroSample, which would be drawn anew "
-        "whenever the network runs; leave it a Parameter, draw its value by pyro.sample and "
-        "pass it as condition(context, params={'direct.weight': value})",
+        "network: 'direct.weight' of PyroMADE is a PyroSample, which would be resampled in each "
+        "pass of the network; keep it a Parameter, draw its value by pyro.sample and pass it as "
+        "condition(context, params={'direct.weight': value})",
         lambda: with_sample().condition(),
         cause="A `PyroSample` attribute of the network would be sampled at every pass, outside "
         "the model.",
@@ -1863,7 +1866,7 @@ CHECKS = (
     error(
         "log_prob: expected shape (2,), got ()",
         lambda: testing.check_shapes(replaced(log_prob=lambda value: torch.zeros(()))),
-        "the sum of log_prob_blocks: differs by 4.0e+00",
+        "sum of log_prob_blocks: differs by 4.0e+00",
         lambda: testing.check_shapes(
             replaced(
                 log_prob=lambda value: torch.zeros(value.shape[:-1]),

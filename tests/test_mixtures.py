@@ -364,7 +364,9 @@ def test_a_wrapped_network():
 
 def test_what_does_not_fit_is_refused_by_name():
     net = _transformer(TOTAL)
-    with pytest.raises(ValueError, match=r"orderings: expected a sequence of some, got \[\]"):
+    with pytest.raises(
+        ValueError, match=r"orderings: expected a sequence that is not empty, got \[\]"
+    ):
         ad.OrderingMixture(net, [])
     with pytest.raises(ValueError, match=r"orderings: expected .* got Ordering.raster\(\)"):
         ad.OrderingMixture(net, ad.Ordering.raster())
@@ -605,17 +607,21 @@ def test_components_that_do_not_fit_are_refused_by_name():
     parts, weights = [made(TOTAL), rnn(TOTAL)], dist.Categorical(torch.ones(2))
     with pytest.raises(ValueError, match="mixing: expected a Categorical, got Bernoulli"):
         ad.Mixture(dist.Bernoulli(0.5), parts)
-    with pytest.raises(ValueError, match=r"components: expected a sequence of some, got \[\]"):
+    with pytest.raises(
+        ValueError, match=r"components: expected a sequence that is not empty, got \[\]"
+    ):
         ad.Mixture(weights, [])
     with pytest.raises(ValueError, match=r"components: expected a sequence .* got Autoregressive"):
         ad.Mixture(weights, parts[0])
     with pytest.raises(ValueError, match=r"components\[1\]: expected a Distribution, got 3"):
         ad.Mixture(weights, [parts[0], 3])
-    with pytest.raises(ValueError, match="components: expected 3, as mixing has weights, got 2"):
+    with pytest.raises(
+        ValueError, match="components: expected 3, one for each weight of mixing, got 2"
+    ):
         ad.Mixture(dist.Categorical(torch.ones(3)), parts)
     with pytest.raises(ValueError, match=r"components\[1\]: .* event_shape \(2, 2\) .* got \(3,\)"):
         ad.Mixture(weights, [parts[0], made(THREE)])
-    message = r"components: .* broadcast with \(3,\), that of mixing, got \[\(2,\), \(\)\]"
+    message = r"components: .* with the batch_shape \(3,\) of mixing, got \[\(2,\), \(\)\]"
     with pytest.raises(ValueError, match=message):
         ad.Mixture(dist.Categorical(torch.ones(3, 2)), [made(TOTAL, (2,)), parts[1]])
     p = ad.Mixture(weights, parts)

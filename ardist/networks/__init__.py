@@ -1,4 +1,4 @@
-"""Conditional networks: from the past, and a context, to the conditionals' parameters."""
+"""Conditional networks, which map earlier blocks and a context to the conditionals' parameters."""
 
 from ardist.decoding import Decoder
 from ardist.networks.base import ConditionalNetwork

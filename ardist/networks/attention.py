@@ -1,4 +1,4 @@
-"""Attention layers that run over all tokens at once and a token at a time alike."""
+"""Attention layers, for all tokens at once or for one token at a time."""
 
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -13,13 +13,14 @@ from ardist.shapes import is_transformed
 
 
 class Part(NamedTuple):
-    """Some tokens, and how they attend. Leading dimensions are 1, N or M * N.
+    """Some of the tokens, and what they attend to. Leading dimensions are 1, N or M * N.
 
     Attributes:
-        contents, queries: the tokens, without the blocks that they read.
-        query_rotations: of the queries of all tokens, if positions are rotary.
-        key_rotations: of the keys of the content tokens, if positions are rotary.
-        mask: the keys that each token sees; None means those before it and its own.
+        contents: content tokens (., L, dim), without the embeddings of the blocks that they read.
+        queries: query tokens, if there are two streams, (., Q, dim).
+        query_rotations: for the queries of all tokens, if positions are rotary.
+        key_rotations: for the keys of the content tokens, if positions are rotary.
+        mask: the keys that each token attends to. None is the causal mask.
     """
 
     contents: Tensor
@@ -30,37 +31,37 @@ class Part(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Keys and values of a context's sequence, (N, heads, S, size) each."""
+    """Keys and values of the encoded sequence of a context, (N, heads, S, size) each."""
 
     keys: Tensor
     values: Tensor
 
 
 class Cache:
-    """Keys and values of the tokens so far, in a buffer for all that come.
+    """Keys and values of the tokens so far, in a buffer for all tokens.
 
     Attributes:
         buffer: (2, rows, heads, all tokens, size).
-        length: how many tokens are in it.
+        length: the number of tokens so far.
     """
 
     def __init__(self, buffer: Tensor, length: int = 0) -> None:
         self.buffer, self.length = buffer, length
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes those of new tokens, (rows, heads, tokens, size) each; those of all tokens."""
+        """Adds new tokens, (rows, heads, tokens, size) each, and returns those of all tokens."""
         start, self.length = self.length, self.length + keys.shape[2]
-        kept = self.buffer.narrow(3, 0, self.length)
-        for part, new in zip(kept, (keys, values), strict=True):
+        filled = self.buffer.narrow(3, 0, self.length)  # (2, rows, heads, length, size)
+        for part, new in zip(filled, (keys, values), strict=True):
             part[:, :, start:] = new
-        return kept[0], kept[1]
+        return filled[0], filled[1]
 
     def select(self, rows: Tensor) -> "Cache":
         return Cache(self.buffer.index_select(1, rows), self.length)
 
 
 class State(NamedTuple):
-    """What a layer works with: its weights by name, a context's sequence, tokens before."""
+    """The inputs of a layer next to the tokens: weights by name, cross-attention, and a cache."""
 
     weights: dict[str, tuple[Tensor, Tensor]]
     memory: Memory | None
@@ -72,10 +73,10 @@ class State(NamedTuple):
 
 
 class AttentionLayer(nn.Module):
-    """Attention to the tokens before, to the context's sequence if there is one, a perceptron.
+    """Self-attention, cross-attention to a context's sequence if there is one, and an MLP.
 
-    It is called with its weights and on rows of tokens without a dimension for their number,
-    since at a single step what is around the arithmetic costs as much as the arithmetic.
+    `forward` takes the weights as an argument and tokens as one matrix (rows * L, dim). In a step
+    of a single token, attribute access and reshapes would cost as much as the arithmetic.
     """
 
     def __init__(self, dim: int, heads: int, hidden_features: int, cross: bool) -> None:
@@ -94,7 +95,7 @@ class AttentionLayer(nn.Module):
         self.mlp_out = nn.Linear(hidden_features, dim)
 
     def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Bias and weight of each part by name; that of a linear map is (inputs, outputs)."""
+        """Bias and weight of each part by name; the weight of a linear map is (inputs, outputs)."""
         parts: Any = self.named_children()
         return {
             name: (part.bias, part.weight.t() if isinstance(part, nn.Linear) else part.weight)
@@ -108,9 +109,9 @@ class AttentionLayer(nn.Module):
     def forward(
         self, x: Tensor, rows: int, part: Part, num_keys: int, state: State, dropout: float
     ) -> Tensor:
-        """Tokens (rows * L, dim), of which the first `num_keys` of a row are seen by others."""
+        """Tokens (rows * L, dim) to the same. The first `num_keys` of each row have keys."""
         weights, heads = state.weights, self.heads
-        parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])
+        parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])  # (rows * L, 3 * dim)
         parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
         queries, keys, values = parts.unbind(0)  # (rows, heads, L, size)
         length = queries.shape[2]
@@ -132,37 +133,38 @@ class AttentionLayer(nn.Module):
         return x + drop(_linear(inner, weights["mlp_out"]), dropout)
 
     def _split(self, x: Tensor) -> Tensor:
-        """(rows, L, dim) as (rows, heads, L, size)."""
+        """From (rows, L, dim) to (rows, heads, L, size)."""
         return x.view(*x.shape[:2], self.heads, x.shape[2] // self.heads).transpose(1, 2)
 
 
 class TokenStep:
-    """A layer at one token of each row, which sees all in its cache.
+    """A layer at one token of each row, which attends to all tokens in the cache.
 
-    The same numbers as `AttentionLayer`, for steps without rotations and a context's sequence:
-    buffers and views are made once, and the constants of GELU are folded into the weights, since
-    around so little arithmetic each operation counts.
+    It gives the same numbers as `AttentionLayer`, without rotations and cross-attention. Buffers
+    and views are made once, and the constants of GELU are folded into the weights, since with so
+    little arithmetic the number of operations matters.
     """
 
     def __init__(self, weights: dict[str, tuple[Tensor, Tensor]], cache: Cache) -> None:
         _, rows, heads, _, size = cache.buffer.shape
         self._weights, self._cache = weights, cache
-        self._slots = cache.buffer.unbind(3)
-        self._keys, self._values = cache.buffer.unbind(0)
+        self._slots = cache.buffer.unbind(3)  # one a token, (2, rows, heads, size)
+        self._keys, self._values = cache.buffer.unbind(0)  # (rows, heads, all tokens, size)
         self._parts = cache.buffer.new_empty(rows, 3 * heads * size)
         parts = self._parts.view(rows, 3, heads, size)
-        self._queries, self._pairs = parts[:, 0].unsqueeze(2), parts[:, 1:].transpose(0, 1)
+        self._queries = parts[:, 0].unsqueeze(2)  # (rows, heads, 1, size)
+        self._new = parts[:, 1:].transpose(0, 1)  # keys and values, (2, rows, heads, size)
         # GELU(x) = u * (1 + erf(u)) / sqrt(2) of u = x / sqrt(2).
         (bias, weight), (out_bias, out_weight) = weights["mlp"], weights["mlp_out"]
         self._inner = bias * 0.5**0.5, weight * 0.5**0.5
         self._out = out_bias, out_weight * 0.5**0.5
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(rows, dim) from the same."""
+        """Tokens (rows, dim) to the same."""
         weights, cache = self._weights, self._cache
         bias, weight = weights["attend"]
         torch.addmm(bias, _norm(x, weights["attend_norm"]), weight, out=self._parts)
-        self._slots[cache.length].copy_(self._pairs)
+        self._slots[cache.length].copy_(self._new)
         cache.length += 1
         keys, values = (
             self._keys.narrow(2, 0, cache.length),
@@ -188,38 +190,41 @@ def drop(x: Tensor, dropout: float) -> Tensor:
 
 
 def _join(x: Tensor) -> Tensor:
-    """(rows, heads, L, size) as (rows * L, dim)."""
+    """From (rows, heads, L, size) to (rows * L, dim)."""
     rows, heads, length, size = x.shape
     return x.transpose(1, 2).reshape(rows * length, heads * size)
 
 
 def _cross(queries: Tensor, memory: Memory) -> Tensor:
-    """The rows of a context attend to its memory together: the memory is not repeated."""
+    """Cross-attention of queries (M * N, heads, L, size); the memory of N contexts is not repeated.
+
+    All queries of a context attend to its memory together.
+    """
     contexts, length = memory.keys.shape[0], queries.shape[2]
-    grouped = queries.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    attended = _attend(grouped, memory.keys, memory.values)
-    parted = attended.view(*attended.shape[:2], -1, length, attended.shape[3])
-    return parted.permute(2, 0, 1, 3, 4).flatten(0, 1)
+    grouped = queries.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4)  # (N, heads, M, L, size)
+    attended = _attend(grouped.flatten(2, 3), memory.keys, memory.values)
+    separate = attended.view(*attended.shape[:2], -1, length, attended.shape[3])
+    return separate.permute(2, 0, 1, 3, 4).flatten(0, 1)
 
 
-def sinusoids(places: Tensor, size: int, reference: Tensor) -> Tensor:
-    """Cosines, then sines, of places at frequencies from 1 to 1/10000: (*places, size)."""
+def sinusoids(positions: Tensor, size: int, reference: Tensor) -> Tensor:
+    """Cosines, then sines, of positions at frequencies from 1 to 1/10000: (*positions, size)."""
     dtype = torch.promote_types(reference.dtype, torch.float32)
-    powers = torch.arange(0, size, 2, dtype=dtype, device=places.device) / size
-    angles = places.unsqueeze(-1) * 10000**-powers
+    powers = torch.arange(0, size, 2, dtype=dtype, device=positions.device) / size
+    angles = positions.unsqueeze(-1) * 10000**-powers  # (*positions, size / 2)
     return torch.cat((angles.cos(), angles.sin()), -1).to(reference.dtype)
 
 
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
 ) -> Tensor:
-    """Softmax attention."""
-    # torch's fused kernels have no rules for vmap and jvp.
+    """Softmax attention of queries (., heads, L, size) over keys (., heads, K, size)."""
+    # torch's fused kernels do not support vmap and jvp.
     with sdpa_kernel(SDPBackend.MATH) if is_transformed() else nullcontext():
         return F.scaled_dot_product_attention(queries, keys, values, mask, is_causal=causal)
 
 
 def _rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Pairs of entries of x (..., L, size), rotated by angles (..., L, size)."""
+    """Pairs of entries of x (..., L, size), rotated by cosines and sines (..., L, size)."""
     (first, second), (cosine, sine) = x.chunk(2, -1), rotations.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)

@@ -1,4 +1,4 @@
-"""The contract of conditional networks."""
+"""The base class of conditional networks, and the fingerprint of their state."""
 
 import hashlib
 import json
@@ -27,30 +27,30 @@ from ardist.shapes import (
     shortened,
 )
 
-_STATE_SIZE = 2048  # bytes of a network's extra state, always the same
+_STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
 
 
 class ConditionalNetwork(nn.Module):
-    """Maps the past, and a context, to the parameters of every conditional.
+    """Maps earlier blocks and a context to the parameters of all conditionals.
 
-    To write one, define `forward`; whatever dependencies the factorization does not allow it
-    must not have (`ardist.testing.check_autoregressive` tells). `decoder` makes sampling cost
-    one step a step instead of a whole pass; by default it makes whole passes, by fixed-point
-    iteration where that may be fewer than one a step.
+    To write a network, define `forward`. The parameters of a block must depend only on the blocks
+    that the factorization allows, which `ardist.testing.check_autoregressive` checks. Override
+    `make_decoder` to make each step of sampling cheaper than a whole pass. By default the decoder
+    makes whole passes, and uses fixed-point iteration if that may need fewer passes than steps.
 
     Args:
-        factorization: the only source of truth about blocks, order and families.
-        context_shape: shape of one context, `()` for none.
-        context_kind: what the context is: `"vector"` (C,), `"blocks"` (*grid_shape, C): a vector
-            for each block, or `"sequence"` (S, C): of any other length; as far as the network
-            takes them.
+        factorization: the blocks, their order and their families.
+        context_shape: the shape of one context, `()` for none.
+        context_kind: `"vector"`, a context (C,); `"blocks"`, a vector for each block,
+            (*grid_shape, C); or `"sequence"`, a sequence of any length, (S, C). A network supports
+            the kinds in its `context_kinds`.
 
     Raises:
-        ValueError: where the network cannot follow the factorization or take such a context.
+        ValueError: if the network does not support the factorization or such a context.
 
     >>> import torch, ardist as ad
     >>> class Counting(ad.networks.ConditionalNetwork):
-    ...     "The more ones before, the more probable is another one."
+    ...     "Each earlier one raises the probability of another one."
     ...     def forward(self, blocks, context=None, ranks=None):
     ...         return (blocks.cumsum(1) - blocks).unsqueeze(-1)
     >>> net = Counting(ad.Factorization(3, ad.families.Bernoulli()))
@@ -60,7 +60,7 @@ class ConditionalNetwork(nn.Module):
 
     context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
     has_row_orders: ClassVar[bool] = False
-    """Whether `ranks` may be given for each row."""
+    """Whether each row may have its own `ranks`."""
 
     def __init__(
         self,
@@ -72,37 +72,37 @@ class ConditionalNetwork(nn.Module):
         super().__init__()
         check_type(factorization, Factorization, "factorization")
         self.factorization = factorization
-        # What families have inside is trained, moved and saved with the network.
-        inside = [module for f in factorization.layout.distinct for module in f.modules]
-        if inside:
-            self.nested = nn.ModuleList(dict.fromkeys(inside))
+        # Modules inside families are trained, moved and saved with the network.
+        nested = [module for f in factorization.layout.distinct for module in f.modules]
+        if nested:
+            self.nested = nn.ModuleList(dict.fromkeys(nested))
         self.context_shape = as_size(context_shape, "context_shape")
         self.context_kind = as_choice(context_kind, self.context_kinds, "context_kind")
         grid = tuple(map(str, factorization.grid_shape)) if context_kind == "blocks" else ()
         expected = {"vector": (), "blocks": grid, "sequence": ("S",)}[context_kind]
-        given = tuple(self.context_shape)
-        lead = given[:-1] if context_kind == "blocks" else expected[: len(given) - 1]
-        if given and (len(given) != len(expected) + 1 or tuple(map(str, lead)) != expected):
-            wanted = ", ".join([*expected, "C"]) + ("" if expected else ",")
+        shape = tuple(self.context_shape)
+        lead = shape[:-1] if context_kind == "blocks" else expected[: len(shape) - 1]
+        if shape and (len(shape) != len(expected) + 1 or tuple(map(str, lead)) != expected):
+            spelled = ", ".join([*expected, "C"]) + ("" if expected else ",")
             raise ValueError(
-                f"context_shape: expected ({wanted}) for a context of kind {context_kind!r}, "
-                f"got {given}"
+                f"context_shape: expected ({spelled}) for a context of kind {context_kind!r}, "
+                f"got {shape}"
             )
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        """The parameters of every conditional, given all blocks: teacher forcing.
+        """The parameters of all conditionals, given all blocks (teacher forcing).
 
         Args:
-            blocks: (M * N, num_blocks, *block_shape) in raster order of the grid, whatever the
-                ordering; flat, (M * N, total), where families differ.
-            context: (N, *context_shape); row i goes with the blocks' rows i, N + i, ...
-            ranks: (num_blocks,) or (M * N, num_blocks) int64, only where they differ from the
+            blocks: (M * N, num_blocks, *block_shape) in raster order of the grid, for every
+                ordering. If the families differ, the blocks are flat, (M * N, total).
+            context: (N, *context_shape). Its row i belongs to the rows i, N + i, ... of the blocks.
+            ranks: (num_blocks,) or (M * N, num_blocks) int64, if they differ from the
                 factorization's own.
 
         Returns:
-            (M * N, num_blocks, num_params), or flat like the blocks.
+            (M * N, num_blocks, num_params), or (M * N, total) if the families differ.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
@@ -114,44 +114,48 @@ class ConditionalNetwork(nn.Module):
         *,
         factorization: Factorization | None = None,
     ) -> Decoder:
-        """The incremental twin of `forward`, for `batch_size` rows and a context as there.
+        """A decoder, which evaluates the network a step at a time.
 
         Args:
-            ranks: as in `forward`; for each row where `has_row_orders`.
-            factorization: in place of the network's own, where that differs in length or order.
+            batch_size: the number of rows.
+            context: as in `forward`.
+            ranks: as in `forward`; one order for each row if `has_row_orders`.
+            factorization: in place of the network's own, if it differs in length or order.
+
+        Returns:
+            a decoder whose parameters are those of `forward`, without dropout.
 
         Raises:
-            ValueError: where the network does not serve that order or factorization.
+            ValueError: if the network does not support that order or factorization.
         """
-        own = self.factorization
-        wanted = own if factorization is None else factorization
-        check_type(wanted, Factorization, "factorization")
+        fac = self.factorization if factorization is None else factorization
+        check_type(fac, Factorization, "factorization")
         batch_size = as_positive(batch_size, "batch_size")
         context_batch(self, context)
         if context is not None:
             check_kind(context, "context", next(self.parameters(), context), exact=True)
         if ranks is not None:
             ranks = as_integers(ranks, "ranks")
-            if ranks.shape[-1:] != (wanted.num_blocks,):
+            if ranks.shape[-1:] != (fac.num_blocks,):
                 raise ValueError(
-                    f"ranks: expected one for each of the {wanted.num_blocks} blocks, got "
+                    f"ranks: expected one for each of the {fac.num_blocks} blocks, got "
                     f"{tuple(ranks.shape)}"
                 )
         if ranks is not None and ranks.dim() == 1:
-            ordering = Ordering.from_ranks(ranks.reshape(wanted.grid_shape))
-            wanted, ranks = wanted.with_ordering(ordering), None
-        if wanted is not own and (reason := self.unsupported_reason(wanted)) is not None:
-            raise ValueError(f"factorization: {reason}, got {wanted}")
+            ordering = Ordering.from_ranks(ranks.reshape(fac.grid_shape))
+            fac, ranks = fac.with_ordering(ordering), None
+        if fac is not self.factorization and (reason := self.unsupported_reason(fac)) is not None:
+            raise ValueError(f"factorization: {reason}, got {fac}")
         if ranks is not None and not self.has_row_orders:
             raise ValueError(
                 f"ranks: {type(self).__name__} draws all rows in one order, "
                 f"got {tuple(ranks.shape)}"
             )
-        if ranks is not None:  # each step is of one block, which differs from row to row
-            _check_rows(ranks, wanted)
-            wanted = wanted.with_ordering(Ordering.raster())
+        if ranks is not None:  # a step draws one block of each row, not the same one
+            _check_row_orders(ranks, fac)
+            fac = fac.with_ordering(Ordering.raster())
         with torch.no_grad():
-            return self.make_decoder(wanted, batch_size, context, ranks)
+            return self.make_decoder(fac, batch_size, context, ranks)
 
     def make_decoder(
         self,
@@ -160,7 +164,17 @@ class ConditionalNetwork(nn.Module):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """By whole passes; ranks are given only for each row, where `has_row_orders`."""
+        """The decoder that `decoder` returns after its checks; override it for cheaper steps.
+
+        By default it makes whole passes.
+
+        Args:
+            factorization: with the order of the draw.
+            batch_size: the number of rows.
+            context: as in `forward`.
+            ranks: (batch_size, num_blocks), if the rows have orders of their own; only if
+                `has_row_orders`.
+        """
         if ranks is None and factorization is not self.factorization:
             ranks = factorization.ranks.flatten().to(reference_of(self).device)
         return WholePasses(
@@ -168,21 +182,21 @@ class ConditionalNetwork(nn.Module):
         )
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
-        """What sends gradients back through a draw in one sweep over its steps.
+        """Backpropagation through a draw in one sweep over its steps.
 
-        By default there is none, and they are found by iteration.
+        By default there is none, and gradients are found by iteration.
         """
         return None
 
     def _differentiable_decoder(
         self, factorization: Factorization, batch_size: int, context: Tensor | None
     ) -> Decoder | None:
-        """A decoder that keeps the graph of its steps, where that is the way to gradients."""
+        """A decoder that keeps the graph of its steps, if draws are differentiated through it."""
         return None
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """Without dropout, whatever the mode, which is as before afterwards: for draws."""
+        """The network without dropout, for draws. Its modules return to their modes afterwards."""
         training = [module for module in self.modules() if module.training]
         for module in training:
             module.training = False
@@ -196,13 +210,13 @@ class ConditionalNetwork(nn.Module):
     def _evaluate(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        """A parallel pass as decoders make them."""
+        """A parallel pass without dropout or gradients, for decoders."""
         with self.eval_mode():
             params: Tensor = self(blocks, context, ranks)
         return params
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
-        """None where this network can serve that factorization, else the reason why not."""
+        """Why the network does not support a factorization, or None if it does."""
         if factorization == self.factorization:
             return None
         return f"{type(self).__name__} was built for {self.factorization}"
@@ -215,26 +229,42 @@ class ConditionalNetwork(nn.Module):
         nan_policy: str = "raise",
         validate_args: bool | None = None,
     ) -> AutoregressiveDistribution:
-        """The distribution given a context: see `AutoregressiveDistribution`.
+        """The distribution given a context; see `AutoregressiveDistribution` for the arguments.
 
-        Its scores call this network, not what wraps it. Under DDP or FSDP gradients are averaged
-        over processes only if the wrapper is called: train `LogLikelihood(network)`, wrapped, or
-        `AutoregressiveDistribution(wrapped, context)`. A program that is given this method, as
-        torchrl is by `distribution_class=network.condition`, does not know the network's
-        parameters: register the network with its modules.
+        `log_prob` calls this network, not a wrapper around it. DDP and FSDP average gradients over
+        processes only if the wrapper is called: wrap and train `LogLikelihood(network)`, or use
+        `AutoregressiveDistribution(wrapped, context)`. A program that takes this method, as torchrl
+        does in `distribution_class=network.condition`, does not find the network's parameters:
+        register the network with its modules.
+
+        Args:
+            context: (*batch_shape, *context_shape), or None if the network takes none.
+            params: tensors by the names of the parameters that they replace.
+            nan_policy: as for `AutoregressiveDistribution`.
+            validate_args: as for `AutoregressiveDistribution`.
+
+        Raises:
+            ValueError: if the arguments do not fit the network.
+
+        >>> import torch, ardist as ad
+        >>> fac = ad.Factorization(3, ad.families.Normal())
+        >>> net = ad.networks.MADE(fac, hidden_features=8, context_shape=(2,))
+        >>> net.condition(torch.zeros(7, 2)).batch_shape
+        torch.Size([7])
         """
         return AutoregressiveDistribution(
             self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
         )
 
-    def _tell_pyro(self) -> None:
-        """Registers the parameters of what was made a `PyroModule`; every distribution asks for it.
+    def _register_in_pyro(self) -> None:
+        """Registers the parameters of modules that are `PyroModule`s; each distribution calls it.
 
-        Scores are computed when a model has run, and Pyro does not see what is read then: a
-        parameter would not be trained, and a `PyroSample` be drawn anew by each pass.
+        Pyro computes log-probabilities after the model has run, when it no longer registers
+        parameters. Without this call they would not be trained. A `PyroSample` would be resampled
+        in each pass.
 
         Raises:
-            ValueError: where an attribute is a `PyroSample`.
+            ValueError: if an attribute is a `PyroSample`.
         """
         if not any("_pyro_samples" in module.__dict__ for module in self.modules()):
             return
@@ -247,21 +277,22 @@ class ConditionalNetwork(nn.Module):
                 full = f"{path}.{name}".lstrip(".")
                 raise ValueError(
                     f"network: {full!r} of {type(self).__name__} is a PyroSample, which would be "
-                    f"drawn anew whenever the network runs; leave it a Parameter, draw its value "
+                    f"resampled in each pass of the network; keep it a Parameter, draw its value "
                     f"by pyro.sample and pass it as condition(context, "
                     f"params={{{full!r}: value}})"
                 )
             for name in [*module._parameters, *module._pyro_params]:
-                getattr(module, name)  # a pyro.param statement, inside of a model
+                getattr(module, name)  # a pyro.param statement, within a model
 
     def extra_repr(self) -> str:
         context = f"\ncontext_shape={tuple(self.context_shape)}" if self.context_shape else ""
         return f"{self.factorization}{context}"
 
-    # Weights mean nothing under another order or width: the state says what it was made for.
+    # Weights are meaningless for another order or other widths, so a state dict has a fingerprint
+    # of the factorization.
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """What a state has to agree in, by name, as `part` writes it."""
+        """The entries in which a state dict must agree with the network, by name, from `part`."""
         return fingerprint(self.factorization)
 
     def get_extra_state(self) -> Tensor:
@@ -270,22 +301,29 @@ class ConditionalNetwork(nn.Module):
             return torch.tensor(list(text), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        given, own = json.loads(bytes(state.tolist())), self._fingerprint()
-        different = []
-        for name, (shown, *digests) in own.items():
-            theirs, *others = given.get(name, ["nothing"])
+        loaded, differences = json.loads(bytes(state.tolist())), []
+        for name, (expected, *digests) in self._fingerprint().items():
+            got, *others = loaded.get(name, ["nothing"])
             if set(digests).isdisjoint(others):
-                known = "another" if theirs == shown else theirs
-                different.append(f"{name} is {known}, here {shown}")
-        if different:
-            raise ValueError(f"state_dict: made for another factorization; {'; '.join(different)}")
+                got = "another" if got == expected else got
+                differences.append(f"{name} is {got}, here {expected}")
+        if differences:
+            raise ValueError(
+                f"state_dict: made for another factorization; {'; '.join(differences)}"
+            )
 
 
 class LogLikelihood(nn.Module):
-    """The log_prob of a network's distribution as a module's `forward`.
+    """A module whose `forward` is the `log_prob` of a network's distribution.
 
-    What wraps a module's `forward` (DDP, FSDP, `torch.func.functional_call`) wraps this. In
-    training mode dropout is on, as in `log_prob`.
+    Use it with DDP, FSDP and `torch.func.functional_call`, which wrap a module's `forward`. Dropout
+    is active in training mode, as in `log_prob`.
+
+    Args:
+        network: a conditional network, or one that is wrapped.
+
+    Raises:
+        ValueError: if there is no conditional network inside.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
@@ -299,12 +337,12 @@ class LogLikelihood(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """log_prob of events x (*lead, *event_shape), in nats: (*lead)."""
+        """The log-probability of events x (*lead, *event_shape) in nats: (*lead)."""
         return AutoregressiveDistribution(self.network, context).log_prob(x)
 
 
-def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
-    """That a decoder can follow an order for each row."""
+def _check_row_orders(ranks: Tensor, factorization: Factorization) -> None:
+    """Raises a `ValueError` if a decoder cannot draw each row in its own order."""
     if factorization.layout.flat:
         raise ValueError(
             f"ranks: expected one order for all rows, since the blocks differ in family, "
@@ -312,40 +350,50 @@ def _check_rows(ranks: Tensor, factorization: Factorization) -> None:
         )
     raster = torch.arange(ranks.shape[-1], device=ranks.device)
     if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
-        raise ValueError("ranks: expected no ties where each row has its own, got some")
+        raise ValueError("ranks: expected no ties if each row has its own order, got ties")
 
 
 def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
-    """What the weights of a network for this factorization mean, by name, as `part` writes it; of
-    one for any length what all lengths share.
+    """The properties of a factorization that give weights their meaning, by name, from `part`.
+
+    Args:
+        factorization: of the network.
+        any_length: whether the network supports any length. The fingerprint then has only the
+            properties that all lengths share.
     """
     partition, ordering = factorization.partition, factorization.ordering
     families, names = factorization.families, factorization.names
     elements, order = factorization.blocks.elements, factorization.order_key
-    cuts: list[object] = [elements]
-    orders: list[object] = [order]
+    partition_keys: list[object] = [elements]
+    ordering_keys: list[object] = [order]
     if any_length:
-        cuts = ["in order" if factorization.is_in_order else elements, vars(partition)]
+        partition_keys = ["in order" if factorization.is_in_order else elements, vars(partition)]
         raster = torch.arange(factorization.num_blocks)
-        orders = ["raster" if torch.equal(order.flatten(), raster) else order, vars(ordering)]
+        is_raster = torch.equal(order.flatten(), raster)
+        ordering_keys = ["raster" if is_raster else order, vars(ordering)]
     return {
         **({} if any_length else {"grid_shape": part(tuple(factorization.grid_shape))}),
         "families": part(shortened(families), families),
         "names": part(names and shortened(names), names),
-        "partition": part(repr(partition), *cuts),
-        "ordering": part(repr(ordering), *orders),
+        "partition": part(repr(partition), *partition_keys),
+        "ordering": part(repr(ordering), *ordering_keys),
     }
 
 
-def part(shown: object, *meant: object) -> list[str]:
-    """A part of a state's fingerprint: a short text, and digests of what it may go by: tensors or
-    what has a full repr, by default of what is shown. States agree where one of the digests does.
+def part(shown: object, *keys: object) -> list[str]:
+    """One entry of a fingerprint: a short text and a digest of each key.
+
+    Two entries agree if they share a digest.
+
+    Args:
+        shown: for the text of errors.
+        keys: tensors, or objects with a full repr; `shown` by default.
     """
     text = str(shown)
     text = text if len(text.encode()) <= 64 else text.encode()[:61].decode(errors="ignore") + "..."
     digests = []
-    for one in meant or (shown,):
-        raw = one.cpu().numpy().tobytes() if isinstance(one, Tensor) else repr(one).encode()
+    for key in keys or (shown,):
+        raw = key.cpu().numpy().tobytes() if isinstance(key, Tensor) else repr(key).encode()
         digests.append(hashlib.sha256(raw).hexdigest()[:16])
     return [text, *digests]
 
@@ -357,10 +405,10 @@ def reference_of(network: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def start_near_noise(factorization: Factorization, *layers: nn.Module | None) -> None:
-    """Shrinks new layers that give the parameters, if draws are bijections of noise.
+    """Scales down new output layers if all families are bijections of their noise.
 
-    With small parameters a draw is nearly its noise, so that a stack of such bijections starts
-    near the identity. Otherwise it would magnify large values from layer to layer.
+    With small parameters a draw is close to its noise, so a stack of such bijections starts near
+    the identity. Otherwise it would magnify large values from layer to layer.
     """
     if all(family.is_bijective for family in factorization.layout.distinct):
         for layer in layers:

@@ -1,4 +1,4 @@
-"""Causal modules from elsewhere."""
+"""Foreign causal modules as conditional networks."""
 
 import inspect
 import math
@@ -22,36 +22,38 @@ from ardist.testing import CheckError, check_autoregressive
 
 
 class FromModule(UniformNetwork):
-    """A causal module from elsewhere as a conditional network: a GPT-2 of Hugging Face, say.
+    """Makes a conditional network of a foreign causal module, such as a GPT-2 of Hugging Face.
 
-    The module is called as `module(blocks)`, or `module(blocks, context)`, with the blocks in
-    the order of drawing, (rows, length, *block_shape), int64 where they are indices (tokens). It
-    returns for each position the parameters of one block, (rows, length, num_params): a tensor,
-    or what has it as its first entry, as the outputs of Hugging Face do. Logits beyond those of
-    a Categorical are left out (a vocabulary with symbols that are never drawn).
+    The module is called as `module(blocks)`, or `module(blocks, context)`. The blocks are in the
+    order of drawing, (rows, length, *block_shape), and int64 if they are indices (tokens). The
+    module returns the parameters of one block for each position, (rows, length, num_params). It
+    returns them as a tensor, or as the first entry of its output, as Hugging Face models do. If
+    the family is a Categorical, extra logits are dropped (for symbols of the vocabulary that are
+    never drawn).
 
-    With `shift` the module is inclusive: its output at a position sees the input there, and is
-    about the next block. It then gets `start` and all blocks but the last one. Without, its
-    output at a position is about the block there, which it must not see.
+    With `shift` the module is inclusive: its output at a position depends on the input there and
+    gives the parameters of the next block. Its input is then `start` and all blocks except the last
+    one. Without `shift`, its output at a position gives the parameters of the block there, on which
+    it must not depend.
 
-    Draws use the module's own cache where its `forward` takes `past_key_values` and `use_cache`
-    and the cache has `reorder_cache`, as in Hugging Face's. Other modules are given the blocks
-    so far at each step; without `shift`, events of full length.
+    Draws use the module's own cache if its `forward` takes `past_key_values` and `use_cache` and
+    the cache has `reorder_cache`, as in Hugging Face models. Other modules are run on all blocks so
+    far at each step, or on events of full length without `shift`.
 
     Args:
-        module: takes any length up to the factorization's (without `shift`, that length).
-        factorization: whose blocks have one family, in an order without ties; one of another
-            length is accepted in its place.
-        shift: whether the module is inclusive, and so has to be shifted.
-        start: what stands before the first block: a token (GPT-2's is 50256), which may be one
+        module: takes any length up to the factorization's (without `shift`, exactly that length).
+        factorization: blocks of one family, in an order without ties. The distribution may replace
+            it by one of another length.
+        shift: whether the module is inclusive, so that its inputs are shifted.
+        start: the input before the first block: a token (GPT-2's is 50256), which may be one
             that is never drawn, or a number or tensor that broadcasts to a block.
-        check: whether to look for leaks at once, by `ardist.testing.check_autoregressive`.
-        context_shape: `(C,)` where the module takes a context, `()` for none.
+        check: whether to check for leaks at once, by `ardist.testing.check_autoregressive`.
+        context_shape: `(C,)` if the module takes a context, `()` for none.
 
     Raises:
-        ValueError: where blocks differ in family, the ordering has ties or is a graph's, a check
-            finds a leak, or the module returns another shape. A draw raises it where dropout or
-            batch norm is active: `module.eval()` turns them off.
+        ValueError: if the blocks differ in family, the ordering has ties or is a graph's, the check
+            finds a leak, or the module returns another shape. Draws raise it if dropout or batch
+            norm is active: call `module.eval()` first.
 
     >>> import torch, ardist as ad
     >>> class Bigram(torch.nn.Module):  # logits for the next token
@@ -84,8 +86,8 @@ class FromModule(UniformNetwork):
         self.module = module
         self.shift = as_flag(shift, "shift")
         self.register_buffer("start", self._as_block(start), persistent=False)
-        takes = inspect.signature(module.forward).parameters
-        self.has_cache = shift and {"past_key_values", "use_cache"} <= set(takes)
+        accepted = inspect.signature(module.forward).parameters
+        self.has_cache = shift and {"past_key_values", "use_cache"} <= set(accepted)
         if as_flag(check, "check"):
             self._check()
 
@@ -103,7 +105,7 @@ class FromModule(UniformNetwork):
             return value.to(layout.dtype(reference.dtype)).expand(shape).clone()
         except RuntimeError as error:
             raise ValueError(
-                f"start: expected what broadcasts to a block {tuple(shape)}, got "
+                f"start: expected a shape that broadcasts to a block {tuple(shape)}, got "
                 f"{tuple(value.shape)}"
             ) from error
 
@@ -122,12 +124,24 @@ class FromModule(UniformNetwork):
             start = self.start.expand(blocks.shape[0], 1, *self.start.shape)
             blocks = torch.cat((start, blocks[:, :-1]), 1)
         options = {"use_cache": False} if self.has_cache else {}
-        return self.evaluate(blocks, _for_rows(context, blocks.shape[0]), **options)[0]
+        return self.evaluate(blocks, _repeated(context, blocks.shape[0]), **options)[0]
 
     def evaluate(
         self, inputs: Tensor, context: Tensor | None, **options: Any
     ) -> tuple[Tensor, Any]:
-        """The parameters (rows, length, num_params) that a call gives, and all that it gives."""
+        """Calls the module.
+
+        Args:
+            inputs: (rows, length, *block_shape).
+            context: (rows, C), or None.
+            options: keyword arguments of the module.
+
+        Returns:
+            the parameters (rows, length, num_params), and the module's whole output.
+
+        Raises:
+            ValueError: if the parameters have another shape.
+        """
         output = self.module(*((inputs,) if context is None else (inputs, context)), **options)
         params: Tensor = output if isinstance(output, Tensor) else output[0]
         family = self.factorization.layout.families[0]
@@ -147,16 +161,18 @@ class FromModule(UniformNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder on the module's own cache, or else by passes over the blocks so far."""
-        with self.eval_mode():  # says at once what may not be active
+        """A decoder with the module's own cache, or else by passes over the blocks so far."""
+        with self.eval_mode():  # raises at once if dropout or batch norm is active
             if not self.shift:
                 return super().make_decoder(factorization, batch_size, context, ranks)
-        rows = _for_rows(context, batch_size)
-        return _ModuleDecoder(self, factorization, batch_size, rows)
+        return _ModuleDecoder(self, factorization, batch_size, _repeated(context, batch_size))
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """As for any network, but refuses to decide whether dropout and batch norm should act."""
+        """As for any network, but raises a `ValueError` if dropout or batch norm is active.
+
+        The user decides whether they are part of the model.
+        """
         for name, module in self.module.named_modules():
             if module.training and _is_noisy(module):
                 raise ValueError(
@@ -175,19 +191,19 @@ class FromModule(UniformNetwork):
         return f"{super().extra_repr()}\nshift={self.shift}{start}"
 
 
-def _for_rows(context: Tensor | None, rows: int) -> Tensor | None:
-    return None if context is None else repeat_rows(context, rows)
+def _repeated(context: Tensor | None, num_rows: int) -> Tensor | None:
+    return None if context is None else repeat_rows(context, num_rows)
 
 
 def _is_noisy(module: nn.Module) -> bool:
-    """Whether a module acts otherwise in training mode than in evaluation."""
-    # Recurrent and attention modules keep the probability of their dropout under that name.
+    """Whether a module gives other outputs in training mode than in evaluation mode."""
+    # Recurrent and attention modules have the probability of their dropout under this name.
     rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
     return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
 
 
 class _ModuleDecoder(Decoder):
-    """Gives the module what its cache does not hold: all blocks so far where it has none."""
+    """Runs the module on the blocks that are not in its cache, or on all blocks if it has none."""
 
     def __init__(
         self,
@@ -202,11 +218,11 @@ class _ModuleDecoder(Decoder):
         self._cache: Any = None
 
     def step(self, previous: Tensor | None) -> Tensor:
-        return self._evaluate() if previous is None else self._take(previous)
+        return self._evaluate() if previous is None else self._append(previous)
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._num_steps_of(blocks)  # raises where there are none
-        return self._take(blocks)
+        self._num_steps_of(blocks)  # raises if they are not whole steps
+        return self._append(blocks)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
@@ -216,9 +232,10 @@ class _ModuleDecoder(Decoder):
         if self._cache is not None:
             self._cache.reorder_cache(rows)
 
-    def _take(self, blocks: Tensor) -> Tensor:
-        kept = [] if self._cache is not None else [self._inputs]
-        self._inputs = torch.cat([*kept, blocks], 1)
+    def _append(self, blocks: Tensor) -> Tensor:
+        """Appends blocks (rows, n, *block_shape), and returns the next step's parameters."""
+        uncached = [] if self._cache is not None else [self._inputs]
+        self._inputs = torch.cat([*uncached, blocks], 1)
         self.num_taken += blocks.shape[1]
         return self._evaluate()
 
@@ -226,9 +243,9 @@ class _ModuleDecoder(Decoder):
     def _evaluate(self) -> Tensor:
         """The next step's parameters: (rows, 1, num_params)."""
         network = self._network
-        cached = {"past_key_values": self._cache, "use_cache": True} if network.has_cache else {}
+        options = {"past_key_values": self._cache, "use_cache": True} if network.has_cache else {}
         with network.eval_mode():
-            params, output = network.evaluate(self._inputs, self._context, **cached)
+            params, output = network.evaluate(self._inputs, self._context, **options)
         if network.has_cache:
             self._cache = output.past_key_values
         return params[:, -1:]

@@ -12,34 +12,35 @@ from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, start_near_noise
-from ardist.networks.masking import MaskedLinear, VisibleSets, within
+from ardist.networks.masking import MaskedLinear, VisibleSets, is_subset
 from ardist.pathwise import Sweep
 from ardist.rows import add_to_rows, repeat_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
 
-_UNITS_AT_ONCE = 128  # of the widest layer, in one window of the decoder
+_UNITS_AT_ONCE = 128  # units of the widest layer in one window of the decoder
 
 
 class MADE(ConditionalNetwork):
     """A multilayer perceptron masked to the dependencies (Germain et al. 2015, arXiv:1502.03509).
 
-    It follows any dependencies: orders, ties and graphs, and blocks of unequal size. A context
-    is visible to every block.
+    It supports any dependencies: orders, ties and graphs, and blocks of different sizes. All blocks
+    depend on the context.
 
     Args:
-        factorization: whose dependencies make the masks.
-        hidden_features: width of each hidden layer; `()` leaves the direct connections alone.
+        factorization: its dependencies give the masks.
+        hidden_features: width of each hidden layer; `()` gives direct connections only.
         context_shape: `(C,)`, or `()` for none.
-        direct: whether inputs are also connected to outputs directly. They make a layer with
-            fewer units than there are distinct sets of dependencies keep its reach.
+        direct: whether there are also direct connections from inputs to outputs. With them, all
+            dependencies are kept even if a layer has fewer units than there are distinct sets of
+            dependencies.
         residual: whether layers of equal width add their input to their output.
         activation: elementwise.
-        dropout: the probability with which a hidden unit is dropped in training mode: by
-            `log_prob`, not by draws and what is scored with them.
+        dropout: the probability of dropping a hidden unit in training mode. It applies to
+            `log_prob`, not to draws and the log-probabilities computed with them.
 
     Raises:
-        ValueError: where, without direct connections, a layer is too narrow to reach all
-            dependencies, or an argument is off.
+        ValueError: if, without direct connections, a layer is too narrow for all dependencies, or
+            an argument is invalid.
 
     >>> import torch, ardist as ad
     >>> fac = ad.Factorization((4,), ad.families.Normal())
@@ -75,23 +76,26 @@ class MADE(ConditionalNetwork):
             )
         self.hidden_features = tuple(widths)
         layout = factorization.layout
+        # The set of blocks on which each unit depends, (units, num_blocks) bool.
         features = torch.eye(layout.num_blocks, dtype=torch.bool).repeat_interleave(
             torch.tensor(layout.sizes["feature"]), 0
-        )  # which block each feature belongs to, as a set
+        )
         outputs = factorization.dependencies.repeat_interleave(
             torch.tensor(layout.sizes["param"]), 0
         )
-        seen, layers, available = features, [], []
+        inputs, layers, available = features, [], []
         for width in widths:
             units = visible.assign(width)
-            sets = visible.sets[units]
-            layers.append(MaskedLinear(within(seen, sets)))
+            sets = visible.sets[units]  # (width, num_blocks)
+            layers.append(MaskedLinear(is_subset(inputs, sets)))
             available.append(visible.available[units])
-            seen = sets
+            inputs = sets
         self.hidden = nn.ModuleList(layers)
-        self.available = available  # by layer and unit, the step from which it can be computed
-        self.head = MaskedLinear(within(seen, outputs)) if widths else None
-        self.direct = MaskedLinear(within(features, outputs), bias=not widths) if direct else None
+        # For each layer, the step from which on each unit can be computed, (width,).
+        self.available = available
+        self.head = MaskedLinear(is_subset(inputs, outputs)) if widths else None
+        direct_mask = is_subset(features, outputs)
+        self.direct = MaskedLinear(direct_mask, bias=not widths) if direct else None
         start_near_noise(factorization, self.head, self.direct)
         if self.context_shape:
             (size,) = self.context_shape
@@ -105,24 +109,24 @@ class MADE(ConditionalNetwork):
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         layout = self.factorization.layout
-        features = layout.features(blocks).to(self.output_bias.dtype)
+        features = layout.features(blocks).to(self.output_bias.dtype)  # (M * N, total features)
         to_hidden, to_output = self.encode(context)
         hidden = features
         for number, layer in enumerate(self.hidden):
-            before = layer(hidden)
+            sums = layer(hidden)  # (M * N, width)
             if number == 0 and to_hidden is not None:
-                before = add_to_rows(before, to_hidden)
-            hidden = self.activate(number, before, hidden)
+                sums = add_to_rows(sums, to_hidden)
+            hidden = self.activate(number, sums, hidden)
             hidden = F.dropout(hidden, self.dropout, self.training)
         maps = ((self.head, hidden), (self.direct, features))
         parts: list[Tensor] = [layer(source) for layer, source in maps if layer is not None]
-        params = reduce(torch.add, parts)
+        params = reduce(torch.add, parts)  # (M * N, total params)
         if to_output is not None:
             params = add_to_rows(params, to_output)
         return params.reshape(blocks.shape[0], *layout.param_shape)
 
     def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What the context adds to the first hidden layer and to the outputs."""
+        """The encodings that are added to the first hidden layer and to the outputs, (N, units)."""
         if context is None:
             return None, None
         to_hidden, to_output = self.context_to_hidden, self.context_to_output
@@ -132,14 +136,21 @@ class MADE(ConditionalNetwork):
         )
 
     def activate(
-        self, layer: int, before: Tensor, source: Tensor, rows: slice = slice(None)
+        self, layer: int, sums: Tensor, below: Tensor, units: slice = slice(None)
     ) -> Tensor:
-        """A hidden layer's units from their sums; `rows` of the layer below go with them."""
-        after = self.activation(before)
-        return after + source[rows] if self.adds(layer) else after
+        """The units of a hidden layer.
 
-    def adds(self, layer: int) -> bool:
-        """Whether a hidden layer's units add those of the layer below."""
+        Args:
+            layer: its number.
+            sums: the inputs of the activation.
+            below: the units of the layer below, for a residual connection.
+            units: those of `below` that correspond to `sums`, along the first dimension.
+        """
+        activated = self.activation(sums)
+        return activated + below[units] if self.has_residual(layer) else activated
+
+    def has_residual(self, layer: int) -> bool:
+        """Whether a hidden layer adds the units of the layer below to its own."""
         widths = self.hidden_features
         if not self.residual or not 0 < layer < len(widths):
             return False
@@ -161,7 +172,7 @@ class MADE(ConditionalNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that uses each weight once in a whole sample."""
+        """A decoder that uses each weight once per sample."""
         return _MADEDecoder(self, batch_size, context)
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep:
@@ -170,16 +181,16 @@ class MADE(ConditionalNetwork):
 
 
 class _Schedule:
-    """What becomes known when: the index work of a MADE's decoders, done once.
+    """The units that can be computed at each step, as index ranges for the decoders of a MADE.
 
-    With features and outputs in the order of drawing and hidden units in the order of
-    availability, what becomes known at a step is a range of each state (the features, then each
-    hidden layer), computed from the range before it.
+    The states of a decoder are the features and then each hidden layer. Features and outputs are in
+    the order of drawing, and hidden units in the order in which they become available. So a step
+    computes a range of each state from the ranges before it.
 
     Attributes:
-        ends: for each state and t, where what is known before step t's draw ends.
-        output_ends: for each t, where the outputs of the first t steps end.
-        max_window: how many steps to evaluate at once.
+        ends: for each state and step t, the number of entries that are available before step t.
+        output_ends: for each t, the number of outputs of the first t steps.
+        max_window: the number of steps to evaluate at once.
     """
 
     def __init__(self, factorization: Factorization, available: Sequence[Tensor]) -> None:
@@ -203,7 +214,7 @@ class _Schedule:
 
 
 class _MADEDecoder(Decoder):
-    """Computes each unit when it becomes available, and so uses each weight once in a sample.
+    """Computes each unit when it becomes available, so that each weight is used once per sample.
 
     States are (units, rows), so that a range of units is contiguous.
     """
@@ -218,11 +229,11 @@ class _MADEDecoder(Decoder):
         if self.weights:
             self.weights[0] = in_order(self.weights[0], "feature", 1)
         to_hidden, to_output = network.encode(context)
-        # Copies, as the weights are: a sweep back reads them after an optimizer may have stepped.
+        # Copies, as the weights are, since an optimizer may step before a sweep reads them.
         self.biases = [layer.bias.clone().unsqueeze(-1) for layer in layers]
         if to_hidden is not None:
             self.biases[0] = self.biases[0] + self._for_rows(to_hidden)
-        # The maps from a state to the outputs.
+        # The maps from states to outputs: the index of the state, and the weight.
         self.outputs: list[tuple[int, Tensor]] = []
         if network.head is not None:
             self.outputs.append(
@@ -237,7 +248,7 @@ class _MADEDecoder(Decoder):
         self.states = [bias.new_zeros(ends[-1], batch_size) for ends in self._schedule.ends]
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
-        """An encoding (contexts, units) as (units, rows)."""
+        """From an encoding (N, units) to (units, rows)."""
         return repeat_rows(encoding, self.batch_size).T
 
     @torch.no_grad()
@@ -254,8 +265,8 @@ class _MADEDecoder(Decoder):
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self.states = [state.index_select(1, rows) for state in self.states]
-        self.biases = [_select(bias, rows) for bias in self.biases]
-        self.output_bias = _select(self.output_bias, rows)
+        self.biases = [_select_rows(bias, rows) for bias in self.biases]
+        self.output_bias = _select_rows(self.output_bias, rows)
 
     def window(self, num_steps: int) -> Window:
         self.num_taken += num_steps
@@ -269,85 +280,90 @@ class _MADEDecoder(Decoder):
         self.num_taken = stop
 
     def _evaluate(self, start: int, stop: int) -> Tensor:
-        """Computes the units that become available in these steps; the last one's parameters."""
+        """Computes the units that become available in these steps.
+
+        Returns:
+            the parameters of the last step.
+        """
         ends, output_ends = self._schedule.ends, self._schedule.output_ends
         for layer, weight in enumerate(self.weights):
-            rows = slice(ends[layer + 1][start], ends[layer + 1][stop])
-            seen = ends[layer][stop if layer else stop - 1]
-            source = self.states[layer]
-            before = torch.addmm(self.biases[layer][rows], weight[rows, :seen], source[:seen])
-            self.states[layer + 1][rows] = self._network.activate(layer, before, source, rows)
-        rows = slice(output_ends[stop - 1], output_ends[stop])
-        params = self.output_bias[rows]
-        for number, weight in self.outputs:
-            seen = ends[number][stop if number else stop - 1]
-            params = torch.addmm(params, weight[rows, :seen], self.states[number][:seen])
+            units = slice(ends[layer + 1][start], ends[layer + 1][stop])
+            width = ends[layer][stop if layer else stop - 1]  # of the layer below, so far
+            below = self.states[layer]
+            sums = torch.addmm(self.biases[layer][units], weight[units, :width], below[:width])
+            self.states[layer + 1][units] = self._network.activate(layer, sums, below, units)
+        units = slice(output_ends[stop - 1], output_ends[stop])
+        params = self.output_bias[units]
+        for index, weight in self.outputs:
+            width = ends[index][stop if index else stop - 1]
+            params = torch.addmm(params, weight[units, :width], self.states[index][:width])
         return _as_params(params, self._schedule.layout(stop - 1, stop))
 
 
 class _MADESweep(Sweep):
-    """Sends gradients back through each unit when all that read it have theirs.
+    """Backpropagates through each unit once the gradients of all its outputs are known.
 
-    Gradients are (units, rows), in the decoder's orders of outputs, units and features. Those that
-    are not known yet are zero, and so are the weights that would read them.
+    Gradients are (units, rows), in the decoder's orders of outputs, units and features. Gradients
+    that are not known yet are zero, and so are the weights that would multiply them.
     """
 
     def __init__(self, decoder: _MADEDecoder, blocks: Tensor) -> None:
         self._decoder, self._blocks = decoder, blocks
 
     def _prepare(self) -> None:
-        """All slopes at the draw, and views of what each step reads and writes."""
+        """Computes all derivatives of activations, and makes the views of each step."""
         decoder, network = self._decoder, self._decoder._network
         schedule, layers = decoder._schedule, range(len(decoder.weights))
         features = network.factorization.layout.features(self._blocks)
         state = schedule.in_order(features, "feature", 1).T
+        # The number of entries of each state that become available at each step.
         sizes = [[b - a for a, b in pairwise(ends)] for ends in schedule.ends]
         outputs = state.new_zeros(schedule.output_ends[-1], self._blocks.shape[0])
-        slopes, sums, self._units = [], [], []
+        slopes, gradients, self._units = [], [], []
         for layer in layers:
-            before = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)
+            sums = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)
             with torch.enable_grad():
-                leaf = before.detach().requires_grad_()
+                leaf = sums.detach().requires_grad_()
                 slopes.append(torch.autograd.grad(network.activation(leaf).sum(), leaf)[0])
-            state = network.activate(layer, before, state)
-            sums.append(torch.zeros_like(before))
-            self._units.append(torch.empty_like(before).split(sizes[layer + 1]))
-        # By step: the slopes of the units that become known, and the gradients of their sums.
+            state = network.activate(layer, sums, state)
+            gradients.append(torch.zeros_like(sums))
+            self._units.append(torch.empty_like(sums).split(sizes[layer + 1]))
+        # By layer and step: derivatives of the activation, and gradients of the sums.
         self._slopes = [part.split(size) for part, size in zip(slopes, sizes[1:], strict=True)]
-        self._sums = [part.split(size) for part, size in zip(sums, sizes[1:], strict=True)]
+        self._sums = [part.split(size) for part, size in zip(gradients, sizes[1:], strict=True)]
         self._outputs = outputs.split([b - a for a, b in pairwise(schedule.output_ends)])
-        # By state and step: the weights that read its entries, and the gradients of the readers.
+        # By state: each map that reads it, as its weights by step and the gradients of its outputs.
         self._readers: list[list[tuple[tuple[Tensor, ...], Tensor]]] = [[] for _ in sizes]
-        for source, weight in decoder.outputs:
-            self._readers[source].append((weight.T.split(sizes[source]), outputs))
+        for index, weight in decoder.outputs:
+            self._readers[index].append((weight.T.split(sizes[index]), outputs))
         for layer in layers:
             weight = decoder.weights[layer]
-            self._readers[layer].append((weight.T.split(sizes[layer]), sums[layer]))
+            self._readers[layer].append((weight.T.split(sizes[layer]), gradients[layer]))
 
     def step(self, step: int, params: Tensor) -> Tensor:
         if step + 1 == self._decoder.factorization.num_steps:
             self._prepare()
         self._outputs[step].copy_(params)
         for layer in range(len(self._slopes) - 1, -1, -1):
-            gradient = self._into(layer + 1, step)
-            if self._decoder._network.adds(layer):
+            gradient = self._gradient_of(layer + 1, step)
+            if self._decoder._network.has_residual(layer):
                 self._units[layer][step].copy_(gradient)
             torch.mul(gradient, self._slopes[layer][step], out=self._sums[layer][step])
-        return self._into(0, step - 1)
+        return self._gradient_of(0, step - 1)
 
-    def _into(self, state: int, step: int) -> Tensor:
-        """The gradient of the entries of a state that become known at a step."""
+    def _gradient_of(self, state: int, step: int) -> Tensor:
+        """The gradient of the entries of a state that become available at a step."""
         (weights, gradients), *others = self._readers[state]
         total = torch.mm(weights[step], gradients)
         for weights, gradients in others:
             total.addmm_(weights[step], gradients)
-        if self._decoder._network.adds(state):
+        if self._decoder._network.has_residual(state):
             total += self._units[state][step]
         return total
 
 
 class _MADEWindow(Window):
-    """Steps from `start` to `stop`. What comes from before them is computed once."""
+    """Steps from `start` to `stop`. The contributions of earlier steps are computed once."""
 
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
         schedule = decoder._schedule
@@ -357,33 +373,33 @@ class _MADEWindow(Window):
         self._kept = [state[part] for state, part in zip(decoder.states, inside, strict=True)]
         self._states = list(self._kept)
 
-        def divide(base: Tensor, weight: Tensor, rows: slice, source: int) -> tuple[Tensor, Tensor]:
-            """The base with all that is known added, and the weights from the inside."""
-            seen = inside[source].start
-            if seen:
-                base = torch.addmm(base, weight[rows, :seen], decoder.states[source][:seen])
-            return base, weight[rows, inside[source]]
+        def split(bias: Tensor, weight: Tensor, units: slice, index: int) -> tuple[Tensor, Tensor]:
+            """The bias plus the contribution of earlier steps, and the weights of the window."""
+            width = inside[index].start
+            if width:
+                bias = torch.addmm(bias, weight[units, :width], decoder.states[index][:width])
+            return bias, weight[units, inside[index]]
 
         self._hidden = [
-            divide(decoder.biases[layer][rows], weight, rows, layer)
-            for layer, (weight, rows) in enumerate(zip(decoder.weights, inside[1:], strict=True))
+            split(decoder.biases[layer][units], weight, units, layer)
+            for layer, (weight, units) in enumerate(zip(decoder.weights, inside[1:], strict=True))
         ]
-        rows = slice(schedule.output_ends[start], schedule.output_ends[stop])
-        self._base, self._outputs = decoder.output_bias[rows], []
-        for source, weight in decoder.outputs:
-            self._base, inner = divide(self._base, weight, rows, source)
-            self._outputs.append((source, inner))
+        units = slice(schedule.output_ends[start], schedule.output_ends[stop])
+        self._output_bias, self._outputs = decoder.output_bias[units], []
+        for index, weight in decoder.outputs:
+            self._output_bias, inner = split(self._output_bias, weight, units, index)
+            self._outputs.append((index, inner))
 
     def __call__(self, guess: Tensor | None) -> Tensor:
         states = self._states
         if guess is not None:
-            states[0] = self._layout.features(guess).to(self._base.dtype).T
-        for layer, (base, weight) in enumerate(self._hidden):
-            before = torch.addmm(base, weight, states[layer])
-            states[layer + 1] = self._activate(layer, before, states[layer])
-        params = self._base
-        for source, weight in self._outputs:
-            params = torch.addmm(params, weight, states[source])
+            states[0] = self._layout.features(guess).to(self._output_bias.dtype).T
+        for layer, (bias, weight) in enumerate(self._hidden):
+            sums = torch.addmm(bias, weight, states[layer])
+            states[layer + 1] = self._activate(layer, sums, states[layer])
+        params = self._output_bias
+        for index, weight in self._outputs:
+            params = torch.addmm(params, weight, states[index])
         return _as_params(params, self._layout)
 
     def keep(self, blocks: Tensor) -> None:
@@ -393,12 +409,12 @@ class _MADEWindow(Window):
 
 
 def _as_params(units: Tensor, layout: Layout) -> Tensor:
-    """Outputs (units, rows) as parameters (rows, ...)."""
+    """From outputs (units, rows) to parameters (rows, *param_shape)."""
     if layout.flat:
         return units.T
     return units.view(layout.num_blocks, -1, units.shape[-1]).permute(2, 0, 1)
 
 
-def _select(units: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a tensor (units, rows), or of one (units, 1) that serves all rows."""
+def _select_rows(units: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor (units, rows), or of a tensor (units, 1) for all rows."""
     return units if units.shape[1] == 1 else units.index_select(1, rows)

@@ -1,4 +1,4 @@
-"""A window of the last blocks."""
+"""Networks that depend on a window of the last blocks."""
 
 from collections.abc import Sequence
 
@@ -22,38 +22,38 @@ from ardist.shapes import as_flag, as_positive, as_size, check_type
 
 
 class Markov(UniformNetwork):
-    """One module for all steps, which sees the last blocks and the step's index.
+    """One module for all steps, which reads the last blocks and the index of the step.
 
-    So are autoregressive processes AR(k), n-grams (a window of n - 1 blocks) and, with tensor
+    Examples are autoregressive processes AR(k), n-grams (a window of n - 1 blocks) and, with tensor
     blocks and a window of one, the reverse chain of a diffusion. The order has no ties, and all
     blocks have one family.
 
     The module is called as `module(past, step)`, or `module(past, step, context)`, for all rows
-    and steps at once in a parallel pass and for a single step when drawing:
+    and steps at once in a parallel pass, and for a single step in a draw:
 
-    - `past` (rows, window, *block_shape): the blocks themselves, the last one drawn at the end;
-      int64 where they are indices. What would lie before the first block is zero.
-    - `step` (rows,) int64: how many blocks were drawn before; the first `window - step` entries
-      of the window are no blocks.
+    - `past` (rows, window, *block_shape): the last blocks, the latest at the end; int64 if they are
+      indices. Entries before the first block are zero.
+    - `step` (rows,) int64: the number of earlier blocks. The first `window - step` entries of the
+      window are before the first block.
     - `context` (rows, C).
 
-    It returns the parameters, (rows, num_params) or whatever flattens to this. The perceptron of
-    `hidden_features` reads blocks through their family's features (a Normal's are its values), is
-    told the step by a learned vector, and ignores what lies before the first block.
+    It returns the parameters, as (rows, num_params) or a shape that flattens to it. The multilayer
+    perceptron of `hidden_features` reads the features of blocks (those of a Normal are its values)
+    and a learned vector for the step. It ignores entries before the first block.
 
     Args:
-        factorization: in an order in which each block depends on all that come before it; beyond
-            the window they are forgotten.
-        window: how many of the last blocks are seen.
+        factorization: in an order in which each block depends on all earlier ones. Dependencies
+            beyond the window are ignored.
+        window: the number of last blocks on which a conditional depends.
         hidden_features: width of each hidden layer of a perceptron; `()` makes it linear.
-        module: instead, a module as above.
-        stationary: whether `step` counts no further than `window`, so that the chain is
-            homogeneous once the window is full, and any length is accepted.
+        module: a module as above, instead of `hidden_features`.
+        stationary: whether `step` is at most `window`. Then the chain is homogeneous once the
+            window is full, and the network supports any length.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
-        context_kind: "vector", or "blocks": a vector for each block, which its step is given.
+        context_kind: "vector", or "blocks", a vector for each block that is passed at its step.
 
     Raises:
-        ValueError: where blocks differ in family, the ordering has ties or is a graph's, or both
+        ValueError: if the blocks differ in family, the ordering has ties or is a graph's, or both
             or neither of `hidden_features` and `module` are given.
 
     >>> import torch, ardist as ad
@@ -109,12 +109,12 @@ class Markov(UniformNetwork):
             hidden = as_size(() if hidden_features is None else hidden_features, "hidden_features")
             widths = (*hidden, family.num_params)
             num_steps = self.window + 1 if stationary else factorization.num_steps
-            module = _WindowPerceptron(family, self.window, num_steps, widths)
+            module = _WindowMLP(family, self.window, num_steps, widths)
             last = list(module.rest.modules())[-1] if hidden else module
             start_near_noise(factorization, last)
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
-            # It is not read, but has to be inside the support.
+            # It has no effect, but has to be inside the support.
             padding = factorization.layout.placeholder(torch.empty(0))[0]
         else:
             reference = reference_of(module)
@@ -139,18 +139,18 @@ class Markov(UniformNetwork):
         return params.view(rows, length, -1)
 
     def encode(self, context: Tensor | None) -> Tensor | None:
-        """What the module is given of the context, (N, 1 or T, size), in the order of drawing."""
+        """The context as the module takes it, (N, 1 or T, size), in the order of drawing."""
         if context is None:
             return None
         vectors: Tensor = self.encoder(context)
         return vectors.unsqueeze(1) if self.context_kind == "vector" else vectors
 
     def evaluate(self, past: Tensor, step: Tensor, encoding: Tensor | None) -> Tensor:
-        """Parameters (rows, num_params), by a call of the module."""
+        """The parameters (rows, num_params), by one call of the module."""
         if self.stationary:
             step = step.clamp(max=self.window)
-        given = (past, step) if encoding is None else (past, step, encoding)
-        params: Tensor = self.module(*given).flatten(1)
+        inputs = (past, step) if encoding is None else (past, step, encoding)
+        params: Tensor = self.module(*inputs).flatten(1)
         expected = (past.shape[0], self.factorization.layout.families[0].num_params)
         if params.shape != expected:
             raise ValueError(
@@ -166,35 +166,35 @@ class Markov(UniformNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that costs one call of the module a step."""
+        """A decoder that calls the module once a step."""
         return _MarkovDecoder(self, factorization, batch_size, context)
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
-        """Any length where the module does not count the steps."""
+        """As for any network; only a stationary one supports other lengths."""
         if self.stationary:
             return super().unsupported_reason(factorization)
         return ConditionalNetwork.unsupported_reason(self, factorization)
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """A state says the length only where the module counts the steps."""
-        own = fingerprint(self.factorization, any_length=self.stationary)
-        return {**own, "window": part(self.window)}
+        """With the length only if the network is not stationary."""
+        entries = fingerprint(self.factorization, any_length=self.stationary)
+        return {**entries, "window": part(self.window)}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nwindow={self.window}, stationary={self.stationary}"
 
 
-class _WindowPerceptron(nn.Module):
-    """A perceptron whose first layer has a linear map for each place in the window.
+class _WindowMLP(nn.Module):
+    """A multilayer perceptron whose first layer has a linear map for each place in the window.
 
-    What it is told of the step, and of the context, is added to the first layer's sums.
+    The encodings of the step and of the context are added to the sums of the first layer.
     """
 
     def __init__(self, family: Family, window: int, num_steps: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.family = family
         shape = (window, family.num_features, widths[0])
-        # A row for each feature, which a categorical block picks.
+        # A row for each feature, of which a categorical block gathers one.
         self.weight = nn.Parameter(torch.randn(shape) * (window * family.num_features) ** -0.5)
         self.steps = nn.Parameter(torch.randn(num_steps, widths[0]) * 0.1)
         self.rest: nn.Module = nn.Identity()
@@ -202,13 +202,13 @@ class _WindowPerceptron(nn.Module):
             self.rest = nn.Sequential(nn.ReLU(), mlp(widths))
 
     def forward(self, past: Tensor, step: Tensor, encoding: Tensor | None = None) -> Tensor:
-        sums = self.steps[step]
+        sums = self.steps[step]  # (rows, width)
         if encoding is not None:
             sums = sums + encoding
-        missing = past.shape[1] - step.unsqueeze(-1)
+        num_missing = past.shape[1] - step.unsqueeze(-1)  # (rows, 1)
         for place, weight in enumerate(self.weight.unbind()):
-            known = missing <= place
-            sums = sums + known * self.family.project(past[:, place], weight.T)
+            is_block = num_missing <= place
+            sums = sums + is_block * self.family.project(past[:, place], weight.T)
         return self.rest(sums)
 
     def extra_repr(self) -> str:
@@ -216,7 +216,7 @@ class _WindowPerceptron(nn.Module):
 
 
 class _MarkovDecoder(Decoder):
-    """Keeps the last blocks, (rows, window, *block_shape)."""
+    """Runs the module on the last blocks, which it keeps as (rows, window, *block_shape)."""
 
     def __init__(
         self, network: Markov, factorization: Factorization, batch_size: int, context: Tensor | None
@@ -229,11 +229,11 @@ class _MarkovDecoder(Decoder):
         self._past = padding.expand(batch_size, network.window, *padding.shape)
 
     def step(self, previous: Tensor | None) -> Tensor:
-        return self._evaluate() if previous is None else self._take(previous)
+        return self._evaluate() if previous is None else self._append(previous)
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._num_steps_of(blocks)  # raises where there are none
-        return self._take(blocks)
+        self._num_steps_of(blocks)  # raises if they are not whole steps
+        return self._append(blocks)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
@@ -241,7 +241,8 @@ class _MarkovDecoder(Decoder):
         if self._encoding is not None:
             self._encoding = select_rows(self._encoding, rows)
 
-    def _take(self, blocks: Tensor) -> Tensor:
+    def _append(self, blocks: Tensor) -> Tensor:
+        """Appends blocks (rows, n, *block_shape), and returns the next step's parameters."""
         self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]
         self.num_taken += blocks.shape[1]
         return self._evaluate()

@@ -1,9 +1,9 @@
 """Masks from dependencies.
 
-Every hidden unit is given a set of blocks that it may see. A unit of a later layer sees those
-units whose sets are within its own, and a block's outputs see those within its dependencies.
-Nothing else is needed for any order, ties and graphs (Germain et al. 2015 for one order; the
-sets generalize its degrees).
+Each hidden unit has a set of blocks on which it may depend. A unit of a later layer is connected to
+the units whose sets are subsets of its own, and the outputs of a block to the units whose sets are
+subsets of the block's dependencies. This covers any order, ties and graphs. Germain et al. (2015)
+mask by the degrees of units in one order; the sets generalize the degrees.
 """
 
 import math
@@ -16,15 +16,15 @@ from ardist.factorization import Factorization
 
 
 class VisibleSets:
-    """The sets of blocks that hidden units may see, in the order in which they become known.
+    """The sets of blocks on which hidden units may depend, in the order in which they are drawn.
 
     Args:
-        factorization: whose distinct dependencies are the sets.
-        with_empty: whether the empty set is among them, which sees a context alone.
+        factorization: its distinct dependencies are the sets.
+        with_empty: whether to include the empty set, whose units depend on the context alone.
 
     Attributes:
         sets: (num_sets, num_blocks) bool.
-        available: (num_sets,) int64: the step before which all blocks of the set are drawn.
+        available: (num_sets,) int64, the first step before which all blocks of the set are drawn.
     """
 
     def __init__(self, factorization: Factorization, with_empty: bool) -> None:
@@ -36,22 +36,28 @@ class VisibleSets:
         self.sets, self.available = sets[order], available[order]
 
     def assign(self, width: int) -> Tensor:
-        """For each of `width` units its set, spread evenly and in order: (width,) int64."""
+        """The index of the set of each of `width` units, evenly and in order: (width,) int64."""
         return torch.arange(width) * self.sets.shape[0] // width
 
 
-def within(inner: Tensor, outer: Tensor) -> Tensor:
-    """Whether each inner set is within each outer one: (outer, inner) bool."""
+def is_subset(inner: Tensor, outer: Tensor) -> Tensor:
+    """Whether each inner set is a subset of each outer set: (num_outer, num_inner) bool.
+
+    Args:
+        inner: (num_inner, num_blocks) bool.
+        outer: (num_outer, num_blocks) bool.
+    """
     return (~outer).float() @ inner.float().T == 0
 
 
 class MaskedLinear(nn.Linear):
-    """A linear map some of whose weights are zero and stay so.
+    """A linear map in which masked weights act as zeros.
 
-    The mask is applied in `forward`, so that no optimizer and no write can undo it.
+    The mask is applied in `forward`, so optimizers and writes to the weight have no effect on it.
 
     Args:
-        mask: (out_features, in_features) bool: which inputs each output may see.
+        mask: (out_features, in_features) bool, whether an output may depend on an input.
+        bias: whether there is a bias.
     """
 
     mask: Tensor
@@ -67,7 +73,7 @@ class MaskedLinear(nn.Linear):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `nn.Linear`, by how many inputs an output really sees."""
+        """As in `nn.Linear`, with the number of unmasked inputs of each output."""
         with torch.no_grad():
             bound = 1 / self.mask.sum(-1).clamp(min=1).sqrt()
             self.weight.uniform_(-1, 1).mul_(bound.unsqueeze(-1))

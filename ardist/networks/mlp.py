@@ -1,4 +1,4 @@
-"""The plain network that stands where a user gives no module."""
+"""The multilayer perceptron that networks use if the user gives no module."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class Constant(nn.Module):
-    """Learned outputs (size,), the same for each row of whatever is given."""
+    """Learned outputs (size,), the same for each row of any input."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        # Not zero: the components of a mixture have to differ.
+        # Not zero, since the components of a mixture have to differ.
         self.value = nn.Parameter(torch.empty(size).uniform_(-1, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class Constant(nn.Module):
 def mlp(widths: Sequence[int]) -> nn.Module:
     """Linear maps with ReLU between them, from the first width to the last.
 
-    Without inputs it is a constant, which torch's Linear would warn of.
+    If the first width is 0 it is a constant, since torch's Linear warns about 0 inputs.
     """
     if widths[0] == 0:
         return Constant(widths[-1])

@@ -8,41 +8,42 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork
-from ardist.networks.gated_stacks import GatedStacks, turn_of
+from ardist.networks.gated_stacks import GatedStacks, symmetry_of
 from ardist.networks.locally_masked import LocallyMasked
 from ardist.networks.sequence import BlockEmbedding, BlockHead
 from ardist.shapes import as_positive, as_probability, as_size, is_integer
 
 
 class PixelCNN(ConditionalNetwork):
-    """Convolutions over a grid of pixels, each of which sees those drawn before it.
+    """Masked convolutions over a two-dimensional grid of pixels.
 
-    How the kernels are masked follows from the dependencies. In raster order and its eight
-    symmetries one mask serves all pixels: gated layers in a vertical and a horizontal stack,
-    without a blind spot (van den Oord et al. 2016, "Conditional image generation with PixelCNN
-    decoders"). Any other order, ties and transitive graphs included, masks the kernel at each
-    pixel anew (Jain et al. 2020, "Locally masked convolution for autoregressive models").
+    The masks of the kernels follow from the dependencies. In raster order and its eight symmetries
+    all pixels have the same mask, and the network has gated layers in a vertical and a horizontal
+    stack, without a blind spot (van den Oord et al. 2016, "Conditional image generation with
+    PixelCNN decoders"). In any other order, including ties and transitive graphs, each pixel has
+    its own mask (Jain et al. 2020, "Locally masked convolution for autoregressive models").
 
-    What a pixel sees grows by `r = kernel_size // 2` pixels a layer, times its dilation. In
-    raster order over a grid (H, W), without dilation, it is a whole rectangle: of the pixels
-    drawn before, `depth * r + 1` to the left and so many rows above, with `depth * r` columns to
-    both sides. So `depth * r >= max(W - 1, H - 2)` lets each pixel see all before it.
+    Each layer extends the receptive field of a pixel by `r = kernel_size // 2` pixels, times its
+    dilation. In raster order over a grid (H, W), without dilation, the receptive field is a whole
+    rectangle of earlier pixels: `depth * r + 1` pixels to the left, and as many rows above with
+    `depth * r` columns to both sides. It covers all earlier pixels if
+    `depth * r >= max(W - 1, H - 2)`.
 
     Args:
         factorization: over a two-dimensional grid; blocks of one family, of any shape.
         channels: width of each layer.
-        depth: how many layers.
-        kernel_size: odd, at least 3; the kernel's part that lies in the past is kept.
-        dilation: of all layers, or of each: distance between the pixels that a kernel reads.
-        dropout: the probability with which an entry of what a layer adds is dropped in training
-            mode: by `log_prob`, not by draws.
+        depth: number of layers.
+        kernel_size: odd, at least 3; a layer uses the part of the kernel on earlier pixels.
+        dilation: the distance between the pixels that a kernel reads, for all layers or for each.
+        dropout: the probability of dropping an entry of a layer's output in training mode. It
+            applies to `log_prob`, not to draws.
         context_shape: `(C,)`, `(H, W, C)` for a context of kind "blocks", `()` for none.
-        context_kind: "vector", or "blocks": a feature map, whose entry at a pixel goes into each
-            of its layers.
+        context_kind: "vector", or "blocks", a feature map with a vector for each pixel. The context
+            enters all layers.
 
     Raises:
-        ValueError: where the grid is not two-dimensional, blocks differ in family, dependencies
-            are not transitive, or an argument is off.
+        ValueError: if the grid is not two-dimensional, the blocks differ in family, the
+            dependencies are not transitive, or an argument is invalid.
 
     >>> import torch, ardist as ad
     >>> fac = ad.Factorization((8, 6), ad.families.Bernoulli())
@@ -83,9 +84,9 @@ class PixelCNN(ConditionalNetwork):
                 f"got {tuple(dilations)}"
             )
         self.embedding = BlockEmbedding(factorization, as_positive(channels, "channels"))
-        # Convolutions tell only by the zeros at the border where on the grid they are.
+        # Convolutions alone depend on the position only through the zeros at the border.
         self.position = nn.Parameter(torch.randn(factorization.num_blocks, channels) * 0.1)
-        body = LocallyMasked if turn_of(factorization) is None else GatedStacks
+        body = LocallyMasked if symmetry_of(factorization) is None else GatedStacks
         self.body = body(
             factorization,
             channels=channels,
@@ -101,18 +102,18 @@ class PixelCNN(ConditionalNetwork):
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         features = self.embedding(blocks) + self.position  # (M * N, T, channels)
-        grid = features.unflatten(1, self.factorization.grid_shape)
+        grid = features.unflatten(1, self.factorization.grid_shape)  # (M * N, H, W, channels)
         hidden = self.body(grid, self.as_grid(context))
         return self.as_params(hidden.flatten(1, 2))
 
     def as_grid(self, context: Tensor | None) -> Tensor | None:
-        """The context as (N, H, W, C), or (N, 1, 1, C) where it is one vector."""
+        """The context as (N, H, W, C), or (N, 1, 1, C) if it is one vector."""
         if context is None or self.context_kind == "blocks":
             return context
         return context[:, None, None]
 
     def as_params(self, hidden: Tensor) -> Tensor:
-        """The parameters of pixels (N, T, num_params) from what is known of their past."""
+        """The parameters of pixels (N, T, num_params) from their hidden states (N, T, channels)."""
         return self.head(self.mix(hidden.relu()).relu())
 
     def make_decoder(
@@ -127,7 +128,7 @@ class PixelCNN(ConditionalNetwork):
 
 
 def _check(factorization: Factorization) -> None:
-    """That a network over images can follow this factorization."""
+    """Raises a `ValueError` if PixelCNN does not support a factorization."""
     if len(factorization.grid_shape) != 2:
         raise ValueError(
             f"factorization: PixelCNN takes a two-dimensional grid of blocks, "
@@ -138,13 +139,13 @@ def _check(factorization: Factorization) -> None:
         raise ValueError(f"factorization: PixelCNN takes blocks of one family, got {factorization}")
     if not factorization.is_transitive:
         raise ValueError(
-            f"factorization: PixelCNN follows transitive dependencies, since a pixel also sees "
-            f"what those before it have seen, got {factorization.ordering!r}"
+            f"factorization: PixelCNN needs transitive dependencies, since a pixel reads the "
+            f"hidden states of those it depends on, got {factorization.ordering!r}"
         )
 
 
 class _PixelCNNDecoder(Decoder):
-    """Reads drawn pixels and the hidden states of the next; what lies between is the body's."""
+    """Maps drawn pixels to features and hidden states to parameters, around the body's steps."""
 
     def __init__(self, network: PixelCNN, batch_size: int, context: Tensor | None) -> None:
         super().__init__(network.factorization, batch_size)

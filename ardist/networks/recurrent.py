@@ -19,23 +19,23 @@ from ardist.shapes import as_choice, as_positive, as_probability, is_transformed
 class RNN(SequenceNetwork):
     """A recurrent network over the blocks in the order of drawing.
 
-    It accepts a factorization of any length whose blocks have one family, in any order without
-    ties. A context goes into the initial state and into every step.
+    It supports any order without ties. If the blocks have one family, it also supports
+    factorizations of any other length. A vector context enters the initial state and every step.
 
     Args:
-        factorization: in an order in which each block depends on all that come before it.
+        factorization: in an order in which each block depends on all earlier ones.
         cell: "tanh" (Elman 1990), "gru" (Cho et al. 2014) or "lstm" (Hochreiter & Schmidhuber
             1997).
         hidden_size: width of the state of each layer.
-        num_layers: how many layers.
+        num_layers: number of layers.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
-        context_kind: "vector", or "blocks": a vector for each block, which goes into its step.
-        embedding_size: in how many numbers a block is read; hidden_size by default.
-        dropout: the probability with which an entry of a layer's input, or of the last one's
-            output, is dropped in training mode (Zaremba et al. 2014): by `log_prob`, not by draws.
+        context_kind: "vector", or "blocks", a vector for each block, which enters its step.
+        embedding_size: width of the embedding of a block; `hidden_size` by default.
+        dropout: the probability of dropping an entry of a layer's input, or of the last layer's
+            output, in training mode (Zaremba et al. 2014). It applies to `log_prob`, not to draws.
 
     Raises:
-        ValueError: where the ordering has ties or is a graph's, or an argument is off.
+        ValueError: if the ordering has ties or is a graph's, or an argument is invalid.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.RNN(ad.Factorization((20,), ad.families.Categorical(5)), hidden_size=8)
@@ -75,9 +75,9 @@ class RNN(SequenceNetwork):
             dropout=dropout if num_layers > 1 else 0.0,
         )
         self.head = BlockHead(factorization, hidden_size)
-        # Hidden state, and for an LSTM its cell state, of each layer.
-        self._num_states = 2 if cell == "lstm" else 1
-        self.initial = nn.Parameter(torch.zeros(self._num_states, num_layers, hidden_size))
+        # The hidden state of each layer, and for an LSTM the cell state.
+        num_states = 2 if cell == "lstm" else 1
+        self.initial = nn.Parameter(torch.zeros(num_states, num_layers, hidden_size))
         if self.context_shape:
             width = self.context_shape[-1]
             self.context_to_input = nn.Linear(width, size, bias=False)
@@ -95,50 +95,63 @@ class RNN(SequenceNetwork):
         if encoding is not None:
             inputs = add_to_rows(inputs, encoding)
         inputs = F.dropout(inputs, self.dropout, self.training)
-        hidden = self._hidden(inputs, state)
+        hidden = self._hidden(inputs, state)  # (M * N, T, hidden_size)
         hidden = F.dropout(hidden, self.dropout, self.training)
         return self.head(order.to_raster(hidden))
 
     def encode(
         self, context: Tensor | None, rows: int, order: Permutation
     ) -> tuple[Tensor | None, Tensor]:
-        """What the context adds to the inputs, (N, 1 or T, size), and the initial states.
+        """The encoding that is added to the inputs, and the initial states.
 
-        Inputs are in the order of drawing; states are (states, layers, rows, hidden_size).
+        Args:
+            context: (N, *context_shape), or None.
+            rows: the number of rows, M * N.
+            order: the order of drawing.
+
+        Returns:
+            the encoding (N, 1 or T, size) in the order of drawing, or None, and the states
+            (states, layers, rows, hidden_size).
         """
-        states = self.initial.unsqueeze(2)
+        states = self.initial.unsqueeze(2)  # (states, layers, 1, hidden_size)
         if context is None:
             return None, states.expand(-1, -1, rows, -1)
         encoding = self.context_to_input(context)
         if self.context_kind == "blocks":
             encoding = order.to_drawing(encoding.unsqueeze(1).flatten(1, -2))
             return encoding, states.expand(-1, -1, rows, -1)
-        own = self.context_to_state(context).view(context.shape[0], *self.initial.shape)
-        states = states + own.permute(1, 2, 0, 3)
+        shift = self.context_to_state(context).view(context.shape[0], *self.initial.shape)
+        states = states + shift.permute(1, 2, 0, 3)  # (states, layers, N, hidden_size)
         return encoding.unsqueeze(1), repeat_rows(states, rows, 2)
 
     def _hidden(self, inputs: Tensor, states: Tensor) -> Tensor:
-        """The last layer's hidden states, (rows, T, hidden_size), from the initial states."""
+        """The last layer's hidden states, (rows, T, hidden_size).
+
+        Args:
+            inputs: (rows, T, size).
+            states: the initial states, (states, layers, rows, hidden_size).
+        """
         if not is_transformed():
-            return self.rnn(inputs, self._as_state(states))[0]
+            return self.rnn(inputs, self._as_torch_state(states))[0]
+        # torch's modules do not support the transforms of `torch.func`.
         step = _CELLS[self.cell].step
-        for layer, state in enumerate(states.unbind(1)):
+        for layer, initial in enumerate(states.unbind(1)):
             if layer > 0:
                 inputs = F.dropout(inputs, self.dropout, self.training)
-            own, each = state.unbind(), list[Tensor]()
+            state, hidden = initial.unbind(), list[Tensor]()
             for x in inputs.unbind(1):
-                own = step(x, own, *self.weights(layer))
-                each.append(own[0])
-            inputs = torch.stack(each, 1)
+                state = step(x, state, *self.weights(layer))
+                hidden.append(state[0])
+            inputs = torch.stack(hidden, 1)
         return inputs
 
     def weights(self, layer: int) -> Iterator[Tensor]:
-        """Of a layer: from its input, from its state, and the bias of each."""
+        """The weights of a layer for its input and its state, and then their biases."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return (getattr(self.rnn, f"{name}_l{layer}") for name in names)
 
-    def _as_state(self, states: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Initial states as torch's modules take them."""
+    def _as_torch_state(self, states: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Initial states in the form that torch's modules take."""
         parts = tuple(part.contiguous() for part in states.unbind())
         return parts if self.cell == "lstm" else parts[0]
 
@@ -149,94 +162,100 @@ class RNN(SequenceNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that costs one cell a step."""
+        """A decoder that runs one cell of each layer a step."""
         return _RNNDecoder(self, factorization, batch_size, context)
 
     def _differentiable_decoder(
         self, factorization: Factorization, batch_size: int, context: Tensor | None
     ) -> Decoder:
-        return _RNNSteps(self, factorization, batch_size, context)
+        return _DifferentiableRNNDecoder(self, factorization, batch_size, context)
 
 
 class _Cell(NamedTuple):
-    """A cell as one linear map of its input and state, and what is done with the sums.
+    """A cell as one linear map of its input and state, followed by elementwise operations.
 
     Attributes:
-        module: torch's own, for the parallel pass.
-        step: one step, from its input, states and weights to its states, for draws with gradients
+        module: torch's module, for the parallel pass.
+        step: from an input, states and torch's weights to the next states, for draws with gradients
             and under transforms of `torch.func`.
-        rows: the rows of that map in units of hidden_size, each taken from torch's weights of the
-            input and of the state; None is zero.
-        parts: views of the sums (rows, len(rows) * hidden_size), as `advance` takes them.
-        advance: of (parts, hidden state, second state), in place.
+        chunks: the outputs of the linear map, in chunks of hidden_size. For each one the chunk of
+            torch's weights for the input and for the state; None is zero.
+        parts: from the sums (rows, len(chunks) * hidden_size) to their views for `advance`.
+        advance: updates the states in place, given (parts, hidden state, cell state).
     """
 
     module: Callable[..., nn.RNNBase]
     step: Callable[..., tuple[Tensor, ...]]
-    rows: tuple[tuple[int | None, int | None], ...]
+    chunks: tuple[tuple[int | None, int | None], ...]
     parts: Callable[[Tensor], tuple[Tensor, ...]]
     advance: Callable[[tuple[Tensor, ...], Tensor, Tensor], object]
 
 
+# Names as in torch's formulas: w_ih and b_ih are for the input, w_hh and b_hh for the state.
+
+
 def _step_tanh(
-    x: Tensor, states: tuple[Tensor, ...], inner: Tensor, outer: Tensor, bias: Tensor, other: Tensor
+    x: Tensor, states: tuple[Tensor, ...], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> tuple[Tensor, ...]:
-    return (torch.tanh(F.linear(x, inner, bias) + F.linear(states[0], outer, other)),)
+    return (torch.tanh(F.linear(x, w_ih, b_ih) + F.linear(states[0], w_hh, b_hh)),)
 
 
 def _step_gru(
-    x: Tensor, states: tuple[Tensor, ...], inner: Tensor, outer: Tensor, bias: Tensor, other: Tensor
+    x: Tensor, states: tuple[Tensor, ...], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> tuple[Tensor, ...]:
-    reset, update, from_input = F.linear(x, inner, bias).chunk(3, -1)
-    reset_too, update_too, from_state = F.linear(states[0], outer, other).chunk(3, -1)
-    candidate = torch.tanh(from_input + torch.sigmoid(reset + reset_too) * from_state)
-    return (torch.lerp(candidate, states[0], torch.sigmoid(update + update_too)),)
+    reset_i, update_i, new_i = F.linear(x, w_ih, b_ih).chunk(3, -1)
+    reset_h, update_h, new_h = F.linear(states[0], w_hh, b_hh).chunk(3, -1)
+    candidate = torch.tanh(new_i + torch.sigmoid(reset_i + reset_h) * new_h)
+    return (torch.lerp(candidate, states[0], torch.sigmoid(update_i + update_h)),)
 
 
 def _step_lstm(
-    x: Tensor, states: tuple[Tensor, ...], inner: Tensor, outer: Tensor, bias: Tensor, other: Tensor
+    x: Tensor, states: tuple[Tensor, ...], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> tuple[Tensor, ...]:
-    sums = F.linear(x, inner, bias) + F.linear(states[0], outer, other)
-    take, keep, candidate, show = sums.chunk(4, -1)
-    cell = torch.sigmoid(keep) * states[1] + torch.sigmoid(take) * torch.tanh(candidate)
-    return torch.sigmoid(show) * torch.tanh(cell), cell
+    sums = F.linear(x, w_ih, b_ih) + F.linear(states[0], w_hh, b_hh)
+    input_gate, forget_gate, candidate, output_gate = sums.chunk(4, -1)
+    added = torch.sigmoid(input_gate) * torch.tanh(candidate)
+    cell = torch.sigmoid(forget_gate) * states[1] + added
+    return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
 def _advance_gru(parts: tuple[Tensor, ...], hidden: Tensor, _: Tensor) -> None:
-    gates, reset, update, from_input, from_state = parts
+    gates, reset, update, new_i, new_h = parts
     gates.sigmoid_()
-    candidate = from_input.addcmul_(reset, from_state).tanh_()
+    candidate = new_i.addcmul_(reset, new_h).tanh_()
     torch.lerp(candidate, hidden, update, out=hidden)
 
 
 def _advance_lstm(parts: tuple[Tensor, ...], hidden: Tensor, cell: Tensor) -> None:
-    gates, take, keep, show, candidate = parts
+    gates, input_gate, forget_gate, output_gate, candidate = parts
     gates.sigmoid_()
-    cell.mul_(keep).addcmul_(take, candidate.tanh_())
-    torch.mul(show, cell.tanh(), out=hidden)
+    cell.mul_(forget_gate).addcmul_(input_gate, candidate.tanh_())
+    torch.mul(output_gate, cell.tanh(), out=hidden)
 
 
 _CELLS = {
     "tanh": _Cell(
         nn.RNN,
         _step_tanh,
-        rows=((0, 0),),
+        chunks=((0, 0),),
         parts=lambda sums: (sums,),
         advance=lambda parts, hidden, _: torch.tanh(parts[0], out=hidden),
     ),
-    # The reset gate keeps the two parts of the candidate apart.
+    # The reset gate multiplies the part of the candidate that comes from the state, so the two
+    # parts of the candidate are separate chunks.
     "gru": _Cell(
         nn.GRU,
         _step_gru,
-        rows=((0, 0), (1, 1), (2, None), (None, 2)),
+        chunks=((0, 0), (1, 1), (2, None), (None, 2)),
         parts=lambda sums: (sums.chunk(2, -1)[0], *sums.chunk(4, -1)),
         advance=_advance_gru,
     ),
-    # torch's order is input, forget, cell, output; here the three sigmoids are side by side.
+    # torch's order is input, forget, cell, output. Here the three gates are contiguous, so that one
+    # sigmoid serves all.
     "lstm": _Cell(
         nn.LSTM,
         _step_lstm,
-        rows=((0, 0), (1, 1), (3, 3), (2, 2)),
+        chunks=((0, 0), (1, 1), (3, 3), (2, 2)),
         parts=lambda sums: (sums[:, : 3 * sums.shape[1] // 4], *sums.chunk(4, -1)),
         advance=_advance_lstm,
     ),
@@ -244,8 +263,10 @@ _CELLS = {
 
 
 class _RNNDecoder(Decoder):
-    """One cell a step. The hidden states of all layers lie side by side, (rows, layers * size),
-    so that a layer's input and own state are one matrix.
+    """Runs one cell of each layer a step.
+
+    The hidden states of all layers are one tensor (rows, layers * size), so that the input and the
+    state of a layer are one contiguous view.
     """
 
     def __init__(
@@ -257,89 +278,91 @@ class _RNNDecoder(Decoder):
         order = network.permutation(factorization.ranks.flatten(), network.start.device)
         self._encoding, states = network.encode(context, batch_size, order)
         self._set_states(states)
-        # Each layer's map of (its input, its state), transposed; the first one's input is
-        # projected apart.
+        # The transposed map of each layer's (input, state). For the first layer it is of the state
+        # alone, and `_input_weight` (size, sums) is of the input.
         size = network.start.shape[0]
         first, self._bias = self._joint_map(0)
-        self._inner = first[:size]
+        self._input_weight = first[:size]
         self._maps, self._biases = [first[size:]], [self._bias]
         for layer in range(1, network.num_layers):
             weight, bias = self._joint_map(layer)
             self._maps.append(weight)
             self._biases.append(bias)
-        self._start = torch.addmv(self._bias, self._inner.T, network.start)
+        self._start = torch.addmv(self._bias, self._input_weight.T, network.start)
         self._head = network.head.map_of(0)
-        self._readers: dict[int, tuple[Family, Tensor, Tensor]] = {}
-        self._from_context = None
+        self._embeddings: dict[int, tuple[Family, Tensor, Tensor]] = {}
+        self._context_sums = None
         if self._encoding is not None and self._encoding.shape[1] == 1:
-            self._from_context = self._project_context(self._encoding, 0)
+            self._context_sums = self._project_context(self._encoding, 0)
 
     def _joint_map(self, layer: int) -> tuple[Tensor, Tensor]:
-        """(input + state, sums) and (sums,): a layer's weights and bias as its cell has them."""
-        inner, outer, *biases = (
+        """The weight (input + state, sums) and bias (sums,) of a layer, in the cell's chunks."""
+        w_ih, w_hh, b_ih, b_hh = (
             part.split(self._network.hidden_size) for part in self._network.weights(layer)
         )
-        rows, size = self._cell.rows, self._network.hidden_size
-        split = inner[0].shape[1]
-        weight = inner[0].new_zeros(split + size, len(rows) * size)
-        bias = inner[0].new_zeros(len(rows) * size)
-        for number, (of_input, of_state) in enumerate(rows):
+        chunks, size = self._cell.chunks, self._network.hidden_size
+        num_inputs = w_ih[0].shape[1]
+        weight = w_ih[0].new_zeros(num_inputs + size, len(chunks) * size)
+        bias = w_ih[0].new_zeros(len(chunks) * size)
+        for number, (of_input, of_state) in enumerate(chunks):
             columns = slice(number * size, (number + 1) * size)
             if of_input is not None:
-                weight[:split, columns] = inner[of_input].T
-                bias[columns] += biases[0][of_input]
+                weight[:num_inputs, columns] = w_ih[of_input].T
+                bias[columns] += b_ih[of_input]
             if of_state is not None:
-                weight[split:, columns] = outer[of_state].T
-                bias[columns] += biases[1][of_state]
+                weight[num_inputs:, columns] = w_hh[of_state].T
+                bias[columns] += b_hh[of_state]
         return weight, bias
 
     def _set_states(self, states: Tensor) -> None:
-        """From (states, layers, rows, size)."""
+        """Sets the states, (states, layers, rows, size), and makes views and buffers."""
         size = self._network.hidden_size
-        # A copy: steps write in place, and the states may be a view of the parameter.
-        self._hidden = states[0].permute(1, 0, 2).reshape(states.shape[2], -1).clone()
-        self._views = [
-            self._hidden[:, size * max(layer - 1, 0) : size * (layer + 1)]
+        # A copy, since steps write in place and the states may be a view of the parameter.
+        self._all_hidden = states[0].permute(1, 0, 2).reshape(states.shape[2], -1).clone()
+        self._inputs = [  # the input and the state of each layer; the first has its state alone
+            self._all_hidden[:, size * max(layer - 1, 0) : size * (layer + 1)]
             for layer in range(self._network.num_layers)
         ]
-        self._own = list(self._hidden.split(size, 1))
-        # Cells but the LSTM's have no second state, and do not touch what stands for it.
-        self._second = [state.clone() for state in states[-1]]
-        self._sums = self._hidden.new_empty(self._hidden.shape[0], len(self._cell.rows) * size)
+        self._hidden = list(self._all_hidden.split(size, 1))  # of each layer, (rows, size)
+        # Only the LSTM has cell states. The other cells leave these copies unchanged.
+        self._cells = [state.clone() for state in states[-1]]
+        num_rows, num_chunks = self._all_hidden.shape[0], len(self._cell.chunks)
+        self._sums = self._all_hidden.new_empty(num_rows, num_chunks * size)
         self._parts = self._cell.parts(self._sums)
 
-    def _reader(self, block: int) -> tuple[Family, Tensor, Tensor]:
-        """How a drawn block is read straight into the first layer's sums."""
+    def _embedding_of(self, block: int) -> tuple[Family, Tensor, Tensor]:
+        """The map from a drawn block straight to the first layer's sums."""
         key = block if self.factorization.layout.flat else 0
-        if key not in self._readers:
+        if key not in self._embeddings:
             family, weight, bias = self._network.embedding.map_of(block)
-            # Its transpose, whose rows a categorical block picks, is contiguous.
-            folded = (weight.T @ self._inner).T
-            self._readers[key] = (family, folded, torch.addmv(self._bias, self._inner.T, bias))
-        return self._readers[key]
+            # Its transpose, of which a categorical block gathers a row, is contiguous.
+            folded = (weight.T @ self._input_weight).T  # (sums, num_features)
+            folded_bias = torch.addmv(self._bias, self._input_weight.T, bias)
+            self._embeddings[key] = (family, folded, folded_bias)
+        return self._embeddings[key]
 
     def _project_context(self, encoding: Tensor, step: int) -> Tensor:
-        """What the context adds to the first layer's sums: (rows, sums)."""
-        return repeat_rows(encoding[:, step] @ self._inner, self.batch_size)
+        """The contribution of the context to the first layer's sums at a step: (rows, sums)."""
+        return repeat_rows(encoding[:, step] @ self._input_weight, self.batch_size)
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is None:
             sums = self._start.expand(self.batch_size, -1)
         else:
-            family, weight, bias = self._reader(self._blocks[self.num_taken])
+            family, weight, bias = self._embedding_of(self._blocks[self.num_taken])
             sums = family.project(previous.reshape(-1, *family.event_shape), weight, bias)
             self.num_taken += 1
         if self._encoding is not None:
-            shared = self._from_context
-            if shared is None:
-                shared = self._project_context(self._encoding, self.num_taken)
-            sums = sums + shared
+            context_sums = self._context_sums
+            if context_sums is None:
+                context_sums = self._project_context(self._encoding, self.num_taken)
+            sums = sums + context_sums
         for layer, weight in enumerate(self._maps):
-            base = sums if layer == 0 else self._biases[layer]
-            torch.addmm(base, self._views[layer], weight, out=self._sums)
-            self._cell.advance(self._parts, self._own[layer], self._second[layer])
-        return self._params(self._own[-1])
+            bias = sums if layer == 0 else self._biases[layer]
+            torch.addmm(bias, self._inputs[layer], weight, out=self._sums)
+            self._cell.advance(self._parts, self._hidden[layer], self._cells[layer])
+        return self._params(self._hidden[-1])
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
@@ -349,31 +372,32 @@ class _RNNDecoder(Decoder):
         inputs = torch.cat((network.start.expand(vectors.shape[0], 1, -1), vectors), 1)
         if self._encoding is not None:
             inputs = add_to_rows(inputs, self._encoding[:, : inputs.shape[1]])
-        hidden = torch.stack(self._own)
-        given = (hidden, torch.stack(self._second)) if network.cell == "lstm" else hidden
+        hidden = torch.stack(self._hidden)  # (layers, rows, size)
+        state = (hidden, torch.stack(self._cells)) if network.cell == "lstm" else hidden
         with network.eval_mode():
-            output, final = network.rnn(inputs, given)
+            output, final = network.rnn(inputs, state)
         states = torch.stack(final) if isinstance(final, tuple) else final.unsqueeze(0)
         self._set_states(states)
         return self._params(output[:, -1])
 
     def select(self, rows: Tensor) -> None:
-        states = torch.stack((torch.stack(self._own), torch.stack(self._second)))
+        states = torch.stack((torch.stack(self._hidden), torch.stack(self._cells)))
         self._set_states(states.index_select(2, rows))
         if self._encoding is not None:
             self._encoding = select_rows(self._encoding, rows)
         self.batch_size = rows.shape[0]
-        if self._from_context is not None:
-            self._from_context = self._from_context.index_select(0, rows)
+        if self._context_sums is not None:
+            self._context_sums = self._context_sums.index_select(0, rows)
 
     def _params(self, hidden: Tensor) -> Tensor:
+        """The next step's parameters, from the last layer's hidden states (rows, size)."""
         if not self.factorization.layout.flat:
             return F.linear(hidden, *self._head).unsqueeze(1)
         return F.linear(hidden, *self._network.head.map_of(self._blocks[self.num_taken]))
 
 
-class _RNNSteps(Decoder):
-    """One cell a step, with the graph of all steps: for draws with gradients."""
+class _DifferentiableRNNDecoder(Decoder):
+    """Runs one cell of each layer a step and keeps the graph, for draws with gradients."""
 
     def __init__(
         self, network: RNN, factorization: Factorization, batch_size: int, context: Tensor | None
@@ -383,7 +407,7 @@ class _RNNSteps(Decoder):
         self._blocks = factorization.drawing_order.blocks
         order = network.permutation(factorization.ranks.flatten(), network.start.device)
         self._encoding, states = network.encode(context, batch_size, order)
-        self._states = [tuple(layer.unbind(0)) for layer in states.unbind(1)]
+        self._states = [tuple(layer.unbind(0)) for layer in states.unbind(1)]  # by layer
 
     def step(self, previous: Tensor | None) -> Tensor:
         network = self._network

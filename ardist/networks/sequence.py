@@ -1,4 +1,4 @@
-"""What networks over a sequence of blocks share: reading blocks, their order, and heads."""
+"""The base of networks over a sequence of blocks: embeddings, heads and the order of blocks."""
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -15,10 +15,14 @@ from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noi
 
 
 class BlockEmbedding(nn.Module):
-    """Drawn blocks as vectors, read through each family's `project`.
+    """Maps blocks to vectors, by each family's `project`.
 
-    One map serves all blocks where they have one family, so that their number is free;
-    otherwise each block has its own.
+    If all blocks have one family they share one map, for any number of blocks. Otherwise each block
+    has its own map.
+
+    Args:
+        factorization: of the blocks.
+        size: of the vectors.
     """
 
     def __init__(self, factorization: Factorization, size: int) -> None:
@@ -27,7 +31,7 @@ class BlockEmbedding(nn.Module):
         sizes = layout.sizes["feature"]
         self._sizes = sizes if layout.flat else sizes[:1]
         self._ends = [0, *accumulate(self._sizes)]
-        # A row for each feature, which a categorical block picks.
+        # A row for each feature, of which a categorical block gathers one.
         self.weight = nn.Parameter(torch.empty(sum(self._sizes), size))
         self.bias = nn.Parameter(torch.zeros(len(self._sizes), size))
         with torch.no_grad():
@@ -35,19 +39,19 @@ class BlockEmbedding(nn.Module):
                 part.normal_(std=part.shape[0] ** -0.5)
 
     def map_of(self, block: int) -> tuple[Family, Tensor, Tensor]:
-        """A block's family and the weight (size, num_features) and bias (size,) that read it."""
+        """The family, weight (size, num_features) and bias (size,) of a block."""
         index = block if self._layout.flat else 0
         weight = self.weight[self._ends[index] : self._ends[index + 1]]
         return self._layout.families[index], weight.T, self.bias[index]
 
     def forward(self, blocks: Tensor, which: Sequence[int] | None = None) -> Tensor:
-        """Blocks as vectors (N, num_blocks, size); all in raster order, or `which` of them."""
+        """Vectors (N, num_blocks, size) of all blocks in raster order, or of `which` blocks."""
         if not self._layout.flat:
             family, weight, bias = self.map_of(0)
             return family.project(blocks, weight, bias)
         sizes = self._layout.sizes["value"]
         maps: Iterable[tuple[Family, Tensor, Tensor]]
-        if which is None:  # split once, or each block would have a gradient of all weights
+        if which is None:  # one split, since slices would make a gradient of all weights each
             weights = (weight.T for weight in self.weight.split(self._sizes))
             maps = zip(self._layout.families, weights, self.bias.unbind(), strict=True)
         else:
@@ -60,7 +64,12 @@ class BlockEmbedding(nn.Module):
 
 
 class BlockHead(nn.Module):
-    """Vectors to the conditionals' parameters, as `BlockEmbedding` shared or one for each block."""
+    """Maps vectors to the conditionals' parameters, by one map or one for each block.
+
+    Args:
+        factorization: of the blocks.
+        size: of the vectors.
+    """
 
     def __init__(self, factorization: Factorization, size: int) -> None:
         super().__init__()
@@ -79,23 +88,23 @@ class BlockHead(nn.Module):
         return self.weight[rows], self.bias[rows]
 
     def forward(self, hidden: Tensor, which: Sequence[int] | None = None) -> Tensor:
-        """(N, num_blocks, size) to (N, num_blocks, num_params), or flat (N, total)."""
+        """From (N, num_blocks, size) to (N, num_blocks, num_params), or to flat (N, total)."""
         if not self._layout.flat:
             return F.linear(hidden, self.weight, self.bias)
         maps: Iterable[tuple[Tensor, Tensor]]
-        if which is None:  # as for embeddings
+        if which is None:  # one split, as in `BlockEmbedding`
             parts = self.weight.split(self._sizes), self.bias.split(self._sizes)
             maps = zip(*parts, strict=True)
         else:
             maps = map(self.map_of, which)
-        each = zip(hidden.unbind(1), maps, strict=True)
-        return torch.cat([F.linear(h, weight, bias) for h, (weight, bias) in each], -1)
+        pairs = zip(hidden.unbind(1), maps, strict=True)
+        return torch.cat([F.linear(h, weight, bias) for h, (weight, bias) in pairs], -1)
 
 
 class SequenceNetwork(ConditionalNetwork):
-    """A network over the blocks in the order of drawing, in any order without ties.
+    """A network over the blocks in the order of drawing, for any order without ties.
 
-    It accepts a factorization of any length in its own order, where the blocks have one family.
+    If the blocks have one family, it supports factorizations of any length in its own order.
     """
 
     context_kinds: ClassVar[tuple[str, ...]] = ("vector", "blocks")
@@ -108,56 +117,62 @@ class SequenceNetwork(ConditionalNetwork):
         context_kind: str = "vector",
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
-        if (reason := self._refuses(factorization)) is not None:
+        if (reason := self._invalid_reason(factorization)) is not None:
             raise ValueError(f"factorization: {reason}")
         self._permutation = Permutation.of_ranks(factorization.ranks.flatten())
 
-    def _refuses(self, factorization: Factorization) -> str | None:
+    def _invalid_reason(self, factorization: Factorization) -> str | None:
+        """Why no such network can be built for a factorization, or None if one can."""
         if not factorization.is_total:
             return (
-                f"{type(self).__name__} follows orders in which each block depends on all that "
-                f"come before it, without ties, got {factorization.ordering!r}"
+                f"{type(self).__name__} needs an order without ties, in which each block depends "
+                f"on all earlier blocks, got {factorization.ordering!r}"
             )
         return None
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
-        own = self.factorization
-        if not (own.is_uniform and factorization.families == own.families):
+        built_for = self.factorization
+        if not (built_for.is_uniform and factorization.families == built_for.families):
             return super().unsupported_reason(factorization)
         if self.context_kind == "blocks" and self.context_shape:
             return super().unsupported_reason(factorization)
-        if factorization.ordering != own.ordering and factorization != own:
-            return f"{type(self).__name__} was trained in the order {own.ordering!r}"
-        return self._refuses(factorization)
+        if factorization.ordering != built_for.ordering and factorization != built_for:
+            return f"{type(self).__name__} was trained in the order {built_for.ordering!r}"
+        return self._invalid_reason(factorization)
 
     def permutation(self, ranks: Tensor | None, device: torch.device) -> Permutation:
-        """Between raster order and the order of drawing: that of `ranks`, or its own."""
+        """The permutation between raster order and the order of `ranks`, or the network's order."""
         return (self._permutation if ranks is None else Permutation.of_ranks(ranks)).to(device)
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """Of what all lengths share, where any length fits."""
+        """Without the length, if the network supports any length."""
         return fingerprint(self.factorization, any_length=self.factorization.is_uniform)
 
 
 class UniformNetwork(SequenceNetwork):
-    """A sequence network with one map for all blocks, which so need one family.
+    """A sequence network with one map for all blocks, which must have one family.
 
-    A subclass defines `in_order`, where raster order is of no concern.
+    A subclass defines `in_order`, which only handles blocks in the order of drawing.
     """
 
-    def _refuses(self, factorization: Factorization) -> str | None:
+    def _invalid_reason(self, factorization: Factorization) -> str | None:
         families = factorization.layout.families
         other = next((block for block, f in enumerate(families) if f != families[0]), None)
         if other is not None:
             name = factorization.block_name
             return (
-                f"{type(self).__name__} has one map for all blocks, which need one family, got "
-                f"{families[0]} for {name(0)} and {families[other]} for {name(other)}"
+                f"{type(self).__name__} needs blocks of one family, since it has one map for all "
+                f"blocks, got {families[0]} for {name(0)} and {families[other]} for {name(other)}"
             )
-        return super()._refuses(factorization)
+        return super()._invalid_reason(factorization)
 
     def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
-        """`forward` for blocks and a context that are in the order of drawing."""
+        """The parameters (rows, T, num_params), as `forward`, all in the order of drawing.
+
+        Args:
+            blocks: (rows, T, *block_shape).
+            context: (N, C), or (N, T, C) if its kind is "blocks".
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define in_order")
 
     def forward(
@@ -168,7 +183,7 @@ class UniformNetwork(SequenceNetwork):
         return order.to_raster(params)
 
     def context_in_order(self, context: Tensor | None, order: Permutation) -> Tensor | None:
-        """The context, with a vector for each block in the order of drawing: (N, num_blocks, C)."""
+        """The context with its blocks in the order of drawing: (N, C) or (N, num_blocks, C)."""
         if context is None or self.context_kind == "vector":
             return context
-        return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # on any grid
+        return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # for any grid, even ()

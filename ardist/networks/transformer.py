@@ -1,4 +1,4 @@
-"""Transformers: attention over the blocks that are drawn already."""
+"""Transformers, with attention over earlier blocks."""
 
 import math
 from collections.abc import Sequence
@@ -30,33 +30,34 @@ _POSITIONS = ("learned", "rotary")
 
 
 class Transformer(ConditionalNetwork):
-    """Pre-norm self-attention (Vaswani et al. 2017; Radford et al. 2019).
+    """A pre-norm Transformer (Vaswani et al. 2017; Radford et al. 2019).
 
-    Without ties there is one stream of tokens: the token of a step reads the block drawn before,
-    is told which block it predicts (Pannatier et al. 2024, "sigma-GPTs"), and sees the tokens
-    before it. With ties, or a graph of dependencies that is transitive, blocks are read by
-    content tokens and predicted by query tokens, which see content alone (Yang et al. 2019,
-    "XLNet").
+    Without ties there is one stream of tokens. The token of a step embeds the block of the previous
+    step and the position of the block that it predicts (Pannatier et al. 2024, "sigma-GPTs"), and
+    attends to itself and the tokens before it. With ties, or with a transitive graph of
+    dependencies, there are two streams: content tokens embed blocks, and query tokens predict them
+    and attend to content tokens only (Yang et al. 2019, "XLNet").
 
     Args:
-        factorization: in an order of any kind, as long as it is transitive.
+        factorization: with any ordering whose dependencies are transitive.
         dim: width of a token.
-        depth: how many layers.
-        heads: of the attention; they divide `dim`.
-        any_order: whether each token is told which block it reads too, so that the order may
-            change from call to call, by `factorization=`, and from row to row, by `ranks`. Built
-            without ties, it serves orders without ties. False is the plain GPT.
-        positions: "learned", or "rotary" (Su et al. 2021), which serves a factorization of
-            another length, where blocks have one family.
+        depth: number of layers.
+        heads: number of attention heads, which divides `dim`.
+        any_order: whether tokens also embed the position of the block that they read. Then the
+            order may change from call to call, by `factorization=`, and from row to row, by
+            `ranks`. A network that was built without ties supports any order without ties. With
+            False the network is a plain GPT.
+        positions: "learned", or "rotary" (Su et al. 2021). With rotary positions the network
+            supports factorizations of other lengths, if the blocks have one family.
         context_shape: `(C,)`, `(*grid_shape, C)` or `(S, C)`, by its kind; `()` for none.
-        context_kind: "vector", added to every token; "blocks", a vector for each block, added to
-            the token that predicts it; "sequence", which all tokens cross-attend to.
-        hidden_features: width inside a layer's perceptron; 4 times `dim` by default.
-        dropout: the probability with which an entry of the tokens, or of what a layer adds to
-            them, is dropped in training mode: by `log_prob`, not by draws.
+        context_kind: "vector", added to all tokens; "blocks", a vector for each block, added to
+            the token that predicts it; or "sequence", to which all tokens cross-attend.
+        hidden_features: width of the hidden layer of each MLP; 4 times `dim` by default.
+        dropout: the probability of dropping an entry of the tokens, or of a layer's output, in
+            training mode. It applies to `log_prob`, not to draws.
 
     Raises:
-        ValueError: where the dependencies are not transitive, or an argument is off.
+        ValueError: if the dependencies are not transitive, or an argument is invalid.
 
     >>> import torch, ardist as ad
     >>> fac = ad.Factorization((20,), ad.families.Categorical(5))
@@ -71,7 +72,7 @@ class Transformer(ConditionalNetwork):
     context_kinds = ("vector", "blocks", "sequence")
     has_row_orders = True
     _order: Tensor | None
-    _seen: Tensor | None
+    _visible: Tensor | None
 
     def __init__(
         self,
@@ -90,14 +91,14 @@ class Transformer(ConditionalNetwork):
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         if not factorization.is_transitive:
             raise ValueError(
-                f"factorization: Transformer follows transitive dependencies, since a token also "
-                f"sees what those before it have seen, got {factorization.ordering!r}"
+                f"factorization: Transformer needs transitive dependencies, since a token reads "
+                f"the hidden states of those it depends on, got {factorization.ordering!r}"
             )
         self.dim, self.depth = as_positive(dim, "dim"), as_positive(depth, "depth")
         self.heads, self.any_order = as_positive(heads, "heads"), as_flag(any_order, "any_order")
         if dim % (2 * heads if positions == "rotary" else heads):
-            even = "twice the number of" if positions == "rotary" else "the number of"
-            raise ValueError(f"heads: expected {even} heads to divide dim {dim}, got {heads}")
+            divisor = "twice the number of" if positions == "rotary" else "the number of"
+            raise ValueError(f"heads: expected {divisor} heads to divide dim {dim}, got {heads}")
         self.positions = as_choice(positions, _POSITIONS, "positions")
         self.dropout = as_probability(dropout, "dropout")
         self.embedding = BlockEmbedding(factorization, dim)
@@ -106,24 +107,27 @@ class Transformer(ConditionalNetwork):
         self.start = nn.Parameter(torch.randn(dim) * 0.02)
         self.two_streams = not factorization.is_total
         self.query = nn.Parameter(torch.randn(dim) * 0.02) if self.two_streams else None
-        # What tells a token the block that it reads, and the one that it predicts.
-        places, told = factorization.num_blocks, any_order or self.two_streams
-        learned = positions == "learned"
+        # Embeddings of the position of the block that a token reads, and of the one it predicts.
+        # With one fixed order, either position determines the other.
+        num_places, has_both = factorization.num_blocks, any_order or self.two_streams
+        is_learned = positions == "learned"
         self.read_places = (
-            nn.Parameter(torch.randn(places, dim) * 0.02) if learned and told else None
+            nn.Parameter(torch.randn(num_places, dim) * 0.02) if is_learned and has_both else None
         )
-        self.target_places = nn.Parameter(torch.randn(places, dim) * 0.02) if learned else None
-        self.target_map = nn.Linear(dim, dim, bias=False) if told and not learned else None
+        self.target_places = (
+            nn.Parameter(torch.randn(num_places, dim) * 0.02) if is_learned else None
+        )
+        self.target_map = nn.Linear(dim, dim, bias=False) if has_both and not is_learned else None
         cross = bool(self.context_shape) and context_kind == "sequence"
         if self.context_shape:
             self.context_map = nn.Linear(self.context_shape[-1], dim, bias=cross)
             if cross:
                 self.context_places = nn.Parameter(torch.randn(self.context_shape[0], dim) * 0.02)
-        inner = as_positive(
+        width = as_positive(
             4 * dim if hidden_features is None else hidden_features, "hidden_features"
         )
-        self.layers = nn.ModuleList(AttentionLayer(dim, heads, inner, cross) for _ in range(depth))
-        with torch.no_grad():  # as GPT-2: what the layers add to the tokens starts small
+        self.layers = nn.ModuleList(AttentionLayer(dim, heads, width, cross) for _ in range(depth))
+        with torch.no_grad():  # as in GPT-2, the outputs of layers start small
             for name, weight in self.named_parameters():
                 if name.endswith("bias"):
                     weight.zero_()
@@ -132,36 +136,36 @@ class Transformer(ConditionalNetwork):
                     weight.normal_(std=0.02 / scale)
         order = Permutation.of_ranks(factorization.ranks.flatten()).order
         self.register_buffer("_order", order, persistent=False)
-        seen = factorization.dependencies if self.two_streams else None
-        self.register_buffer("_seen", seen, persistent=False)
+        visible = factorization.dependencies if self.two_streams else None
+        self.register_buffer("_visible", visible, persistent=False)
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
-        own, name = self.factorization, type(self).__name__
-        if factorization == own:
+        built_for, name = self.factorization, type(self).__name__
+        if factorization == built_for:
             return None
-        if factorization.families != own.families:
+        if factorization.families != built_for.families:
             return super().unsupported_reason(factorization)
         shapes = (factorization.event_shape, factorization.partition)
-        if shapes != (own.event_shape, own.partition):
-            if self.positions != "rotary" or not own.is_uniform:
-                return f"{name} with {self.positions} positions was built for {own}"
+        if shapes != (built_for.event_shape, built_for.partition):
+            if self.positions != "rotary" or not built_for.is_uniform:
+                return f"{name} with {self.positions} positions was built for {built_for}"
             if self.context_kind == "blocks" and self.context_shape:
                 return super().unsupported_reason(factorization)
-        if not self.any_order and factorization.ordering != own.ordering:
-            return f"{name} with any_order=False was trained in the order {own.ordering!r}"
+        if not self.any_order and factorization.ordering != built_for.ordering:
+            return f"{name} with any_order=False was trained in the order {built_for.ordering!r}"
         if factorization.ordering.is_graph and not factorization.is_total:
-            return f"{name} takes another order by its ranks, which do not tell a graph"
+            return f"{name} takes another order as ranks, which cannot express a graph"
         if not self.two_streams and not factorization.is_total:
-            return f"{name} was built without ties, and serves orders without ties"
+            return f"{name} was built without ties, and supports orders without ties only"
         return None
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """Any-order networks leave out the order, and those for any length the length."""
+        """Without the order if any is supported, and without the length if any is supported."""
         any_length = self.positions == "rotary" and self.factorization.is_uniform
-        own = fingerprint(self.factorization, any_length)
+        entries = fingerprint(self.factorization, any_length)
         if self.any_order:
-            del own["ordering"]
-        return own
+            del entries["ordering"]
+        return entries
 
     def extra_repr(self) -> str:
         return (
@@ -176,48 +180,51 @@ class Transformer(ConditionalNetwork):
         encoding, memories = self.encode(context)
         states = [
             State(layer.weights(), memory)
-            for layer, memory in zip(self.own_layers, memories, strict=True)
+            for layer, memory in zip(self.attention_layers, memories, strict=True)
         ]
         raster = torch.arange(vectors.shape[1], device=vectors.device)
-        if self.two_streams:  # in raster order: the mask alone knows of the order
-            seen = self._seen if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
-            hidden = self.run(self.tokens(raster, encoding, seen).all(), vectors, states)
+        if self.two_streams:  # in raster order, since only the mask depends on the order
+            visible = self._visible if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
+            hidden = self.run(self.tokens(raster, encoding, visible).all(), vectors, states)
         else:
             order = Permutation(self._order if ranks is None else ranks.argsort(-1))
             tokens = self.tokens(raster if order.order is None else order.order, encoding)
             hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], states)
-            hidden = order.to_raster(hidden)
+            hidden = order.to_raster(hidden)  # (M * N, T, dim)
         return self.head(hidden)
 
     @property
-    def own_layers(self) -> list[AttentionLayer]:
+    def attention_layers(self) -> list[AttentionLayer]:
+        """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
     def encode(self, context: Tensor | None) -> tuple[Tensor | None, list[Memory | None]]:
-        """What is added to the tokens, (N, 1 or T, dim), and what each layer cross-attends to."""
+        """The encoding that is added to tokens, (N, 1 or T, dim), and each layer's memory."""
         if context is None:
             return None, [None] * self.depth
         encoding = self.context_map(context)
         if self.context_kind == "sequence":
-            memory = encoding + self.context_places
-            return None, [layer.project_memory(memory) for layer in self.own_layers]
+            memory = encoding + self.context_places  # (N, S, dim)
+            return None, [layer.project_memory(memory) for layer in self.attention_layers]
         if self.context_kind == "blocks":
             return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
         return encoding.unsqueeze(1), [None] * self.depth
 
     def tokens(
-        self, order: Tensor, encoding: Tensor | None, seen: Tensor | None = None
+        self, order: Tensor, encoding: Tensor | None, visible: Tensor | None = None
     ) -> "_Tokens":
-        """What all tokens of a draw are told, but for the values of the blocks.
+        """All tokens of a draw without the embeddings of the blocks.
 
         Args:
-            order: the blocks as the tokens come, (T,), or (M * N, T) for each row.
+            order: the raster index of each block in the order of the tokens, (T,), or (M * N, T) if
+                the rows have orders of their own.
             encoding: of the contexts, (N, 1 or T, dim), in raster order.
-            seen: for two streams, (..., T, T) bool: which blocks each may see, as in `order`.
+            visible: for two streams, (..., T, T) bool, whether each block depends on each other
+                one, in the order of the tokens.
         """
         size = self.dim // self.heads
         start = self.start.expand(*order.shape[:-1], 1, -1)
-        reads = targets = self.start.new_zeros(*order.shape, self.dim)
+        reads = targets = self.start.new_zeros(*order.shape, self.dim)  # (., T, dim)
         if self.read_places is not None:
             reads = F.embedding(order, self.read_places)
         if self.target_places is not None:
@@ -232,31 +239,33 @@ class Transformer(ConditionalNetwork):
         rotations = None
         if self.positions == "rotary":
             places = F.pad(order, (1, 0), value=-1)
-            rotations = _rows(sinusoids(places, size, self.start)).unsqueeze(1)
-        if self.query is None or seen is None:
+            rotations = _as_rows(sinusoids(places, size, self.start)).unsqueeze(1)
+        if self.query is None or visible is None:
             contents = torch.cat((start, reads[..., :-1, :]), -2) + targets
-            return _Tokens(_rows(contents), None, rotations, None)
+            return _Tokens(_as_rows(contents), None, rotations, None)
         if encoding is not None:
             reads = reads + encoding
             start = start.expand(*reads.shape[:-2], 1, -1)
-        # A content token sees the start, itself and what its block may see; a query not itself.
-        own = torch.eye(seen.shape[-1], dtype=torch.bool, device=seen.device)
-        rows = torch.cat((F.pad(seen | own, (0, 0, 1, 0)), seen), -2)
-        mask = _rows(F.pad(rows, (1, 0), value=True)).unsqueeze(1)
-        contents = torch.cat((start, reads), -2)
-        return _Tokens(_rows(contents), _rows(self.query + targets), rotations, mask)
+        # A content token attends to the start, to itself and to the blocks on which its block
+        # depends. A query token attends to the same, except to its block.
+        diagonal = torch.eye(visible.shape[-1], dtype=torch.bool, device=visible.device)
+        rows = torch.cat((F.pad(visible | diagonal, (0, 0, 1, 0)), visible), -2)
+        mask = _as_rows(F.pad(rows, (1, 0), value=True)).unsqueeze(1)  # (., 1, 1 + 2 * T, 1 + T)
+        contents = torch.cat((start, reads), -2)  # (., 1 + T, dim)
+        return _Tokens(_as_rows(contents), _as_rows(self.query + targets), rotations, mask)
 
     def run(self, part: Part, vectors: Tensor, states: Sequence[State]) -> Tensor:
-        """Tokens through all layers, and what those of them that predict have become.
+        """The final hidden states of the tokens that predict blocks, (rows, L, dim).
 
         Args:
-            part: which tokens; what comes before them is in the caches.
-            vectors: the blocks that they read, embedded; none for the start token.
-            states: of the layers.
+            part: the tokens. Earlier tokens are in the caches.
+            vectors: the embeddings of the blocks that they read, (rows, L or L - 1, dim). The start
+                token reads none.
+            states: one for each layer.
         """
         if vectors.shape[1] < part.contents.shape[1]:
             vectors = F.pad(vectors, (0, 0, 1, 0))
-        tokens = add_to_rows(vectors, part.contents)
+        tokens = add_to_rows(vectors, part.contents)  # (rows, L, dim)
         num_keys = tokens.shape[1]
         if part.queries is not None:
             queries = repeat_rows(part.queries, tokens.shape[0])
@@ -264,8 +273,8 @@ class Transformer(ConditionalNetwork):
         dropout = self.dropout if self.training and states[0].cache is None else 0.0
         rows, length, dim = tokens.shape
         x = drop(tokens.reshape(-1, dim), dropout)
-        for layer, state in zip(self.own_layers, states, strict=True):
-            x = layer(x, rows, part, num_keys, state, dropout)
+        for layer, state in zip(self.attention_layers, states, strict=True):
+            x = layer(x, rows, part, num_keys, state, dropout)  # (rows * length, dim)
         hidden = x.view(rows, length, dim)
         hidden = hidden if part.queries is None else hidden[:, num_keys:]
         return self.norm(hidden)
@@ -277,19 +286,22 @@ class Transformer(ConditionalNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that computes each token once, against a cache of keys and values."""
+        """A decoder that computes each token once, with a cache of keys and values."""
         return _TransformerDecoder(self, factorization, batch_size, context, ranks)
 
 
 class _Tokens(NamedTuple):
-    """All tokens of a draw, but for the blocks that they read.
+    """All tokens of a draw without the embeddings of the blocks that they read.
+
+    The first dimension is 1, N or M * N. K content tokens are T with one stream, 1 + T with two.
 
     Attributes:
-        contents: (., K, dim). Token 0 reads nothing, and token p + 1 the block at p. Without
-            queries, token p also predicts the block at p.
-        queries: (., T, dim); each predicts a block.
-        turns: rotations of the start and of the places of the blocks, (., 1, 1 + T, size).
-        mask: which of the K each content token sees, and then each query: (., 1, K + T, K).
+        contents: (., K, dim). Token 0 reads no block, and token p + 1 reads the block at place p of
+            the order. Without queries, token p also predicts the block at place p.
+        queries: (., T, dim). Each predicts a block.
+        rotations: of the start and of the positions of the blocks, (., 1, 1 + T, size).
+        mask: whether each content token, and then each query token, attends to each content token:
+            (., 1, K + T, K).
     """
 
     contents: Tensor
@@ -301,8 +313,8 @@ class _Tokens(NamedTuple):
         num_queries = 0 if self.queries is None else self.queries.shape[1]
         return self.part(0, self.contents.shape[1], 0, num_queries)
 
-    def part(self, start: int, stop: int, ask: int, end: int) -> Part:
-        """Content tokens from `start` to `stop`, and queries from `ask` to `end`."""
+    def part(self, start: int, stop: int, first: int, last: int) -> Part:
+        """Content tokens from `start` to `stop`, and query tokens from `first` to `last`."""
         contents, rotations = self.contents[:, start:stop], self.rotations
         of_keys = None if rotations is None else rotations[..., start:stop, :]
         if self.queries is None or self.mask is None:
@@ -310,11 +322,11 @@ class _Tokens(NamedTuple):
             return Part(contents, None, of_queries, of_keys, None)
         of_queries = None
         if rotations is not None and of_keys is not None:
-            of_queries = torch.cat((of_keys, rotations[..., ask + 1 : end + 1, :]), -2)
-        first = self.contents.shape[1]
-        rows = (self.mask[..., start:stop, :stop], self.mask[..., first + ask : first + end, :stop])
-        queries = self.queries[:, ask:end]
-        return Part(contents, queries, of_queries, of_keys, torch.cat(rows, -2))
+            of_queries = torch.cat((of_keys, rotations[..., first + 1 : last + 1, :]), -2)
+        count = self.contents.shape[1]
+        of_contents, masks = self.mask[..., start:stop, :stop], self.mask[..., count:, :stop]
+        mask = torch.cat((of_contents, masks[..., first:last, :]), -2)
+        return Part(contents, self.queries[:, first:last], of_queries, of_keys, mask)
 
     def select(self, rows: Tensor) -> "_Tokens":
         queries, rotations, mask = (
@@ -325,7 +337,7 @@ class _Tokens(NamedTuple):
 
 
 class _TransformerDecoder(Decoder):
-    """Each token once, against a cache of keys and values."""
+    """Computes each token once, with a cache of keys and values."""
 
     def __init__(
         self,
@@ -339,31 +351,31 @@ class _TransformerDecoder(Decoder):
         self._network = network
         device = network.start.device
         order = torch.tensor(factorization.drawing_order.blocks, device=device)
-        seen = None
+        visible = None
         if network.two_streams:
-            seen = factorization.dependencies.to(device)[order][:, order]
+            visible = factorization.dependencies.to(device)[order][:, order]
         if ranks is not None:
             order = ranks.argsort(-1)
         encoding, memories = network.encode(context)
-        self._tokens = network.tokens(order, encoding, seen)
+        self._tokens = network.tokens(order, encoding, visible)
         length, size = self._tokens.contents.shape[1], network.dim // network.heads
         self._states = []
-        for layer, memory in zip(network.own_layers, memories, strict=True):
+        for layer, memory in zip(network.attention_layers, memories, strict=True):
             weights = {name: (b, w.contiguous()) for name, (b, w) in layer.weights().items()}
             buffer = network.start.new_empty(2, batch_size, network.heads, length, size)
             self._states.append(State(weights, memory, Cache(buffer)))
         self._ends = factorization.drawing_order.ends_of("block")
-        self._num_read = 0  # content tokens
-        self._prepare()
+        self._num_read = 0  # the number of content tokens in the caches
+        self._make_token_steps()
 
-    def _prepare(self) -> None:
-        """Makes what steps of one token need, where that is all there is to them."""
-        plain = self._tokens.rotations is None and self._tokens.queries is None
-        self._added = self._tokens.contents.unbind(1) if plain else ()
-        self._layers = [
+    def _make_token_steps(self) -> None:
+        """Makes fast layers for steps of one token, without rotations and cross-attention."""
+        is_plain = self._tokens.rotations is None and self._tokens.queries is None
+        self._added = self._tokens.contents.unbind(1) if is_plain else ()  # (., dim) for each token
+        self._token_steps = [
             TokenStep(state.weights, state.cache)
             for state in self._states
-            if plain and state.memory is None and state.cache is not None
+            if is_plain and state.memory is None and state.cache is not None
         ]
 
     @torch.no_grad()
@@ -383,27 +395,27 @@ class _TransformerDecoder(Decoder):
         return self._advance(self._network.embedding(blocks, read))
 
     def _advance(self, vectors: Tensor) -> Tensor:
-        """Reads embedded blocks; the next step's parameters."""
-        network, wanted = self._network, self.factorization.steps[self.num_taken]
-        now, end = self._ends[self.num_taken : self.num_taken + 2]
-        if self._layers and self._num_read == now > 0:
-            x = add_to_rows(vectors.squeeze(1), self._added[now])
-            for layer in self._layers:
+        """The next step's parameters, after the embeddings of new blocks, (rows, n, dim)."""
+        network, blocks = self._network, self.factorization.steps[self.num_taken]
+        start, stop = self._ends[self.num_taken : self.num_taken + 2]
+        if self._token_steps and self._num_read == start > 0:
+            x = add_to_rows(vectors.squeeze(1), self._added[start])  # (rows, dim)
+            for layer in self._token_steps:
                 x = layer(x)
             hidden = network.norm(x).unsqueeze(1)
         else:
-            part = self._tokens.part(self._num_read, now + 1, now, end)
+            part = self._tokens.part(self._num_read, start + 1, start, stop)
             hidden = network.run(part, vectors, self._states)
-        self._num_read = now + 1
-        return network.head(hidden[:, -len(wanted) :], wanted)
+        self._num_read = start + 1
+        return network.head(hidden[:, -len(blocks) :], blocks)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
-        self._prepare()
+        self._make_token_steps()
 
 
-def _rows(x: Tensor) -> Tensor:
-    """With a leading dimension."""
+def _as_rows(x: Tensor) -> Tensor:
+    """From (T, dim) to (1, T, dim); a tensor (rows, T, dim) stays."""
     return x if x.dim() == 3 else x.unsqueeze(0)

@@ -1,4 +1,4 @@
-"""One network for each factor."""
+"""A network for each conditional."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -15,27 +15,28 @@ from ardist.shapes import as_size, described
 
 
 class Unshared(ConditionalNetwork):
-    """A network of its own for each conditional: p(a) p(b | a) p(c | a, b) with three of them.
+    """A separate network for each conditional: p(a) p(b | a) p(c | a, b) with three networks.
 
-    It follows any dependencies: orders, ties and graphs, and blocks of unequal size and family.
-    The work grows with the square of the number of blocks: it is for few.
+    It supports any dependencies: orders, ties and graphs, and blocks of different sizes and
+    families. The cost grows with the square of the number of blocks, so use it for few blocks.
 
-    A block's module is given one tensor (rows, inputs): the features of the blocks on which it
-    depends, block after block in raster order (each `family.features`, `family.num_features`
-    wide), and the context last. It returns the block's parameters, (rows, num_params). Where
-    there is neither past nor context the tensor is (rows, 0).
+    The module of a block takes one tensor (rows, inputs). The inputs are the features of the blocks
+    on which it depends, block after block in raster order (each `family.features`,
+    `family.num_features` wide), and then the context. It returns the parameters of the block,
+    (rows, num_params). Without earlier blocks and context the tensor is (rows, 0).
 
     Args:
-        factorization: whose dependencies say what each module is given.
+        factorization: its dependencies give the inputs of each module.
         hidden_features: width of each hidden layer of a perceptron for each block; `()` makes
             them linear.
-        modules: instead, a module for each block in raster order of the grid, or a dict by the
-            name of the column; None makes a block's parameters learned constants.
+        modules: instead of `hidden_features`, a module for each block in raster order of the grid,
+            or a dict by the names of the columns. None makes the parameters of a block learned
+            constants.
         context_shape: `(C,)`, or `()` for none.
 
     Raises:
-        ValueError: where both or neither of `hidden_features` and `modules` are given, or a
-            module does not fit its block, which a trial call tells.
+        ValueError: if both or neither of `hidden_features` and `modules` are given, or a module
+            does not fit its block. The constructor calls each module once to check it.
 
     >>> import torch, ardist as ad
     >>> fac = ad.Factorization.columns(a=ad.families.Bernoulli(), b=ad.families.Normal())
@@ -64,28 +65,28 @@ class Unshared(ConditionalNetwork):
                 f"{'neither' if modules is None else 'both'}"
             )
         layout = factorization.layout
-        seen = [
-            layout.columns("feature", sees.nonzero().flatten().tolist())
-            for sees in factorization.dependencies
+        columns = [
+            layout.columns("feature", parents.nonzero().flatten().tolist())
+            for parents in factorization.dependencies
         ]
-        # Of the features of all blocks, those that each block's module reads, in one list.
-        self.register_buffer("columns", torch.tensor([*chain(*seen)]).long(), persistent=False)
-        self.widths = [len(columns) for columns in seen]
-        given = [width + sum(self.context_shape) for width in self.widths]
+        # The features that each module reads, as indices into those of all blocks, in one tensor.
+        self.register_buffer("columns", torch.tensor([*chain(*columns)]).long(), persistent=False)
+        self.widths = [len(features) for features in columns]
+        num_inputs = [width + sum(self.context_shape) for width in self.widths]
         if modules is None:
             widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
-            sizes = zip(given, layout.sizes["param"], strict=True)
-            each = [mlp((inputs, *widths, outputs)) for inputs, outputs in sizes]
-            start_near_noise(factorization, *(list(factor.modules())[-1] for factor in each))
+            sizes = zip(num_inputs, layout.sizes["param"], strict=True)
+            factors = [mlp((inputs, *widths, outputs)) for inputs, outputs in sizes]
+            start_near_noise(factorization, *(list(factor.modules())[-1] for factor in factors))
         else:
-            each = _listed(modules, factorization)
-        self.factors = nn.ModuleList(each)
+            factors = _as_list(modules, factorization)
+        self.factors = nn.ModuleList(factors)
         with torch.no_grad(), self.eval_mode():
-            for block, inputs in enumerate(given):
-                self._try(block, inputs)
+            for block, inputs in enumerate(num_inputs):
+                self._check_factor(block, inputs)
 
-    def _try(self, block: int, inputs: int) -> None:
-        """Raises where a block's module does not take this many inputs or is of wrong width."""
+    def _check_factor(self, block: int, inputs: int) -> None:
+        """Raises a `ValueError` if the inputs or outputs of a block's module have a wrong width."""
         module, name = self.factors[block], self.factorization.block_name(block)
         reference = reference_of(module)
         expected = (2, self.factorization.layout.sizes["param"][block])
@@ -93,28 +94,34 @@ class Unshared(ConditionalNetwork):
             found = module(torch.zeros(2, inputs, dtype=reference.dtype, device=reference.device))
         except RuntimeError as error:
             raise ValueError(
-                f"modules: that of {name} is given ({', '.join(('rows', str(inputs)))}), which "
-                f"it does not take: {error}"
+                f"modules: expected a module for {name} that takes inputs of shape "
+                f"(rows, {inputs}), got the error: {error}"
             ) from error
         if found.shape != expected:
             raise ValueError(
-                f"modules: that of {name} returned {tuple(found.shape)} for 2 rows, expected "
-                f"{expected}"
+                f"modules: expected the module for {name} to return shape {expected} for 2 rows, "
+                f"got {tuple(found.shape)}"
             )
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         layout = self.factorization.layout
-        features = layout.features(blocks).to(reference_of(self).dtype)
+        features = layout.features(blocks).to(reference_of(self).dtype)  # (M * N, total)
         inputs = features.index_select(1, self.columns).split(self.widths, 1)
         if context is not None:
             context = repeat_rows(context, blocks.shape[0])
-        each = [self.evaluate(block, seen, context) for block, seen in enumerate(inputs)]
-        return torch.cat(each, 1).reshape(blocks.shape[0], *layout.param_shape)
+        params = [self.evaluate(block, part, context) for block, part in enumerate(inputs)]
+        return torch.cat(params, 1).reshape(blocks.shape[0], *layout.param_shape)
 
     def evaluate(self, block: int, inputs: Tensor, context: Tensor | None) -> Tensor:
-        """A block's parameters (rows, num_params), given its past and context in these rows."""
+        """The parameters of a block, (rows, num_params).
+
+        Args:
+            block: its index in raster order.
+            inputs: the features on which it depends, (rows, inputs).
+            context: (rows, C), or None.
+        """
         if context is not None:
             inputs = torch.cat((inputs, context), 1)
         return self.factors[block](inputs)
@@ -126,15 +133,15 @@ class Unshared(ConditionalNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that evaluates each factor once in a whole sample."""
+        """A decoder that evaluates each module once per sample."""
         return _UnsharedDecoder(self, batch_size, context)
 
 
-def _listed(
+def _as_list(
     modules: Sequence[nn.Module | None] | Mapping[str, nn.Module | None],
     factorization: Factorization,
 ) -> list[nn.Module]:
-    """The modules in raster order of the blocks."""
+    """The modules in raster order of the blocks, with a `Constant` for None."""
     names = factorization.names
     if isinstance(modules, Mapping):
         if names is None or set(modules) != set(names):
@@ -146,7 +153,7 @@ def _listed(
         raise ValueError(
             f"modules: expected one for each of the {factorization.num_blocks} blocks, got {got}"
         )
-    listed = []
+    factors = []
     for block, module in enumerate(modules):
         if module is None:
             module = Constant(factorization.layout.sizes["param"][block])
@@ -155,12 +162,12 @@ def _listed(
                 f"modules: expected a module or None for {factorization.block_name(block)}, got "
                 f"{module!r}"
             )
-        listed.append(module)
-    return listed
+        factors.append(module)
+    return factors
 
 
 class _UnsharedDecoder(Decoder):
-    """Keeps the features of what was drawn, (rows, features of all blocks)."""
+    """Runs the modules of a step on the features of drawn blocks, (rows, total features)."""
 
     def __init__(self, network: Unshared, batch_size: int, context: Tensor | None) -> None:
         super().__init__(network.factorization, batch_size)
@@ -172,11 +179,11 @@ class _UnsharedDecoder(Decoder):
 
     def step(self, previous: Tensor | None) -> Tensor:
         if previous is not None:
-            self._take(previous, 1)
+            self._write(previous, 1)
         return self._evaluate()
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._take(blocks, self._num_steps_of(blocks))
+        self._write(blocks, self._num_steps_of(blocks))
         return self._evaluate()
 
     def select(self, rows: Tensor) -> None:
@@ -185,28 +192,25 @@ class _UnsharedDecoder(Decoder):
         if self._context is not None:
             self._context = self._context.index_select(0, rows)
 
-    def _take(self, blocks: Tensor, num_steps: int) -> None:
-        """Takes the blocks of the next steps."""
-        fac, end = self.factorization, self.num_taken + num_steps
-        layout = fac.drawing_order.layout_of(self.num_taken, end)
-        drawn = list(chain(*fac.steps[self.num_taken : end]))
+    def _write(self, blocks: Tensor, num_steps: int) -> None:
+        """Writes the features of the blocks of the next steps."""
+        fac, stop = self.factorization, self.num_taken + num_steps
+        layout = fac.drawing_order.layout_of(self.num_taken, stop)
+        drawn = list(chain(*fac.steps[self.num_taken : stop]))
         features = layout.features(blocks).to(self._features.dtype)
         self._features[:, fac.layout.columns("feature", drawn)] = features
-        self.num_taken = end
+        self.num_taken = stop
 
     @torch.no_grad()
     def _evaluate(self) -> Tensor:
-        """The next step's parameters, by its own factors alone."""
-        step = self.factorization.steps[self.num_taken]
+        """The next step's parameters, by the modules of its blocks."""
+        fac = self.factorization
         with self._network.eval_mode():
-            each = [
+            params = [
                 self._network.evaluate(
                     block, self._features.index_select(1, self._columns[block]), self._context
                 )
-                for block in step
+                for block in fac.steps[self.num_taken]
             ]
-        params = torch.cat(each, 1)
-        return params.reshape(
-            self.batch_size,
-            *self.factorization.drawing_order.step_layouts[self.num_taken].param_shape,
-        )
+        layout = fac.drawing_order.step_layouts[self.num_taken]
+        return torch.cat(params, 1).reshape(self.batch_size, *layout.param_shape)
