@@ -180,7 +180,7 @@ def test_an_order_for_each_row_of_a_network_without_a_decoder(family, float64):
     assert (counts - probs).abs().max() < 5.5 * (0.25 / 3000) ** 0.5
     best, score = ad.sampling.greedy(q)
     close(score, q.log_prob(best))
-    with pytest.raises(ValueError, match="ranks: expected no ties where each row has its own"):
+    with pytest.raises(ValueError, match="ranks: expected no ties if each row has its own order"):
         p.network.decoder(2, ranks=torch.zeros(2, 4, dtype=torch.int64))
 
 
