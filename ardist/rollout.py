@@ -363,12 +363,10 @@ class Rollout:
 
         Blocks of other steps have 0.
         """
-        fac = self.batch.factorization
-        blocks = self.order.blocks[sum(map(len, self.order.steps[: self.num_known])) :]
         found = torch.cat([*scores], 1)
-        result = found.new_zeros(found.shape[0], fac.num_blocks)
-        places = torch.tensor(blocks[: found.shape[1]], device=found.device)
-        return result.index_copy(1, places, found)
+        zeros = found.new_zeros(found.shape[0], self.batch.layout.num_blocks)
+        start = self.order.ends_of("block")[self.num_known]
+        return self.order.flat("block").to(found.device).put(zeros, found, start)
 
 
 def _accepted(blocks: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.distributions import biject_to, constraints
 from ardist.bound_network import BoundNetwork, unwrap
 from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.layout import Layout
@@ -300,10 +301,8 @@ def check_decoder(
         ranks = orders.argsort(-1)
         with torch.no_grad():
             params = net(blocks, context, ranks)
-        blocks, params = (
-            part.gather(1, orders.reshape(*orders.shape, *(1,) * (part.dim() - 2)).expand_as(part))
-            for part in (blocks, params)
-        )
+        drawing = Permutation(orders, ranks)
+        blocks, params = drawing.to_drawing(blocks), drawing.to_drawing(params)
         make = partial(net.decoder, batch_size, context, ranks, **options)
         _compare(make, facs[0], blocks, params, rows, tolerance)
 
