@@ -1,5 +1,6 @@
 """The rows of one call: events with any leading dimensions as rows of one, and back."""
 
+from functools import cached_property
 from math import prod
 
 import torch
@@ -43,7 +44,9 @@ class Batch:
         shared = [dim for dim, size in enumerate(context) if size == 1]
         self._dims = shared + [dim for dim, size in enumerate(context) if size != 1]
         self.ranks = None if ranks is None else self.flatten(ranks, ranks.shape[-1:])
-        self.evidence = evidence and (self.blocks(evidence[0]), self.blocks(evidence[1]))
+        self.evidence: tuple[Tensor, Tensor] | None = None
+        if evidence is not None:
+            self.evidence = self.blocks(evidence[0]), self.blocks(evidence[1])
 
     def flatten(self, x: Tensor, shape: Size) -> Tensor:
         """(..., *shape), broadcast to all leading dimensions, as rows (rows, *shape)."""
@@ -65,7 +68,7 @@ class Batch:
         """The inverse: (*lead, *event_shape)."""
         return self.unflatten(self.factorization.merge(blocks))
 
-    @property
+    @cached_property
     def order(self) -> DrawingOrder:
         """The order of drawing: one for all rows, or one for each."""
         shared = self.factorization.drawing_order

@@ -28,7 +28,7 @@ class BoundNetwork:
     Attributes:
         unwrapped: the conditional network inside `network`.
         context_batch: the leading dimensions of the context.
-        is_own: whether the factorization is the network's own, except for its families.
+        is_own: whether the factorization is the network's own, except for families and end.
 
     Raises:
         ValueError: if the arguments do not fit the network.
@@ -93,6 +93,8 @@ class BoundNetwork:
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
         """The network as it is in draws: without dropout, and in its own dtype."""
+        if self.reference.device.type == "meta":
+            raise ValueError("network: expected parameters with data, got some on device meta")
         # Decoders write into buffers of the network's dtype, which autocast does not know.
         off = torch.autocast(self.reference.device.type, enabled=False)
         with self.unwrapped.eval_mode(), off:
@@ -124,11 +126,8 @@ class BoundNetwork:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
         given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
         params: Tensor = self.network(*given)
-        if params.shape != (blocks.shape[0], *shape):
-            raise ValueError(
-                f"network: {type(self.unwrapped).__name__} returned parameters of shape "
-                f"{tuple(params.shape)}, expected {(blocks.shape[0], *shape)}"
-            )
+        name = type(self.unwrapped).__name__
+        self.factorization.layout.check_params(params, blocks.shape[0], name)
         return params.to(self.reference.dtype)  # autocast computes in another dtype
 
     def make_decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:

@@ -128,7 +128,8 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     lead = torch.broadcast_shapes(x.shape[: x.dim() - len(p.event_shape)], p.batch_shape)
     with eval_mode(p):
         own = Conditionals(p, x.expand(*lead, *p.event_shape))
-        pit = own.by_block(_pit).masked_fill(own.certain, torch.nan).flatten(0, -2)
+        pit = own.by_block(_pit).masked_fill(own.certain, torch.nan)
+    pit = pit.reshape(-1, fac.num_blocks)
     statistic, p_value = _kolmogorov_smirnov(pit)
     names = tuple(fac.block_name(block) for block in range(fac.num_blocks))
     return Calibration(pit, statistic, p_value, names)

@@ -52,10 +52,10 @@ def pack(names: Sequence[str], layout: Layout, columns: Mapping[str, Any]) -> Te
 
 
 def unpack(names: Sequence[str], layout: Layout, x: Tensor) -> dict[str, Tensor]:
-    """The inverse of `pack`; columns of indices become int64."""
+    """The inverse of `pack`; columns of indices become int64, unless a number is missing."""
     pieces = x.split(layout.sizes["value"], -1)
     return {
-        name: (piece.long() if family.is_index else piece).reshape(
+        name: (piece.long() if family.is_index and not piece.isnan().any() else piece).reshape(
             *x.shape[:-1], *family.event_shape
         )
         for name, piece, family in zip(names, pieces, layout.families, strict=True)

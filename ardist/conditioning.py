@@ -14,7 +14,7 @@ from ardist.constraints import BlockConstraint
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expanded
+from ardist.shapes import check_tensor, expanded, leading
 
 
 def observed_first(
@@ -130,9 +130,15 @@ class Marginal(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability or density of vectors (*lead, number kept), in nats: (*lead)."""
         check_tensor(value, "value")
+        leading(value.shape, self.event_shape, self.batch_shape, "value")
         self.whole.bound.check_kind("value", value, exact=False)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
-            self._validate_sample(value)
+            inside = self.support.check(value)
+            if not inside.all():
+                raise ValueError(
+                    f"value: expected elements inside the support {self.support}, got "
+                    f"{value[~inside][0].tolist()}"
+                )
         blocks = self.whole.scores_of(self._fill(value), self.kept)
         result: Tensor = blocks.sum(-1)
         return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))

@@ -148,6 +148,7 @@ class WholePasses(Decoder):
     def params(self, start: int, stop: int) -> Tensor:
         """The parameters of the steps from `start` to `stop`, by one pass."""
         params = self._network(self._blocks, self._context, self._ranks)
+        self.factorization.layout.check_params(params, self.batch_size, "the network")
         return self._order.part(params, start, stop, "param")
 
     def select(self, rows: Tensor) -> None:

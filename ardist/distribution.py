@@ -199,13 +199,17 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def _log_prob_blocks(self, value: Tensor) -> Tensor:
         if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
             return self._score(self.checked(value))
+        self.check_value(value, "value")
         kept = ~value.isnan()
-        return self.scores_of(torch.where(kept, value, self.bound.placeholder), kept)
+        value = torch.where(kept, value, self.bound.placeholder)
+        return self.scores_of(value, kept, "value: blocks without NaN")
 
     def _score(self, value: Tensor, kept: Tensor | None = None) -> Tensor:
         return self.bound.with_params(score, self.batch_of(value), value, kept)
 
-    def scores_of(self, value: Tensor, kept: Tensor) -> Tensor:
+    def scores_of(
+        self, value: Tensor, kept: Tensor, subject: str = "mask: blocks under it"
+    ) -> Tensor:
         """The share of each block in the log_prob of the elements `kept`: (*lead, num_blocks).
 
         For families and distributions that are made of this one.
@@ -213,11 +217,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         Args:
             value: (*lead, *event_shape); elements that are not kept are inside the support.
             kept: (*event_shape) or (*lead, *event_shape) bool.
+            subject: how an error begins if the kept elements cannot come first.
         """
         if self.evidence is not None:
             values, mask = self.evidence
             value = torch.where(mask & ~kept, values, value)
-        first = self._first(kept)
+        first = self.with_first(kept, subject)
         return first._score(first.checked(value, mask=kept), kept)
 
     def conditionals(
@@ -489,7 +494,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         mask = self._checked_mask(mask)
         check_data(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
-        first = self._first(mask)
+        first = self.with_first(mask)
         value = torch.where(mask, value, self.bound.placeholder)
         if self.evidence is not None:
             before, seen = self.evidence
@@ -528,12 +533,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"mask: expected {tuple(self.event_shape)} with an element to keep, got "
                 f"{tuple(mask.shape)} with {int(mask.sum())}"
             )
-        first = self._first(mask)
+        first = self.with_first(mask)
         result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
         return result
 
-    def _first(self, mask: Tensor) -> "AutoregressiveDistribution":
+    def with_first(
+        self, mask: Tensor, subject: str = "mask: blocks under it"
+    ) -> "AutoregressiveDistribution":
         """This joint if the elements under a mask are ancestral in it, else the one under the
         order that puts them first.
         """
@@ -547,8 +554,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             other = self._with(evidence=None).with_ordering(ordering)
         except ValueError as error:
             raise ValueError(
-                f"mask: blocks under it depend on others in the order {self.ordering!r}, and the "
-                f"order that puts them first is refused: {error}; a Transformer follows any order"
+                f"{subject} depend on others in the order {self.ordering!r}, and the order that "
+                f"puts them first is refused: {error}; a Transformer follows any order"
             ) from error
         if observed_first(other.factorization, other.ranks, fac.split(mask)) is not None:
             cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
@@ -640,7 +647,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         entries = fac.layout.gather_blocks("value", fac.split(value)[row].unsqueeze(0), [block])
         family = fac.layout.families[block]
-        hint = '; nan_policy="marginalize" takes NaN as missing' if entries.isnan().any() else ""
+        hint = ""
+        if entries.isnan().any() and self.nan_policy == "raise":
+            hint = '; for log_prob, nan_policy="marginalize" takes NaN as missing'
         raise ValueError(
             f"{name}: expected {fac.block_name(block)} inside the support {family.support} of "
             f"{family}, got {entries.flatten().tolist()}{hint}"

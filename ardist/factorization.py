@@ -1,8 +1,9 @@
 """How a joint distribution is written as a product: the only source of truth about it."""
 
+import copy
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +109,7 @@ class Factorization:
             check_type(columns, Mapping, "columns")
         named = {**(columns or {}), **families}
         if not named:
-            raise ValueError("families: expected at least one column, got none")
+            raise ValueError("columns: expected at least one column, got none")
         for name, family in named.items():
             if not isinstance(name, str) or not isinstance(family, Family):
                 raise ValueError(
@@ -282,6 +283,8 @@ class Factorization:
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""
+        if not 0 <= as_integer(block, "block") < self.num_blocks:
+            raise ValueError(f"block: expected one of 0, ..., {self.num_blocks - 1}, got {block}")
         if self.names is not None:
             return f"column {self.names[block]!r}"
         place = torch.unravel_index(torch.tensor(block), self.grid_shape or (1,))
@@ -341,7 +344,7 @@ class Factorization:
         return named_columns.pack(self._named(), self.layout, columns)
 
     def unpack(self, x: Tensor) -> dict[str, Tensor]:
-        """The inverse of `pack`; columns of indices become int64."""
+        """The inverse of `pack`. Columns of indices become int64, and stay floats if one is NaN."""
         names = self._named()
         self.split(x)  # checks the shape
         return named_columns.unpack(names, self.layout, x)
@@ -385,6 +388,13 @@ class Factorization:
                     f"families: expected members of ardist.families, got {family!r}; a family "
                     f"is Normal(), and dist.Normal(0., 1.) is a value of it"
                 )
+            by_value = isinstance(family, Hashable) and family == copy.copy(family)
+            if not by_value:
+                raise ValueError(
+                    f"families: expected families that are compared by value, as frozen "
+                    f"dataclasses are, got {family!r}, which is not hashable or differs from its "
+                    f"copy"
+                )
         if not isinstance(families, Family) and len(given) != self.num_blocks:
             raise ValueError(
                 f"families: expected one for all or one for each of the {self.num_blocks} "
@@ -395,6 +405,8 @@ class Factorization:
         number = max(len(shapes), len(given))
         pairs = zip(shapes * (number // len(shapes)), given * (number // len(given)), strict=True)
         for shape, family in dict.fromkeys(pairs):
+            if not type(family).__module__.startswith("ardist."):
+                _check_own_family(family)
             if family.event_shape != shape:
                 raise ValueError(
                     f"families: {family} is a distribution of shape "
@@ -479,6 +491,20 @@ class Factorization:
         if self.end is not None:
             start += f", end={self.end}" + (f", pad={self.pad}" if self.pad != self.end else "")
         return start + ")"
+
+
+def _check_own_family(family: Family) -> None:
+    """Checks the members that a user's family defines, by a call for two conditionals."""
+    number = as_integer(family.num_params, f"families: num_params of {family}", 0)
+    check_type(family.support, constraints.Constraint, f"families: support of {family}")
+    with torch.no_grad(), torch.random.fork_rng(()):
+        made = family(torch.zeros(2, number))
+    if (made.batch_shape, made.event_shape) != ((2,), family.event_shape):
+        raise ValueError(
+            f"families: expected {family} to return a distribution of batch_shape (2,) and "
+            f"event_shape {tuple(family.event_shape)} for parameters (2, {number}), got "
+            f"{tuple(made.batch_shape)} and {tuple(made.event_shape)}"
+        )
 
 
 def _rebuild(arguments: dict[str, Any]) -> Factorization:

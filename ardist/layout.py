@@ -11,7 +11,7 @@ import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
-from ardist.shapes import constant, is_between, outside_modes
+from ardist.shapes import constant, described, is_between, outside_modes
 
 
 class Layout:
@@ -169,6 +169,16 @@ class Layout:
     def partially_observed(self, mask: Tensor) -> Tensor:
         """The blocks that a mask (..., *value_shape) covers in part: (..., num_blocks) bool."""
         return (self.count(mask) > 0) & ~self.whole(mask)
+
+    def check_params(self, params: object, rows: int, name: str) -> None:
+        """Raises a `ValueError` unless params are a tensor (rows, *param_shape)."""
+        shape = tuple(params.shape) if isinstance(params, Tensor) else None
+        if shape != (rows, *self.param_shape):
+            raise ValueError(
+                f"network: {name} returned parameters of shape "
+                f"{described(params) if shape is None else shape}, expected "
+                f"{(rows, *self.param_shape)}"
+            )
 
     # Each conditional. A function of the families is called once for each distinct one.
 

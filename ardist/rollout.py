@@ -184,7 +184,7 @@ class Rollout:
         follow: Tensor | None = None,
     ) -> None:
         self.batch, self.order = batch, batch.order
-        self.num_steps = num_steps or self.order.num_steps
+        self.num_steps = self.order.num_steps if num_steps is None else num_steps
         self.rule, self.is_partial = batch.factorization.rule, batch.is_partial
         self._decoder, self._windows, self._follow = decoder, windows or whole, follow
         self._pieces: list[Tensor] = []
@@ -234,6 +234,7 @@ class Rollout:
     def _by_steps(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
         layouts = self.order.step_layouts
         params = decoder.step(None) if prefix is None else decoder.prefill(prefix)
+        layouts[self.num_known].check_params(params, self.batch.num_rows, type(decoder).__name__)
         for index in range(self.num_known, self.num_steps):
             step = Step(self, (index, index + 1), layouts[index], params)
             yield step
@@ -425,14 +426,14 @@ class Noise:
         return next(self._ahead)
 
 
-def has_noise(batch: Batch) -> bool:
+def uses_noise(batch: Batch) -> bool:
     """Whether draws are functions of parameters and of noise that does not depend on them."""
     return batch.layout.has_noise and not batch.is_partial
 
 
 def sampler(rollout: Rollout) -> Callable[[Step], Tensor]:
     """A function that draws the blocks of each step."""
-    return Noise(rollout) if has_noise(rollout.batch) else Step.sample
+    return Noise(rollout) if uses_noise(rollout.batch) else Step.sample
 
 
 def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
@@ -441,7 +442,7 @@ def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
         reference, dtype = batch.bound.reference, batch.layout.dtype(batch.bound.reference.dtype)
         shape = (*batch.lead, *batch.factorization.event_shape)
         return reference.new_empty(shape, dtype=dtype)
-    rollout = Rollout(batch, num_steps=num_steps, windows=has_noise(batch))
+    rollout = Rollout(batch, num_steps=num_steps, windows=uses_noise(batch))
     sample = sampler(rollout)
     with batch.bound.eval_mode():
         for step in rollout:

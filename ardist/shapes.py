@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -129,7 +129,7 @@ def as_tolerance(value: Any, name: str) -> float:
 
 def as_probability(value: Any, name: str) -> float:
     """`value` if it is a probability below 1; a `ValueError` that names it otherwise."""
-    return as_real(value, name, "a probability below 1", lambda x: 0 <= x < 1)
+    return as_real(value, name, "a probability in [0, 1)", lambda x: 0 <= x < 1)
 
 
 def as_flag(value: Any, name: str) -> bool:
@@ -201,6 +201,8 @@ def described(value: object) -> str:
     """A value as error messages show it, at most 100 characters long."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
+    if isinstance(value, nn.Module):
+        return f"a module {type(value).__name__}"
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
 
@@ -248,7 +250,9 @@ def check_tensor(value: object, name: str) -> None:
 def check_data(value: object, name: str) -> None:
     """Raises a `ValueError` that names the value if it is not a dense tensor of real numbers."""
     check_tensor(value, name)
-    if isinstance(value, Tensor) and (value.device.type == "meta" or value.is_complex()):
+    if isinstance(value, Tensor) and value.device.type == "meta":
+        raise ValueError(f"{name}: expected a tensor with data, got {described(value)}")
+    if isinstance(value, Tensor) and value.is_complex():
         raise ValueError(f"{name}: expected real numbers, got {described(value)}")
 
 

@@ -506,6 +506,20 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
             check_close(q.log_prob(x), log_prob.expand(larger), "log_prob after expand")
             y = q.sample()
             check_close(p.log_prob(y), q.log_prob(y), "log_prob of a draw after expand")
+        if p.context is not None and p.ranks is None and p.evidence is None:
+            rebuilt = partial(
+                AutoregressiveDistribution,
+                p.network,
+                factorization=p.factorization,
+                params=p.params,
+            )
+            rows = p.context.reshape(-1, *p.bound.unwrapped.context_shape)
+            q = rebuilt(rows)
+            y = q.sample((2,))
+            together = q.log_prob(y)
+            for number, row in enumerate(rows):
+                alone = rebuilt(row).log_prob(y[:, number])
+                check_close(together[:, number], alone, f"log_prob under context {number} alone")
         event_x = x.reshape(-1, *event)[0]
         broadcast = p.log_prob(event_x)
         check_shape(broadcast.shape, batch, "log_prob of one event under all contexts")

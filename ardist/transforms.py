@@ -18,7 +18,7 @@ from ardist.gradients import has_gradients, reparameterized_rows
 from ardist.layout import Layout
 from ardist.rollout import Rollout, Step
 from ardist.scoring import teacher_forced_params
-from ardist.shapes import as_integer, as_shape, check_tensor, check_type, leading
+from ardist.shapes import as_integer, as_shape, check_tensor, check_type, is_recorded, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
@@ -261,6 +261,8 @@ class Rosenblatt(Transform):
         return batch.events(u)
 
     def _inverse(self, u: Tensor) -> Tensor:
+        check_tensor(u, "u")
+
         def from_uniforms(layout: Layout, params: Tensor, u: Tensor) -> Tensor:
             # At 0 and 1 themselves values would be infinite.
             inside = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
@@ -278,6 +280,9 @@ class Rosenblatt(Transform):
             rows = (("param", params), ("value", blocks), ("value", u))
             return layout.join_values(layout.map(of_block, *rows), params)
 
+        if not is_recorded() and not bool(((u >= 0) & (u <= 1)).all()):
+            outside = u[~((u >= 0) & (u <= 1))][0].item()
+            raise ValueError(f"u: expected numbers within [0, 1], got {outside}")
         p = self.p
         has_rsample = any(family.has_rsample for family in p.factorization.layout.distinct)
         given = (_noise(p, "u", u), from_uniforms, differentiable if has_rsample else None)
@@ -311,6 +316,7 @@ def _full_shape(
 
 def _noise(p: AutoregressiveDistribution, name: str, given: Tensor) -> Tensor:
     """Noise for events, broadcast to p's batch."""
+    check_tensor(given, name)
     shape = _full_shape(p, name, given.shape)
     p.bound.check_kind(name, given, exact=True)
     return given.expand(shape)

@@ -7,6 +7,7 @@ errors is made of this table.
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 from unittest import mock
 
@@ -162,6 +163,32 @@ def with_sample():
     return net
 
 
+class ByIdentity(fam.Family):
+    """A family without equality by value."""
+
+    num_params = 1
+    support = torch.distributions.constraints.real
+
+    def __call__(self, params):
+        return dist.Normal(params[..., 0], 1.0)
+
+
+@dataclass(frozen=True)
+class Unreduced(ByIdentity):
+    """A family that keeps the dimension of its parameters."""
+
+    def __call__(self, params):
+        return dist.Normal(params, 1.0)
+
+
+class Misaligned(networks.ConditionalNetwork):
+    """A network that gives a row the context of another one."""
+
+    def forward(self, blocks, context=None, ranks=None):
+        own = context.repeat_interleave(blocks.shape[0] // context.shape[0], 0)
+        return own.unsqueeze(1).expand(-1, blocks.shape[1], 1)
+
+
 def pair():
     pyro.sample("x", dist.Normal(0.0, 1.0).expand((2,)).to_event(1))
 
@@ -252,13 +279,13 @@ SIZES = (
         cure="Use integers of at least 1.",
     ),
     error(
-        "dropout: expected a probability below 1, got 1.0",
+        "dropout: expected a probability in [0, 1), got 1.0",
         lambda: made(dropout=1.0),
-        "dropout: expected a probability below 1, got 1.0",
+        "dropout: expected a probability in [0, 1), got 1.0",
         lambda: wavenet(dropout=1.0),
-        "dropout: expected a probability below 1, got 1.0",
+        "dropout: expected a probability in [0, 1), got 1.0",
         lambda: pixelcnn(dropout=1.0),
-        "dropout: expected a probability below 1, got 1.0",
+        "dropout: expected a probability in [0, 1), got 1.0",
         lambda: transformer(dropout=1.0),
         cause="`dropout` is the probability that a unit is dropped. At 1 no unit would remain.",
         cure="Use a number of at least 0 and below 1.",
@@ -313,7 +340,7 @@ ARGUMENTS = (
         lambda: fam.StudentT(-1.0),
         "tol: expected a number of at least 0, got -1",
         lambda: p().rsample(tol=-1),
-        "dropout: expected a probability below 1, got None",
+        "dropout: expected a probability in [0, 1), got None",
         lambda: made(dropout=None),
         cause="An argument is not a number, or it is infinite, NaN or outside the allowed range.",
         cure="Use a Python or NumPy number in the range that the message names.",
@@ -358,10 +385,18 @@ ARGUMENTS = (
     error(
         "value: expected a dense tensor, got torch.sparse_coo; value.to_dense() converts it",
         lambda: p().log_prob(torch.zeros(4).to_sparse()),
-        "mask: expected real numbers, got a tensor of shape (4,), torch.bool on meta",
+        "mask: expected a tensor with data, got a tensor of shape (4,), torch.bool on meta",
         lambda: p().marginal(torch.ones(4, dtype=torch.bool, device="meta")),
-        cause="The tensor is sparse, or it is on the device `meta` and has no data.",
-        cure="Convert it to a dense tensor on the device of the network.",
+        "mask: expected real numbers, got a tensor of shape (4,), torch.complex64 on cpu",
+        lambda: p().marginal(torch.ones(4, dtype=torch.complex64)),
+        "network: expected parameters with data, got some on device meta",
+        lambda: made().to("meta").condition().sample(),
+        "value: expected elements inside the support IndependentConstraint(Real(), 1), got "
+        "[nan, nan]",
+        lambda: p().marginal(torch.arange(4) < 2).log_prob(torch.full((2,), torch.nan)),
+        cause="The tensor is sparse or complex, it is on the device `meta` and has no data, or its "
+        "numbers are impossible.",
+        cure="Convert it to a dense, real tensor on the device of the network.",
     ),
 )
 
@@ -488,9 +523,27 @@ FACTORIZATIONS = (
         "`Parametric(dist.Gumbel)`.",
     ),
     error(
+        "families: expected families that are compared by value, as frozen dataclasses are, got "
+        "ByIdentity(), which is not hashable or differs from its copy",
+        lambda: ad.Factorization(3, ByIdentity()),
+        "families: expected Unreduced() to return a distribution of batch_shape (2,) and "
+        "event_shape () for parameters (2, 1), got (2, 1) and ()",
+        lambda: ad.Factorization(3, Unreduced()),
+        cause="Factorizations are compared and hashed by value, and a family returns one "
+        "conditional for each row of parameters.",
+        cure="Make the family a frozen dataclass, and index the last dimension of the parameters, "
+        "as in `params[..., 0]`.",
+    ),
+    error(
+        "block: expected one of 0, ..., 3, got 9",
+        lambda: FOUR.block_name(9),
+        cause="The index is not that of a block.",
+        cure="Use an index in raster order of the grid.",
+    ),
+    error(
         "families: expected one for all or one for each of the 3 blocks, got 2",
         lambda: ad.Factorization(3, [NORMAL] * 2),
-        "families: expected at least one column, got none",
+        "columns: expected at least one column, got none",
         lambda: ad.Factorization.columns(),
         cause="The number of families differs from the number of blocks.",
         cure="Use one family for all blocks, or one for each block. `Factorization.num_blocks` is "
@@ -630,9 +683,9 @@ FAMILIES = (
         cure="Use the number of levels of the data, for example 256 for bytes.",
     ),
     error(
-        "p: expected a probability above 0, got 0.0",
+        "p: expected a probability in (0, 1], got 0.0",
         lambda: fam.Nucleus(fam.Bernoulli(), 0.0),
-        "p: expected a probability above 0, got 1.5",
+        "p: expected a probability in (0, 1], got 1.5",
         lambda: fam.Nucleus(fam.Bernoulli(), 1.5),
         cause="`p` is the probability that is kept, and lies in (0, 1].",
         cure="Use a number above 0 and at most 1.",
@@ -809,8 +862,7 @@ FAMILIES = (
         cure="Pass the `event_shape` that follows from the shapes of the parameters.",
     ),
     error(
-        "network: expected a conditional network, got Linear(in_features=2, out_features=2, "
-        "bias=True)",
+        "network: expected a conditional network, got a module Linear",
         lambda: fam.Nested(nn.Linear(2, 2)),
         cause="The argument of `Nested` is not an ardist network.",
         cure="Pass a network such as `networks.MADE`, not its distribution or another module.",
@@ -993,8 +1045,7 @@ OWN_NETWORKS = (
         "order.",
     ),
     error(
-        "network: expected a conditional network, got Linear(in_features=2, out_features=2, "
-        "bias=True)",
+        "network: expected a conditional network, got a module Linear",
         lambda: ad.AutoregressiveDistribution(nn.Linear(2, 2)),
         cause="The argument is not a network, or it is a module that does not contain one.",
         cure="Subclass `networks.ConditionalNetwork`, or wrap a causal module with "
@@ -1315,8 +1366,8 @@ VALUES = (
         cure="Pass one event for each context, or add a leading dimension.",
     ),
     error(
-        "value: expected block (2,) inside the support Real() of Normal(), got [nan]; "
-        'nan_policy="marginalize" takes NaN as missing',
+        "value: expected block (2,) inside the support Real() of Normal(), got [nan]; for "
+        'log_prob, nan_policy="marginalize" takes NaN as missing',
         lambda: p().log_prob(torch.tensor([0.0, 1.0, torch.nan, 0.0])),
         "value: expected block (2,) inside the support IntegerInterval(lower_bound=0, "
         "upper_bound=2) of Categorical(3), got [3]",
@@ -1770,6 +1821,12 @@ TRANSFORMS = (
         cure="Transform the distribution without `given`.",
     ),
     error(
+        "u: expected numbers within [0, 1], got 1.5",
+        lambda: transforms.Rosenblatt(p(BITS)).inv(torch.full((3,), 1.5)),
+        cause="The inverse takes uniform numbers, and a CDF is never outside [0, 1].",
+        cure="Use numbers of [0, 1], such as `torch.rand`.",
+    ),
+    error(
         "log_abs_det_jacobian: no bijection of draws of [Bernoulli()]",
         lambda: transforms.Rosenblatt(p(BITS)).log_abs_det_jacobian(torch.zeros(3), torch.zeros(3)),
         cause="The map is not a bijection for discrete values, so it has no Jacobian.",
@@ -1862,6 +1919,18 @@ CHECKS = (
         lambda: testing.check_normalized(p(ad.Factorization(5, NORMAL))),
         cause="The sum over all events has too many terms.",
         cure="Check a smaller event with the same families.",
+    ),
+    error(
+        "log_prob under context 1 alone: differs by 1.5e+03",
+        lambda: testing.check_shapes(
+            Misaligned(BITS, context_shape=(1,)).condition(
+                torch.tensor([[500.0], [-500.0], [500.0], [-500.0]])
+            )
+        ),
+        cause="The network gives a row the context of another row.",
+        cure="Row i of `blocks` has the context i % N of N contexts: repeat contexts with "
+        "`repeat`, not with `repeat_interleave`.",
+        kind=testing.CheckError,
     ),
     error(
         "log_prob: expected shape (2,), got ()",

@@ -47,6 +47,7 @@ INSIDE = {
     "AutoregressiveDistribution.batch": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.batch_of": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.reparameterized": "for families made of it; `rsample` is held",
+    "AutoregressiveDistribution.with_first": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.draws_of": "for distributions made of it, which have checked",
     "AutoregressiveDistribution.scores_of": "for distributions made of it, which have checked",
     "Factorization.block_name": "for messages",

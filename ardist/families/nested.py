@@ -110,7 +110,7 @@ class Nested(Family):
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         p = self._condition(params)
-        if p._first(mask) is not p:  # another joint distribution than the one of the draws
+        if p.with_first(mask) is not p:  # another joint distribution than the one of the draws
             raise ValueError(
                 f"mask: expected a whole block, or elements that come first in the order of "
                 f"{self}, got elements that come first only in another order of its network"
@@ -135,7 +135,7 @@ class Nested(Family):
         """
         reference = next(self.network.parameters())
         p = self._condition(reference.new_zeros(self.num_params))
-        return p._first(mask).ordering
+        return p.with_first(mask).ordering
 
     def is_ancestral(self, mask: Tensor) -> bool:
         return self.ordering_given(mask) is self._inner.factorization.ordering

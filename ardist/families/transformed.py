@@ -16,6 +16,7 @@ from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.guards import next_inside
 from ardist.families.implicit import with_gradient
+from ardist.shapes import is_sequence
 
 Ends = tuple[float, float]  # of an interval of the reals
 _REALS = (-math.inf, math.inf)
@@ -60,7 +61,7 @@ class Transformed(Derived):
         super().__post_init__()
         if family.support.is_discrete:
             raise ValueError(f"family: expected a continuous family, got {family}")
-        given = transforms if isinstance(transforms, Sequence) else (transforms,)
+        given: Any = transforms if is_sequence(transforms) else (transforms,)
         object.__setattr__(self, "transforms", tuple(_flat(given)))
         if not self.transforms:
             raise ValueError("transforms: expected at least one transform, got none")

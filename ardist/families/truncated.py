@@ -319,7 +319,7 @@ class TopK(_Truncated):
 
 
 def _as_mass(value: float, name: str) -> float:
-    return as_real(value, name, "a probability above 0", lambda x: 0 < x <= 1)
+    return as_real(value, name, "a probability in (0, 1]", lambda x: 0 < x <= 1)
 
 
 @dataclass(frozen=True, repr=False)

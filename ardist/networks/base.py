@@ -42,7 +42,7 @@ class ConditionalNetwork(nn.Module):
         factorization: the blocks, their order and their families.
         context_shape: the shape of one context, `()` for none.
         context_kind: `"vector"`, a context (C,); `"blocks"`, a vector for each block,
-            (*grid_shape, C); or `"sequence"`, a sequence of any length, (S, C). A network supports
+            (*grid_shape, C); or `"sequence"`, of a fixed length, (S, C). A network supports
             the kinds in its `context_kinds`.
 
     Raises:
@@ -225,6 +225,7 @@ class ConditionalNetwork(nn.Module):
         self,
         context: Tensor | None = None,
         *,
+        factorization: Factorization | None = None,
         params: Mapping[str, Tensor] | None = None,
         nan_policy: str = "raise",
         validate_args: bool | None = None,
@@ -239,6 +240,8 @@ class ConditionalNetwork(nn.Module):
 
         Args:
             context: (*batch_shape, *context_shape), or None if the network takes none.
+            factorization: in place of the network's own, if the network supports it: of another
+                length, order or family.
             params: tensors by the names of the parameters that they replace.
             nan_policy: as for `AutoregressiveDistribution`.
             validate_args: as for `AutoregressiveDistribution`.
@@ -253,7 +256,12 @@ class ConditionalNetwork(nn.Module):
         torch.Size([7])
         """
         return AutoregressiveDistribution(
-            self, context, params=params, nan_policy=nan_policy, validate_args=validate_args
+            self,
+            context,
+            factorization=factorization,
+            params=params,
+            nan_policy=nan_policy,
+            validate_args=validate_args,
         )
 
     def _register_in_pyro(self) -> None:

@@ -325,7 +325,7 @@ def test_nan_in_a_float_event_needs_no_other_order_where_the_end_is_missing():
     cut[0, 0], cut[0, 1] = torch.nan, 1.0
     with pytest.raises(ValueError, match="RNN has one order for all rows"):
         p.log_prob(cut)
-    with pytest.raises(ValueError, match=r"mask: blocks under it depend on others .* RNN was "):
+    with pytest.raises(ValueError, match=r"value: blocks without NaN depend on others .* RNN was "):
         p.log_prob(cut[:1])
 
 
@@ -374,7 +374,7 @@ def test_marginals_are_distributions():
     x = q.rsample()
     x.sum().backward()
     assert any(weight.grad is not None for weight in net.parameters())
-    with pytest.raises(ValueError, match="within the support"):
+    with pytest.raises(ValueError, match="value: expected elements inside the support"):
         q.log_prob(torch.full((2,), torch.nan))
 
 
