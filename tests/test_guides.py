@@ -205,6 +205,7 @@ def test_latents_in_the_context_of_an_autoregressive_prior():
 # What it learns.
 
 
+@pytest.mark.slow
 def test_a_gaussian_posterior_is_reached(float64):
     observed = torch.tensor([1.0, 2.0])
 
@@ -230,6 +231,7 @@ def test_a_gaussian_posterior_is_reached(float64):
     torch.testing.assert_close(guide.quantiles(levels)["x"], expected, rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_funnel_is_learned():
     """Far nearer than the best Gaussian with independent elements, whose KL is known."""
     guide = made(funnel, ordering="model", hidden_features=32, init_scale=0.5)

@@ -291,6 +291,7 @@ def test_dropout_is_off(exact):
     torch.testing.assert_close(found, first)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_honest():
     p, q = pair("rnn-gru", "categorical-2", scale=3.0)
     with torch.no_grad():
@@ -371,6 +372,7 @@ def gaussian(p):
     return dist.MultivariateNormal(root @ loc, scale_tril=scale_tril.tril())
 
 
+@pytest.mark.slow
 def test_linear_gaussian_chains_have_a_closed_form(float64):
     net = networks.MADE(ad.Factorization(4, fam.Normal()), hidden_features=())
     wrt = [torch.randn(shape).mul_(0.7).requires_grad_() for shape in ((8, 4), 8, (8, 4), 8)]
@@ -401,7 +403,8 @@ def test_nothing_is_spent_on_gradients_that_nobody_wants(factorization):
     drawn = len(passes)
     with torch.no_grad():
         assert not entropy(p, 10).value.requires_grad
-    assert passes == [False] * (2 * drawn + 1)
+    assert not any(passes)  # a draw takes as many passes as its fixed point needs
+    assert len(passes) <= drawn + p.factorization.num_steps + 1
     passes.clear()
     assert entropy(p, 10).value.requires_grad
     assert sum(passes) <= 2

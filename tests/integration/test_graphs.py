@@ -44,6 +44,7 @@ def exported(module, args):
 QUICK = ("made", "rnn-gru", "wavenet", "transformer", "pixelcnn", "plain")
 
 
+@pytest.mark.slow
 @exporting
 @pytest.mark.parametrize(
     ("network", "context_shape"),

@@ -133,6 +133,7 @@ def estimator(name, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("latent", "reparameterized", "elbo"), UNBIASED)
 def test_gradients_are_unbiased(latent, reparameterized, elbo, float64):
     """For prior and guide, against quadrature: by draws, by the score function, and by both."""
@@ -244,6 +245,7 @@ def test_renyi_bounds_of_many_particles(latent, alpha):
     assert -elbo.loss(small.model, small.guide) == pytest.approx(exact.item(), abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", list(LATENTS))
 def test_importance_weights(latent):
     small = Small(latent)
@@ -313,6 +315,7 @@ def run_nuts(model, num_samples, warmup_steps, *args, **options):
     return mcmc.get_samples()
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_exact_moments():
     """One chain over many copies of the latent in a plate."""
     small = Small("continuous")
@@ -349,6 +352,7 @@ def constrained(name):
     return net, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CONSTRAINED))
 def test_nuts_runs_on_the_support_by_its_bijection(name, float64):
     """The potential is -log p of the event under the change of variables, at any point."""
@@ -366,6 +370,7 @@ def test_nuts_runs_on_the_support_by_its_bijection(name, float64):
     assert len(drawn.flatten(1).unique(dim=0)) > 1
 
 
+@pytest.mark.slow
 def test_nuts_over_a_positive_latent_finds_its_mean():
     """A Gamma prior alone, in many copies: its mean against the one by quadrature."""
     net = made(ad.Factorization(1, fam.Gamma()))
@@ -416,6 +421,7 @@ def test_autoguides_reach_every_support(kind, name):
     assert any(not torch.equal(*pair) for pair in moved)
 
 
+@pytest.mark.slow
 def test_a_trained_autoguide_finds_the_exact_moments():
     small = Small("continuous")
     model = poutine.block(small.model, hide_types=["param"])
@@ -489,6 +495,7 @@ def test_predictive(source, parallel):
 # Compiled by torch.jit.trace, as far as Pyro does that.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     slow_except(list(NETWORKS), "made", "rnn-gru", "wavenet", "transformer", "pixelcnn", "plain"),
@@ -554,6 +561,7 @@ def copying():
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("make", [copying, lambda: build("rnn-gru", "ended-padded")])
 def test_a_compiled_draw_does_not_repeat_how_the_first_one_went(make):
@@ -569,6 +577,7 @@ def test_a_compiled_draw_does_not_repeat_how_the_first_one_went(make):
     torch.testing.assert_close(shares, p.log_prob(states).exp(), rtol=0, atol=0.08)
 
 
+@pytest.mark.slow
 def test_a_compiled_potential_is_the_plain_one():
     """Of a network that is fixed: a trace takes no weights with gradients for constants."""
     net, model = constrained("columns")
@@ -644,6 +653,7 @@ def test_gradients_reach_weights_that_are_latents():
         assert one.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subsample_size", slow_except([None, 5], None))
 def test_a_mean_field_posterior_of_weights(subsample_size):
     """Close to the exact one, in evidence and in what it predicts, drawn or computed."""

@@ -276,6 +276,7 @@ EVENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "event"),
     slow_except(
