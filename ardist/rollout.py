@@ -403,7 +403,7 @@ class Noise:
         self._rollout, self._reference = rollout, rollout.batch.bound.reference
         self._ahead: Iterator[Tensor] = iter(())
         layout, self._at_once = rollout.batch.layout, 0
-        if not layout.flat and all(len(step) == 1 for step in rollout.order.steps):
+        if not layout.flat and len(rollout.order.steps) == layout.num_blocks:  # one a step
             each = rollout.batch.num_rows * layout.families[0].noise_shape.numel()
             self._at_once = min(layout.num_blocks, max(1, _NOISE_AT_ONCE // max(1, each)))
 
