@@ -71,10 +71,11 @@ class BoundNetwork:
     @property
     def reference(self) -> Tensor:
         """A tensor of the dtype and device in which the network computes."""
-        first = next(iter((self.params or {}).values()), None)
-        if first is None:
-            first = next(self.unwrapped.parameters(), self.context)
-        return torch.empty(0) if first is None else first.detach()
+        if self.params:
+            return next(iter(self.params.values())).detach()
+        for parameter in self.unwrapped.parameters():
+            return parameter.detach()
+        return torch.empty(0) if self.context is None else self.context.detach()
 
     @property
     def placeholder(self) -> Tensor:
