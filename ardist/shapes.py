@@ -44,8 +44,7 @@ def is_recorded() -> bool:
 
     The graph must hold for all values, so no branch may depend on the values at hand.
     """
-    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
-    return torch._C._is_tracing() or exporting()
+    return torch._C._is_tracing() or torch.compiler.is_exporting()
 
 
 def is_transformed() -> bool:
