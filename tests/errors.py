@@ -163,8 +163,9 @@ def with_sample():
     return net
 
 
-class ByIdentity(fam.Family):
-    """A family without equality by value."""
+@dataclass
+class Mutable(fam.Family):
+    """A family that is not frozen, and so not hashable."""
 
     num_params = 1
     support = torch.distributions.constraints.real
@@ -173,9 +174,11 @@ class ByIdentity(fam.Family):
         return dist.Normal(params[..., 0], 1.0)
 
 
-@dataclass(frozen=True)
-class Unreduced(ByIdentity):
+class Unreduced(fam.Family):
     """A family that keeps the dimension of its parameters."""
+
+    num_params = 1
+    support = torch.distributions.constraints.real
 
     def __call__(self, params):
         return dist.Normal(params, 1.0)
@@ -523,9 +526,8 @@ FACTORIZATIONS = (
         "`Parametric(dist.Gumbel)`.",
     ),
     error(
-        "families: expected families that are compared by value, as frozen dataclasses are, got "
-        "ByIdentity(), which is not hashable or differs from its copy",
-        lambda: ad.Factorization(3, ByIdentity()),
+        "families: expected hashable families, as frozen dataclasses are, got Mutable()",
+        lambda: ad.Factorization(3, Mutable()),
         "families: expected Unreduced() to return a distribution of batch_shape (2,) and "
         "event_shape () for parameters (2, 1), got (2, 1) and ()",
         lambda: ad.Factorization(3, Unreduced()),

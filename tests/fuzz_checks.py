@@ -135,7 +135,7 @@ def answer(promised, call):
     except ValueError as error:
         if promised:
             raise AssertionError(f"refused: {error}") from error
-        if not str(error).startswith("mask: "):
+        if not str(error).startswith(("mask: ", "value: ")):
             raise AssertionError(f"the error does not name the mask: {error}") from error
     return None
 
