@@ -62,4 +62,6 @@ def _given(
         scores = _marginal(batch, scores, params, blocks, scored | mask)
     scores = torch.where(layout.whole(mask), 0.0, scores)
     differs = layout.count((blocks != values) & mask) > 0
-    return scores.masked_fill(differs, -torch.inf)
+    # Under a block that differs, the evidence of later blocks may be impossible: NaN.
+    impossible = differs.any(-1, keepdim=True) & scores.isnan()
+    return scores.masked_fill(differs | impossible, -torch.inf)

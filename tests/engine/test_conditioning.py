@@ -535,3 +535,22 @@ def test_anchors_of_independent_blocks_are_inside():
     for family in (fam.OneHotCategorical(2), fam.Dirichlet(2), fam.Nested(inner)):
         several = fam.Independent(family, (2,))
         assert several.inside(several.placeholder())
+
+
+class Copies(ad.networks.ConditionalNetwork):
+    """The second block is certain to repeat the first element of the first one."""
+
+    def forward(self, blocks, context=None, ranks=None):
+        sign = 1 - 2 * blocks[:, :1, :1].double()
+        second = 5 * torch.cat((sign, -sign) * 2, -1)
+        return torch.cat((torch.zeros_like(second), second), 1).to(torch.get_default_dtype())
+
+
+def test_a_value_that_disagrees_scores_minus_infinity_whatever_follows():
+    family = fam.Independent(fam.TopK(fam.Categorical(2), 1), (2,))
+    fac = ad.Factorization((2, 2), family, partition=ad.Partition.along(0))
+    mask = torch.tensor([[True, True], [False, True]])
+    q = Copies(fac).condition().given(torch.tensor([[0, 0], [0, 0]]), mask)
+    assert q.log_prob(torch.tensor([[0, 0], [0, 0]])) == 0
+    other = torch.tensor([[1, 1], [1, 0]])  # under which the observed 0 of the second is impossible
+    assert q.log_prob(other) == -torch.inf
