@@ -17,7 +17,7 @@ test test-slow test-fast: $(VENV)/test
 
 test: TESTS =
 test-slow: TESTS = -m slow
-# What most changes break, in less than a minute on two cores.
+# What most changes break, in about a minute on two cores.
 test-fast: TESTS = \
 	tests/test_factorization.py tests/test_ordering.py tests/test_partition.py \
 	tests/test_package.py tests/test_errors.py tests/test_distribution.py \
