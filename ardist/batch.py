@@ -79,7 +79,7 @@ class Batch:
         """Ranks of the blocks: (num_blocks,), or (rows, num_blocks)."""
         return self.factorization.ranks.flatten() if self.ranks is None else self.ranks
 
-    @property
+    @cached_property
     def is_partial(self) -> bool:
         """Whether a block is observed in part."""
         return self.evidence is not None and self.layout.is_partially_observed(self.evidence[1])
@@ -88,7 +88,7 @@ class Batch:
         """The parameters of all blocks, each given the blocks before it: teacher forcing."""
         return self.bound.forward(blocks, self.ranks)
 
-    @property
+    @cached_property
     def placeholders(self) -> Tensor:
         """Blocks inside the support, for those that are not drawn: (rows, *value_shape)."""
         reference, rule = self.bound.reference, self.factorization.rule

@@ -77,11 +77,14 @@ class End(NamedTuple):
 
     def conditional(self, family: Family, params: Tensor, ended: Tensor) -> Distribution:
         """A conditional of indices, which is certain to be `pad` where a sequence has ended."""
-        logits = state_logits_of(family, params)
+        logits = self.restrict(state_logits_of(family, params), ended)
+        return Categorical(logits=logits, validate_args=False)
+
+    def restrict(self, logits: Tensor, ended: Tensor) -> Tensor:
+        """Logits (..., states) of an index, certain of `pad` if `ended`, (...) bool."""
         certain = torch.full_like(logits, -torch.inf)
         certain[..., self.pad] = 0.0
-        logits = torch.where(ended.unsqueeze(-1), certain, logits)
-        return Categorical(logits=logits, validate_args=False)
+        return torch.where(ended.unsqueeze(-1), certain, logits)
 
     def num_states(self, sizes: Sequence[int]) -> int:
         """The number of sequences whose blocks have these numbers of states, in drawing order."""

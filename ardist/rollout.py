@@ -125,8 +125,7 @@ class Step:
         flat = states.reshape(states.shape[0], -1)
         rule, ended = self._rollout.rule, self.ended
         if rule is not None and ended is not None:
-            certain = torch.where(flat.T.eq(rule.pad), 0.0, -torch.inf).to(log_prob)
-            log_prob = torch.where(ended, certain, log_prob)
+            log_prob = rule.restrict(log_prob, ended.squeeze(-1))
         evidence = self._rollout.evidence_of(self.index, self.stop)
         if evidence is None:
             return log_prob
@@ -400,7 +399,7 @@ class Noise:
     """Draws by `Family.from_noise`; noise is drawn for many steps at once if they are alike."""
 
     def __init__(self, rollout: Rollout) -> None:
-        self._rollout, self._reference = rollout, rollout.batch.bound.reference
+        self._reference = rollout.batch.bound.reference
         self._ahead: Iterator[Tensor] = iter(())
         layout, self._at_once = rollout.batch.layout, 0
         if not layout.flat and len(rollout.order.steps) == layout.num_blocks:  # one a step

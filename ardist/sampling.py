@@ -96,7 +96,7 @@ def ancestral(
         if not is_sequence(given) or len(given) != 2:
             raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
-    rollout = _rollout(p, p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), False)
+    rollout = _rollout(p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), False)
     steps = _each_step(p, rollout)
     if not as_flag(progress, "progress"):
         return steps
@@ -107,7 +107,7 @@ def ancestral(
     return iter(bar)
 
 
-def _rollout(p: AutoregressiveDistribution, batch: Batch, prefill: bool) -> Rollout:
+def _rollout(batch: Batch, prefill: bool) -> Rollout:
     """A rollout in which each step has equally many blocks in all rows."""
     rollout = Rollout(batch, prefill=prefill)
     if batch.order.is_ragged:
@@ -312,14 +312,15 @@ def _search(
         scores = p.bound.reference.new_zeros(1, *p.batch_shape)
         return p.sample((1,)), scores, scores
     batch = p.batch(p.batch_shape)
-    rollout = _rollout(p, batch, True)
+    rollout = _rollout(batch, True)
+    states = {family: values.to(batch.placeholders) for family, values in states.items()}
     # The rows are beams by contexts, the contexts' own dimension last.
     log_prob = batch.bound.reference.new_zeros(1, batch.num_rows)
     rank = gumbel(torch.empty_like(log_prob)) if perturb else log_prob
     for step in rollout:
         drawn = list[Tensor]()
         for number, family in enumerate(step.layout.families):
-            values = states[family].to(batch.placeholders)
+            values = states[family]
             each = step.state_log_prob(number, values).unflatten(0, (-1, batch.num_rows))
             total = log_prob.unsqueeze(-1) + each  # (beams, contexts, states)
             ranked = _perturbed(total, rank.unsqueeze(-1)) if perturb else total

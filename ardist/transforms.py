@@ -1,7 +1,6 @@
 """Autoregressive distributions as bijections between events and noise."""
 
 from collections.abc import Callable, MutableMapping
-from functools import partial
 from weakref import ref
 
 import torch
@@ -364,16 +363,8 @@ def _drawn(
                 step.accept(values_of(rollout, step))
             blocks = rollout.drawn
         if differentiable is not None and has_gradients(batch, noise):
-            function = partial(_with_noise, differentiable, layout, rows)
-            blocks, _ = reparameterized_rows(batch, blocks, function)
+            function = differentiable
+            blocks, _ = reparameterized_rows(
+                batch, blocks, lambda params, x: function(layout, params, rows, x)
+            )
     return batch.events(blocks)
-
-
-def _with_noise(
-    differentiable: Callable[[Layout, Tensor, Tensor, Tensor], Tensor],
-    layout: Layout,
-    noise: Tensor,
-    params: Tensor,
-    blocks: Tensor,
-) -> Tensor:
-    return differentiable(layout, params, noise, blocks)
