@@ -21,7 +21,8 @@ class Batch:
         lead: the leading dimensions.
         ranks: an order for each row, (..., num_blocks), whose leading dimensions broadcast
             to `lead`.
-        evidence: values and a mask of the observed elements, (..., *event_shape) likewise.
+        evidence: values and a mask of the observed elements, (..., *event_shape), which broadcast
+            in the same way.
 
     Attributes:
         num_rows: the product of `lead`.

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ardist.drawing_order import DrawingOrder
@@ -17,8 +18,8 @@ class Decoder(ABC):
     blocks of a step and the parameters of its conditionals are laid out as in `forward`, restricted
     to the blocks of that step, in raster order. Dropout is never active, and no graph is kept.
 
-    To write one, define `step` and `select`. Override `prefill` if a prefix can be evaluated in
-    one pass, and `window` if several steps can.
+    To write one, define `step` and `select`, or subclass `CacheDecoder`. Override `prefill` if a
+    prefix can be evaluated in one pass, and `window` if several steps can.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
@@ -81,6 +82,35 @@ class Decoder(ABC):
         return ends.index(blocks.shape[1]) + 1
 
 
+class CacheDecoder(Decoder):
+    """A decoder that first writes blocks into its cache and then evaluates the next step from it.
+
+    To write one, define `take`, `evaluate` and `select`.
+    """
+
+    @torch.no_grad()
+    def step(self, previous: Tensor | None) -> Tensor:
+        if previous is not None:
+            self.take(previous, 1)
+            self.num_taken += 1
+        return self.evaluate()
+
+    @torch.no_grad()
+    def prefill(self, blocks: Tensor) -> Tensor:
+        num_steps = self._num_steps_of(blocks)
+        self.take(blocks, num_steps)
+        self.num_taken = num_steps
+        return self.evaluate()
+
+    @abstractmethod
+    def take(self, blocks: Tensor, num_steps: int) -> None:
+        """Writes the blocks of the next steps, from step `num_taken` on, into the cache."""
+
+    @abstractmethod
+    def evaluate(self) -> Tensor:
+        """The parameters of step `num_taken`, from the cache."""
+
+
 class Window(ABC):
     """Several steps that are evaluated together, on guesses of their blocks."""
 
@@ -93,7 +123,7 @@ class Window(ABC):
         """Takes the blocks of the steps. The last guess equals them up to the last step."""
 
 
-class WholePasses(Decoder):
+class WholePasses(CacheDecoder):
     """A decoder for any network, by parallel passes.
 
     It makes one pass for each step. If the families have `from_noise`, draws use it as a window of
@@ -128,22 +158,18 @@ class WholePasses(Decoder):
         # Blocks that are not drawn yet have no effect, but must be inside the support.
         self._blocks = layout.placeholder(reference).expand(batch_size, *layout.value_shape)
 
-    def step(self, previous: Tensor | None) -> Tensor:
-        if previous is not None:
-            self.take(previous, self.num_taken, self.num_taken + 1)
-        return self.params(self.num_taken, self.num_taken + 1)
+    def take(self, blocks: Tensor, num_steps: int) -> None:
+        self.put(blocks, self.num_taken)
 
-    def prefill(self, blocks: Tensor) -> Tensor:
-        self.take(blocks, 0, self._num_steps_of(blocks))
-        return self.step(None)
+    def evaluate(self) -> Tensor:
+        return self.params(self.num_taken, self.num_taken + 1)
 
     def window(self, num_steps: int) -> Window:
         return _WholeWindow(self, self.num_taken, self.num_taken + num_steps)
 
-    def take(self, blocks: Tensor, start: int, stop: int) -> None:
-        """Takes the blocks of the steps from `start` to `stop`."""
+    def put(self, blocks: Tensor, start: int) -> None:
+        """Replaces the blocks of the steps from `start` on."""
         self._blocks = self._order.put(self._blocks, blocks.to(self._blocks.dtype), start)
-        self.num_taken = stop
 
     def params(self, start: int, stop: int) -> Tensor:
         """The parameters of the steps from `start` to `stop`, by one pass."""
@@ -169,8 +195,9 @@ class _WholeWindow(Window):
 
     def __call__(self, guess: Tensor | None) -> Tensor:
         if guess is not None:
-            self._decoder.take(guess, *self._steps)
+            self._decoder.put(guess, self._steps[0])
         return self._decoder.params(*self._steps)
 
     def keep(self, blocks: Tensor) -> None:
-        self._decoder.take(blocks, *self._steps)
+        self._decoder.put(blocks, self._steps[0])
+        self._decoder.num_taken = self._steps[1]

@@ -117,6 +117,10 @@ class DrawingOrder:
         """For each t, the number of entries of values in the first t steps."""
         return self.ends_of("value" if self.layout.flat else "block")
 
+    @constant
+    def _param_ends(self) -> list[int]:
+        return self.ends_of("param")
+
     def ends_of(self, kind: str) -> list[int]:
         """For each t, the number of flat entries of a kind (see `Layout.sizes`) in t steps."""
         sizes = self.layout.sizes[kind]
@@ -162,7 +166,7 @@ class DrawingOrder:
 
     def part(self, x: Tensor, start: int, stop: int, kind: str = "value") -> Tensor:
         """Of values or parameters in raster order, those of the steps from `start` to `stop`."""
-        ends = self.ends_of(kind) if self.layout.flat and kind != "value" else self.ends
+        ends = self._param_ends if self.layout.flat and kind == "param" else self.ends
         return self._of(kind, x).part(x, ends[start], ends[stop])
 
     def put(self, x: Tensor, values: Tensor, start: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from ardist.decoding import Decoder
+from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical
 from ardist.networks.base import part, reference_of
@@ -202,7 +202,7 @@ def _is_noisy(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
 
 
-class _ModuleDecoder(Decoder):
+class _ModuleDecoder(CacheDecoder):
     """Runs the module on the blocks that are not in its cache, or on all blocks if it has none."""
 
     def __init__(
@@ -217,13 +217,6 @@ class _ModuleDecoder(Decoder):
         self._inputs = network.start.expand(batch_size, 1, *network.start.shape)
         self._cache: Any = None
 
-    def step(self, previous: Tensor | None) -> Tensor:
-        return self._evaluate() if previous is None else self._append(previous)
-
-    def prefill(self, blocks: Tensor) -> Tensor:
-        self._num_steps_of(blocks)  # raises if they are not whole steps
-        return self._append(blocks)
-
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._inputs = self._inputs.index_select(0, rows)
@@ -232,16 +225,11 @@ class _ModuleDecoder(Decoder):
         if self._cache is not None:
             self._cache.reorder_cache(rows)
 
-    def _append(self, blocks: Tensor) -> Tensor:
-        """Appends blocks (rows, n, *block_shape), and returns the next step's parameters."""
+    def take(self, blocks: Tensor, num_steps: int) -> None:
         uncached = [] if self._cache is not None else [self._inputs]
         self._inputs = torch.cat([*uncached, blocks], 1)
-        self.num_taken += blocks.shape[1]
-        return self._evaluate()
 
-    @torch.no_grad()
-    def _evaluate(self) -> Tensor:
-        """The next step's parameters: (rows, 1, num_params)."""
+    def evaluate(self) -> Tensor:
         network = self._network
         options = {"past_key_values": self._cache, "use_cache": True} if network.has_cache else {}
         with network.eval_mode():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ardist.decoding import Decoder
+from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import (
@@ -215,7 +215,7 @@ class _WindowMLP(nn.Module):
         return f"weight={tuple(self.weight.shape)}, steps={tuple(self.steps.shape)}"
 
 
-class _MarkovDecoder(Decoder):
+class _MarkovDecoder(CacheDecoder):
     """Runs the module on the last blocks, which it keeps as (rows, window, *block_shape)."""
 
     def __init__(
@@ -228,28 +228,16 @@ class _MarkovDecoder(Decoder):
         padding = network.padding
         self._past = padding.expand(batch_size, network.window, *padding.shape)
 
-    def step(self, previous: Tensor | None) -> Tensor:
-        return self._evaluate() if previous is None else self._append(previous)
-
-    def prefill(self, blocks: Tensor) -> Tensor:
-        self._num_steps_of(blocks)  # raises if they are not whole steps
-        return self._append(blocks)
-
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._past = self._past.index_select(0, rows)
         if self._encoding is not None:
             self._encoding = select_rows(self._encoding, rows)
 
-    def _append(self, blocks: Tensor) -> Tensor:
-        """Appends blocks (rows, n, *block_shape), and returns the next step's parameters."""
+    def take(self, blocks: Tensor, num_steps: int) -> None:
         self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]
-        self.num_taken += blocks.shape[1]
-        return self._evaluate()
 
-    @torch.no_grad()
-    def _evaluate(self) -> Tensor:
-        """The next step's parameters: (rows, 1, num_params)."""
+    def evaluate(self) -> Tensor:
         step = torch.full((self.batch_size,), self.num_taken, device=self._past.device)
         encoding = self._encoding
         if encoding is not None:

@@ -6,7 +6,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from ardist.decoding import Decoder
+from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, reference_of, start_near_noise
 from ardist.networks.mlp import Constant, mlp
@@ -166,7 +166,7 @@ def _as_list(
     return factors
 
 
-class _UnsharedDecoder(Decoder):
+class _UnsharedDecoder(CacheDecoder):
     """Runs the modules of a step on the features of drawn blocks, (rows, total features)."""
 
     def __init__(self, network: Unshared, batch_size: int, context: Tensor | None) -> None:
@@ -177,33 +177,20 @@ class _UnsharedDecoder(Decoder):
         self._columns = network.columns.split(network.widths)
         self._context = None if context is None else repeat_rows(context, batch_size)
 
-    def step(self, previous: Tensor | None) -> Tensor:
-        if previous is not None:
-            self._write(previous, 1)
-        return self._evaluate()
-
-    def prefill(self, blocks: Tensor) -> Tensor:
-        self._write(blocks, self._num_steps_of(blocks))
-        return self._evaluate()
-
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._features = self._features.index_select(0, rows)
         if self._context is not None:
             self._context = self._context.index_select(0, rows)
 
-    def _write(self, blocks: Tensor, num_steps: int) -> None:
-        """Writes the features of the blocks of the next steps."""
+    def take(self, blocks: Tensor, num_steps: int) -> None:
         fac, stop = self.factorization, self.num_taken + num_steps
         layout = fac.drawing_order.layout_of(self.num_taken, stop)
         drawn = list(chain(*fac.steps[self.num_taken : stop]))
         features = layout.features(blocks).to(self._features.dtype)
         self._features[:, fac.layout.columns("feature", drawn)] = features
-        self.num_taken = stop
 
-    @torch.no_grad()
-    def _evaluate(self) -> Tensor:
-        """The next step's parameters, by the modules of its blocks."""
+    def evaluate(self) -> Tensor:
         fac = self.factorization
         with self._network.eval_mode():
             params = [
