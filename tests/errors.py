@@ -890,10 +890,10 @@ FAMILIES = (
         "log_abs_det_jacobian: draws of Gamma() are not a bijection of real noise; "
         "log_prob(params, value) scores the value",
         lambda: fam.Gamma().log_abs_det_jacobian(torch.zeros(2), torch.ones(())),
-        "cdf: VonMises() has neither a CDF nor an inverse; sample(params) draws from it and "
+        "cdf, icdf: VonMises() has neither a CDF nor an inverse; sample(params) draws from it and "
         "log_prob(params, value) scores the value",
         lambda: fam.VonMises().cdf(torch.zeros(2), torch.ones(())),
-        "cdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it and "
+        "cdf, icdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it and "
         "log_prob(params, value) scores the value",
         lambda: fam.Dirichlet(2).icdf(torch.zeros(2), torch.ones(())),
         cause="The family is sampled by rejection or from discrete states, not by a function of "

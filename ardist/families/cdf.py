@@ -49,8 +49,8 @@ class Cumulative:
                 return self(params).cdf(value)
             except NotImplementedError as error:
                 raise NotImplementedError(
-                    f"cdf: {self} has neither a CDF nor an inverse; sample(params) draws from it "
-                    f"and log_prob(params, value) scores the value"
+                    f"cdf, icdf: {self} has neither a CDF nor an inverse; sample(params) draws "
+                    f"from it and log_prob(params, value) scores the value"
                 ) from error
         cumulative = F.pad(self._state_probs(params, states).cumsum(-1).clamp(max=1.0), (1, 0))
         count = torch.searchsorted(states.to(value), value.contiguous(), right=True)
