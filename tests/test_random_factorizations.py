@@ -88,7 +88,7 @@ def factorizations(draw):
     )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(factorizations(), st.lists(st.integers(1, 3), max_size=2).map(tuple))
 def test_any_factorization_is_consistent(fac, lead):
     # Blocks hold each element of the event once.

@@ -88,6 +88,7 @@ def test_marginals_of_what_is_given_agree_with_enumeration_where_sequences_end(e
             close(q.log_prob(every).exp(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_draws_of_any_set_follow_its_log_prob(name, float64):
     torch.manual_seed(1)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from table import CONTEXT, COVERING, NETWORKS, build, fits
+from table import CONTEXT, COVERING, NETWORKS, build, fits, is_of_a_family
 from torch.distributions import Categorical, kl_divergence
 
 import ardist as ad
@@ -10,6 +10,11 @@ from ardist import information, sampling, training, transforms
 
 # Nothing is drawn, or there are no contexts.
 CASES = [(*case, CONTEXT if number % 2 else ()) for number, case in enumerate(COVERING)]
+CASES = [
+    # Every other family of a kind that the rest has too.
+    pytest.param(*case, marks=pytest.mark.slow if number % 2 and is_of_a_family(case[1]) else ())
+    for number, case in enumerate(CASES)
+]
 CASES += [(name, "normal-raster", CONTEXT) for name in NETWORKS if fits(name, "normal-raster")]
 # The classes of torch refuse to be made of nothing.
 NO_CLASS = ("one_hot-along", "relaxed-along", "straight_through-along")

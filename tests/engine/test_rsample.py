@@ -269,6 +269,7 @@ EXACT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(EXACT))
 def test_gradients_of_an_expectation_in_two_dimensions(name, float64):
     """The mean over a grid of uniforms, by differences, for each reparameterized family."""

@@ -35,7 +35,7 @@ def test_a_conditional_sees_its_receptive_field_and_no_more(options, expected):
 
 @pytest.mark.parametrize("options", [{}, {"kernel_size": 4, "max_dilation": 2}])
 @pytest.mark.parametrize("kind", ["none", "vector", "blocks"])
-@pytest.mark.parametrize("length", [5, 37])
+@pytest.mark.parametrize("length", [5, pytest.param(37, marks=pytest.mark.slow)])
 def test_rings_are_overwritten_in_time(options, kind, length):
     """Past several rounds of each ring, and from a prefix of any length."""
     shape = {"none": (), "vector": (3,), "blocks": (length, 3)}[kind]
