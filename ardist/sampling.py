@@ -39,7 +39,8 @@ class Step(NamedTuple):
         conditional: of each block given the earlier steps. One distribution of batch_shape
             (*lead, number) if all blocks of the event have one family, otherwise a tuple of
             distributions of batch_shape `lead`, one for each block of the step.
-        value: the drawn or observed blocks, (*lead, number, *block_shape), or a tuple in the same way.
+        value: the drawn or observed blocks, (*lead, number, *block_shape), or a tuple as for
+            `conditional`.
         event: the event so far, (*lead, *event_shape). Blocks of later steps hold placeholders
             inside the support, or padding if sequences have an end. The last step has the whole
             event.

@@ -893,8 +893,8 @@ FAMILIES = (
         "cdf, icdf: VonMises() has neither a CDF nor an inverse; sample(params) draws from it and "
         "log_prob(params, value) scores the value",
         lambda: fam.VonMises().cdf(torch.zeros(2), torch.ones(())),
-        "cdf, icdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it and "
-        "log_prob(params, value) scores the value",
+        "cdf, icdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it "
+        "and log_prob(params, value) scores the value",
         lambda: fam.Dirichlet(2).icdf(torch.zeros(2), torch.ones(())),
         cause="The family is sampled by rejection or from discrete states, not by a function of "
         "noise and parameters.",

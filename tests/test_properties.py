@@ -12,7 +12,6 @@ from scipy.stats import vonmises
 from table import (
     CASES,
     CONTEXT,
-    COVERING,
     FACTORIZATIONS,
     FAMILIES,
     NETWORKS,
