@@ -224,6 +224,27 @@ def test_states_of_long_events_take_no_time():
         net.load_state_dict(net.state_dict())
 
 
+LONG = {
+    "rnn": (networks.RNN, {"hidden_size": 4}),
+    "wavenet": (networks.WaveNet, {"channels": 4, "depth": 3}),
+    "markov": (networks.Markov, {"window": 2, "hidden_features": ()}),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_events_need_no_pairs_of_blocks(name):
+    """Dependencies are a matrix of T x T, which is made only if it is asked for."""
+    network, options = LONG[name]
+    fac = ad.Factorization(20_000, FAMILIES["normal"], ordering=ad.Ordering.random(1))
+    net = network(fac, **options)
+    net.load_state_dict(net.state_dict())
+    x, observed = torch.randn(20_000), torch.zeros(20_000, dtype=torch.bool)
+    observed[fac.ranks < 19_990] = True
+    p = net.condition().given(x, observed)
+    assert p.log_prob(p.sample()).isfinite()
+    assert "dependencies" not in vars(fac)
+
+
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])
 def test_a_decoder_in_another_order_is_refused(network):
     net = build(network, "bernoulli-raster")
