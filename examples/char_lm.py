@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -132,25 +132,27 @@ class Checkpoint:
     def __init__(self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.folder, self.model, self.optimizer = folder, model, optimizer
 
+    def state(self, step: int) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        return {"model": model, "optimizer": optimizer, "step": torch.tensor(step)}
+
     def save(self, step: int) -> None:
-        state = get_state_dict(self.model, self.optimizer)
-        dcp.save({"state": state, "step": step}, checkpoint_id=self.folder / str(step))
+        dcp.save(self.state(step), checkpoint_id=self.folder / str(step))
 
     def load(self) -> int:
         """Loads the last whole checkpoint, if there is one. Returns the next step."""
         steps = [int(path.parent.name) for path in self.folder.glob("*/.metadata")]
         if not steps:
             return 0
-        found = {"state": get_state_dict(self.model, self.optimizer), "step": 0}
+        found = self.state(0)
         dcp.load(found, checkpoint_id=self.folder / str(max(steps)))
-        of_model, of_optimizer = found["state"]
         set_state_dict(
             self.model,
             self.optimizer,
-            model_state_dict=of_model,
-            optim_state_dict=of_optimizer,
+            model_state_dict=found["model"],
+            optim_state_dict=found["optimizer"],
         )
-        return found["step"]
+        return int(found["step"])
 
 
 def train(
