@@ -224,6 +224,24 @@ def test_states_of_long_events_take_no_time():
         net.load_state_dict(net.state_dict())
 
 
+@pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["alone", "context"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_copied_decoder_goes_on_by_itself(network, context_shape):
+    net = build(network, "image-raster", context_shape)
+    context = torch.randn(1, *CONTEXT) if context_shape else None
+    zeros, ones = torch.zeros(2, 1), torch.ones(2, 1)
+    decoder = net.decoder(2, context)
+    decoder.prefill(torch.ones(2, 2))
+    kept, expected = decoder.copy(), []
+    for block in (zeros, ones, zeros):
+        expected.append(decoder.step(block))
+    for block in (ones, zeros):
+        kept.copy().step(block)
+    for block, params in zip((zeros, ones, zeros), expected, strict=True):
+        torch.testing.assert_close(kept.step(block), params)
+    assert all(part is net for part in vars(kept).values() if isinstance(part, type(net)))
+
+
 LONG = {
     "rnn": (networks.RNN, {"hidden_size": 4}),
     "wavenet": (networks.WaveNet, {"channels": 4, "depth": 3}),
