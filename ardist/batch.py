@@ -89,6 +89,10 @@ class Batch:
         """The parameters of all blocks, each given the blocks before it: teacher forcing."""
         return self.bound.forward(blocks, self.ranks)
 
+    def hidden_states(self, blocks: Tensor) -> Tensor:
+        """The hidden states from which the parameters follow, (rows, num_blocks, size)."""
+        return self.bound.hidden_states(blocks, self.ranks)
+
     @cached_property
     def placeholders(self) -> Tensor:
         """Blocks inside the support, for those that are not drawn: (rows, *value_shape)."""

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
-from torch.func import functional_call
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
-from ardist.shapes import check_kind, check_tensor, check_type, described, spelled
+from ardist.recomputation import call_with_params, gathered
+from ardist.shapes import as_positive, check_kind, check_tensor, check_type, described, spelled
 
 Result = TypeVar("Result")
 
@@ -24,6 +24,7 @@ class BoundNetwork:
         factorization: in place of the network's own.
         context: (*context_batch, *network.context_shape).
         params: tensors by the names of the parameters that they replace.
+        chunk_size: the number of blocks whose parameters exist at a time, in scores.
 
     Attributes:
         unwrapped: the conditional network inside `network`.
@@ -40,6 +41,7 @@ class BoundNetwork:
         factorization: Factorization | None = None,
         context: Tensor | None = None,
         params: Mapping[str, Tensor] | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         self.network, self.unwrapped = network, unwrap(network)
         if factorization is not None:
@@ -53,13 +55,14 @@ class BoundNetwork:
             raise ValueError(f"factorization: {reason}, got {factorization}")
         self.unwrapped._register_in_pyro()
         self._check_params()
+        self.chunk_size = checked_chunk_size(network, chunk_size)
         self.context_batch = context_batch(self.unwrapped, context)
         if context is not None:
             self.check_kind("context", context, exact=True)
 
     def replace(self, **changes: Any) -> "BoundNetwork":
         """The same with other arguments."""
-        names = ("network", "factorization", "context", "params")
+        names = ("network", "factorization", "context", "params", "chunk_size")
         return BoundNetwork(**{**{name: getattr(self, name) for name in names}, **changes})
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
@@ -74,7 +77,8 @@ class BoundNetwork:
         if self.params:
             return next(iter(self.params.values())).detach()
         for parameter in self.unwrapped.parameters():
-            return parameter.detach()
+            # FSDP gives parameters as DTensors, of which the shard of this process will do.
+            return getattr(parameter, "to_local", lambda own=parameter: own)().detach()
         return torch.empty(0) if self.context is None else self.context.detach()
 
     @property
@@ -88,17 +92,16 @@ class BoundNetwork:
         """Calls a function while `params` replace the network's own."""
         if self.params is None:
             return function(*args)
-        named = {f"network.{name}": value for name, value in self.params.items()}
-        return functional_call(_Scope(self.unwrapped), named, (function, *args))
+        return call_with_params(self.unwrapped, self.params, function, *args)
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """The network as it is in draws: without dropout, and in its own dtype."""
+        """The network as it is in draws: without dropout, with whole weights, in its own dtype."""
         if self.reference.device.type == "meta":
             raise ValueError("network: expected parameters with data, got some on device meta")
         # Decoders write into buffers of the network's dtype, which autocast does not know.
         off = torch.autocast(self.reference.device.type, enabled=False)
-        with self.unwrapped.eval_mode(), off:
+        with self.unwrapped.eval_mode(), gathered(self.unwrapped), off:
             yield
 
     @property
@@ -122,14 +125,27 @@ class BoundNetwork:
         if blocks.shape[0] == 0:  # modules may refuse no rows; the gradients are zeros
             nothing = self.reference.new_zeros(0, *shape)
             return nothing + torch.stack([part.flatten()[:0].sum() for part in self.sources]).sum()
-        blocks = self.factorization.layout.finite(blocks)
-        if ranks is None and not self.is_own:
-            ranks = self.factorization.ranks.flatten().to(self.reference.device)
-        given = (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
-        params: Tensor = self.network(*given)
+        params: Tensor = self.network(*self._inputs(blocks, ranks))
         name = type(self.unwrapped).__name__
         self.factorization.layout.check_params(params, blocks.shape[0], name)
         return params.to(self.reference.dtype)  # autocast computes in another dtype
+
+    def _inputs(self, blocks: Tensor, ranks: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The arguments of the network: finite blocks, the contexts, and ranks if not its own."""
+        blocks = self.factorization.layout.finite(blocks)
+        if ranks is None and not self.is_own:
+            ranks = self.factorization.ranks.flatten().to(self.reference.device)
+        return (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
+
+    def hidden_states(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
+        """The hidden states of all blocks, (rows, num_blocks, size); arguments as of `forward`."""
+        hidden: Tensor = self.unwrapped.hidden_states(*self._inputs(blocks, ranks))
+        return hidden
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The parameters that follow from hidden states, of some blocks or rows."""
+        params: Tensor = self.unwrapped.head(hidden)
+        return params.to(self.reference.dtype)
 
     def make_decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
         """The network's decoder, for the factorization of the distribution."""
@@ -218,15 +234,22 @@ def context_batch(network: Any, context: Tensor | None) -> Size:
     return context.shape[: -len(shape)]
 
 
-class _Scope(nn.Module):
-    """A module around a network, so that any call can run under `functional_call`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
+def checked_chunk_size(network: nn.Module, chunk_size: int | None) -> int | None:
+    """`chunk_size` if the network can score in chunks; a `ValueError` otherwise."""
+    unwrapped = unwrap(network)
+    if chunk_size is None:
+        return None
+    if not unwrapped.has_hidden_states:
+        raise ValueError(
+            f"chunk_size: expected none for {type(unwrapped).__name__}, which has no hidden states "
+            f"that give the parameters of some of the blocks, got {described(chunk_size)}"
+        )
+    if network is not unwrapped:
+        raise ValueError(
+            f"chunk_size: expected none for a wrapped network, whose wrapper would not be called, "
+            f"got {described(chunk_size)}; wrap LogLikelihood(network, chunk_size=...) instead"
+        )
+    return as_positive(chunk_size, "chunk_size")
 
 
 def unwrap(network: nn.Module, name: str = "network") -> Any:

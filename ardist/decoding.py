@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ardist.drawing_order import DrawingOrder
 from ardist.factorization import Factorization
@@ -65,6 +67,19 @@ class Decoder(ABC):
 
         A row keeps its context: rows[i] % N == i % N.
         """
+
+    def copy(self) -> Self:
+        """A decoder that goes on from the same step, with a cache of its own.
+
+        Prefill a prompt once, and draw from a copy as often as needed. It shares the modules and
+        the factorization.
+        """
+        parts = [getattr(part, "__self__", part) for part in vars(self).values()]
+        modules = [
+            module for part in parts if isinstance(part, nn.Module) for module in part.modules()
+        ]
+        shared = [*modules, self.factorization, self.factorization.drawing_order]
+        return deepcopy(self, {id(part): part for part in shared})
 
     def window(self, num_steps: int) -> "Window":
         """The next steps together, if `max_window` is more than 1."""

@@ -56,6 +56,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` means missing,
             and the other elements are scored, as by `marginal`. Such values are in floating point
             also for indices.
+        chunk_size: the number of blocks whose parameters `log_prob` holds at a time. The backward
+            pass computes them again. It bounds the memory of long events with many parameters a
+            block, such as the logits of a large vocabulary. `RNN`, `Transformer`, `WaveNet` and
+            `PixelCNN` support it. By default all parameters are held.
         validate_args: whether to check values and the context; torch's default if None.
 
     Raises:
@@ -83,12 +87,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         factorization: Factorization | None = None,
         params: Mapping[str, Tensor] | None = None,
         nan_policy: str = "raise",
+        chunk_size: int | None = None,
         validate_args: bool | None = None,
     ) -> None:
         self.nan_policy = as_choice(nan_policy, _NAN_POLICIES, "nan_policy")
         if validate_args is not None:
             as_flag(validate_args, "validate_args")
-        self.bound = BoundNetwork(network, factorization, context, params)
+        self.bound = BoundNetwork(network, factorization, context, params, chunk_size)
         self.ranks: Tensor | None = None  # (*lead, num_blocks), if rows differ in their order
         self.evidence: tuple[Tensor, Tensor] | None = None  # values and mask (*lead, *event_shape)
         self._reset()

@@ -64,17 +64,20 @@ def ancestral(
     sample_shape: Sequence[int] = (),
     *,
     given: tuple[Tensor, Tensor] | None = None,
+    skip_observed: bool = False,
     progress: bool = False,
 ) -> Iterator[Step]:
     """Draws step by step from cached state, as `p.sample` does, and yields each step.
 
     It stops when all sequences have ended. Steps of observed blocks are included, with their
-    conditionals.
+    conditionals, unless `skip_observed`.
 
     Args:
         p: the distribution.
         sample_shape: of the draw, whose shape is sample_shape + batch_shape + event_shape.
         given: a value and a mask, for `p.given(value, mask)`.
+        skip_observed: whether to begin after the first steps that are observed in all rows, such as
+            a prompt, which the network then reads in one pass.
         progress: whether to show a progress bar, by tqdm.
 
     Raises:
@@ -97,12 +100,13 @@ def ancestral(
         if not is_sequence(given) or len(given) != 2:
             raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
-    rollout = _rollout(p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), False)
+    skip = as_flag(skip_observed, "skip_observed")
+    rollout = _rollout(p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), skip)
     steps = _each_step(p, rollout)
     if not as_flag(progress, "progress"):
         return steps
     try:
-        bar = import_module("tqdm").tqdm(steps, total=rollout.num_steps)
+        bar = import_module("tqdm").tqdm(steps, total=rollout.num_steps - rollout.num_known)
     except ImportError as error:
         raise ImportError("progress: the bar is tqdm's; pip install tqdm") from error
     return iter(bar)
@@ -120,7 +124,8 @@ def _rollout(batch: Batch, prefill: bool) -> Rollout:
 
 
 def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step]:
-    steps, blocks = _call(p, iter, rollout), rollout.batch.placeholders
+    steps = _call(p, iter, rollout)
+    blocks = rollout.drawn if rollout.num_known else rollout.batch.placeholders
     while (step := _call(p, next, steps, None)) is not None:
         drawn = step.accept(_call(p, step.sample))
         blocks = rollout.order.put(blocks, drawn, step.index)

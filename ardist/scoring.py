@@ -1,9 +1,16 @@
 """The log probability of events, block by block."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ardist.batch import Batch
+from ardist.recomputation import recomputed
+
+# A function of the parameters of blocks and of their values, masks and so on, by rows.
+Function = Callable[..., Tensor]
 
 
 def teacher_forced_params(batch: Batch, events: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,33 +30,83 @@ def score(batch: Batch, events: Tensor, kept: Tensor | None = None) -> Tensor:
         kept: (..., *event_shape) bool; only these elements are scored, and the others are
             integrated out.
     """
-    blocks, params = teacher_forced_params(batch, events)
-    if batch.num_rows == 0:
-        return params.new_zeros(*batch.lead, batch.layout.num_blocks) + params.sum()
+    blocks, evaluate = _evaluator(batch, events)
     layout, rule, evidence = batch.layout, batch.factorization.rule, batch.evidence
-    scores = layout.log_prob(params, blocks)
+    scores = evaluate(layout.log_prob, blocks)
+    if batch.num_rows == 0:
+        return batch.unflatten(scores)
     if rule is not None:
         scores = rule.mask_scores(scores, blocks, batch.all_ranks)
     scored = None if kept is None else batch.blocks(kept)
     if evidence is not None:
-        scores = _given(batch, scores, params, blocks, evidence, scored)
+        scores = _given(batch, scores, evaluate, blocks, evidence, scored)
     elif scored is not None:
-        scores = _marginal(batch, scores, params, blocks, scored)
+        scores = _marginal(batch, scores, evaluate, blocks, scored)
     return batch.unflatten(scores)
 
 
-def _marginal(batch: Batch, scores: Tensor, params: Tensor, blocks: Tensor, mask: Tensor) -> Tensor:
+def _evaluator(batch: Batch, events: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+    """The blocks of events, and what calls a function of their parameters and of other rows.
+
+    Args:
+        events: (..., *event_shape).
+    """
+    chunk_size = batch.bound.chunk_size
+    if batch.num_rows == 0 or chunk_size is None:
+        blocks, params = teacher_forced_params(batch, events)
+        if batch.num_rows == 0:
+            nothing = params.new_zeros(0, batch.layout.num_blocks) + params.sum()
+            return blocks, lambda function, *rows: nothing
+        return blocks, lambda function, *rows: function(params, *rows)
+    blocks = batch.blocks(events)
+    return blocks, partial(_by_chunks, batch, batch.hidden_states(blocks), chunk_size)
+
+
+def _by_chunks(
+    batch: Batch, hidden: Tensor, chunk_size: int, function: Function, *rows: Tensor | None
+) -> Tensor:
+    """A function of parameters of which no more than `chunk_size` blocks' exist at a time.
+
+    Args:
+        hidden: the hidden states of all blocks, (rows, num_blocks, size).
+        function: from parameters and `rows` to (rows, num_blocks).
+        rows: values, masks or None, (rows, *value_shape).
+    """
+    bound, shape = batch.bound, hidden.shape[:2]
+
+    def evaluated(hidden: Tensor, *rows: Tensor | None) -> Tensor:
+        return function(bound.head(hidden), *rows)
+
+    if batch.layout.flat:  # each block has a map of its own: whole rows
+        step = max(1, chunk_size // shape[1])
+    else:  # one map for all: each block of each row becomes a row of one block
+        step = chunk_size
+        hidden = hidden.flatten(0, 1).unsqueeze(1)
+        rows = tuple(None if part is None else part.flatten(0, 1).unsqueeze(1) for part in rows)
+    pieces = zip(*(_pieces(part, hidden.shape[0], step) for part in (hidden, *rows)), strict=True)
+    chunks = [recomputed(bound.unwrapped, evaluated, *piece) for piece in pieces]
+    return torch.cat(chunks).view(shape)
+
+
+def _pieces(rows: Tensor | None, count: int, step: int) -> list[Tensor | None]:
+    """The rows in chunks of `step`, or as many times None."""
+    return [None] * -(-count // step) if rows is None else [*rows.split(step)]
+
+
+def _marginal(
+    batch: Batch, scores: Tensor, evaluate: Callable[..., Tensor], blocks: Tensor, mask: Tensor
+) -> Tensor:
     """Scores of the elements under a mask alone."""
     layout = batch.layout
     if layout.is_partially_observed(mask):
-        return layout.marginal_log_prob(params, blocks, mask)
+        return evaluate(layout.marginal_log_prob, blocks, mask)
     return torch.where(layout.whole(mask), scores, 0.0)
 
 
 def _given(
     batch: Batch,
     scores: Tensor,
-    params: Tensor,
+    evaluate: Callable[..., Tensor],
     blocks: Tensor,
     evidence: tuple[Tensor, Tensor],
     scored: Tensor | None,
@@ -57,9 +114,9 @@ def _given(
     """Scores given the evidence: 0 for observed blocks, -inf for those that differ from it."""
     layout, (values, mask) = batch.layout, evidence
     if batch.is_partial:
-        scores = layout.given_log_prob(params, blocks, mask, scored)
+        scores = evaluate(layout.given_log_prob, blocks, mask, scored)
     elif scored is not None:
-        scores = _marginal(batch, scores, params, blocks, scored | mask)
+        scores = _marginal(batch, scores, evaluate, blocks, scored | mask)
     scores = torch.where(layout.whole(mask), 0.0, scores)
     differs = layout.count((blocks != values) & mask) > 0
     # Under a block that differs, the evidence of later blocks may be impossible: NaN.

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 Call = Callable[[], object]
 # What, ours, peers, what is aimed at. A peer may be a part of the work, and how many make it.
@@ -35,3 +36,17 @@ def compare(
         took = statistics.median(times[name]) * 1e3
         share = f" (1/{count:.0f} of it was timed)" if count > 1 else ""
         print(f"  {name:<44}{took:10.2f} ms {ratio:9.2f} x ardist's time{share}", flush=True)
+
+
+def _status(name: str) -> float:
+    """A line of the kernel's account of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
+
+
+def measure(call: Call) -> float:
+    """Peak resident memory of a call above what is there before, in MiB (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before

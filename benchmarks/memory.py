@@ -3,12 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import attention
 import gradients
 import torch
-from harness import Call, Case
+from harness import Case, measure
 
 import ardist as ad
 from ardist import families as fam
@@ -66,19 +65,6 @@ def memory() -> Iterator[Case]:
             mine, other = (peak(f"{what} {name}", length, 64) for what in ("rsample", "log_prob"))
             print(f"  {name}, T={length:<5}{mine:8.1f} MiB, {other:8.1f} MiB: {mine / other:.2f}")
     yield from ()
-
-
-def _status(name: str) -> float:
-    """A line of the kernel's account of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
-
-
-def measure(call: Call) -> float:
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
-    call()
-    return _status("VmHWM") - before
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from harness import compare
 from import_time import import_time
 from information import information
 from limits import limits
+from long_events import long_events
 from masked import made_continuous, made_sampling, made_scoring, made_windows
 from memory import memory
 from recurrent import lstm
@@ -43,6 +44,7 @@ CASES = {
         locally_masked,
         scoring,
         memory,
+        long_events,
         limits,
         information,
         flows,

@@ -1040,6 +1040,13 @@ OWN_NETWORKS = (
         kind=NotImplementedError,
     ),
     error(
+        "Wrong does not define hidden_states",
+        lambda: Wrong(FOUR).hidden_states(torch.zeros(1, 4)),
+        cause="The network has no hidden states that its head maps to parameters.",
+        cure="Call the network itself, or define `hidden_states` if it has such a head.",
+        kind=NotImplementedError,
+    ),
+    error(
         "network: Wrong returned parameters of shape (1, 4), expected (1, 4, 2)",
         lambda: Wrong(FOUR).condition().log_prob(torch.zeros(4)),
         cause="`forward` returned parameters of a shape that does not fit the families.",
@@ -1305,6 +1312,22 @@ CONTEXTS = (
         lambda: transforms.AutoregressiveTransform(made())(torch.zeros(4).double()),
         cause="The tensor and the network have different dtypes.",
         cure="Convert the tensor as the message says, or the network with `.double()`.",
+    ),
+    error(
+        "chunk_size: expected none for MADE, which has no hidden states that give the parameters "
+        "of some of the blocks, got 16",
+        lambda: made().condition(chunk_size=16),
+        cause="The network computes the parameters of all blocks together.",
+        cure="Leave `chunk_size` out, or use an `RNN`, a `Transformer`, a `WaveNet` or a "
+        "`PixelCNN`.",
+    ),
+    error(
+        "chunk_size: expected none for a wrapped network, whose wrapper would not be called, got "
+        "16; wrap LogLikelihood(network, chunk_size=...) instead",
+        lambda: ad.AutoregressiveDistribution(nn.DataParallel(rnn()), chunk_size=16),
+        cause="Scores in chunks call parts of the network, which a wrapper such as DDP would not "
+        "see.",
+        cure="Wrap `LogLikelihood(network, chunk_size=...)`.",
     ),
     error(
         "params: MADE has no parameters ['x']",

@@ -39,6 +39,7 @@ ORDER = (
     "end",
     "factorization",
     "decoding",
+    "recomputation",
     "bound_network",
     "batch",
     "scoring",

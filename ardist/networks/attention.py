@@ -61,22 +61,22 @@ class Cache:
 
 
 class State(NamedTuple):
-    """The inputs of a layer next to the tokens: weights by name, cross-attention, and a cache."""
+    """What a layer keeps between the steps of a draw: weights by name, cross-attention, a cache."""
 
     weights: dict[str, tuple[Tensor, Tensor]]
     memory: Memory | None
-    cache: Cache | None = None
+    cache: Cache
 
     def select(self, rows: Tensor) -> "State":
         memory = self.memory and Memory(*(select_rows(part, rows) for part in self.memory))
-        return State(self.weights, memory, self.cache and self.cache.select(rows))
+        return State(self.weights, memory, self.cache.select(rows))
 
 
 class AttentionLayer(nn.Module):
     """Self-attention, cross-attention to a context's sequence if there is one, and an MLP.
 
-    `forward` takes the weights as an argument and tokens as one matrix (rows * L, dim). In a step
-    of a single token, attribute access and reshapes would cost as much as the arithmetic.
+    `forward` takes tokens as one matrix (rows * L, dim) and, in a draw, the weights as an argument.
+    In a step of a single token, attribute access and reshapes would cost as much as the arithmetic.
     """
 
     def __init__(self, dim: int, heads: int, hidden_features: int, cross: bool) -> None:
@@ -107,10 +107,31 @@ class AttentionLayer(nn.Module):
         return Memory(*map(self._split, self.cross_memory(sequence).chunk(2, -1)))
 
     def forward(
-        self, x: Tensor, rows: int, part: Part, num_keys: int, state: State, dropout: float
+        self,
+        x: Tensor,
+        rows: int,
+        part: Part,
+        num_keys: int,
+        given: State | Tensor | None,
+        dropout: float,
     ) -> Tensor:
-        """Tokens (rows * L, dim) to the same. The first `num_keys` of each row have keys."""
-        weights, heads = state.weights, self.heads
+        """Tokens (rows * L, dim) to the same.
+
+        Args:
+            x: the tokens.
+            rows: the number of rows.
+            part: what they attend to.
+            num_keys: the number of first tokens of each row that have keys.
+            given: the state in a draw; otherwise the encoded sequence of the context, (N, S, dim),
+                or None.
+            dropout: a probability.
+        """
+        if isinstance(given, State):
+            weights, memory, cache = given
+        else:
+            weights, cache = self.weights(), None
+            memory = None if given is None else self.project_memory(given)
+        heads = self.heads
         parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])  # (rows * L, 3 * dim)
         parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
         queries, keys, values = parts.unbind(0)  # (rows, heads, L, size)
@@ -120,14 +141,14 @@ class AttentionLayer(nn.Module):
         if part.query_rotations is not None and part.key_rotations is not None:
             queries = _rotate(queries, part.query_rotations)
             keys = _rotate(keys, part.key_rotations)
-        if state.cache is not None:
-            keys, values = state.cache.append(keys, values)
+        if cache is not None:
+            keys, values = cache.append(keys, values)
         causal = bool(part.mask is None and length > 1)  # a tensor under torch.jit.trace
         attended = _attend(queries, keys, values, part.mask, causal)
         x = x + drop(_linear(_join(attended), weights["attend_out"]), dropout)
-        if state.memory is not None:
+        if memory is not None:
             queries = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
-            attended = _cross(self._split(queries.view(rows, length, -1)), state.memory)
+            attended = _cross(self._split(queries.view(rows, length, -1)), memory)
             x = x + drop(_linear(_join(attended), weights["cross_out"]), dropout)
         inner = F.gelu(_linear(_norm(x, weights["mlp_norm"]), weights["mlp"]))
         return x + drop(_linear(inner, weights["mlp_out"]), dropout)

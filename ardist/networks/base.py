@@ -10,7 +10,7 @@ import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from ardist.bound_network import context_batch, unwrap
+from ardist.bound_network import checked_chunk_size, context_batch
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -105,6 +105,27 @@ class ConditionalNetwork(nn.Module):
             (M * N, num_blocks, num_params), or (M * N, total) if the families differ.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def hidden_states(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
+        """The hidden states of all blocks, (M * N, num_blocks, size); arguments as of `forward`.
+
+        Define it if `forward` is `self.head(self.hidden_states(blocks, context, ranks))`, where
+        `head` is a module that maps the hidden state of each block to its parameters. Then
+        `log_prob` can compute the parameters of a few blocks at a time, with `chunk_size`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define hidden_states")
+
+    @property
+    def has_hidden_states(self) -> bool:
+        """Whether `forward` is the head of the hidden states.
+
+        It is not if a subclass defines `forward` alone.
+        """
+        own = (vars(kind) for kind in type(self).__mro__)
+        defined = next(names for names in own if {"hidden_states", "forward"} & names.keys())
+        return defined.get("hidden_states") not in (None, ConditionalNetwork.hidden_states)
 
     def decoder(
         self,
@@ -228,6 +249,7 @@ class ConditionalNetwork(nn.Module):
         factorization: Factorization | None = None,
         params: Mapping[str, Tensor] | None = None,
         nan_policy: str = "raise",
+        chunk_size: int | None = None,
         validate_args: bool | None = None,
     ) -> AutoregressiveDistribution:
         """The distribution given a context; see `AutoregressiveDistribution` for the arguments.
@@ -244,6 +266,7 @@ class ConditionalNetwork(nn.Module):
                 length, order or family.
             params: tensors by the names of the parameters that they replace.
             nan_policy: as for `AutoregressiveDistribution`.
+            chunk_size: as for `AutoregressiveDistribution`.
             validate_args: as for `AutoregressiveDistribution`.
 
         Raises:
@@ -261,6 +284,7 @@ class ConditionalNetwork(nn.Module):
             factorization=factorization,
             params=params,
             nan_policy=nan_policy,
+            chunk_size=chunk_size,
             validate_args=validate_args,
         )
 
@@ -329,9 +353,10 @@ class LogLikelihood(nn.Module):
 
     Args:
         network: a conditional network, or one that is wrapped.
+        chunk_size: as for `AutoregressiveDistribution`.
 
     Raises:
-        ValueError: if there is no conditional network inside.
+        ValueError: if there is no conditional network inside, or it does not support `chunk_size`.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
@@ -339,14 +364,15 @@ class LogLikelihood(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, chunk_size: int | None = None) -> None:
         super().__init__()
-        unwrap(network)  # raises if there is no conditional network inside
+        self.chunk_size = checked_chunk_size(network, chunk_size)
         self.network = network
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The log-probability of events x (*lead, *event_shape) in nats: (*lead)."""
-        return AutoregressiveDistribution(self.network, context).log_prob(x)
+        p = AutoregressiveDistribution(self.network, context, chunk_size=self.chunk_size)
+        return p.log_prob(x)
 
 
 def _check_row_orders(ranks: Tensor, factorization: Factorization) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
+from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, select_rows
 
 # The encodings of the context that are added to a layer's vertical and horizontal sums.
@@ -33,6 +34,7 @@ class GatedStacks(nn.Module):
         dilations: one for each layer.
         context_size: width of the context, 0 for none.
         dropout: probability, for the output that each layer adds.
+        checkpoint_layers: whether the backward pass computes each layer again.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class GatedStacks(nn.Module):
         dilations: Sequence[int],
         context_size: int,
         dropout: float,
+        checkpoint_layers: bool = False,
     ) -> None:
         super().__init__()
+        self._recomputes = checkpoint_layers
         symmetry = symmetry_of(factorization)
         if symmetry is None:
             raise ValueError(
@@ -69,15 +73,16 @@ class GatedStacks(nn.Module):
         grid = _to_raster_order(features, self._symmetry).permute(0, 3, 1, 2)  # (M * N, C, H, W)
         above = F.pad(grid, (0, 0, 1, 0))[:, :, :-1]
         left = F.pad(grid, (1, 0))[..., :-1]
-        for block, encodings in zip(self.blocks, self.encode(context), strict=True):
-            above, left = block(above, left, encodings)
+        if context is not None:
+            context = _to_raster_order(context, self._symmetry)
+        for block in self.blocks:
+            args = (above, left, context)
+            above, left = recomputed(block, block, *args) if self._recomputes else block(*args)
         return _from_raster_order(left.permute(0, 2, 3, 1), self._symmetry)
 
     def encode(self, context: Tensor | None) -> list[Encodings]:
         """The encodings for each layer, (N, 2 * channels, 1 or H, 1 or W) each."""
-        if context is None:
-            return [(None, None)] * len(self.blocks)
-        grid = _to_raster_order(context, self._symmetry)
+        grid = None if context is None else _to_raster_order(context, self._symmetry)
         return [cast(_Block, block).encode(grid) for block in self.blocks]
 
     def incremental(self, batch_size: int, context: Tensor | None) -> "_Incremental":
@@ -107,13 +112,15 @@ class _Block(nn.Module):
         if context_size:
             self.context = nn.Linear(context_size, 4 * channels, bias=False)
 
-    def encode(self, context: Tensor) -> Encodings:
+    def encode(self, context: Tensor | None) -> Encodings:
         """From contexts (N, h, w, C) to encodings (N, 2 * channels, h, w)."""
+        if context is None:
+            return None, None
         vertical, horizontal = self.context(context).permute(0, 3, 1, 2).chunk(2, 1)
         return vertical, horizontal
 
-    def forward(self, above: Tensor, left: Tensor, encodings: Encodings) -> tuple[Tensor, Tensor]:
-        reach = self.reach
+    def forward(self, above: Tensor, left: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        reach, encodings = self.reach, self.encode(context)
         padded = F.pad(above, (reach, reach, reach, 0))
         above = above + self.dropout(self.from_above(padded, encodings[0]))
         rest = self.to_left(above, encodings[1])

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
+from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 
 _READ_AT_ONCE = 2**18  # numbers, few enough for the processor's cache
@@ -29,6 +30,7 @@ class LocallyMasked(nn.Module):
         dilations: one for each layer.
         context_size: width of the context, 0 for none.
         dropout: probability, for the output that each layer adds.
+        checkpoint_layers: whether the backward pass computes each layer again.
     """
 
     order: Tensor
@@ -42,8 +44,10 @@ class LocallyMasked(nn.Module):
         dilations: Sequence[int],
         context_size: int,
         dropout: float,
+        checkpoint_layers: bool = False,
     ) -> None:
         super().__init__()
+        self._recomputes = checkpoint_layers
         self.register_buffer(
             "order", torch.tensor(factorization.drawing_order.blocks), persistent=False
         )
@@ -68,7 +72,9 @@ class LocallyMasked(nn.Module):
         inputs = features.flatten(1, 2).transpose(0, 1)  # (H * W, M * N, channels)
         hidden = self.position.unsqueeze(1)
         for layer in self.layers:
-            hidden = hidden + self.dropout(layer(inputs, context))
+            args = (inputs, context)
+            update = recomputed(layer, layer, *args) if self._recomputes else layer(*args)
+            hidden = hidden + self.dropout(update)
             inputs = hidden.relu()
         return hidden.transpose(0, 1).unflatten(1, features.shape[1:3])
 

@@ -11,7 +11,7 @@ from ardist.networks.base import ConditionalNetwork
 from ardist.networks.gated_stacks import GatedStacks, symmetry_of
 from ardist.networks.locally_masked import LocallyMasked
 from ardist.networks.sequence import BlockEmbedding, BlockHead
-from ardist.shapes import as_positive, as_probability, as_size, is_integer
+from ardist.shapes import as_flag, as_positive, as_probability, as_size, is_integer
 
 
 class PixelCNN(ConditionalNetwork):
@@ -40,6 +40,8 @@ class PixelCNN(ConditionalNetwork):
         context_shape: `(C,)`, `(H, W, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks", a feature map with a vector for each pixel. The context
             enters all layers.
+        checkpoint_layers: whether the backward pass of `log_prob` computes each layer again instead
+            of keeping its activations.
 
     Raises:
         ValueError: if the grid is not two-dimensional, the blocks differ in family, the
@@ -67,6 +69,7 @@ class PixelCNN(ConditionalNetwork):
         dropout: float = 0.0,
         context_shape: Sequence[int] = (),
         context_kind: str = "vector",
+        checkpoint_layers: bool = False,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         _check(factorization)
@@ -94,6 +97,7 @@ class PixelCNN(ConditionalNetwork):
             dilations=dilations,
             context_size=self.context_shape[-1] if self.context_shape else 0,
             dropout=as_probability(dropout, "dropout"),
+            checkpoint_layers=as_flag(checkpoint_layers, "checkpoint_layers"),
         )
         self.mix = nn.Linear(channels, channels)
         self.head = BlockHead(factorization, channels)
@@ -101,10 +105,15 @@ class PixelCNN(ConditionalNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
+        return self.head(self.hidden_states(blocks, context, ranks))
+
+    def hidden_states(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
         features = self.embedding(blocks) + self.position  # (M * N, T, channels)
         grid = features.unflatten(1, self.factorization.grid_shape)  # (M * N, H, W, channels)
         hidden = self.body(grid, self.as_grid(context))
-        return self.as_params(hidden.flatten(1, 2))
+        return self.mixed(hidden.flatten(1, 2))
 
     def as_grid(self, context: Tensor | None) -> Tensor | None:
         """The context as (N, H, W, C), or (N, 1, 1, C) if it is one vector."""
@@ -112,9 +121,9 @@ class PixelCNN(ConditionalNetwork):
             return context
         return context[:, None, None]
 
-    def as_params(self, hidden: Tensor) -> Tensor:
-        """The parameters of pixels (N, T, num_params) from their hidden states (N, T, channels)."""
-        return self.head(self.mix(hidden.relu()).relu())
+    def mixed(self, hidden: Tensor) -> Tensor:
+        """The inputs of the head from the outputs of the body, both (N, T, channels)."""
+        return self.mix(hidden.relu()).relu()
 
     def make_decoder(
         self,
@@ -160,17 +169,21 @@ class _PixelCNNDecoder(Decoder):
         if previous is not None:
             features = self._read(previous, self._offsets[self.num_taken])
             self.num_taken += 1
-        return self._network.as_params(self._body.step(features))
+        return self._params(self._body.step(features))
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
         self.num_taken = self._num_steps_of(blocks)
         features = self._read(blocks, torch.cat(self._offsets[: self.num_taken]))
-        return self._network.as_params(self._body.prefill(features))
+        return self._params(self._body.prefill(features))
 
     def select(self, rows: Tensor) -> None:
         self._body.select(rows)
         self.batch_size = rows.shape[0]
+
+    def _params(self, hidden: Tensor) -> Tensor:
+        """The parameters of pixels from the outputs of the body, (rows, pixels, channels)."""
+        return self._network.head(self._network.mixed(hidden))
 
     def _read(self, blocks: Tensor, offsets: Tensor) -> Tensor:
         """Features (rows, pixels, channels) of drawn blocks."""

@@ -87,6 +87,11 @@ class RNN(SequenceNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
+        return self.head(self.hidden_states(blocks, context, ranks))
+
+    def hidden_states(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
         order = self.permutation(ranks, blocks.device)
         vectors = self.embedding(blocks)  # (M * N, T, size)
         start = self.start.expand(vectors.shape[0], 1, -1)
@@ -97,7 +102,7 @@ class RNN(SequenceNetwork):
         inputs = F.dropout(inputs, self.dropout, self.training)
         hidden = self._hidden(inputs, state)  # (M * N, T, hidden_size)
         hidden = F.dropout(hidden, self.dropout, self.training)
-        return self.head(order.to_raster(hidden))
+        return order.to_raster(hidden)
 
     def encode(
         self, context: Tensor | None, rows: int, order: Permutation

@@ -14,7 +14,6 @@ from ardist.factorization import Factorization
 from ardist.networks.attention import (
     AttentionLayer,
     Cache,
-    Memory,
     Part,
     State,
     TokenStep,
@@ -23,6 +22,7 @@ from ardist.networks.attention import (
 )
 from ardist.networks.base import ConditionalNetwork, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_flag, as_positive, as_probability
 
@@ -55,6 +55,8 @@ class Transformer(ConditionalNetwork):
         hidden_features: width of the hidden layer of each MLP; 4 times `dim` by default.
         dropout: the probability of dropping an entry of the tokens, or of a layer's output, in
             training mode. It applies to `log_prob`, not to draws.
+        checkpoint_layers: whether the backward pass of `log_prob` computes each layer again instead
+            of keeping its activations.
 
     Raises:
         ValueError: if the dependencies are not transitive, or an argument is invalid.
@@ -87,6 +89,7 @@ class Transformer(ConditionalNetwork):
         context_kind: str = "vector",
         hidden_features: int | None = None,
         dropout: float = 0.0,
+        checkpoint_layers: bool = False,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         if not factorization.is_transitive:
@@ -101,6 +104,7 @@ class Transformer(ConditionalNetwork):
             raise ValueError(f"heads: expected {divisor} heads to divide dim {dim}, got {heads}")
         self.positions = as_choice(positions, _POSITIONS, "positions")
         self.dropout = as_probability(dropout, "dropout")
+        self.checkpoint_layers = as_flag(checkpoint_layers, "checkpoint_layers")
         self.embedding = BlockEmbedding(factorization, dim)
         self.head = BlockHead(factorization, dim)
         self.norm = nn.LayerNorm(dim)
@@ -176,39 +180,42 @@ class Transformer(ConditionalNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
+        return self.head(self.hidden_states(blocks, context, ranks))
+
+    def hidden_states(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
         vectors = self.embedding(blocks)  # (M * N, T, dim)
-        encoding, memories = self.encode(context)
-        states = [
-            State(layer.weights(), memory)
-            for layer, memory in zip(self.attention_layers, memories, strict=True)
-        ]
+        encoding, sequence = self.encode(context)
+        given = [sequence] * self.depth
         raster = torch.arange(vectors.shape[1], device=vectors.device)
         if self.two_streams:  # in raster order, since only the mask depends on the order
             visible = self._visible if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
-            hidden = self.run(self.tokens(raster, encoding, visible).all(), vectors, states)
+            hidden = self.run(self.tokens(raster, encoding, visible).all(), vectors, given)
         else:
             order = Permutation(self._order if ranks is None else ranks.argsort(-1))
             tokens = self.tokens(raster if order.order is None else order.order, encoding)
-            hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], states)
-            hidden = order.to_raster(hidden)  # (M * N, T, dim)
-        return self.head(hidden)
+            hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], given)
+            hidden = order.to_raster(hidden)
+        return hidden  # (M * N, T, dim)
 
     @property
     def attention_layers(self) -> list[AttentionLayer]:
         """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
-    def encode(self, context: Tensor | None) -> tuple[Tensor | None, list[Memory | None]]:
-        """The encoding that is added to tokens, (N, 1 or T, dim), and each layer's memory."""
+    def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The encoding that is added to tokens, (N, 1 or T, dim), or that of a sequence to which
+        they cross-attend, (N, S, dim).
+        """
         if context is None:
-            return None, [None] * self.depth
+            return None, None
         encoding = self.context_map(context)
         if self.context_kind == "sequence":
-            memory = encoding + self.context_places  # (N, S, dim)
-            return None, [layer.project_memory(memory) for layer in self.attention_layers]
+            return None, encoding + self.context_places
         if self.context_kind == "blocks":
-            return encoding.unsqueeze(1).flatten(1, -2), [None] * self.depth
-        return encoding.unsqueeze(1), [None] * self.depth
+            return encoding.unsqueeze(1).flatten(1, -2), None
+        return encoding.unsqueeze(1), None
 
     def tokens(
         self, order: Tensor, encoding: Tensor | None, visible: Tensor | None = None
@@ -254,14 +261,14 @@ class Transformer(ConditionalNetwork):
         contents = torch.cat((start, reads), -2)  # (., 1 + T, dim)
         return _Tokens(_as_rows(contents), _as_rows(self.query + targets), rotations, mask)
 
-    def run(self, part: Part, vectors: Tensor, states: Sequence[State]) -> Tensor:
+    def run(self, part: Part, vectors: Tensor, given: Sequence[State | Tensor | None]) -> Tensor:
         """The final hidden states of the tokens that predict blocks, (rows, L, dim).
 
         Args:
             part: the tokens. Earlier tokens are in the caches.
             vectors: the embeddings of the blocks that they read, (rows, L or L - 1, dim). The start
                 token reads none.
-            states: one for each layer.
+            given: for each layer, as `AttentionLayer.forward` takes it.
         """
         if vectors.shape[1] < part.contents.shape[1]:
             vectors = F.pad(vectors, (0, 0, 1, 0))
@@ -270,11 +277,16 @@ class Transformer(ConditionalNetwork):
         if part.queries is not None:
             queries = repeat_rows(part.queries, tokens.shape[0])
             tokens = torch.cat((tokens, queries), 1)
-        dropout = self.dropout if self.training and states[0].cache is None else 0.0
+        is_draw = isinstance(given[0], State)
+        dropout = self.dropout if self.training and not is_draw else 0.0
         rows, length, dim = tokens.shape
         x = drop(tokens.reshape(-1, dim), dropout)
-        for layer, state in zip(self.attention_layers, states, strict=True):
-            x = layer(x, rows, part, num_keys, state, dropout)  # (rows * length, dim)
+        for layer, own in zip(self.attention_layers, given, strict=True):
+            args = (x, rows, part, num_keys, own, dropout)
+            if is_draw:  # without the hooks of FSDP, which would free the weights of the draw
+                x = layer.forward(*args)  # (rows * length, dim)
+            else:
+                x = recomputed(layer, layer, *args) if self.checkpoint_layers else layer(*args)
         hidden = x.view(rows, length, dim)
         hidden = hidden if part.queries is None else hidden[:, num_keys:]
         return self.norm(hidden)
@@ -356,11 +368,12 @@ class _TransformerDecoder(Decoder):
             visible = factorization.dependencies.to(device)[order][:, order]
         if ranks is not None:
             order = ranks.argsort(-1)
-        encoding, memories = network.encode(context)
+        encoding, sequence = network.encode(context)
         self._tokens = network.tokens(order, encoding, visible)
         length, size = self._tokens.contents.shape[1], network.dim // network.heads
         self._states = []
-        for layer, memory in zip(network.attention_layers, memories, strict=True):
+        for layer in network.attention_layers:
+            memory = None if sequence is None else layer.project_memory(sequence)
             weights = {name: (b, w.contiguous()) for name, (b, w) in layer.weights().items()}
             buffer = network.start.new_empty(2, batch_size, network.heads, length, size)
             self._states.append(State(weights, memory, Cache(buffer)))
@@ -375,7 +388,7 @@ class _TransformerDecoder(Decoder):
         self._token_steps = [
             TokenStep(state.weights, state.cache)
             for state in self._states
-            if is_plain and state.memory is None and state.cache is not None
+            if is_plain and state.memory is None
         ]
 
     @torch.no_grad()

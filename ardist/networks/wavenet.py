@@ -11,8 +11,9 @@ from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.networks.base import part
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
+from ardist.recomputation import recomputed
 from ardist.rows import select_rows
-from ardist.shapes import as_integer, as_positive, as_probability
+from ardist.shapes import as_flag, as_integer, as_positive, as_probability
 
 
 class WaveNet(SequenceNetwork):
@@ -39,6 +40,8 @@ class WaveNet(SequenceNetwork):
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks", a vector for each block, which enters its step. The
             context enters the gates of all layers.
+        checkpoint_layers: whether the backward pass of `log_prob` computes each layer again instead
+            of keeping its activations.
 
     Raises:
         ValueError: if the ordering has ties or is a graph's, or an argument is invalid.
@@ -64,6 +67,7 @@ class WaveNet(SequenceNetwork):
         dropout: float = 0.0,
         context_shape: Sequence[int] = (),
         context_kind: str = "vector",
+        checkpoint_layers: bool = False,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         self.channels = channels = as_positive(channels, "channels")
@@ -86,6 +90,7 @@ class WaveNet(SequenceNetwork):
         self.mix = nn.Linear(width, width)
         self.head = BlockHead(factorization, width)
         self.dropout = as_probability(dropout, "dropout")
+        self.checkpoint_layers = as_flag(checkpoint_layers, "checkpoint_layers")
 
     @property
     def receptive_field(self) -> int:
@@ -100,11 +105,16 @@ class WaveNet(SequenceNetwork):
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
+        return self.head(self.hidden_states(blocks, context, ranks))
+
+    def hidden_states(
+        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+    ) -> Tensor:
         order = self.permutation(ranks, blocks.device)
         vectors = self.embedding(blocks).transpose(0, 1)  # (T, M * N, channels)
         drawn = order.to_drawing(vectors, 0)
         hidden = order.to_raster(self.run(drawn[:-1], self.encode(context, order)), 0)
-        return self.head(hidden.transpose(0, 1))  # from (M * N, T, width)
+        return hidden.transpose(0, 1)  # (M * N, T, width)
 
     def encode(self, context: Tensor | None, order: Permutation) -> Tensor | None:
         """The context in the order of drawing: (1 or T, N, C)."""
@@ -131,9 +141,12 @@ class WaveNet(SequenceNetwork):
         skip: Tensor = self.skip.bias
         to_skip, residuals = self.skip.weight.T.split(self.channels), self.residual.unbind()
         for number, layer in enumerate(self.gated_layers):
-            if caches is not None:
+            args = (hidden, shape[1], context)
+            if caches is not None:  # without the hooks of FSDP, which would free the weights
                 caches[number].fill(hidden.view(shape))
-            gated = _gate(layer(hidden, shape[1], context))
+                gated = layer.forward(*args)
+            else:
+                gated = recomputed(layer, layer, *args) if self.checkpoint_layers else layer(*args)
             gated = F.dropout(gated, self.dropout, self.training)
             skip = torch.addmm(skip, gated, to_skip[number])
             if number < len(residuals):
@@ -158,7 +171,7 @@ class WaveNet(SequenceNetwork):
 
 
 class _Layer(nn.Module):
-    """The sums before the gates of a layer: a causal convolution plus the context."""
+    """A layer's gated activations: a causal convolution plus the context, and its gates."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, context_size: int) -> None:
         super().__init__()
@@ -172,7 +185,7 @@ class _Layer(nn.Module):
             self.context = nn.Linear(context_size, 2 * channels, bias=False)
 
     def forward(self, hidden: Tensor, rows: int, context: Tensor | None) -> Tensor:
-        """The sums (t * rows, 2 * channels).
+        """The gated activations (t * rows, channels).
 
         Args:
             hidden: (t * rows, channels).
@@ -191,7 +204,7 @@ class _Layer(nn.Module):
             if back < hidden.shape[0]:
                 later = torch.addmm(sums[back:], hidden[:-back], tap)
                 sums = torch.cat((sums[:back], later))
-        return sums
+        return _gate(sums)
 
     def context_bias(self, context: Tensor | None) -> Tensor:
         """The bias plus the encoding of the context: (1 or t, 1 or N, 2 * channels)."""

@@ -487,3 +487,18 @@ def test_rows_in_orders_of_their_own_take_few_passes():
             drawn = fac.layout.from_noise(net(blocks, None, p.ordering), noise)
             blocks = torch.where(p.ordering == step, drawn, blocks)
         torch.testing.assert_close(found, blocks)
+
+
+@pytest.mark.parametrize("network", ["rnn-gru", "transformer", "made"])
+def test_ancestral_can_begin_after_what_is_observed(network):
+    p = build(network, "bernoulli-random").condition()
+    fac = p.factorization
+    observed = fac.ranks < 2
+    value = p.sample((3,))
+    steps = list(ancestral(p, given=(value, observed), skip_observed=True))
+    assert [step.index for step in steps] == [2, 3]
+    assert torch.equal(steps[0].event[..., observed], value[..., observed])
+    others = list(ancestral(p, given=(value, observed)))[2:]
+    torch.testing.assert_close(steps[0].conditional.probs, others[0].conditional.probs)
+    whole = torch.ones_like(observed)
+    assert not list(ancestral(p, given=(value, whole), skip_observed=True))

@@ -224,6 +224,45 @@ def test_states_of_long_events_take_no_time():
         net.load_state_dict(net.state_dict())
 
 
+@pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["alone", "context"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_copied_decoder_goes_on_by_itself(network, context_shape):
+    net = build(network, "image-raster", context_shape)
+    context = torch.randn(1, *CONTEXT) if context_shape else None
+    zeros, ones = torch.zeros(2, 1), torch.ones(2, 1)
+    decoder = net.decoder(2, context)
+    decoder.prefill(torch.ones(2, 2))
+    kept, expected = decoder.copy(), []
+    for block in (zeros, ones, zeros):
+        expected.append(decoder.step(block))
+    for block in (ones, zeros):
+        kept.copy().step(block)
+    for block, params in zip((zeros, ones, zeros), expected, strict=True):
+        torch.testing.assert_close(kept.step(block), params)
+    assert all(part is net for part in vars(kept).values() if isinstance(part, type(net)))
+
+
+LONG = {
+    "rnn": (networks.RNN, {"hidden_size": 4}),
+    "wavenet": (networks.WaveNet, {"channels": 4, "depth": 3}),
+    "markov": (networks.Markov, {"window": 2, "hidden_features": ()}),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_events_need_no_pairs_of_blocks(name):
+    """Dependencies are a matrix of T x T, which is made only if it is asked for."""
+    network, options = LONG[name]
+    fac = ad.Factorization(20_000, FAMILIES["normal"], ordering=ad.Ordering.random(1))
+    net = network(fac, **options)
+    net.load_state_dict(net.state_dict())
+    x, observed = torch.randn(20_000), torch.zeros(20_000, dtype=torch.bool)
+    observed[fac.ranks < 19_990] = True
+    p = net.condition().given(x, observed)
+    assert p.log_prob(p.sample()).isfinite()
+    assert "dependencies" not in vars(fac)
+
+
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])
 def test_a_decoder_in_another_order_is_refused(network):
     net = build(network, "bernoulli-raster")

@@ -1,0 +1,104 @@
+"""Calls with other parameters, with gathered ones, and with activations that are computed again."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from ardist.shapes import is_recorded, is_transformed
+
+Result = TypeVar("Result")
+
+
+class _Scope(nn.Module):
+    """A module around another one, so that any call can run under `functional_call`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+def call_with_params(
+    module: nn.Module, params: Mapping[str, Tensor], function: Callable[..., Result], *args: Any
+) -> Result:
+    """Calls a function while tensors replace parameters of a module, by name."""
+    named = {f"module.{name}": value for name, value in params.items()}
+    return functional_call(_Scope(module), named, (function, *args))
+
+
+def recomputed(module: nn.Module, function: Callable[..., Result], *args: Any) -> Result:
+    """Calls a function of a module whose activations are not kept for the backward pass.
+
+    The backward pass calls it again, with the parameters and the modes that the module has now.
+    Both may be others by then, after `functional_call` or in evaluation mode. Without gradients, in
+    a graph that is recorded, and under transforms of `torch.func`, which do not support it, this is
+    a plain call.
+    """
+    if not torch.is_grad_enabled() or is_recorded() or is_transformed():
+        return function(*args)
+    if torch.compiler.is_compiling() or is_sharded(module):  # hooks of FSDP set the parameters
+        return checkpoint(function, *args, use_reentrant=False)
+    params = dict(module.named_parameters())
+    modes = [(part, part.training) for part in module.modules()]
+
+    def again(*args: Any) -> Result:
+        with _in_modes(modes):
+            return call_with_params(module, params, function, *args)
+
+    return checkpoint(again, *args, use_reentrant=False)
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """A module with its whole weights on each process, if FSDP2 has sharded it.
+
+    All processes have to enter it together.
+    """
+    if not is_sharded(module):
+        yield
+        return
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.unshard()
+    try:
+        if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+            raise ValueError(
+                f"network: expected fully_shard on the {type(module).__name__} itself, not on a "
+                f"module around it, since a draw gathers its weights"
+            )
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 has sharded the module or a part of it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+@contextmanager
+def _in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
+    """Modules in the given modes, training or not; they return to their own afterwards."""
+    changed = [(part, mode) for part, mode in modes if part.training != mode]
+    for part, mode in changed:
+        part.training = mode
+    try:
+        yield
+    finally:
+        for part, mode in changed:
+            part.training = not mode

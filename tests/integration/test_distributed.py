@@ -1,0 +1,194 @@
+"""Two processes train as one does, and sharded networks draw: DDP and FSDP2, by gloo on the CPU."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from table import FACTORIZATIONS
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
+
+WORDS = ad.Factorization(6, fam.Categorical(5))
+IMAGE, SNAKE = FACTORIZATIONS["image-raster"], FACTORIZATIONS["image-snake"]
+ROWS, STEPS, WORLD = 8, 20, 2
+
+
+def _nested(**context):
+    chord = ad.Factorization(3, fam.Bernoulli())
+    inner = networks.MADE(chord, hidden_features=8, context_shape=(4,))
+    fac = ad.Factorization((5, 3), fam.Nested(inner), partition=ad.Partition.along(0))
+    return networks.RNN(fac, hidden_size=8, **context)
+
+
+def _transformer(**context):
+    return networks.Transformer(WORDS, dim=8, depth=2, heads=2, **context)
+
+
+NETWORKS = {
+    "made": partial(networks.MADE, FACTORIZATIONS["normal-raster"], hidden_features=(16, 16)),
+    "rnn": partial(networks.RNN, WORDS, hidden_size=8, cell="lstm", num_layers=2),
+    "transformer": _transformer,
+    "transformer, cross-attention": partial(
+        networks.Transformer,
+        WORDS,
+        dim=8,
+        depth=2,
+        heads=2,
+        context_kind="sequence",
+        checkpoint_layers=True,
+    ),
+    "wavenet": partial(networks.WaveNet, WORDS, channels=8, depth=3, checkpoint_layers=True),
+    "pixelcnn": partial(networks.PixelCNN, IMAGE, channels=8, depth=2),
+    "pixelcnn, each pixel masked": partial(
+        networks.PixelCNN, SNAKE, channels=8, depth=2, checkpoint_layers=True
+    ),
+    "nested": _nested,
+}
+
+
+def build(name):
+    torch.manual_seed(0)
+    shape = (2, 3) if "cross" in name else (3,)
+    return NETWORKS[name](context_shape=shape).double()  # rounding would add up over the steps
+
+
+def contexts(net):
+    return torch.randn(ROWS, *net.context_shape, dtype=torch.float64)
+
+
+def layers(net):
+    """The parts that are sharded one by one."""
+    body = getattr(net, "body", net)
+    for name in ("layers", "blocks", "hidden"):
+        if isinstance(found := getattr(body, name, None), nn.ModuleList):
+            return list(found)
+    return []
+
+
+def by_ddp(net):
+    return DistributedDataParallel(ad.LogLikelihood(net))
+
+
+def by_fsdp(net, **options):
+    for layer in layers(net):
+        fully_shard(layer)
+    return ad.LogLikelihood(fully_shard(net), **options)
+
+
+def by_fsdp_around(net, **options):
+    for layer in layers(net):
+        fully_shard(layer)
+    return fully_shard(ad.LogLikelihood(net, **options))
+
+
+def whole(tensor):
+    """All of a tensor, of which this process may have a shard."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def trains_as_one(rank, name):
+    for wrapper, wrap in WRAPPERS.items():
+        if (name, wrapper) != ("made", IN_CHUNKS):
+            _trains_as_one(rank, name, wrap)
+
+
+def _trains_as_one(rank, name, wrap):
+    net = build(name)
+    alone = copy.deepcopy(net)
+    context = contexts(net)
+    x = net.condition(context).sample()
+    model, reference = wrap(net), ad.LogLikelihood(alone)
+    optimizers = [torch.optim.SGD(module.parameters(), 0.1) for module in (model, reference)]
+    mine = slice(rank * ROWS // WORLD, (rank + 1) * ROWS // WORLD)
+    for _ in range(STEPS):
+        losses = [-model(x[mine], context[mine]).mean(), -reference(x, context).mean()]
+        for optimizer, loss in zip(optimizers, losses, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+        mean = losses[0].detach().clone()
+        torch.distributed.all_reduce(mean)  # the sum
+        torch.testing.assert_close(mean / WORLD, losses[1].detach(), rtol=1e-9, atol=1e-9)
+        for own, other in zip(net.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(whole(own.grad), other.grad, rtol=1e-9, atol=1e-9)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def draws_as_one(rank, name):
+    net = build(name)
+    alone = copy.deepcopy(net)
+    context = contexts(net)
+    model = by_fsdp(net)
+    for _ in range(2):  # before and after a step of training
+        p, q = net.condition(context), alone.condition(context)
+        torch.manual_seed(1)
+        x = p.sample((2,))
+        torch.manual_seed(1)
+        torch.testing.assert_close(x, q.sample((2,)), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(p.log_prob(x), q.log_prob(x), rtol=1e-9, atol=1e-9)
+        first = net.factorization.split(torch.zeros(net.factorization.event_shape))
+        first = torch.zeros_like(first, dtype=torch.bool)
+        first[net.factorization.steps[0][0]] = True
+        mask = net.factorization.merge(first)
+        drawn = p.given(x, mask).sample()
+        assert torch.equal(drawn[..., mask], x[..., mask])
+        if net.factorization.has_rsample:
+            p.rsample().sum().backward()
+        for module in (model, ad.LogLikelihood(alone)):
+            module.zero_grad()
+            module(x, context).sum().backward()
+            torch.optim.SGD(module.parameters(), 0.01).step()
+
+
+def a_wrapper_that_is_sharded_says_so(rank):
+    net = build("made")
+    by_fsdp_around(net)
+    with pytest.raises(ValueError, match="network: expected fully_shard on the MADE itself"):
+        net.condition(torch.zeros(3, dtype=torch.float64)).sample()
+
+
+def _run(rank, check, file, args):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=WORLD
+    )
+    try:
+        check(rank, *args)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def in_two_processes(folder, check, *args):
+    torch.multiprocessing.spawn(_run, (check, folder / "store", args), nprocs=WORLD)
+
+
+IN_CHUNKS = "fsdp, in chunks"  # which a MADE does not support
+WRAPPERS = {
+    "ddp": by_ddp,
+    "fsdp": by_fsdp,
+    "fsdp, around": by_fsdp_around,
+    IN_CHUNKS: partial(by_fsdp_around, chunk_size=3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_processes_train_as_one(name, tmp_path):
+    in_two_processes(tmp_path, trains_as_one, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_sharded_network_draws(name, tmp_path):
+    in_two_processes(tmp_path, draws_as_one, name)
+
+
+@pytest.mark.slow
+def test_a_network_inside_a_sharded_wrapper_says_how_to_shard_it(tmp_path):
+    in_two_processes(tmp_path, a_wrapper_that_is_sharded_says_so)
