@@ -130,7 +130,7 @@ class Cumulative:
     def _interval_log_prob(self: Any, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """log P(low < X <= high), for a family that is not finite, in float64."""
         ends = self._ends
-        is_least, is_most = low < ends.lower, high >= ends.upper
+        is_least, is_most = (low < ends.lower) | (low == -torch.inf), high >= ends.upper
         if not ends.is_discrete:
             is_least = low <= ends.lower
         inside = partial(_moved, within=ends.within(low.dtype), middle=ends.middle)

@@ -58,7 +58,7 @@ class Conditional(TorchDistribution):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         states = self._family.enumerate_support()
         if states is None:
-            raise NotImplementedError(f"enumerate_support: {self._family} has too many values")
+            return super().enumerate_support(expand)  # raises
         dtype = torch.int64 if self._family.is_index else self._params.dtype
         states = states.to(self._params.device, dtype)
         return over_batch(states, self.batch_shape, expand)

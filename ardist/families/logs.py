@@ -52,6 +52,7 @@ def log_ndtr(z: Tensor) -> Tensor:
     torch's derivative of `log_ndtr` is wrong there.
     """
     is_far = z < -1e4
-    far = torch.where(is_far, z, -1e4)
+    most = torch.finfo(z.dtype).max ** 0.5  # the square of a larger number is infinite
+    far = torch.where(is_far, z, -1e4).clamp(min=-most)
     tail = -0.5 * far * far - (-far).log() - 0.5 * math.log(2 * math.pi) - far.square().reciprocal()
     return torch.where(is_far, tail, torch.special.log_ndtr(torch.where(is_far, 0.0, z)))
