@@ -140,7 +140,7 @@ def _pit(family: Family, params: Tensor, values: Tensor) -> Tensor:
         return params.new_full(params.shape[:-1], torch.nan)
     pit = family.cdf(params, values)
     if family.support.is_discrete:
-        pit = pit - torch.rand_like(pit) * family.log_prob(params, values).exp()
+        pit = pit - torch.rand_like(pit) * family.mass(params, values)
     return pit.clamp(0, 1)
 
 

@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Distribution, constraints
 from ardist.bound_network import unwrap
 from ardist.constraints import BlockConstraint, SequenceConstraint
 from ardist.distribution import AutoregressiveDistribution
-from ardist.families.base import log_sum_exp
+from ardist.families.logs import log_sum_exp
 from ardist.ordering import Ordering
 from ardist.shapes import (
     as_flag,

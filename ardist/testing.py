@@ -18,7 +18,8 @@ from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
-from ardist.families import Family
+from ardist.families import Family, Hurdle
+from ardist.families.interval import integers
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import as_integer, as_positive, as_tolerance
@@ -434,13 +435,13 @@ def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDi
 def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """The values (n, *event_shape) of a block and their log-weights (n,)."""
     support = family.support
+    if isinstance(family, Hurdle):
+        return _with_points(family, *_nodes(family.family, num_points, reference))
     states = family.enumerate_support()
-    if (
-        states is None
-        and isinstance(support, constraints.greater_than_eq | type(constraints.nonnegative_integer))
-        and support.is_discrete
-    ):
+    if states is None and isinstance(support, type(constraints.nonnegative_integer)):
         states = torch.arange(201.0)
+    if support is integers:
+        states = torch.arange(-200.0, 201.0)
     if states is not None:
         states = states.to(reference.device).reshape(states.shape[0], *family.event_shape)
         return states, torch.zeros(states.shape[0], dtype=torch.float64, device=reference.device)
@@ -525,3 +526,13 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
         check_shape(broadcast.shape, batch, "log_prob of one event under all contexts")
         expanded = p.log_prob(event_x.expand((*batch, *event)))
         check_close(broadcast, expanded, "log_prob of one event")
+
+
+def _with_points(family: Hurdle, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The nodes of the family behind a hurdle, and its points, each once."""
+    points = torch.tensor(family.points).to(values)
+    elsewhere = (values.unsqueeze(-1) != points).all(-1)
+    return (
+        torch.cat((points, values[elsewhere])),
+        torch.cat((weights.new_zeros(points.shape), weights[elsewhere])),
+    )

@@ -249,7 +249,7 @@ class Rosenblatt(Transform):
             cdf = family.cdf(params, value)
             if not family.support.is_discrete:
                 return cdf
-            return (cdf - share * family.log_prob(params, value).exp()).clamp(0, 1)
+            return (cdf - share * family.mass(params, value)).clamp(0, 1)
 
         batch, blocks, params = _pass(self.p, x)
         shares = batch.blocks(share)

@@ -685,6 +685,49 @@ FAMILIES = (
         cure="Use the number of levels of the data, for example 256 for bytes.",
     ),
     error(
+        "interval_log_prob: VonMises() has no CDF",
+        lambda: fam.VonMises().interval_log_prob(torch.zeros(2), 0.0, 1.0),
+        cause="The probability of an interval is a difference of the family's CDF.",
+        cure="Use a family of one number with a CDF, such as a mixture of normals.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "num_levels: expected an integer of at least 2, got 1",
+        lambda: fam.Ordinal(1),
+        cause="A variable with a single level has only one value.",
+        cure="Use the number of levels of the data, or leave the variable out.",
+    ),
+    error(
+        "points: expected at least one number, all finite and different, got ()",
+        lambda: fam.Hurdle((), NORMAL),
+        "points: expected at least one number, all finite and different, got (0.0, 0.0)",
+        lambda: fam.Hurdle((0.0, 0.0), NORMAL),
+        cause="The points are where a column has spikes, such as an income of 0.",
+        cure="Name each spike once; without spikes use the family itself.",
+    ),
+    error(
+        "family: expected one of a single number that is no index, got Categorical(3)",
+        lambda: fam.Hurdle((0.0,), fam.Categorical(3)),
+        cause="Each category has a probability of its own already.",
+        cure="Use the categorical family itself.",
+    ),
+    error(
+        "family: expected a continuous one of a single number with a CDF, got Poisson()",
+        lambda: fam.Rounded(fam.Poisson()),
+        "family: expected a CDF, and a single real number or integers from a least one on, got "
+        "VonMises()",
+        lambda: fam.Truncated(fam.VonMises(), 0.0, 1.0),
+        cause="The probability of an interval is a difference of the family's CDF.",
+        cure="Use a family of one number with a CDF, such as a mixture of normals.",
+    ),
+    error(
+        "low, high: expected an interval of values of LogNormal() in GreaterThan("
+        "lower_bound=0.0), got -2.0 and 0.0",
+        lambda: fam.Truncated(fam.LogNormal(), -2.0, 0.0),
+        cause="No value of the family is in the interval.",
+        cure="Use bounds within the family's support, with `low < high`.",
+    ),
+    error(
         "p: expected a probability in (0, 1], got 0.0",
         lambda: fam.Nucleus(fam.Bernoulli(), 0.0),
         "p: expected a probability in (0, 1], got 1.5",

@@ -52,6 +52,12 @@ FAMILIES = {
     "spline": fam.Spline(4),
     "transformed": fam.Transformed(fam.Normal(), TanhTransform()),
     "transformed_decreasing": fam.Transformed(fam.LogNormal(), AffineTransform(3.0, -2.0)),
+    "ordinal": fam.Ordinal(3),
+    "hurdle": fam.Hurdle((0.0,), fam.LogNormal()),
+    "zero_inflated": fam.Hurdle((0.0, 2.0), fam.Poisson()),
+    "truncated": fam.Truncated(fam.Normal(), -1.0, 2.0),
+    "truncated_counts": fam.Truncated(fam.Poisson(), low=1),
+    "rounded": fam.Rounded(fam.Logistic()),
 }
 
 VECTORS = {

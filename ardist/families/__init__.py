@@ -3,7 +3,10 @@
 from ardist.families.base import Family
 from ardist.families.composed import Independent, Mixture
 from ardist.families.discretized import DiscretizedLogisticMixture
+from ardist.families.hurdle import Hurdle
+from ardist.families.interval import Rounded, Truncated
 from ardist.families.nested import Nested
+from ardist.families.ordinal import Ordinal
 from ardist.families.parametric import Parametric
 from ardist.families.relaxed import Relaxed
 from ardist.families.spline import Spline
@@ -42,6 +45,7 @@ __all__ = [
     "Family",
     "Gamma",
     "Geometric",
+    "Hurdle",
     "Independent",
     "Laplace",
     "LogNormal",
@@ -54,13 +58,16 @@ __all__ = [
     "Normal",
     "Nucleus",
     "OneHotCategorical",
+    "Ordinal",
     "Parametric",
     "Poisson",
     "Relaxed",
+    "Rounded",
     "Spline",
     "StudentT",
     "Tempered",
     "TopK",
     "Transformed",
+    "Truncated",
     "VonMises",
 ]

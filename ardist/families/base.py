@@ -372,12 +372,6 @@ def product(states: Tensor, shape: Sequence[int]) -> Tensor | None:
     return states[torch.cartesian_prod(*[each] * count).reshape(-1, *shape)]
 
 
-def log_sum_exp(x: Tensor) -> Tensor:
-    """Over the last dimension. If all entries are -inf, the gradient is zero and not NaN."""
-    nothing = (x == -torch.inf).all(-1, keepdim=True)
-    return x.masked_fill(nothing, 0.0).logsumexp(-1).masked_fill(nothing.squeeze(-1), -torch.inf)
-
-
 def choose(logits: Tensor, uniform: Tensor) -> Tensor:
     """The index that a uniform number in [0, 1) selects, by the inverse CDF: (...) int64."""
     cumulative = logits.softmax(-1).cumsum(-1).contiguous()

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
-from ardist.families.base import Family, choose, log_sum_exp, product
+from ardist.families.base import Family, choose, product
+from ardist.families.logs import log_sum_exp
 from ardist.shapes import as_positive, as_size, check_type
 
 
@@ -161,6 +162,12 @@ class Mixture(Derived):
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)
         return (logits.softmax(-1) * self.family.cdf(each, self._for_each(value))).sum(-1)
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        logits, each = self._split(params)
+        mixing, tails = logits.log_softmax(-1), self.family.log_tails(each, self._for_each(value))
+        below, above = (log_sum_exp(mixing + tail) for tail in tails)
+        return below, above
 
 
 @dataclass(frozen=True, repr=False)

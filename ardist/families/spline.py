@@ -11,6 +11,7 @@ from torch.distributions import AffineTransform, Distribution, Transform, constr
 
 from ardist.families.base import Family
 from ardist.families.links import Positive
+from ardist.families.logs import log_ndtr
 from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -83,6 +84,10 @@ class Spline(Family):
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return torch.special.ndtr(self.to_noise(params, value))
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise = self.to_noise(params, value)
+        return log_ndtr(noise), log_ndtr(-noise)
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
         wide = self._score_dtype(params.dtype, params.device)  # that of `cdf`

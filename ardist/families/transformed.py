@@ -210,10 +210,20 @@ class Transformed(Derived):
             return super().icdf(params, uniform)
         return self._forward(self.family.icdf(params, self._turned(uniform)))
 
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        tails = self.family.log_tails(params, self._backward(value)[0])
+        increases = self._increases(value)
+        below, above = (torch.where(increases, *pair) for pair in (tails, tails[::-1]))
+        return below, above
+
+    def _increases(self, reference: Tensor) -> Tensor:
+        """Whether the transforms together are increasing."""
+        sign = math.prod(transform.sign for transform in self.transforms)
+        return torch.as_tensor(sign, device=reference.device) > 0
+
     def _turned(self, uniform: Tensor) -> Tensor:
         """One minus the uniform if the transforms together are decreasing."""
-        sign = math.prod(transform.sign for transform in self.transforms)
-        return torch.where(torch.as_tensor(sign, device=uniform.device) > 0, uniform, 1 - uniform)
+        return torch.where(self._increases(uniform), uniform, 1 - uniform)
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         if not self._is_elementwise:

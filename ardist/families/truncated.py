@@ -6,24 +6,22 @@ They are normalized, so that `log_prob` is the log probability of their draws.
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
 from ardist.families.composed import Derived, Independent, forwarded
+from ardist.families.conditional import Conditional
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive, as_real, as_scale, over_batch
+from ardist.shapes import as_positive, as_real, as_scale
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +61,7 @@ class _Finite(Derived):
     def __call__(self, params: Tensor) -> Distribution:
         if self._is_range:
             return dist.Categorical(logits=self.state_logits(params), validate_args=False)
-        return _Conditional(self, params)
+        return Conditional(self, params)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         scores, number = self.state_logits(params).log_softmax(-1), self._number(value)
@@ -84,35 +82,6 @@ class _Finite(Derived):
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         number = (self.state_logits(params) + noise).argmax(-1)
         return number if self._is_range else self._states_like(params)[number]
-
-
-class _Conditional(TorchDistribution):
-    """The conditional of a finite family whose values torch has no class for."""
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    has_enumerate_support = True
-
-    def __init__(self, family: _Finite, params: Tensor) -> None:
-        self._family, self._params = family, params
-        super().__init__(params.shape[:-1], family.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return self._family.support
-
-    def expand(
-        self, batch_shape: Sequence[int], _instance: Distribution | None = None
-    ) -> "_Conditional":
-        return _Conditional(self._family, self._params.expand(*batch_shape, -1))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self._family.log_prob(self._params, value)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._family.sample(self._params.expand(*sample_shape, *self._params.shape))
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return over_batch(self._family._states_like(self._params), self.batch_shape, expand)
 
 
 def _states(family: Family) -> Tensor:
@@ -229,6 +198,7 @@ class Tempered(Derived):
     to_noise_and_log_det = forwarded("to_noise_and_log_det")
     cdf = forwarded("cdf")
     icdf = forwarded("icdf")
+    log_tails = forwarded("log_tails")
     marginal_log_prob = forwarded("marginal_log_prob")
     sample_given = forwarded("sample_given")
 

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
+from ardist.families.logs import both_logs, log_ndtr, log_one_minus_exp
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale
@@ -180,6 +181,10 @@ class LocationScale(Family):
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
         return self.from_noise(params, self._standard_icdf(uniform))
 
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.to_noise(params, value)
+        return self._standard_log_cdf(z), self._standard_log_cdf(-z)
+
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
 
@@ -190,6 +195,10 @@ class LocationScale(Family):
     @abstractmethod
     def _standard_cdf(self, z: Tensor) -> Tensor:
         """Probability of at most z."""
+
+    @abstractmethod
+    def _standard_log_cdf(self, z: Tensor) -> Tensor:
+        """The logarithm of `_standard_cdf`. The densities are symmetric."""
 
     @abstractmethod
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
@@ -219,6 +228,9 @@ class Normal(LocationScale):
     def _standard_cdf(self, z: Tensor) -> Tensor:
         return torch.special.ndtr(z)
 
+    def _standard_log_cdf(self, z: Tensor) -> Tensor:
+        return log_ndtr(z)
+
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
         return torch.special.ndtri(uniform)
 
@@ -244,6 +256,10 @@ class Laplace(LocationScale):
         tail = 0.5 * (-z.abs()).exp()
         return torch.where(z < 0, tail, 1 - tail)
 
+    def _standard_log_cdf(self, z: Tensor) -> Tensor:
+        above = torch.log1p(-0.5 * (-z.clamp(min=0)).exp())
+        return torch.where(z < 0, z - math.log(2), above)
+
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
         tail = torch.minimum(uniform, 1 - uniform)
         return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-100.0)
@@ -268,6 +284,9 @@ class Logistic(LocationScale):
 
     def _standard_cdf(self, z: Tensor) -> Tensor:
         return z.sigmoid()
+
+    def _standard_log_cdf(self, z: Tensor) -> Tensor:
+        return F.logsigmoid(z)
 
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
         return uniform.logit()
@@ -368,6 +387,10 @@ class StudentT(Family):
         z, is_near = z.squeeze(-1), is_near.squeeze(-1)
         return torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
 
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        mirrored = 2 * params[..., 0] - value
+        return both_logs(self.cdf(params, value), self.cdf(params, mirrored))
+
 
 @dataclass(frozen=True, repr=False)
 class _ThroughDraws(Family):
@@ -381,15 +404,25 @@ class _ThroughDraws(Family):
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         with torch.no_grad():
-            result = self._cdf(params, value)
+            below = self._tails(params, value)[0]
+        return below + self._slope(params, value)
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            below, above = self._tails(params, value)
+        slope = self._slope(params, value)
+        return both_logs(below + slope, above - slope)
+
+    def _slope(self, params: Tensor, value: Tensor) -> Tensor | float:
+        """Zero, with the gradient of the CDF."""
         if not torch.is_grad_enabled():
-            return result
+            return 0.0
         density = self.log_prob(params, value).detach().exp()
-        return result + density * (value - self.pathwise(params, value))
+        return density * (value - self.pathwise(params, value))
 
     @abstractmethod
-    def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        """The CDF, without gradients."""
+    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The CDF and one minus the CDF, without gradients."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -414,9 +447,11 @@ class Gamma(_ThroughDraws):
         fit = deviance(concentration, value * Positive()(rate))
         return concentration.log() - value.log() - fit - gamma_excess(concentration)
 
-    def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
+    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         concentration, rate = params.unbind(-1)
-        return torch.special.gammainc(Positive(1e-2)(concentration), value * Positive()(rate))
+        concentration, scaled = Positive(1e-2)(concentration), value * Positive()(rate)
+        below = torch.special.gammainc(concentration, scaled)
+        return below, torch.special.gammaincc(concentration, scaled)
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=0).log1p().unsqueeze(-1)
@@ -448,9 +483,10 @@ class Beta(_ThroughDraws):
         excess = gamma_excess(total) - gamma_excess(first) - gamma_excess(second)
         return excess - fit + (first / total).log() + second.log() - value.log() - rest.log()
 
-    def _cdf(self, params: Tensor, value: Tensor) -> Tensor:
+    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         first, second = Positive(1e-2)(params).unbind(-1)
-        return betainc(first, second, value).to(params.dtype)
+        below, above = betainc(first, second, value), betainc(second, first, 1 - value)
+        return below.to(params.dtype), above.to(params.dtype)
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
@@ -482,6 +518,10 @@ class Exponential(Family):
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return -torch.expm1(-self.to_noise(params, value))
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        noise = self.to_noise(params, value)
+        return log_one_minus_exp(-noise), -noise
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
         return self.from_noise(params, -torch.log1p(-uniform))
@@ -519,8 +559,15 @@ class Poisson(_Count):
         return -deviance(value, Positive()(params[..., 0])) - gamma_excess(value)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return self._tails(params, value)[0]
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return both_logs(*self._tails(params, value))
+
+    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         rate = Positive()(params[..., 0]).detach()
-        return torch.special.gammaincc((value.floor() + 1).clamp(min=0), rate)
+        after = (value.floor() + 1).clamp(min=0)
+        return torch.special.gammaincc(after, rate), torch.special.gammainc(after, rate)
 
 
 @dataclass(frozen=True, repr=False)
@@ -552,9 +599,16 @@ class NegativeBinomial(_Count):
         return excess - fit + (count / total).log()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        count, logits = params.unbind(-1)
-        after, failure = (value.floor() + 1).clamp(min=0), (-_LOG_ODDS(logits)).sigmoid()
-        return betainc(Positive(1e-2)(count), after, failure)
+        return self._tails(params, value)[0]
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return both_logs(*self._tails(params, value))
+
+    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        count, logits = Positive(1e-2)(params[..., 0]), _LOG_ODDS(params[..., 1])
+        after = (value.floor() + 1).clamp(min=0)
+        below = betainc(count, after, (-logits).sigmoid())
+        return below, betainc(after, count, logits.sigmoid())
 
 
 @dataclass(frozen=True, repr=False)
@@ -584,8 +638,12 @@ class Geometric(_Count):
         return (noise / F.softplus(_LOG_ODDS(params[..., 0]))).floor()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return -torch.expm1(self.log_tails(params, value)[1])
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         after = (value.floor() + 1).clamp(min=0)
-        return -torch.expm1(-after * F.softplus(_LOG_ODDS(params[..., 0])))
+        above = -after * F.softplus(_LOG_ODDS(params[..., 0]))
+        return log_one_minus_exp(above), above
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
         reached = -torch.log1p(-uniform) / F.softplus(_LOG_ODDS(params[..., 0]))

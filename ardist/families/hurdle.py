@@ -1,0 +1,227 @@
+"""Numbers with spikes: point masses and any family."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from ardist.families.base import Family, choose
+from ardist.families.composed import Derived
+from ardist.families.conditional import Conditional
+from ardist.families.guards import at_least_single
+from ardist.families.logs import log_sum_exp
+from ardist.families.quantiles import of_reals
+from ardist.shapes import as_real, described, is_sequence
+
+
+@dataclass(frozen=True, repr=False)
+class Hurdle(Derived):
+    """A mixture of point masses and a family, such as an income that is often zero.
+
+    The parameters are the logits of the points and of the rest, then the parameters of the family.
+    With a continuous family the score of a point is its log-probability, and the score of another
+    value is the logarithm of the probability of the rest times its density: a log density with
+    respect to the sum of the counting measure on the points and Lebesgue measure. With a discrete
+    family all scores are log-probabilities. A point that the family takes too has both masses, as
+    in zero-inflated counts (Lambert 1992).
+
+    The features that a network reads are which point the value is, and those of the family. The
+    support is called discrete, as that of an event with a discrete block is, and draws have no
+    gradients.
+
+    Args:
+        points: different numbers.
+        family: a family of one number that is no index.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.Hurdle((0.0,), ad.families.LogNormal())
+    >>> family.num_params, family.log_prob(torch.zeros(4), torch.tensor([0.0, 1.0])).exp()
+    (4, tensor([0.5000, 0.1995]))
+    """
+
+    points: tuple[float, ...]
+    _is_scored_by_parts = True
+
+    def __init__(self, points: Sequence[float], family: Family) -> None:
+        object.__setattr__(self, "family", family)
+        object.__setattr__(self, "points", _as_points(points))
+        self.__post_init__()
+        if family.event_shape or family.is_index:
+            raise ValueError(
+                f"family: expected one of a single number that is no index, got {family}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Hurdle({self.points}, {self.family})"
+
+    @property
+    def num_params(self) -> int:
+        return len(self.points) + 1 + self.family.num_params
+
+    @property
+    def num_features(self) -> int:
+        return len(self.points) + self.family.num_features
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return _Spiked(self.points, self.family)
+
+    is_index = False
+    has_rsample = is_reparameterized = is_bijective = has_cdf_gradient = False
+    project, inside = Family.project, Family.inside
+
+    @property
+    def has_cdf(self) -> bool:
+        return self.family.has_cdf
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size((1 + math.prod(self.family.noise_shape),))
+
+    def enumerate_support(self) -> Tensor | None:
+        states = self.family.enumerate_support()
+        return None if states is None else torch.cat((torch.tensor(self.points), states)).unique()
+
+    def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the points (..., K) and the rest, and the family's parameters."""
+        logits, inner = params.tensor_split((len(self.points) + 1,), -1)
+        weights = logits.to(at_least_single(logits.dtype)).log_softmax(-1)
+        return weights[..., :-1], weights[..., -1], inner
+
+    def _points(self, reference: Tensor) -> Tensor:
+        return torch.tensor(self.points, dtype=reference.dtype, device=reference.device)
+
+    def _is_point(self, value: Tensor) -> Tensor:
+        """(..., K) bool"""
+        return value.unsqueeze(-1) == self._points(value)
+
+    def _without_points(self, value: Tensor, is_point: Tensor) -> Tensor:
+        """The family may have no density at a point, so a placeholder replaces points."""
+        return torch.where(is_point, self.family.placeholder().to(value), value)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        return Conditional(self, params)
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        at, rest, inner = self._split(params)
+        if not value.is_floating_point():
+            value = value.to(params.dtype)
+        each = self._is_point(value)
+        is_point = each.any(-1)
+        point = at.masked_fill(~each, -torch.inf).amax(-1)
+        if self.family.support.is_discrete:  # which may take the point too
+            rest = rest + self.family.log_prob(inner, value)
+            point = torch.logaddexp(point.clamp(min=torch.finfo(point.dtype).min), rest)
+        else:
+            rest = rest + self.family.log_prob(inner, self._without_points(value, is_point))
+        return torch.where(is_point, point, rest)
+
+    def mass(self, params: Tensor, value: Tensor) -> Tensor:
+        mass = self.log_prob(params, value).exp()
+        if self.family.support.is_discrete:
+            return mass
+        return torch.where(self._is_point(value).any(-1), mass, 0.0)
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            _, _, inner = self._split(params)
+            uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
+            return self._chosen(params, uniform, self.family.sample(inner))
+
+    def _chosen(self, params: Tensor, uniform: Tensor, value: Tensor) -> Tensor:
+        """The point that a uniform number selects, or the family's value."""
+        count = len(self.points)
+        index = choose(params[..., : count + 1], uniform)
+        points = self._points(value)[index.clamp(max=count - 1)]
+        return torch.where(index < count, points, value)
+
+    def sample_noise(self, out: Tensor) -> Tensor:
+        out[..., 0].uniform_()
+        inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
+        out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
+        return out
+
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+        inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
+        value = self.family.from_noise(self._split(params)[2], inner)
+        return self._chosen(params, noise[..., 0], value)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        at, rest, inner = self._split(params)
+        reached = self._points(value) <= value.unsqueeze(-1)
+        points = torch.where(reached, at.exp(), 0.0).sum(-1)
+        return points + rest.exp() * self.family.cdf(inner, value)
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        if self._ordered_states() is not None:
+            return super().icdf(params, uniform)
+        with torch.no_grad():
+            shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
+            params, uniform = params.expand(*shape, -1), uniform.expand(shape)
+            ends = self._ends.within(uniform.dtype)
+            return of_reals(lambda value: self.cdf(params, value), ends, uniform)
+
+    def interval_log_prob(
+        self, params: Tensor, low: Tensor | float, high: Tensor | float
+    ) -> Tensor:
+        at, rest, inner = self._split(params)
+        low, high = (torch.as_tensor(end, device=params.device) for end in (low, high))
+        points = torch.tensor(self.points, device=params.device)
+        inside = (low.unsqueeze(-1) <= points) & (points <= high.unsqueeze(-1))
+        within = (rest + self.family.interval_log_prob(inner, low, high)).unsqueeze(-1)
+        shape = (*within.shape[:-1], len(self.points))
+        at = torch.where(inside, at, -torch.inf).expand(shape)
+        return log_sum_exp(torch.cat((at, within), -1))
+
+    def features(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            value = value.to(torch.get_default_dtype())
+        each = self._is_point(value)
+        is_point = each.any(-1)
+        inner = self.family.features(self._without_points(value, is_point))
+        return torch.cat((each.to(inner), inner.masked_fill(is_point.unsqueeze(-1), 0.0)), -1)
+
+    # A point may not be moved off an end of the family's support, nor off its dtype.
+
+    def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        return dtype
+
+    def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
+        is_point = self._is_point(draw).any(-1)
+        return torch.where(is_point, draw.to(dtype), self.family._rounded(draw, dtype))
+
+
+def _as_points(points: Any) -> tuple[float, ...]:
+    numbers = tuple(points) if is_sequence(points) else ()
+    wanted = "at least one number, all finite and different"
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"points: expected {wanted}, got {described(points)}")
+    return tuple(float(as_real(x, "points", wanted, math.isfinite)) for x in numbers)
+
+
+class _Spiked(constraints.Constraint):
+    """Points, and the support of a family."""
+
+    is_discrete = True
+    event_dim = 0
+
+    def __init__(self, points: tuple[float, ...], family: Family) -> None:
+        self._points, self._family = points, family
+        ends = family._ends
+        self.lower_bound = min(*points, ends.lower)
+        self.upper_bound = max(*points, ends.upper)
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        points = torch.tensor(self._points, dtype=value.dtype, device=value.device)
+        return self._family.inside(value) | (value.unsqueeze(-1) == points).any(-1)
+
+    def __repr__(self) -> str:
+        return f"Spiked({self._points}, {self._family.support})"

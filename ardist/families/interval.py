@@ -1,0 +1,240 @@
+"""Families made of another one by the probability of intervals: truncated and rounded ones."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from ardist.families.base import Family
+from ardist.families.composed import Derived
+from ardist.families.conditional import Conditional
+from ardist.families.logs import log_one_minus_exp, log_sum_exp
+from ardist.shapes import as_real
+
+_AtLeast: Any = type(constraints.nonnegative_integer)
+
+
+@dataclass(frozen=True, repr=False)
+class Truncated(Derived):
+    """A family conditioned on `low <= value <= high`.
+
+    Its parameters and features are those of the family. Scores are computed by
+    `interval_log_prob`, so that they are accurate if the interval is far from the family's mass,
+    up to about a million scales.
+    Draws invert the CDF within the interval. A family of counts is cut to finitely many values,
+    or from below.
+
+    Args:
+        family: a family of one number with a CDF.
+        low: below `high`; -inf for no bound.
+        high: inf for no bound.
+
+    Raises:
+        ValueError: if the family has no CDF, or the interval has no values of the family.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.Truncated(ad.families.Normal(), low=0.0, high=1.0)
+    >>> family.log_prob(torch.zeros(2), torch.tensor([0.5, 2.0]))
+    tensor([0.0309,   -inf])
+    >>> ad.families.Truncated(ad.families.Poisson(), low=1).support
+    IntegerGreaterThan(lower_bound=1)
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    _is_scored_by_parts = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check(lambda x, name: as_real(x, name, "a number", lambda x: x == x), "low", "high")
+        family, ends = self.family, self.family._ends
+        is_counted = isinstance(family.support, constraints.integer_interval | _AtLeast)
+        if family.event_shape or not family.has_cdf or ends.is_discrete != is_counted:
+            raise ValueError(
+                f"family: expected a CDF, and a single real number or integers from a least one "
+                f"on, got {family}"
+            )
+        low, high = max(self.low, ends.lower), min(self.high, ends.upper)
+        if is_counted:
+            low, high = _ceil(low), _floor(high)
+        if low > high if is_counted else low >= high:
+            raise ValueError(
+                f"low, high: expected an interval of values of {family} in {family.support}, got "
+                f"{self.low} and {self.high}"
+            )
+        object.__setattr__(self, "_bounds", (low, high))
+
+    @property
+    def _inner_ends(self) -> tuple[float, float]:
+        bounds: tuple[float, float] = vars(self)["_bounds"]
+        return bounds
+
+    @property
+    def support(self) -> constraints.Constraint:
+        low, high = self._inner_ends
+        if self.family.support.is_discrete:
+            if high < math.inf:
+                return constraints.integer_interval(int(low), int(high))
+            return _AtLeast(int(low))
+        if high == math.inf:
+            return constraints.real if low == -math.inf else constraints.greater_than_eq(low)
+        return constraints.less_than(high) if low == -math.inf else constraints.interval(low, high)
+
+    has_noise = is_reparameterized = is_bijective = False
+    needs_double = True
+    inside, enumerate_support = Family.inside, Family.enumerate_support
+
+    def placeholder(self) -> Tensor:
+        if self.family.support.is_discrete:
+            return self.family.placeholder().clamp(*self._inner_ends)
+        return Family.placeholder(self)
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.has_cdf_gradient
+
+    @property
+    def has_cdf(self) -> bool:
+        return True
+
+    @property
+    def has_cdf_gradient(self) -> bool:
+        return self.family.has_cdf_gradient
+
+    def __call__(self, params: Tensor) -> Distribution:
+        return Conditional(self, params)
+
+    @cached_property
+    def _listed(self) -> list[int] | None:
+        """The values of a discrete family that are summed: those inside, or all those below."""
+        if not self.family.support.is_discrete:
+            return None
+        low, high = self._inner_ends
+        if high < math.inf:
+            return list(range(int(low), int(high) + 1))
+        return list(range(int(self.family._ends.lower), int(low)))
+
+    def _log_mass(self, params: Tensor) -> Tensor:
+        """The log-probability of the interval: (...)."""
+        low, high = self._inner_ends
+        if self._listed is None:
+            return self.family.interval_log_prob(params, low, high)
+        values = torch.tensor(self._listed, device=params.device)
+        if not self.family.is_index:
+            values = values.to(params.dtype)
+        total = log_sum_exp(self.family.log_prob(params.unsqueeze(-2), values))
+        return total if high < math.inf else log_one_minus_exp(total.clamp(max=0.0))
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.log_prob(params, value) - self._log_mass(params)
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        if self._ordered_states() is not None:
+            return super().cdf(params, value)
+        until = self.family.interval_log_prob(params, self._inner_ends[0], value)
+        return (until - self.family.interval_log_prob(params, *self._inner_ends)).exp()
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self._inner_ends
+        mass, inner = self._log_mass(params), self.family
+        after = value.floor() + 1 if inner.support.is_discrete else value
+        below = inner.interval_log_prob(params, low, value) - mass
+        return below, inner.interval_log_prob(params, after, high) - mass
+
+    def sample(self, params: Tensor) -> Tensor:
+        with torch.no_grad():
+            uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
+            return self.icdf(params, uniform)
+
+
+@dataclass(frozen=True, repr=False)
+class Rounded(Derived):
+    """Integers: the values of a continuous family, rounded to the nearest integer.
+
+    P(k) is the probability of [k - 1/2, k + 1/2] under the family, by `interval_log_prob`. A
+    mixture or a transformed family of reals so becomes one of counts, whose scale is free. Its
+    parameters and features are those of the family.
+
+    Args:
+        family: a continuous family of one number with a CDF.
+
+    Raises:
+        ValueError: if the family is another one.
+
+    >>> import torch, ardist as ad
+    >>> family = ad.families.Rounded(ad.families.Normal())
+    >>> family.log_prob(torch.zeros(2), torch.tensor([0.0, 1.0])).exp()
+    tensor([0.3829, 0.2417])
+    """
+
+    is_index = False
+    needs_double = True
+    has_cdf_gradient = has_rsample = is_reparameterized = is_bijective = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        family = self.family
+        if family.event_shape or not family.has_cdf or family.support.is_discrete:
+            raise ValueError(
+                f"family: expected a continuous one of a single number with a CDF, got {family}"
+            )
+
+    @property
+    def support(self) -> constraints.Constraint:
+        ends = self.family._ends
+        lower, upper = _floor(ends.lower + 0.5), _ceil(ends.upper - 0.5)
+        if upper < math.inf and lower > -math.inf:
+            return constraints.integer_interval(int(lower), int(upper))
+        return integers if lower == -math.inf else _AtLeast(int(lower))
+
+    inside, placeholder = Family.inside, Family.placeholder
+    enumerate_support = Family.enumerate_support
+
+    def __call__(self, params: Tensor) -> Distribution:
+        return Conditional(self, params)
+
+    def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.interval_log_prob(params, value - 0.5, value + 0.5)
+
+    def sample(self, params: Tensor) -> Tensor:
+        return self.family.sample(params).round()
+
+    def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
+        return self.family.from_noise(params, noise).round()
+
+    def cdf(self, params: Tensor, value: Tensor) -> Tensor:
+        return self.family.cdf(params, value.floor() + 0.5)
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        return (self.family.icdf(params, uniform) - 0.5).ceil()
+
+    def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return self.family.log_tails(params, value.floor() + 0.5)
+
+
+class _Integers(constraints.Constraint):
+    """All integers, as floats."""
+
+    is_discrete = True
+    event_dim = 0
+
+    def check(self, value: Tensor) -> Tensor:
+        return value % 1 == 0
+
+    def __repr__(self) -> str:
+        return "Integers()"
+
+
+integers: Any = _Integers()
+
+
+def _floor(x: float) -> float:
+    return x if math.isinf(x) else math.floor(x)
+
+
+def _ceil(x: float) -> float:
+    return x if math.isinf(x) else math.ceil(x)

@@ -1,0 +1,112 @@
+"""Probabilities of intervals, and the families that are made of them."""
+
+import mpmath
+import pytest
+import torch
+from laws import assert_cdf
+from scipy import stats
+from table import FAMILIES
+from torch.distributions import AffineTransform, ExpTransform
+
+from ardist import families as fam
+
+WITH_CDF = {name: family for name, family in FAMILIES.items() if family.has_cdf}
+
+
+@pytest.mark.parametrize("family", WITH_CDF.values(), ids=WITH_CDF.keys())
+def test_an_interval_has_the_difference_of_the_cdf(family, float64):
+    params = torch.randn(200, family.num_params)
+    both = torch.stack((family.sample(params), family.sample(params))).double()
+    low, high = both.amin(0), both.amax(0)
+    found = family.interval_log_prob(params, low, high)
+    mass = family.mass(params, low.long() if family.is_index else low)
+    inside = family.cdf(params, high) - family.cdf(params, low) + mass
+    torch.testing.assert_close(found.exp(), inside, rtol=1e-7, atol=1e-9)
+    everything = family.interval_log_prob(params, -torch.inf, torch.inf)
+    torch.testing.assert_close(everything, torch.zeros(200), rtol=0, atol=1e-9)
+    assert (family.interval_log_prob(params, high + 1, high) == -torch.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "law", "places"),
+    [
+        (fam.Normal(), stats.norm(scale=1 + 1e-6), (-30.0, -8.0, 8.0, 30.0)),
+        (fam.Laplace(), stats.laplace(scale=1 + 1e-6), (-300.0, 300.0)),
+        (fam.Logistic(), stats.logistic(scale=1 + 1e-6), (-300.0, 300.0)),
+        (fam.Exponential(), stats.expon(scale=1 / (1 + 1e-6)), (300.0,)),
+        (fam.Gamma(), stats.gamma(1.01, scale=1 / (1 + 1e-6)), (300.0,)),
+    ],
+    ids=str,
+)
+def test_the_tails_are_exact_and_have_gradients(family, law, places):
+    params = torch.zeros(family.num_params, dtype=torch.float64, requires_grad=True)
+    for low in places:
+        found = family.interval_log_prob(params, low, low + 0.5)
+        with mpmath.workdps(40):
+            tail = min((law.logcdf, law.logsf), key=lambda tail: tail(low))
+            ends = [mpmath.exp(mpmath.mpf(float(tail(x)))) for x in (low, low + 0.5)]
+            expected = float(mpmath.log(abs(ends[1] - ends[0])))
+        assert found.item() == pytest.approx(expected, rel=1e-9)
+        (slope,) = torch.autograd.grad(found, params)
+        assert slope.isfinite().all()
+        assert slope.abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        fam.Truncated(fam.Normal(), -1.0, 2.0),
+        fam.Truncated(fam.Normal(), low=12.0),
+        fam.Truncated(fam.Normal(), high=-12.0),
+        fam.Truncated(fam.Mixture(fam.Logistic(), 2), 0.0, 1.0),
+        fam.Truncated(fam.LogNormal(), -1.0, 2.0),
+    ],
+    ids=str,
+)
+def test_truncated_draws_follow_a_density_that_integrates_to_one(family, float64):
+    params = 0.3 * torch.randn(family.num_params)
+    low, high = family._inner_ends
+    x = torch.linspace(max(low, -13.0), min(high, 13.0), 200_001)[1:-1]
+    total = torch.trapezoid(family.log_prob(params, x).exp(), x)
+    torch.testing.assert_close(total, torch.tensor(1.0), rtol=1e-3, atol=1e-3)
+    draws = family.sample(params.expand(5000, -1))
+    assert_cdf(family.cdf(params, draws))
+    outside = torch.tensor([low - 1, high + 1])
+    assert (family.log_prob(params, outside[outside.isfinite()]) == -torch.inf).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, torch.inf), (2, 6), (0, 0)])
+@pytest.mark.parametrize("inner", [fam.Poisson(), fam.NegativeBinomial()], ids=str)
+def test_truncated_counts_are_the_counts_renormalized(inner, low, high, float64):
+    family = fam.Truncated(inner, low, high)
+    params = torch.randn(20, 1, inner.num_params).requires_grad_()
+    counts = torch.arange(400.0)
+    inside = (counts >= low) & (counts <= high)
+    scores = inner.log_prob(params, counts)
+    expected = scores[:, inside] - scores[:, inside].logsumexp(-1, keepdim=True)
+    found = family.log_prob(params, counts)
+    torch.testing.assert_close(found[:, inside], expected, rtol=1e-6, atol=1e-6)
+    assert (found[:, ~inside] == -torch.inf).all()
+    slopes = [
+        torch.autograd.grad(part[:, 0].sum(), params)[0] for part in (found[:, inside], expected)
+    ]
+    torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
+
+
+def test_rounded_values_have_the_mass_of_their_interval(float64):
+    inner = fam.Transformed(
+        fam.Mixture(fam.Normal(), 2), [ExpTransform(), AffineTransform(-0.5, 1)]
+    )
+    family = fam.Rounded(inner)
+    assert family.support.lower_bound == 0
+    params = 0.3 * torch.randn(6)
+    counts = torch.arange(2000.0)
+    expected = inner.cdf(params, counts + 0.5) - inner.cdf(params, counts - 0.5)
+    torch.testing.assert_close(family.log_prob(params, counts).exp(), expected)
+    draws = family.sample(params.expand(20_000, -1))
+    assert torch.equal(draws, draws.round())
+    assert (draws == 0).double().mean().item() == pytest.approx(expected[0].item(), abs=0.02)
+    uniform = torch.rand(500)
+    value = family.icdf(params, uniform)
+    assert (family.cdf(params, value) >= uniform).all()
+    assert (family.cdf(params, value - 1) < uniform).all()
