@@ -111,7 +111,9 @@ class BoundNetwork:
             return None
         return self.context.reshape(prod(self.context_batch), *self.unwrapped.context_shape)
 
-    def forward(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
+    def forward(
+        self, blocks: Tensor, ranks: Tensor | None = None, observed: Tensor | None = None
+    ) -> Tensor:
         """The parameters of all blocks of rows, in one parallel pass.
 
         A block with an infinite element scores -inf and has no effect on others: the network
@@ -120,12 +122,15 @@ class BoundNetwork:
         Args:
             blocks: (rows, *value_shape) in raster order.
             ranks: (rows, num_blocks), if the rows have orders of their own.
+            observed: (rows, num_blocks) bool, the blocks that all conditionals of a row depend on
+                instead of the earlier ones; only if the network `has_masks`.
         """
         shape = self.factorization.layout.param_shape
         if blocks.shape[0] == 0:  # modules may refuse no rows; the gradients are zeros
             nothing = self.reference.new_zeros(0, *shape)
             return nothing + torch.stack([part.flatten()[:0].sum() for part in self.sources]).sum()
-        params: Tensor = self.network(*self._inputs(blocks, ranks))
+        masks = {} if observed is None else {"observed": observed}
+        params: Tensor = self.network(*self._inputs(blocks, ranks), **masks)
         name = type(self.unwrapped).__name__
         self.factorization.layout.check_params(params, blocks.shape[0], name)
         return params.to(self.reference.dtype)  # autocast computes in another dtype

@@ -496,7 +496,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         tensor([[ 0.5000, -1.0000],
                 [ 0.5000, -1.0000]])
         """
-        mask = self._checked_mask(mask)
+        mask = self.checked_mask(mask)
         check_data(value, "value")
         leading(value.shape, self.event_shape, self.batch_shape, "value")
         first = self.with_first(mask)
@@ -532,7 +532,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         >>> p.sample((3,)).shape
         torch.Size([3, 2])
         """
-        mask = self._checked_mask(mask)
+        mask = self.checked_mask(mask)
         if mask.shape != self.event_shape or not mask.any():
             raise ValueError(
                 f"mask: expected {tuple(self.event_shape)} with an element to keep, got "
@@ -592,12 +592,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     # Checks of arguments.
 
-    def _checked_mask(self, mask: Tensor) -> Tensor:
-        """A mask on the network's device, whose leading dimensions fit batch_shape."""
-        check_data(mask, "mask")
-        leading(mask.shape, self.event_shape, self.batch_shape, "mask")
+    def checked_mask(self, mask: Tensor, name: str = "mask") -> Tensor:
+        """A mask on the network's device, whose leading dimensions fit batch_shape. For what is
+        made of this distribution.
+        """
+        check_data(mask, name)
+        leading(mask.shape, self.event_shape, self.batch_shape, name)
         if mask.dtype != torch.bool:
-            raise ValueError(f"mask: expected dtype torch.bool, got {mask.dtype}")
+            raise ValueError(f"{name}: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.bound.reference.device)
 
     def checked(self, value: Tensor, name: str = "value", *, mask: Tensor | None = None) -> Tensor:

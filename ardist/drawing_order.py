@@ -40,17 +40,17 @@ class Permutation:
 
     def to_drawing(self, x: Tensor, dim: int = 1) -> Tensor:
         """Entries along `dim` from raster order to the order of drawing."""
-        return x if self.order is None else _arrange(x, self.order, dim)
+        return x if self.order is None else arrange(x, self.order, dim)
 
     def to_raster(self, x: Tensor, dim: int = 1) -> Tensor:
         """The inverse of `to_drawing`."""
-        return x if self.inverse is None else _arrange(x, self.inverse, dim)
+        return x if self.inverse is None else arrange(x, self.inverse, dim)
 
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Of x (rows, n, ...) in raster order, the entries drawn from `start` to `stop`."""
         if self.order is None:
             return x[:, start:stop]
-        return _arrange(x, self.order[..., start:stop], 1)
+        return arrange(x, self.order[..., start:stop], 1)
 
     def put(self, x: Tensor, values: Tensor, start: int) -> Tensor:
         """A copy of x (rows, n, ...) in raster order with the entries drawn from `start` on
@@ -71,8 +71,8 @@ class Permutation:
         return Permutation(self.order.index_select(0, rows), self.inverse.index_select(0, rows))
 
 
-def _arrange(x: Tensor, order: Tensor, dim: int) -> Tensor:
-    """The entries of x along `dim` in an order, (k,) or, for dimension 1, (rows, k)."""
+def arrange(x: Tensor, order: Tensor, dim: int = 1) -> Tensor:
+    """The entries of x along `dim` by their indices, (k,) or, for dimension 1, (rows, k)."""
     if order.dim() == 1:
         return x.index_select(dim, order)
     rows = max(x.shape[0], order.shape[0])

@@ -77,9 +77,23 @@ class Ordering:
         return Ordering("permutation", values, (len(values),))
 
     @staticmethod
-    def random(seed: int = 0) -> "Ordering":
-        """A random permutation. The same seed and grid always give the same order."""
-        return Ordering("random", (as_integer(seed, "seed"),))
+    def random(seed: int = 0, per_step: int = 1) -> "Ordering":
+        """A random permutation. The same seed and grid always give the same order.
+
+        Args:
+            seed: of the permutation.
+            per_step: the number of blocks that are drawn in each step; the last step may have
+                fewer. More than one block a step makes draws faster, and these blocks are
+                independent given the earlier ones.
+
+        >>> import ardist as ad
+        >>> print(ad.Ordering.random(0, per_step=4).show((3, 3)))
+        0 1 0
+        0 1 1
+        2 1 0
+        """
+        arguments = (as_integer(seed, "seed"), as_positive(per_step, "per_step"))
+        return Ordering("random", arguments[: 1 if per_step == 1 else 2])
 
     @staticmethod
     def column_major() -> "Ordering":

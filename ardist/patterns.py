@@ -18,9 +18,10 @@ def reverse(grid_shape: Size) -> Tensor:
     return raster(grid_shape).flatten().flip(0).view(grid_shape)
 
 
-def random(grid_shape: Size, seed: int) -> Tensor:
+def random(grid_shape: Size, seed: int, per_step: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return ranks_of(torch.randperm(math.prod(grid_shape), generator=generator), grid_shape)
+    order = torch.randperm(math.prod(grid_shape), generator=generator)
+    return ranks_of(order, grid_shape) // per_step
 
 
 def column_major(grid_shape: Size) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scheduled sampling, and a measure of exposure bias.
+"""Training objectives other than `log_prob`, and a measure of exposure bias.
 
 Teacher forcing trains on true prefixes, in one parallel pass. Draws are conditioned on the model's
 own prefixes, which it was not trained on. The resulting errors are known as exposure bias (Ranzato
@@ -16,7 +16,147 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.rollout import Rollout
 from ardist.shapes import as_positive, as_real, check_type
 
-__all__ = ["Exposure", "exposure_bias", "scheduled_log_prob"]
+__all__ = [
+    "Exposure",
+    "exposure_bias",
+    "masked_log_prob",
+    "pseudo_log_prob",
+    "scheduled_log_prob",
+]
+
+
+def masked_log_prob(
+    p: AutoregressiveDistribution, x: Tensor, observed: Tensor | None = None
+) -> Tensor:
+    """An unbiased estimate of the mean of log_prob over all orders, in nats, by one pass.
+
+    The first t blocks of a random order are the input, and all others are scored given these
+    (Uria et al. 2014, "A deep and tractable density estimator"; Hoogeboom et al. 2022,
+    "Autoregressive diffusion models"). The sum over these T - t blocks is weighted by T / (T - t).
+    The sizes t are uniform over 0, ..., T - 1, and spread evenly over the events, which lowers the
+    variance of their mean. The order of `p` has no effect.
+
+    Missing elements are neither read nor scored, and the orders are those of the other blocks. A
+    block that is missing in part is scored given all whole ones, by the marginal of its family.
+
+    Args:
+        p: the distribution of a network that predicts from any set, such as `networks.Masked`.
+        x: events (*lead, *event_shape), where `lead` broadcasts with batch_shape. NaN is a missing
+            element if the `nan_policy` of p is "marginalize".
+        observed: (*lead, *event_shape) bool, False for elements that are missing in x.
+
+    Returns:
+        an estimate for each event, of shape (*lead).
+
+    Raises:
+        ValueError: if the network does not predict from any set, something is observed in p, or
+            the sequences have an end.
+
+    >>> import torch, ardist as ad
+    >>> fac = ad.Factorization(4, ad.families.Bernoulli())
+    >>> net = ad.networks.Masked(fac, hidden_features=8)
+    >>> loss = -ad.training.masked_log_prob(net.condition(), torch.ones(16, 4)).mean()
+    """
+    _check_any_set(p)
+    if isinstance(x, Tensor) and p.nan_policy == "marginalize" and x.isnan().any():
+        present = ~x.isnan()
+        observed = present if observed is None else present & p.checked_mask(observed, "observed")
+    if observed is None:
+        x = p.checked(x, "x")
+    else:
+        p.check_value(x, "x")
+        observed = p.checked_mask(observed, "observed")
+        x = p.checked(torch.where(observed, x, p.bound.placeholder), "x", mask=observed)
+    batch = p.batch_of(x)
+    known = None if observed is None else batch.blocks(observed)
+    result: Tensor = p.bound.with_params(_masked, batch, batch.blocks(x), known)
+    return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
+
+
+def _masked(batch: Batch, blocks: Tensor, known: Tensor | None) -> Tensor:
+    layout, rows = batch.layout, batch.num_rows
+    whole = torch.ones(rows, layout.num_blocks, dtype=torch.bool, device=blocks.device)
+    partial = ~whole
+    if known is not None:
+        whole, partial = layout.whole(known), layout.partially_observed(known)
+    count = whole.sum(-1)
+    steps = count + partial.any(-1)  # of an order: the last one scores blocks known in part
+    places = torch.rand(rows, device=blocks.device) + torch.randperm(rows, device=blocks.device)
+    size = (places / rows * steps).long().minimum(steps - 1).clamp(min=0)  # of the set that is read
+    order = torch.rand(whole.shape, device=blocks.device).masked_fill(~whole, 2.0).argsort(-1)
+    read = order.argsort(-1) < size.unsqueeze(-1)
+    params = batch.bound.forward(blocks, observed=read)
+    if known is not None and partial.any():
+        scores = layout.marginal_log_prob(params, blocks, known)
+    else:
+        scores = layout.log_prob(params, blocks)
+    is_last = (size == count).unsqueeze(-1)
+    scored = torch.where(is_last, partial, whole & ~read)
+    weight = steps / (count - size).clamp(min=1)
+    return batch.unflatten(torch.where(scored, scores, 0.0).sum(-1) * weight)
+
+
+def pseudo_log_prob(p: AutoregressiveDistribution, x: Tensor) -> Tensor:
+    """The pseudo-log-likelihood of events, in nats: each block is scored given all others.
+
+    It is the sum over blocks of log p(x_i | all x_j, j != i) (Besag 1975; Salazar et al. 2020,
+    "Masked language model scoring"). It takes a pass for each block. It is no log probability:
+    `p.log_prob(x)` is one, under an order.
+
+    Args:
+        p: the distribution of a network that predicts from any set, such as `networks.Masked`.
+        x: events (*lead, *event_shape), where `lead` broadcasts with batch_shape.
+
+    Returns:
+        the sum over blocks, of shape (*lead).
+
+    Raises:
+        ValueError: as `masked_log_prob`.
+
+    >>> import torch, ardist as ad
+    >>> fac = ad.Factorization(4, ad.families.Bernoulli())
+    >>> net = ad.networks.Masked(fac, hidden_features=8)
+    >>> ad.training.pseudo_log_prob(net.condition(), torch.ones(16, 4)).shape
+    torch.Size([16])
+    """
+    _check_any_set(p)
+    x = p.checked(x, "x")
+    batch = p.batch_of(x)
+    result: Tensor = p.bound.with_params(_pseudo, batch, batch.blocks(x))
+    return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
+
+
+def _pseudo(batch: Batch, blocks: Tensor) -> Tensor:
+    layout, rows = batch.layout, batch.num_rows
+    total = batch.bound.reference.new_zeros(rows)
+    each = torch.eye(layout.num_blocks, dtype=torch.bool, device=blocks.device)
+    for own in each:
+        params = batch.bound.forward(blocks, observed=(~own).expand(rows, -1))
+        total = total + layout.log_prob(params, blocks)[:, own].squeeze(-1)
+    return batch.unflatten(total)
+
+
+def _check_any_set(p: AutoregressiveDistribution) -> None:
+    check_type(p, AutoregressiveDistribution, "p")
+    _check_nothing_observed(p)
+    if not p.bound.unwrapped.has_masks:
+        raise ValueError(
+            f"p: expected a network that predicts from any set, such as Masked, got "
+            f"{type(p.bound.unwrapped).__name__}"
+        )
+    if p.factorization.end is not None:
+        raise ValueError(
+            f"p: expected sequences without an end, since what follows the end depends on the "
+            f"order, got {p.factorization}"
+        )
+
+
+def _check_nothing_observed(p: AutoregressiveDistribution) -> None:
+    if p.evidence is not None:
+        mask = p.evidence[1]
+        raise ValueError(
+            f"p: expected nothing observed in it, got {int(mask.sum())} of {mask.numel()} elements"
+        )
 
 
 def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
@@ -45,11 +185,7 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     """
     check_type(p, AutoregressiveDistribution, "p")
     as_real(probability, "probability", "one within [0, 1]", lambda x: 0 <= x <= 1)
-    if p.evidence is not None:
-        mask = p.evidence[1]
-        raise ValueError(
-            f"p: expected nothing observed in it, got {int(mask.sum())} of {mask.numel()} elements"
-        )
+    _check_nothing_observed(p)
     x = p.checked(x, "x")
     batch = p.batch_of(x)
     result: Tensor = p.bound.with_params(_scheduled, batch, batch.blocks(x), probability)

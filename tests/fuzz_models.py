@@ -116,6 +116,13 @@ NETWORKS = {
         lambda r, fac, **c: networks.FromModule(Inclusive(fac, **c), fac, **c),
         lambda plan: plan.total and plan.uniform,
     ),
+    "masked": (
+        lambda r, fac, **c: networks.Masked(
+            fac, hidden_features=r.choice([(12,), (12, 12), (12, 8)]),
+            residual=r.random() < 0.7, chunk_size=r.choice([None, 1, 8]), **c,
+        ),
+        lambda plan: True,
+    ),
     "own": (lambda r, fac, **c: Own(fac, **c), lambda plan: True),
 }  # fmt: skip
 
@@ -326,8 +333,9 @@ class Model:
         self.contexts = None if self.context is None else self.context.double().reshape(
             self.rows, *self.arguments["context_shape"])  # fmt: skip
         self.p = self.net.condition(self.context, validate_args=r.choice([None, False]))
-        self.any_order = self.name == "own" or getattr(self.net, "any_order", False)
-        self.serves_ties = self.name == "own" or getattr(self.net, "two_streams", False)
+        serves_all = self.name in ("own", "masked")
+        self.any_order = serves_all or getattr(self.net, "any_order", False)
+        self.serves_ties = serves_all or getattr(self.net, "two_streams", False)
 
     def built(self):
         """A network of this kind, with weights from torch's random state."""

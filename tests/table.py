@@ -218,6 +218,33 @@ def _foreign(fac: ad.Factorization, context_shape: tuple[int, ...] = ()) -> nn.M
     return networks.FromModule(TinyGPT(fac, context_shape), fac, context_shape=context_shape)
 
 
+class TinyBERT(nn.Module):
+    """A bidirectional module from elsewhere, for blocks of any kind."""
+
+    def __init__(self, fac: ad.Factorization, context_shape: tuple[int, ...] = ()):
+        super().__init__()
+        family = fac.layout.families[0]
+        self.embed = nn.Linear(max(1, family.event_shape.numel()), 16)
+        self.position = nn.Parameter(torch.randn(fac.num_blocks, 16))
+        self.attend = nn.Linear(16, 48)
+        self.mix = nn.Sequential(nn.Linear(16, 48), nn.GELU(), nn.Linear(48, family.num_params))
+        self.context = nn.Linear(3, 16) if context_shape else None
+
+    def forward(self, blocks, context=None):
+        values = blocks.reshape(*blocks.shape[:2], -1).to(self.position.dtype).asinh()
+        x = self.embed(values) + self.position
+        if context is not None:
+            x = x + self.context(context).unsqueeze(1)
+        q, k, v = self.attend(x).chunk(3, -1)
+        return self.mix(x + F.scaled_dot_product_attention(q, k, v))
+
+
+def _masked_module(fac: ad.Factorization, context_shape: tuple[int, ...] = ()) -> nn.Module:
+    module = TinyBERT(fac, context_shape)
+    mask = 7 if fac.layout.is_index else 7.0
+    return networks.Masked.from_module(module, fac, mask=mask, context_shape=context_shape)
+
+
 MADE = {"hidden_features": (48, 48)}
 GPT = {"dim": 16, "depth": 2, "heads": 2}
 
@@ -240,6 +267,8 @@ NETWORKS = {
     "unshared": _of(networks.Unshared, hidden_features=(24,)),
     # A window that reaches back to the first block of the longest factorization here.
     "markov": _of(networks.Markov, window=8, hidden_features=(48,)),
+    "masked": _of(networks.Masked, hidden_features=(32, 32)),
+    "masked-module": _masked_module,
     "foreign": _foreign,
     "plain": Plain,
 }
@@ -253,6 +282,7 @@ _MEETS_ALL_FAMILIES = (
     "transformer",
     "unshared",
     "markov",
+    "masked",
     "foreign",
     "plain",
 )
@@ -265,12 +295,13 @@ FOLLOWS: dict[str, Callable[[ad.Factorization], bool]] = {
     "pixelcnn": lambda fac: len(fac.grid_shape) == 2 and fac.is_uniform and fac.is_transitive,
     "markov": lambda fac: fac.is_total and fac.is_uniform,
     "foreign": lambda fac: fac.is_total and fac.is_uniform,
+    "masked-module": lambda fac: fac.is_uniform,
 }
 
 
 def fits(network: str, factorization: str) -> bool:
     """Whether a network can follow a factorization's order, and the pair is in the table."""
-    follows = FOLLOWS.get(network.split("-")[0])
+    follows = FOLLOWS.get(network, FOLLOWS.get(network.split("-")[0]))
     if follows is not None and not follows(FACTORIZATIONS[factorization]):
         return False
     name = factorization.removesuffix("-2").removesuffix("-along")

@@ -32,6 +32,7 @@ from ardist import networks
 INSIDE = {
     "CheckError": "raised, and not made by users",
     "AutoregressiveDistribution.checked": "for what is made of it; `log_prob` is held",
+    "AutoregressiveDistribution.checked_mask": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.check_value": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.score_parts": "called by Pyro; `log_prob` is held",
     "Marginal": "made by `AutoregressiveDistribution.marginal`",
@@ -111,6 +112,7 @@ def model():
 NET = made(FAC, (5,))
 P = NET.condition(CONTEXT)
 FREE = made(FAC).condition()
+ANY_SET = networks.Masked(FAC, hidden_features=8).condition()
 DISCRETE = made(BITS).condition()
 MIXTURE = ad.Mixture(dist.Categorical(torch.ones(2)), [P, FREE])
 FLOW = ad.transforms.AutoregressiveTransform(NET, CONTEXT)
@@ -199,7 +201,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "Ordering.multiscale": lambda: of(levels=2),
     "Ordering.permutation": lambda: of(perm=torch.arange(3)),
     "Ordering.plot": lambda: of(RASTER, grid_shape=(2, 2)),
-    "Ordering.random": lambda: of(seed=3),
+    "Ordering.random": lambda: of(seed=3, per_step=2),
     "Ordering.ranks": lambda: of(RASTER, grid_shape=Size((2, 2))),
     "Ordering.raster": of,
     "Ordering.reverse": of,
@@ -276,6 +278,9 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     ),
     "Markov": lambda: of(factorization=FAC, window=2, hidden_features=(8,), context_shape=(5,)),
     "Markov with a module": lambda: of(factorization=FAC, window=2, module=Foreign()),
+    "Masked": lambda: of(
+        factorization=FAC, hidden_features=(8,), residual=True, chunk_size=4, **NETWORK
+    ),
     "PixelCNN": lambda: of(
         factorization=IMAGE, channels=4, depth=2, kernel_size=3, dilation=(1, 2), **NETWORK
     ),
@@ -305,6 +310,8 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "check_normalized": lambda: of(p=DISCRETE, num_points=11, tolerance=0.1),
     "check_shapes": lambda: of(p=DISCRETE),
     "exposure_bias": lambda: of(p=P, x=X, truth=P, num_samples=2),
+    "masked_log_prob": lambda: of(p=ANY_SET, x=X, observed=MASK),
+    "pseudo_log_prob": lambda: of(p=ANY_SET, x=X),
     "scheduled_log_prob": lambda: of(p=P, x=X, probability=0.5),
     "AutoregressiveTransform": lambda: of(network=NET, context=CONTEXT, cache_size=1),
     "AutoregressiveTransform.forward_shape": lambda: of(FLOW, shape=Size((2, 4))),

@@ -5,6 +5,7 @@ from ardist.networks.base import ConditionalNetwork
 from ardist.networks.from_module import FromModule
 from ardist.networks.made import MADE
 from ardist.networks.markov import Markov
+from ardist.networks.masked import Masked
 from ardist.networks.pixelcnn import PixelCNN
 from ardist.networks.recurrent import RNN
 from ardist.networks.transformer import Transformer
@@ -18,6 +19,7 @@ __all__ = [
     "Decoder",
     "FromModule",
     "Markov",
+    "Masked",
     "PixelCNN",
     "Transformer",
     "Unshared",

@@ -61,6 +61,8 @@ class ConditionalNetwork(nn.Module):
     context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
     has_row_orders: ClassVar[bool] = False
     """Whether each row may have its own `ranks`."""
+    has_masks: ClassVar[bool] = False
+    """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
 
     def __init__(
         self,
@@ -229,11 +231,15 @@ class ConditionalNetwork(nn.Module):
 
     @torch.no_grad()
     def _evaluate(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+        self,
+        blocks: Tensor,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        **masks: Tensor,
     ) -> Tensor:
         """A parallel pass without dropout or gradients, for decoders."""
         with self.eval_mode():
-            params: Tensor = self(blocks, context, ranks)
+            params: Tensor = self(blocks, context, ranks, **masks)
         return params
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:

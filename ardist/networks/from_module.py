@@ -1,4 +1,4 @@
-"""Foreign causal modules as conditional networks."""
+"""Foreign modules, causal or bidirectional, as conditional networks."""
 
 import inspect
 import math
@@ -13,7 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
-from ardist.families import Categorical
+from ardist.families import Categorical, Family
+from ardist.networks.any_set import AnySet
 from ardist.networks.base import part, reference_of
 from ardist.networks.sequence import UniformNetwork
 from ardist.rows import repeat_rows
@@ -85,29 +86,11 @@ class FromModule(UniformNetwork):
         super().__init__(factorization, context_shape=context_shape)
         self.module = module
         self.shift = as_flag(shift, "shift")
-        self.register_buffer("start", self._as_block(start), persistent=False)
+        self.register_buffer("start", _as_block(self, start, "start"), persistent=False)
         accepted = inspect.signature(module.forward).parameters
         self.has_cache = shift and {"past_key_values", "use_cache"} <= set(accepted)
         if as_flag(check, "check"):
             self._check()
-
-    def _as_block(self, start: float | Tensor) -> Tensor:
-        layout, reference = self.factorization.layout, reference_of(self.module)
-        if not isinstance(start, Tensor):
-            as_real(start, "start", "a number or a tensor", math.isfinite)
-        value, shape = (
-            as_tensor(start, "start").to(reference.device),
-            layout.families[0].event_shape,
-        )
-        if layout.is_index and value.dtype != torch.int64:
-            raise ValueError(f"start: expected an integer, as blocks are, got {start}")
-        try:
-            return value.to(layout.dtype(reference.dtype)).expand(shape).clone()
-        except RuntimeError as error:
-            raise ValueError(
-                f"start: expected a shape that broadcasts to a block {tuple(shape)}, got "
-                f"{tuple(value.shape)}"
-            ) from error
 
     def _check(self) -> None:
         try:
@@ -143,16 +126,8 @@ class FromModule(UniformNetwork):
             ValueError: if the parameters have another shape.
         """
         output = self.module(*((inputs,) if context is None else (inputs, context)), **options)
-        params: Tensor = output if isinstance(output, Tensor) else output[0]
         family = self.factorization.layout.families[0]
-        if isinstance(family, Categorical):
-            params = params[..., : family.num_params]
-        expected = (*inputs.shape[:2], family.num_params)
-        if params.shape != expected:
-            raise ValueError(
-                f"module: expected outputs of shape {expected}, got {tuple(params.shape)}"
-            )
-        return params, output
+        return _params_of(output, family, inputs.shape[:2]), output
 
     def make_decoder(
         self,
@@ -173,12 +148,7 @@ class FromModule(UniformNetwork):
 
         The user decides whether they are part of the model.
         """
-        for name, module in self.module.named_modules():
-            if module.training and _is_noisy(module):
-                raise ValueError(
-                    f"module: expected no active dropout or batch norm in draws, got "
-                    f"{type(module).__name__} at {name!r}; call .eval() first"
-                )
+        _check_not_noisy(self.module)
         with super().eval_mode():
             yield
 
@@ -189,6 +159,114 @@ class FromModule(UniformNetwork):
     def extra_repr(self) -> str:
         start = f", start={self.start.tolist()}" if self.shift else ""
         return f"{super().extra_repr()}\nshift={self.shift}{start}"
+
+
+class MaskedModule(AnySet):
+    """A foreign bidirectional module as a network for any set, made by `Masked.from_module`.
+
+    The module is a masked language model (Devlin et al. 2019, "BERT") or the like. It is called as
+    `module(blocks)`, or `module(blocks, context)`. The blocks are in raster order,
+    (rows, num_blocks, *block_shape), and int64 if they are indices (tokens), with `mask` in place
+    of each one that is not observed. The module returns the parameters of all blocks,
+    (rows, num_blocks, num_params), as a tensor or as the first entry of its output. If the family
+    is a Categorical, extra logits are dropped (for symbols of the vocabulary that are never drawn).
+
+    `log_prob` calls the module on a row for each step of the order, and a draw calls it once for
+    each step.
+
+    Args:
+        module: predicts every block from the blocks that are not masked.
+        factorization: blocks of one family, in any order.
+        mask: the input in place of a block that is not observed.
+        context_shape: the shape of a context, `()` for none.
+        chunk_size: the largest number of rows in one call, but at least those of one pass.
+
+    Raises:
+        ValueError: if the blocks differ in family, or the module returns another shape. Draws
+            raise it if dropout or batch norm is active: call `module.eval()` first.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        factorization: Factorization,
+        *,
+        mask: float | Tensor,
+        context_shape: Sequence[int] = (),
+        chunk_size: int | None = None,
+    ) -> None:
+        check_type(module, nn.Module, "module")
+        super().__init__(factorization, context_shape=context_shape, chunk_size=chunk_size)
+        if not factorization.is_uniform:
+            raise ValueError(
+                f"factorization: expected blocks of one family, since a module has one form of "
+                f"output, got {factorization}"
+            )
+        self.module = module
+        self.register_buffer("mask", _as_block(self, mask, "mask"), persistent=False)
+
+    def predict(self, blocks: Tensor, observed: Tensor, context: Tensor | None) -> Tensor:
+        layout = self.factorization.layout
+        inputs = torch.where(layout.expand_to_elements(observed), blocks, self.mask)
+        context = _repeated(context, blocks.shape[0])
+        output = self.module(*((inputs,) if context is None else (inputs, context)))
+        return _params_of(output, layout.families[0], inputs.shape[:2])
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """As for any network, but raises a `ValueError` if dropout or batch norm is active.
+
+        The user decides whether they are part of the model.
+        """
+        _check_not_noisy(self.module)
+        with super().eval_mode():
+            yield
+
+    def _fingerprint(self) -> dict[str, list[str]]:
+        return {**super()._fingerprint(), "mask": part(self.mask.float().tolist())}
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}\nmask={self.mask.tolist()}"
+
+
+def _as_block(network: FromModule | MaskedModule, value: float | Tensor, name: str) -> Tensor:
+    """An input of a module in place of a block: (*block_shape)."""
+    layout, reference = network.factorization.layout, reference_of(network.module)
+    if not isinstance(value, Tensor):
+        as_real(value, name, "a number or a tensor", math.isfinite)
+    block, shape = as_tensor(value, name).to(reference.device), layout.families[0].event_shape
+    if layout.is_index and block.dtype != torch.int64:
+        raise ValueError(f"{name}: expected an integer, as blocks are, got {value}")
+    try:
+        return block.to(layout.dtype(reference.dtype)).expand(shape).clone()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}: expected a shape that broadcasts to a block {tuple(shape)}, got "
+            f"{tuple(block.shape)}"
+        ) from error
+
+
+def _params_of(output: Any, family: Family, lead: torch.Size) -> Tensor:
+    """The parameters (*lead, num_params) in the output of a module."""
+    params: Tensor = output if isinstance(output, Tensor) else output[0]
+    if isinstance(family, Categorical):
+        params = params[..., : family.num_params]
+    expected = (*lead, family.num_params)
+    if params.shape != expected:
+        raise ValueError(f"module: expected outputs of shape {expected}, got {tuple(params.shape)}")
+    return params
+
+
+def _check_not_noisy(foreign: nn.Module) -> None:
+    """Raises a `ValueError` if dropout or batch norm is active."""
+    for name, module in foreign.named_modules():
+        if module.training and _is_noisy(module):
+            raise ValueError(
+                f"module: expected no active dropout or batch norm in draws, got "
+                f"{type(module).__name__} at {name!r}; call .eval() first"
+            )
 
 
 def _repeated(context: Tensor | None, num_rows: int) -> Tensor | None:

@@ -160,7 +160,7 @@ def test_a_compiled_network_is_called(network):
     assert p.sample((2,)).shape == (2, 3, 3)
 
 
-ANY_ORDER = ("transformer", "transformer-rotary")
+ANY_ORDER = ("transformer", "transformer-rotary", "masked", "masked-module")
 
 
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ANY_ORDER])
@@ -291,6 +291,7 @@ DROPPING = {
     "rnn": (networks.RNN, {"hidden_size": 8, "num_layers": 2}),
     "wavenet": (networks.WaveNet, {"channels": 8, "depth": 3}),
     "transformer": (networks.Transformer, GPT),
+    "masked": (networks.Masked, {"hidden_features": (32, 32)}),
     "pixelcnn": (networks.PixelCNN, {"channels": 8, "depth": 2}),
     "pixelcnn, each pixel masked": (networks.PixelCNN, {"channels": 8, "depth": 2}),
 }
