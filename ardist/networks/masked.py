@@ -1,7 +1,7 @@
 """A multilayer perceptron that predicts every block from any set of the others."""
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -97,8 +97,7 @@ class Masked(AnySet):
             if self.context_shape
             else None
         )
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         self.head = nn.Linear(widths[-1], self._param_ends[-1])
         start_near_noise(factorization, self.head)
 
