@@ -36,7 +36,7 @@ def test_an_interval_has_the_difference_of_the_cdf(family, float64):
         (fam.Exponential(), stats.expon(scale=1 / (1 + 1e-6)), (300.0,)),
         (fam.Gamma(), stats.gamma(1.01, scale=1 / (1 + 1e-6)), (300.0,)),
     ],
-    ids=str,
+    ids=["Normal", "Laplace", "Logistic", "Exponential", "Gamma"],
 )
 def test_the_tails_are_exact_and_have_gradients(family, law, places):
     params = torch.zeros(family.num_params, dtype=torch.float64, requires_grad=True)
