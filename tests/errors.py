@@ -954,6 +954,35 @@ NETWORKS = (
         cure="Pass `ardist.Factorization(event_shape, families)`.",
     ),
     error(
+        "hidden_features: expected at least one layer, got ()",
+        lambda: networks.Masked(FOUR, hidden_features=()),
+        cause="The network has no hidden layers, so no block could depend on another in a way that "
+        "depends on which blocks are observed.",
+        cure="Add a hidden layer.",
+    ),
+    error(
+        "factorization: expected blocks of one family, since a module has one form of output, got "
+        "Factorization.columns(a=Bernoulli(), b=Normal())",
+        lambda: networks.Masked.from_module(nn.Identity(), COLUMNS, mask=0),
+        cause="The module has the same form of output for all blocks.",
+        cure="Use `networks.Masked(factorization, hidden_features=...)`.",
+    ),
+    error(
+        "p: expected a network that predicts from any set, such as Masked, got MADE",
+        lambda: ad.training.masked_log_prob(made().condition(), torch.zeros(4)),
+        "p: expected sequences without an end, since what follows the end depends on the order, "
+        "got Factorization((3,), Categorical(3), end=0)",
+        lambda: ad.training.masked_log_prob(
+            networks.Masked(
+                ad.Factorization(3, fam.Categorical(3), end=0), hidden_features=4
+            ).condition(),
+            torch.zeros(3).long(),
+        ),
+        cause="The estimate scores blocks given any set of the others. Other networks predict from "
+        "the earlier blocks only, and the blocks after an end depend on the order.",
+        cure="Use `networks.Masked`, and `p.log_prob(x)` for sequences with an end.",
+    ),
+    error(
         "hidden_features: expected a layer, or direct=True, got neither",
         lambda: made(hidden_features=(), direct=False),
         cause="The network has no hidden layers and no direct connections, so no block could "

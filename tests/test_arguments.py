@@ -57,6 +57,7 @@ INSIDE = {
     "ConditionalNetwork.unsupported_reason": "answers with the reason why not",
     "ConditionalNetwork.make_decoder": "for those who write networks; `decoder` is held",
     "ConditionalNetwork.forward": "for those who write networks, and called once a pass",
+    "ConditionalNetwork.hidden_states": "for those who write networks, and called once a pass",
     "ConditionalNetwork.set_extra_state": "called by torch",
 }
 

@@ -106,8 +106,8 @@ class AnySet(ConditionalNetwork):
 
         Args:
             blocks: as in `ConditionalNetwork.forward`.
-            context: likewise.
-            ranks: likewise, with or without ties.
+            context: as in `ConditionalNetwork.forward`.
+            ranks: as in `ConditionalNetwork.forward`, with or without ties.
             observed: (M * N, num_blocks) bool. All blocks are then predicted from these blocks,
                 in one pass, whatever the order.
         """
@@ -126,7 +126,7 @@ class AnySet(ConditionalNetwork):
         """The parameters of all conditionals, (M * N, *param_shape), each from its own set."""
         rows, layout = blocks.shape[0], self.factorization.layout
         at_once = passes.count if self.chunk_size is None else max(1, self.chunk_size // rows)
-        params: Tensor | None = None
+        params = blocks.new_empty(0)
         owner = passes.owner.index_select(-1, self._blocks_of("param"))  # (., total params)
         owner = owner.reshape(*owner.shape[:-1], *layout.param_shape)
         for start in range(0, passes.count, at_once):
@@ -135,10 +135,8 @@ class AnySet(ConditionalNetwork):
             repeated = repeat_rows(blocks, rows * (stop - start))  # pass after pass
             found = self.predict(repeated, visible.transpose(0, 1).flatten(0, 1), context)
             for number, part in enumerate(found.unflatten(0, (-1, rows)).unbind()):
-                params = (
-                    part if params is None else torch.where(owner == start + number, part, params)
-                )
-        assert params is not None
+                index = start + number
+                params = torch.where(owner == index, part, params) if index else part
         return params
 
     def _blocks_of(self, kind: str) -> Tensor:
