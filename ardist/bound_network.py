@@ -241,9 +241,9 @@ def context_batch(network: Any, context: Tensor | None) -> Size:
 
 def checked_chunk_size(network: nn.Module, chunk_size: int | None) -> int | None:
     """`chunk_size` if the network can score in chunks; a `ValueError` otherwise."""
-    unwrapped = unwrap(network)
     if chunk_size is None:
         return None
+    unwrapped = unwrap(network)
     if not unwrapped.has_hidden_states:
         raise ValueError(
             f"chunk_size: expected none for {type(unwrapped).__name__}, which has no hidden states "

@@ -31,18 +31,12 @@ def score(batch: Batch, events: Tensor, kept: Tensor | None = None) -> Tensor:
             integrated out.
     """
     blocks, evaluate = _evaluator(batch, events)
-    layout, rule, evidence = batch.layout, batch.factorization.rule, batch.evidence
-    scores = evaluate(layout.log_prob, blocks)
     if batch.num_rows == 0:
-        return batch.unflatten(scores)
-    if rule is not None:
-        scores = rule.mask_scores(scores, blocks, batch.all_ranks)
+        return batch.unflatten(evaluate(batch.layout.log_prob, blocks))
     scored = None if kept is None else batch.blocks(kept)
-    if evidence is not None:
-        scores = _given(batch, scores, evaluate, blocks, evidence, scored)
-    elif scored is not None:
-        scores = _marginal(batch, scores, evaluate, blocks, scored)
-    return batch.unflatten(scores)
+    if batch.evidence is None:
+        return batch.unflatten(_under_mask(batch, evaluate, blocks, scored))
+    return batch.unflatten(_given(batch, evaluate, blocks, batch.evidence, scored))
 
 
 def _evaluator(batch: Batch, events: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
@@ -93,19 +87,21 @@ def _pieces(rows: Tensor | None, count: int, step: int) -> list[Tensor | None]:
     return [None] * -(-count // step) if rows is None else [*rows.split(step)]
 
 
-def _marginal(
-    batch: Batch, scores: Tensor, evaluate: Callable[..., Tensor], blocks: Tensor, mask: Tensor
+def _under_mask(
+    batch: Batch, evaluate: Callable[..., Tensor], blocks: Tensor, mask: Tensor | None
 ) -> Tensor:
-    """Scores of the elements under a mask alone."""
-    layout = batch.layout
-    if layout.is_partially_observed(mask):
+    """Scores of the elements under a mask alone, or of all elements."""
+    layout, rule = batch.layout, batch.factorization.rule
+    if mask is not None and layout.is_partially_observed(mask):
         return evaluate(layout.marginal_log_prob, blocks, mask)
-    return torch.where(layout.whole(mask), scores, 0.0)
+    scores = evaluate(layout.log_prob, blocks)
+    if rule is not None:
+        scores = rule.mask_scores(scores, blocks, batch.all_ranks)
+    return scores if mask is None else torch.where(layout.whole(mask), scores, 0.0)
 
 
 def _given(
     batch: Batch,
-    scores: Tensor,
     evaluate: Callable[..., Tensor],
     blocks: Tensor,
     evidence: tuple[Tensor, Tensor],
@@ -115,8 +111,9 @@ def _given(
     layout, (values, mask) = batch.layout, evidence
     if batch.is_partial:
         scores = evaluate(layout.given_log_prob, blocks, mask, scored)
-    elif scored is not None:
-        scores = _marginal(batch, scores, evaluate, blocks, scored | mask)
+    else:
+        counted = None if scored is None else scored | mask
+        scores = _under_mask(batch, evaluate, blocks, counted)
     scores = torch.where(layout.whole(mask), 0.0, scores)
     differs = layout.count((blocks != values) & mask) > 0
     # Under a block that differs, the evidence of later blocks may be impossible: NaN.

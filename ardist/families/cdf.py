@@ -1,5 +1,6 @@
 """The CDF of a family, its inverse, and the probability of an interval."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -74,9 +75,13 @@ class Cumulative:
             if states is not None:
                 states = states.to(uniform.device, torch.int64 if self.is_index else uniform.dtype)
                 return states[of_states(self._state_probs(params, states), uniform)]
-            if self.support.is_discrete:
-                return of_counts(cdf, uniform)
-            return of_reals(cdf, self._ends.within(uniform.dtype), uniform)
+            return self._search(cdf, uniform)
+
+    def _search(self: Any, cdf: Callable[[Tensor], Tensor], uniform: Tensor) -> Tensor:
+        """The smallest values whose CDF reaches `uniform`, of a family that is not finite."""
+        if self.support.is_discrete:
+            return of_counts(cdf, uniform)
+        return of_reals(cdf, self._ends.within(uniform.dtype), uniform)
 
     def log_tails(self: Any, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """log P(X <= value) and log P(X > value), if `has_cdf`: both (...).

@@ -78,7 +78,30 @@ class Derived(Family):
 
 
 @dataclass(frozen=True, repr=False)
-class Mixture(Derived):
+class Selecting(Derived):
+    """A family in which a uniform number selects a part, and the rest of the noise draws from it.
+
+    The noise is the uniform number, then the noise of the inner family.
+    """
+
+    @property
+    def noise_shape(self) -> torch.Size:
+        return torch.Size((1 + math.prod(self.family.noise_shape),))
+
+    def sample_noise(self, out: Tensor) -> Tensor:
+        out[..., 0].uniform_()
+        inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
+        out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
+        return out
+
+    def _split_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The uniform number (...), and the noise of the inner family."""
+        inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
+        return noise[..., 0], inner
+
+
+@dataclass(frozen=True, repr=False)
+class Mixture(Selecting):
     """A mixture of `num_components` conditionals of one family.
 
     Its parameters are the logits of the components, then the parameters of each component. A
@@ -145,19 +168,9 @@ class Mixture(Derived):
             uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
             return self.family.sample(self._component(params, uniform))
 
-    @property
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((1 + math.prod(self.family.noise_shape),))
-
-    def sample_noise(self, out: Tensor) -> Tensor:
-        out[..., 0].uniform_()
-        inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
-        out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
-        return out
-
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
-        inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
-        return self.family.from_noise(self._component(params, noise[..., 0]), inner)
+        uniform, inner = self._split_noise(noise)
+        return self.family.from_noise(self._component(params, uniform), inner)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)

@@ -1,7 +1,7 @@
 """Numbers with spikes: point masses and any family."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family, choose
-from ardist.families.composed import Derived
+from ardist.families.composed import Selecting
 from ardist.families.conditional import Conditional
 from ardist.families.guards import at_least_single
 from ardist.families.logs import log_sum_exp
@@ -19,7 +19,7 @@ from ardist.shapes import as_real, described, is_sequence
 
 
 @dataclass(frozen=True, repr=False)
-class Hurdle(Derived):
+class Hurdle(Selecting):
     """A mixture of point masses and a family, such as an income that is often zero.
 
     The parameters are the logits of the points and of the rest, then the parameters of the family.
@@ -81,10 +81,6 @@ class Hurdle(Derived):
     def has_cdf(self) -> bool:
         return self.family.has_cdf
 
-    @property
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((1 + math.prod(self.family.noise_shape),))
-
     def enumerate_support(self) -> Tensor | None:
         states = self.family.enumerate_support()
         return None if states is None else torch.cat((torch.tensor(self.points), states)).unique()
@@ -142,16 +138,9 @@ class Hurdle(Derived):
         points = self._points(value)[index.clamp(max=count - 1)]
         return torch.where(index < count, points, value)
 
-    def sample_noise(self, out: Tensor) -> Tensor:
-        out[..., 0].uniform_()
-        inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
-        out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
-        return out
-
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
-        inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
-        value = self.family.from_noise(self._split(params)[2], inner)
-        return self._chosen(params, noise[..., 0], value)
+        uniform, inner = self._split_noise(noise)
+        return self._chosen(params, uniform, self.family.from_noise(self._split(params)[2], inner))
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         at, rest, inner = self._split(params)
@@ -159,14 +148,8 @@ class Hurdle(Derived):
         points = torch.where(reached, at.exp(), 0.0).sum(-1)
         return points + rest.exp() * self.family.cdf(inner, value)
 
-    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        if self._ordered_states() is not None:
-            return super().icdf(params, uniform)
-        with torch.no_grad():
-            shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
-            params, uniform = params.expand(*shape, -1), uniform.expand(shape)
-            ends = self._ends.within(uniform.dtype)
-            return of_reals(lambda value: self.cdf(params, value), ends, uniform)
+    def _search(self, cdf: Callable[[Tensor], Tensor], uniform: Tensor) -> Tensor:
+        return of_reals(cdf, self._ends.within(uniform.dtype), uniform)
 
     def interval_log_prob(
         self, params: Tensor, low: Tensor | float, high: Tensor | float

@@ -10,7 +10,7 @@ import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from ardist.bound_network import checked_chunk_size, context_batch
+from ardist.bound_network import checked_chunk_size, context_batch, unwrap
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -372,6 +372,7 @@ class LogLikelihood(nn.Module):
 
     def __init__(self, network: nn.Module, *, chunk_size: int | None = None) -> None:
         super().__init__()
+        unwrap(network)  # raises if there is no conditional network inside
         self.chunk_size = checked_chunk_size(network, chunk_size)
         self.network = network
 

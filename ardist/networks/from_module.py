@@ -15,14 +15,30 @@ from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical, Family
 from ardist.networks.any_set import AnySet
-from ardist.networks.base import part, reference_of
+from ardist.networks.base import ConditionalNetwork, part, reference_of
 from ardist.networks.sequence import UniformNetwork
 from ardist.rows import repeat_rows
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
 from ardist.testing import CheckError, check_autoregressive
 
 
-class FromModule(UniformNetwork):
+class _Foreign(ConditionalNetwork):
+    """A network around a module from elsewhere, whose mode the user decides."""
+
+    module: nn.Module
+
+    @contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """As for any network, but raises a `ValueError` if dropout or batch norm is active.
+
+        The user decides whether they are part of the model.
+        """
+        _check_not_noisy(self.module)
+        with super().eval_mode():
+            yield
+
+
+class FromModule(_Foreign, UniformNetwork):
     """Makes a conditional network of a foreign causal module, such as a GPT-2 of Hugging Face.
 
     The module is called as `module(blocks)`, or `module(blocks, context)`. The blocks are in the
@@ -142,16 +158,6 @@ class FromModule(UniformNetwork):
                 return super().make_decoder(factorization, batch_size, context, ranks)
         return _ModuleDecoder(self, factorization, batch_size, _repeated(context, batch_size))
 
-    @contextmanager
-    def eval_mode(self) -> Iterator[None]:
-        """As for any network, but raises a `ValueError` if dropout or batch norm is active.
-
-        The user decides whether they are part of the model.
-        """
-        _check_not_noisy(self.module)
-        with super().eval_mode():
-            yield
-
     def _fingerprint(self) -> dict[str, list[str]]:
         start = self.start.float().tolist() if self.shift else None
         return {**super()._fingerprint(), "shift": part(self.shift), "start": part(start)}
@@ -161,7 +167,7 @@ class FromModule(UniformNetwork):
         return f"{super().extra_repr()}\nshift={self.shift}{start}"
 
 
-class MaskedModule(AnySet):
+class MaskedModule(_Foreign, AnySet):
     """A foreign bidirectional module as a network for any set, made by `Masked.from_module`.
 
     The module is a masked language model (Devlin et al. 2019, "BERT") or the like. It is called as
@@ -213,16 +219,6 @@ class MaskedModule(AnySet):
         context = _repeated(context, blocks.shape[0])
         output = self.module(*((inputs,) if context is None else (inputs, context)))
         return _params_of(output, layout.families[0], inputs.shape[:2])
-
-    @contextmanager
-    def eval_mode(self) -> Iterator[None]:
-        """As for any network, but raises a `ValueError` if dropout or batch norm is active.
-
-        The user decides whether they are part of the model.
-        """
-        _check_not_noisy(self.module)
-        with super().eval_mode():
-            yield
 
     def _fingerprint(self) -> dict[str, list[str]]:
         return {**super()._fingerprint(), "mask": part(self.mask.float().tolist())}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ardist.decoding import Decoder
+from ardist.decoding import CacheDecoder, Decoder
 from ardist.drawing_order import Permutation, arrange
 from ardist.factorization import Factorization
 from ardist.networks.any_set import AnySet, Passes, is_partial_order
@@ -245,7 +245,7 @@ class Masked(AnySet):
         return _MaskedDecoder(self, factorization, batch_size, context, ranks)
 
 
-class _MaskedDecoder(Decoder):
+class _MaskedDecoder(CacheDecoder):
     """Keeps the sums of the first layer over all blocks so far, (rows or 1, width)."""
 
     def __init__(
@@ -262,27 +262,15 @@ class _MaskedDecoder(Decoder):
         # The block that each row draws at each step, if the rows have orders of their own.
         self._order = None if ranks is None else ranks.argsort(-1)  # (rows, T)
 
-    @torch.no_grad()
-    def step(self, previous: Tensor | None) -> Tensor:
-        if previous is not None:
-            self._take(previous, 1)
-        return self._evaluate()
-
-    @torch.no_grad()
-    def prefill(self, blocks: Tensor) -> Tensor:
-        self._take(blocks, self._num_steps_of(blocks))
-        return self._evaluate()
-
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._sums = select_rows(self._sums, rows)
         if self._order is not None:
             self._order = self._order.index_select(0, rows)
 
-    def _take(self, blocks: Tensor, num_steps: int) -> None:
-        """Adds the blocks of the next steps to the sums."""
+    def take(self, blocks: Tensor, num_steps: int) -> None:
         fac, network, start = self.factorization, self._network, self.num_taken
-        self.num_taken = stop = start + num_steps
+        stop = start + num_steps
         layout = fac.drawing_order.layout_of(start, stop)
         if self._order is None and layout.num_blocks == 1:
             (block,) = fac.steps[start]
@@ -305,8 +293,7 @@ class _MaskedDecoder(Decoder):
         added = torch.einsum("rnf,rnfh->rh", features, weight)
         self._sums = self._sums + added + network.observed_in[drawn_by_row].sum(1)
 
-    def _evaluate(self) -> Tensor:
-        """The next step's parameters."""
+    def evaluate(self) -> Tensor:
         fac, head = self.factorization, self._network.head
         hidden = self._network.run(self._sums, dropout=False)
         if self._order is not None:
