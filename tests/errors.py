@@ -1386,6 +1386,24 @@ CONTEXTS = (
         cure="Convert the tensor as the message says, or the network with `.double()`.",
     ),
     error(
+        "network: expected one that ends with linear maps, such as MADE, got Wrong",
+        lambda: Wrong(FOUR).start_at(torch.zeros(5, 4)),
+        cause="The last layer of a module from elsewhere is not known.",
+        cure="Call the last linear layer of your network `head`, or define `output_maps`.",
+    ),
+    error(
+        "x: expected at least one event, got (0, 4)",
+        lambda: made().start_at(torch.zeros(0, 4)),
+        cause="Marginals of no data were asked for.",
+        cure="Pass the training events.",
+    ),
+    error(
+        "x: expected values inside the support, or NaN for missing ones, got 1 blocks outside",
+        lambda: made(BITS).start_at(torch.tensor([[0.0, 1.0, 2.0]])),
+        cause="The data have values that the families cannot take.",
+        cure="Choose families with this support, or correct the data.",
+    ),
+    error(
         "chunk_size: expected none for MADE, which has no hidden states that give the parameters "
         "of some of the blocks, got 16",
         lambda: made().condition(chunk_size=16),
