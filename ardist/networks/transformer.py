@@ -115,7 +115,7 @@ class Transformer(ConditionalNetwork):
         # Embeddings of the position of the block that a token reads, and of the one it predicts.
         # With one fixed order, either position determines the other.
         is_learned, has_both = positions == "learned", any_order or self.two_streams
-        places = place_table(factorization.grid_shape, dim)
+        places = _place_table(factorization.grid_shape, dim)
         self.read_places = nn.Parameter(places.clone()) if is_learned and has_both else None
         self.target_places = nn.Parameter(places) if is_learned else None
         self.target_map = nn.Linear(dim, dim, bias=False) if has_both and not is_learned else None
@@ -136,24 +136,22 @@ class Transformer(ConditionalNetwork):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Draws the weights, except for the tables of positions and the norms.
+        """Draws the weights, except for the tables of positions, the norms and nested networks.
 
-        All that a token sums has one deviation. Attention by position has to be learned first, so
-        the positions that are read and that are predicted start as one table, in which near ones
-        are alike. As in GPT-2, the outputs of layers start small.
+        All vectors whose sum is a token have one deviation. The positions that are read and that
+        are predicted start as one table, in which near places are alike, so that attention starts
+        with the near ones. As in GPT-2, the outputs of layers start small.
         """
         for name, weight in self.named_parameters():
-            if name.endswith("bias"):
+            part = name.split(".")[0]
+            if part != "nested" and name.endswith("bias"):
                 weight.zero_()
-            elif name.startswith("layers") and weight.dim() == 2:
+            elif part == "layers" and weight.dim() == 2:
                 scale = math.sqrt(2 * self.depth) if name.endswith("_out.weight") else 1.0
                 weight.normal_(std=0.5 / scale / math.sqrt(weight.shape[1]))
-            elif name in ("head.weight", "target_map.weight"):
+            elif part in ("head", "target_map"):
                 weight.normal_(std=0.02)
-            elif name in ("start", "query", "context_places") or name.split(".")[0] in (
-                "embedding",
-                "context_map",
-            ):
+            elif part in ("start", "query", "embedding", "context_map", "context_places"):
                 weight.normal_(std=_DEVIATION)
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
@@ -447,7 +445,7 @@ def _as_rows(x: Tensor) -> Tensor:
     return x if x.dim() == 3 else x.unsqueeze(0)
 
 
-def place_table(grid_shape: Sequence[int], size: int) -> Tensor:
+def _place_table(grid_shape: Sequence[int], size: int) -> Tensor:
     """A vector for each place of a grid, near if the places are: (num_places, size).
 
     Each entry is a cosine or a sine of one coordinate, centred. The wavelengths are geometric, from
