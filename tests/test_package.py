@@ -27,6 +27,7 @@ PUBLIC = {
 # Each module imports only those before it.
 ORDER = (
     "shapes",
+    "specification",
     "partition",
     "patterns",
     "ordering",
@@ -73,6 +74,7 @@ ORDER = (
     "networks.from_module",
     "networks.masked",
     "networks",
+    "saving",
     "transforms",
     "guides",
 )
