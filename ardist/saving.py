@@ -32,7 +32,7 @@ MAX_CALLS = 20_000, 200  # of torch in them: so many, and so many for each tenso
 
 
 def save(
-    network: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None
+    network: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Saves a network in one file: its weights, and a specification from which it is made again.
 
@@ -66,7 +66,9 @@ def save(
     inner = getattr(inner, "_orig_mod", inner)  # a compiled module forwards its attributes
     check_type(inner, ConditionalNetwork, "network")
     writer = Writer()
-    spec = json.dumps(writer.write(inner, type(inner).__name__), ensure_ascii=False, separators=(",", ":"))
+    spec = json.dumps(
+        writer.write(inner, type(inner).__name__), ensure_ascii=False, separators=(",", ":")
+    )
     texts = {
         **texts,
         "format": "pt",
@@ -84,7 +86,7 @@ def save(
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | Path,
     *,
     classes: Sequence[Any] = (),
     map_location: torch.device | str | None = None,
@@ -117,7 +119,7 @@ def load(
 
 
 def read(
-    path: str | os.PathLike[str],
+    path: str | Path,
     *,
     classes: Sequence[Any] = (),
     map_location: torch.device | str | None = None,
@@ -141,7 +143,7 @@ def read(
 
 
 def _as_path(path: object) -> Path:
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | Path):
         raise ValueError(f"path: expected a path, got {described(path)}")
     return Path(path)
 
@@ -155,8 +157,8 @@ def _metadata(path: Path) -> dict[str, str]:
     texts = texts if isinstance(texts, dict) else {}
     if not str(texts.get("ardist.format")).isdecimal():
         raise ValueError(
-            f"path: expected a file that ardist.save wrote, got {path.name}; torch.load reads those "
-            f"of torch.save"
+            f"path: expected a file that ardist.save wrote, got {path.name}; torch.load reads "
+            f"those of torch.save"
         )
     if int(texts["ardist.format"]) > FORMAT:
         raise ValueError(
@@ -206,7 +208,8 @@ def _digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        content: Any = tensor.contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -226,8 +229,8 @@ def _make(
         if name not in made or name not in tensors or _kind(made[name]) != _kind(tensors[name]):
             raise ValueError(
                 f"{subject}: expected the tensors that the constructor of "
-                f"{type(network).__name__} makes, got another {name!r}; changes after construction, "
-                f"such as weight_norm, belong into a constructor"
+                f"{type(network).__name__} makes, got another {name!r}; changes after "
+                f"construction, such as weight_norm, belong in the constructor"
             )
     return network
 

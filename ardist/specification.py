@@ -171,7 +171,7 @@ class Writer:
         return written
 
     def _name(self, value: Any, where: str) -> str:
-        name = _names.get(id(value)) or getattr(value, "__name__", "")
+        name: str = _names.get(id(value), "") or getattr(value, "__name__", "")
         if name in _known:
             return name
         if not name.isidentifier() or self.classes.setdefault(name, value) is not value:
@@ -201,7 +201,9 @@ class Writer:
         return {"class": name, "args": args}
 
     def _refuse(self, where: str, what: str, cure: str) -> None:
-        raise ValueError(f"to_spec: expected a value that JSON can hold as {where}, got {what}; {cure}")
+        raise ValueError(
+            f"to_spec: expected a value that JSON can hold as {where}, got {what}; {cure}"
+        )
 
 
 class Reader:
@@ -289,7 +291,7 @@ DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 
-# The keys of each kind of value, and what makes it of theirs; the first two and `same` are `Reader`'s.
+# The keys of each kind of value, and what makes it; `Reader` makes the first three itself.
 _FORMS: dict[tuple[str, ...], Callable[..., Any]] = {
     ("class", "args"): _call,
     ("name",): str,

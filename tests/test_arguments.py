@@ -40,6 +40,7 @@ INSIDE = {
     "Estimate": "a result",
     "Exposure": "a result",
     "Reach": "a result",
+    "Specified.to_spec": "takes no arguments",
     "Step": "a result",
     "Family": "abstract, and made of nothing",
     "Ordering": "made by its static methods",
@@ -58,6 +59,8 @@ INSIDE = {
     "ConditionalNetwork.make_decoder": "for those who write networks; `decoder` is held",
     "ConditionalNetwork.forward": "for those who write networks, and called once a pass",
     "ConditionalNetwork.hidden_states": "for those who write networks, and called once a pass",
+    "load": "reads a file; the table of errors holds its arguments",
+    "save": "writes a file; the table of errors holds its arguments",
     "ConditionalNetwork.set_extra_state": "called by torch",
 }
 

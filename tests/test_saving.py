@@ -12,16 +12,25 @@ from typing import Any
 
 import pytest
 import torch
-from files import edited, pickled, saved, small, with_bytes
+from files import edited, saved, small, with_bytes
 from pyro.distributions import transforms as flows
 from pyro.nn import PyroModule
 from safetensors import safe_open
-from table import CASES, CONTEXT, COVERING, FACTORIZATIONS, FAMILIES, ORDERINGS, VECTORS, Plain
-from table import build, condition
+from table import (
+    CASES,
+    CONTEXT,
+    COVERING,
+    FACTORIZATIONS,
+    FAMILIES,
+    ORDERINGS,
+    VECTORS,
+    Plain,
+    build,
+    condition,
+)
 from torch import nn
 from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, constraints
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 import ardist as ad
@@ -36,8 +45,7 @@ PAIRS = list(dict.fromkeys(("made" if net in FOREIGN else net, fac) for net, fac
 def same_state(one, other):
     one, other = one.state_dict(), other.state_dict()
     return list(one) == list(other) and all(
-        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
-        for name in one
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
     )
 
 
@@ -66,7 +74,7 @@ def test_a_network_returns(network, factorization):
 @pytest.mark.parametrize(("network", "factorization"), CASES)
 def test_a_network_with_a_context_returns(network, factorization):
     if network in FOREIGN:
-        with pytest.raises(ValueError, match="to_spec: expected Tiny.* to keep the argument 'fac'"):
+        with pytest.raises(ValueError, match="to keep the argument 'fac'"):
             build(network, factorization, CONTEXT).to_spec()
     else:
         check_round_trip(build(network, factorization, CONTEXT), [Plain])
@@ -181,8 +189,6 @@ def test_tied_parameters_stay_one():
     assert loaded.scale is loaded.again
     with safe_open(saved(net), "pt") as file:
         assert "again" not in file.keys()  # noqa: SIM118
-
-
 
 
 # Kinds of networks.
@@ -317,20 +323,20 @@ def test_a_missing_file_is_an_error_of_the_system(tmp_path):
 def test_every_damage_is_found():
     content = saved(build("rnn-gru", "columns-permuted")).read_bytes()
     generator = random.Random(0)
-    for _ in range(100):
+    for _ in range(60):
         damaged = bytearray(content)
         for _ in range(generator.choice((1, 1, 8))):
             damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
         if damaged != content:
             check_refused(damaged)
-    for _ in range(40):
+    for _ in range(20):
         check_refused(content[: generator.randrange(len(content))])
     check_refused(content + b"\0")
     check_refused(b"")
 
 
 def check_refused(content):
-    with pytest.raises(ValueError, match="^path: "):
+    with pytest.raises(ValueError, match=r"^path: "):
         ad.load(with_bytes(bytes(content)))
 
 
@@ -363,14 +369,19 @@ def test_edited_specifications_load_or_are_refused():
         node, key = generator.choice([*places(spec)])
         node[key] = generator.choice(HOSTILE)
 
-    loaded = 0
-    for _ in range(100):
-        path = edited(change, generator.choice(nets))
-        try:
-            loaded += isinstance(ad.load(path), networks.ConditionalNetwork)
-        except ValueError as error:
-            assert str(error).startswith("path: ")
-    assert loaded < 33  # some values are as good as those that they replace
+    results = [attempt(edited(change, generator.choice(nets))) for _ in range(60)]
+    errors = [str(result) for result in results if isinstance(result, ValueError)]
+    assert all(error.startswith("path: ") for error in errors)
+    others = [result for result in results if not isinstance(result, ValueError)]
+    assert all(isinstance(net, networks.ConditionalNetwork) for net in others)
+    assert len(others) < 20  # some values are as good as those that they replace
+
+
+def attempt(path):
+    try:
+        return ad.load(path)
+    except ValueError as error:
+        return error
 
 
 def with_families(event_shape, name, **args):
