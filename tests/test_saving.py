@@ -321,7 +321,7 @@ def test_a_missing_file_is_an_error_of_the_system(tmp_path):
 
 
 def test_every_damage_is_found():
-    content = saved(build("rnn-gru", "columns-permuted")).read_bytes()
+    content = saved().read_bytes()
     generator = random.Random(0)
     for _ in range(60):
         damaged = bytearray(content)
