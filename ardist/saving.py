@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import ardist
 from ardist.bound_network import unwrap
 from ardist.networks.base import ConditionalNetwork
-from ardist.shapes import check_type, described, is_sequence
+from ardist.shapes import as_path, check_type, described, is_sequence
 from ardist.specification import DTYPES, Reader, Writer
 
 FORMAT = 1  # of the metadata
@@ -32,7 +32,7 @@ MAX_CALLS = 20_000, 200  # of torch in them: so many, and so many for each tenso
 
 
 def save(
-    network: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None
+    network: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Saves a network in one file: its weights, and a specification from which it is made again.
 
@@ -57,7 +57,7 @@ def save(
     >>> torch.equal(ad.load(path).condition().log_prob(x), net.condition().log_prob(x))
     True
     """
-    path = _as_path(path)
+    path = as_path(path, "path")
     texts = {} if metadata is None else metadata
     check_type(texts, Mapping, "metadata")
     if not all(isinstance(text, str) for pair in texts.items() for text in pair):
@@ -86,7 +86,7 @@ def save(
 
 
 def load(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     classes: Sequence[Any] = (),
     map_location: torch.device | str | None = None,
@@ -119,7 +119,7 @@ def load(
 
 
 def read(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     classes: Sequence[Any] = (),
     map_location: torch.device | str | None = None,
@@ -129,7 +129,7 @@ def read(
         raise ValueError(f"classes: expected a sequence of classes, got {described(classes)}")
     if not isinstance(map_location, torch.device | str | None):
         raise ValueError(f"map_location: expected a device, got {described(map_location)}")
-    path = _as_path(path)
+    path = as_path(path, "path")
     texts = _metadata(path)
     try:
         tensors = load_file(path)
@@ -140,12 +140,6 @@ def read(
         raise ValueError(f"path: {path.name} is damaged: its checksum is that of other content")
     _fill(network, tensors)
     return network.eval().to("cpu" if map_location is None else map_location), texts
-
-
-def _as_path(path: object) -> Path:
-    if not isinstance(path, str | Path):
-        raise ValueError(f"path: expected a path, got {described(path)}")
-    return Path(path)
 
 
 def _metadata(path: Path) -> dict[str, str]:
