@@ -192,7 +192,7 @@ class Writer:
     def _instance(self, value: Any, where: str) -> dict[str, Any]:
         is_specified = isinstance(value, Specified)
         maker = value._maker if is_specified else _class_of(value)
-        if maker.__module__ == "builtins":
+        if maker.__module__ in ("builtins", "functools", "numpy"):
             cure = "a network of your own can make it in its constructor"
             self._refuse(where, described(value), cure)
         name = self._name(maker, where)
@@ -216,7 +216,7 @@ class Reader:
 
     def __init__(self, subject: str, classes: Iterable[Any] = ()) -> None:
         self._subject = subject
-        self._classes = {kind.__name__: kind for kind in classes}
+        self._known = {**_known, **{kind.__name__: kind for kind in classes}}
         self._shared: list[Any] = []
 
     def read(self, node: Any, depth: int = 0) -> Any:
@@ -244,10 +244,9 @@ class Reader:
         return self._make(names[0], _FORMS[names], *parts)
 
     def _find(self, name: Any) -> Any:
-        known = {**_known, **self._classes}
-        if not isinstance(name, str) or name not in known:
+        if not isinstance(name, str) or name not in self._known:
             self._refuse("names of ardist, torch, Pyro and classes=", described(name))
-        return known[name]
+        return self._known[name]
 
     def _make(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -1,6 +1,7 @@
 """Files give networks back as they were, and nothing else."""
 
 import copy
+import functools
 import json
 import pickle
 import random
@@ -10,9 +11,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from files import edited, saved, small, with_bytes
+from huggingface_hub import PyTorchModelHubMixin
 from pyro.distributions import transforms as flows
 from pyro.nn import PyroModule
 from safetensors import safe_open
@@ -140,6 +143,12 @@ def test_an_argument_without_equality_returns():
     assert through_json(numbers).dtype == torch.bfloat16
     torch.testing.assert_close(through_json(numbers), numbers, rtol=0, atol=0, equal_nan=True)
     assert through_json(nn.LeakyReLU(0.3)).negative_slope == 0.3
+
+
+@pytest.mark.parametrize("value", [functools.partial(torch.add, 1), np.zeros(3), object(), 1j])
+def test_other_values_are_refused(value):
+    with pytest.raises(ValueError, match=r"to_spec: expected a value that JSON can hold as"):
+        Holding(held=value).to_spec()
 
 
 # Objects that two places hold.
@@ -407,3 +416,18 @@ def test_a_claim_allocates_nothing(name):
     with pytest.raises(ValueError, match="it takes more"):
         ad.load(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+# By other libraries.
+
+
+class OfNumbers(networks.MADE, PyTorchModelHubMixin):
+    def __init__(self, width=4):
+        super().__init__(FACTORIZATIONS["columns"], hidden_features=width)
+
+
+def test_the_mixin_of_the_hub_saves_into_a_folder(tmp_path):
+    net = OfNumbers(width=6)
+    net.save_pretrained(tmp_path)
+    assert same_state(OfNumbers.from_pretrained(tmp_path), net)
+    assert same_state(ad.load(saved(net), classes=[OfNumbers]), net)
