@@ -1,13 +1,16 @@
 """A density estimator of scikit-learn over tables."""
 
 import copy
+import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import safe_open
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -19,13 +22,17 @@ from ardist.families import Bernoulli
 from ardist.layout import Layout
 from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
+from ardist.saving import load, save
 from ardist.shapes import as_choice, as_positive, described
 from ardist.tables.columns import Column, Levels
 from ardist.tables.frames import as_frame
+from ardist.tables.reports import Report, compare
 from ardist.tables.schema import Schema
 from ardist.tables._interim import fit
 
-_BATCH_SIZE, _LR, _AVERAGE = 256, 3e-3, 0.997
+_MISSING = ("marginalize", "model")
+_METADATA = "ardist.tables"  # of a file
+_BATCH_SIZE, _LR, _AVERAGE = 512, 3e-3, 0.997
 _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PASSES = 2**16  # of rows through a network in one batch
@@ -116,7 +123,7 @@ class TableDensity(DensityMixin, BaseEstimator):
         Raises:
             ValueError: if X is no table, or a column cannot be modelled; the message names it.
         """
-        as_choice(self.missing, ("marginalize", "model"), "missing")
+        as_choice(self.missing, _MISSING, "missing")
         frame = as_frame(X)
         if frame.shape[1] == 0:
             raise ValueError("X: expected at least one column, got 0 feature(s)")
@@ -135,7 +142,7 @@ class TableDensity(DensityMixin, BaseEstimator):
             self.network_,
             rows,
             valid=0.1 if len(rows) >= 20 else None,
-            batch_size=_BATCH_SIZE,
+            batch_size=min(max(len(rows) // 32, 64), _BATCH_SIZE),
             lr=_LR,
             max_epochs=self.max_epochs,
             time_limit=self.time_limit,
@@ -542,6 +549,72 @@ class TableDensity(DensityMixin, BaseEstimator):
         other = copy.copy(self)
         other.kept_ = [name for name in self.kept_ if name in set(columns)]
         return other
+
+    def report(self, df: Any, synthetic: Any, held_out: Any = None) -> Report:
+        """How a synthetic table differs from the real one, as a few lines and a figure.
+
+        Args:
+            df: the table that the model was fitted to.
+            synthetic: a table of samples, of about as many rows.
+            held_out: rows that the model was not fitted to, which show how near to the table rows
+                are that are not copied from it.
+        """
+        tables = [None if t is None else self._frame(t, True) for t in (df, synthetic, held_out)]
+        names = set(self.kept_)
+        columns = tuple(column for column in self.schema_.columns if column.name in names)
+        return compare(Schema(columns, {}), *tables)
+
+    # Files.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the model in one .safetensors file, which `ardist.load` reads as a network.
+
+        Args:
+            path: of the file. It replaces an existing one.
+
+        Raises:
+            ValueError: if the network cannot be described (see `ardist.save`).
+        """
+        check_is_fitted(self)
+        entries = {
+            "schema": self.schema_.to_dict(),
+            "missing": self.missing,
+            "names": self.feature_names_in_.tolist(),
+        }
+        save(self.network_, path, metadata={_METADATA: json.dumps(entries)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, classes: Sequence[type] = ()) -> "TableDensity":
+        """The model that `save` wrote. Nothing in the file is executed.
+
+        Args:
+            path: of the file.
+            classes: your own networks or families that the file names.
+
+        Raises:
+            ValueError: if the file holds no model, or one that this version cannot read.
+        """
+        network = load(path, classes=classes)
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_METADATA)
+        if text is None:
+            raise ValueError(
+                f"path: expected a file that TableDensity.save wrote, got a network without columns "
+                f"in {str(path)!r}; ardist.load reads it"
+            )
+        try:
+            entries = json.loads(text)
+            model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
+            model.schema_ = Schema.from_dict(entries["schema"])
+            names = [str(name) for name in entries["names"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"path: expected the columns of a table, got {error}") from error
+        if network.factorization != model._factorization():
+            raise ValueError(f"path: expected a network of the columns in {str(path)!r}")
+        model.network_, model.kept_ = network, model.schema_.names
+        model.feature_names_in_ = np.array(names, dtype=object)
+        model.n_features_in_ = len(names)
+        return model
 
 
 def _regularization(num_rows: int) -> tuple[int, float, float]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.utils import check_array
 
 from ardist.shapes import described
@@ -24,7 +25,7 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     """
     if isinstance(data, pd.DataFrame):
         frame = data
-    elif isinstance(data, Mapping):
+    elif isinstance(data, Mapping) and not issparse(data):  # a sparse matrix may be a dict
         frame = _from_dict(data, name)
     elif hasattr(data, "__arrow_c_stream__"):
         frame = pd.DataFrame.from_arrow(data)

@@ -116,7 +116,8 @@ def _kind_of_numbers(numbers: np.ndarray, name: str) -> str:
         raise LeftOut(f"it is an identifier: {rows} different integers in {rows} rows")
     if is_integer and span < WIDEST and (rows >= 5 * span or span < 2):
         return "discrete"
-    if len(values) <= MOST_POINTS and rows >= 20 * len(values):
+    is_repeated = (counts == 1).sum() <= 0.01 * rows
+    if len(values) <= MOST_POINTS and rows >= 20 * len(values) and is_repeated:
         return "discrete"
     if is_integer and span < 1e9:
         return "count"
