@@ -26,7 +26,7 @@ __all__ = [
 
 
 def masked_log_prob(
-    p: AutoregressiveDistribution, x: Tensor, observed: Tensor | None = None, in_order: float = 0.0
+    p: AutoregressiveDistribution, x: Tensor, observed: Tensor | None = None
 ) -> Tensor:
     """An unbiased estimate of the mean of log_prob over all orders, in nats, by one pass.
 
@@ -69,11 +69,11 @@ def masked_log_prob(
         x = p.checked(torch.where(observed, x, p.bound.placeholder), "x", mask=observed)
     batch = p.batch_of(x)
     known = None if observed is None else batch.blocks(observed)
-    result: Tensor = p.bound.with_params(_masked, batch, batch.blocks(x), known, in_order)
+    result: Tensor = p.bound.with_params(_masked, batch, batch.blocks(x), known)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 
 
-def _masked(batch: Batch, blocks: Tensor, known: Tensor | None, in_order: float = 0.0) -> Tensor:
+def _masked(batch: Batch, blocks: Tensor, known: Tensor | None) -> Tensor:
     layout, rows = batch.layout, batch.num_rows
     whole = torch.ones(rows, layout.num_blocks, dtype=torch.bool, device=blocks.device)
     partial = ~whole
@@ -83,11 +83,7 @@ def _masked(batch: Batch, blocks: Tensor, known: Tensor | None, in_order: float 
     steps = count + partial.any(-1)  # of an order: the last one scores blocks known in part
     places = torch.rand(rows, device=blocks.device) + torch.randperm(rows, device=blocks.device)
     size = (places / rows * steps).long().minimum(steps - 1).clamp(min=0)  # of the set that is read
-    order = torch.rand(whole.shape, device=blocks.device)
-    if in_order:
-        own = torch.rand(rows, 1, device=blocks.device) < in_order
-        order = torch.where(own, batch.factorization.ranks.flatten() / layout.num_blocks, order)
-    order = order.masked_fill(~whole, 2.0).argsort(-1)
+    order = torch.rand(whole.shape, device=blocks.device).masked_fill(~whole, 2.0).argsort(-1)
     read = order.argsort(-1) < size.unsqueeze(-1)
     params = batch.bound.forward(blocks, observed=read)
     if known is not None and partial.any():

@@ -163,15 +163,15 @@ class Levels(Column):
         return codes
 
     def _check_unlisted(self, cells: pd.Index) -> None:
-        """Raises, or warns, if there is no state for cells that are not listed, or no data of it."""
+        """Raises if there is no state for cells that are not listed, warns if it had no data."""
         if not self.has_other:
             raise ValueError(
                 f"column {self.name!r}: expected one of {list(self.levels)}, got {cells[0]!r}"
             )
         if not self.pooled:
             warnings.warn(
-                f"column {self.name!r}: {cells[0]!r} was not in the table of fit; {len(cells)} such "
-                f"cells are scored as one rare level",
+                f"column {self.name!r}: {cells[0]!r} was not in the table of fit; {len(cells)} "
+                f"such cells are scored as one rare level",
                 stacklevel=2,
             )
 
@@ -192,9 +192,7 @@ class Levels(Column):
         is_missing = np.isnan(codes)
         indices = np.where(is_missing, -1, codes).astype(int)
         if self.dtype == "category":
-            cells: Any = pd.Categorical.from_codes(
-                indices, values, ordered=self.kind == "ordinal"
-            )
+            cells: Any = pd.Categorical.from_codes(indices, values, ordered=self.kind == "ordinal")
             return pd.Series(cells, name=self.name)
         cells = np.array([*values, None], dtype=object)[indices]
         return pd.Series(cells, name=self.name, dtype=object).astype(_holding(self, is_missing))
@@ -344,8 +342,9 @@ def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
         odd = moments.isna().to_numpy() & ~is_missing
         if odd.any():
             raise ValueError(
-                f"column {name!r}: expected dates such as 2024-12-31, got {cells[odd].iloc[0]!r} in "
-                f"{odd.sum()} of {len(cells)} cells; pandas.to_datetime with format= reads others"
+                f"column {name!r}: expected dates such as 2024-12-31, got "
+                f"{cells[odd].iloc[0]!r} in {odd.sum()} of {len(cells)} cells; pandas.to_datetime "
+                f"with format= reads others"
             )
         ticks = moments.dt.tz_convert("UTC").dt.tz_localize(None).astype(f"datetime64[{SECONDS}]")
     numbers = ticks.to_numpy().astype(np.int64).astype(float)

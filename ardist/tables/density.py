@@ -40,26 +40,27 @@ _ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn 
 _QUANTILES = 64  # among which the mode of numbers is searched
 
 
-class TableDensity(DensityMixin, BaseEstimator):
+class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they have no types
     """The joint density of the columns of a table, and of any of them given any others.
 
     `fit` proposes a family for each column (see `Schema`) and trains a network on all of them by
-    `ardist.training.fit`. Scores are in nats: log-probabilities of discrete columns and log densities
-    of numbers, in the units of the table, so that models of one table can be compared.
+    `ardist.training.fit`. Scores are in nats: log-probabilities of discrete columns, and log
+    densities of numbers in the units of the table, so that models of one table can be compared.
 
     A table is a pandas data frame, a frame with the Arrow interface (polars, pyarrow), a dict of
-    columns, or an array whose columns are named x0, x1, ... Columns are found by name, in any order.
+    columns, or an array, whose columns are named x0, x1, ... Columns are found by name, in any
+    order.
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
     Queries also take tables that lack columns. They are exact for the network: `networks.Masked`
     predicts each column from any set of others, in one pass, and each row may have another set.
 
     Args:
         network: "masked", or a callable that makes a network from a `Factorization`, such as
-            `functools.partial(ardist.networks.Transformer, dim=64, depth=3, heads=4)`. A network with
-            one order (`MADE`) answers only queries about a column given earlier ones.
-        columns: kinds by name, in place of the proposals: a name of `ardist.tables.proposals.KINDS`
-            ("category", "discrete", "count", "real", "positive", "date", "left out", ...), or a list
-            of ordered levels.
+            `functools.partial(ardist.networks.Transformer, dim=64, depth=3, heads=4)`. A network
+            with one order (`MADE`) answers only queries about a column given earlier ones.
+        columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
+            "discrete", "count", "real", "positive", "date", "time" or "left out"), or a list of
+            ordered levels.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
         max_epochs: passes over the table at most; by default training ends when the likelihood of
@@ -113,7 +114,7 @@ class TableDensity(DensityMixin, BaseEstimator):
 
     # Training.
 
-    def fit(self, X: Any, y: None = None) -> "TableDensity":  # noqa: N803
+    def fit(self, X: Any, y: None = None) -> "TableDensity":
         """Trains on a table.
 
         Args:
@@ -141,15 +142,17 @@ class TableDensity(DensityMixin, BaseEstimator):
         self.history_ = fit(
             self.network_,
             rows,
-            valid=0.1 if len(rows) >= 20 else None,
-            batch_size=min(max(len(rows) // 32, 64), _BATCH_SIZE),
+            valid=0.1 if len(frame) >= 20 else None,
+            batch_size=min(max(len(frame) // 32, 64), _BATCH_SIZE),
             lr=_LR,
             max_epochs=self.max_epochs,
             time_limit=self.time_limit,
-            orderings="row" if self.network_.has_row_orders and not self.network_.has_masks else None,
+            orderings="row"
+            if self.network_.has_row_orders and not self.network_.has_masks
+            else None,
             in_order=_IN_ORDER if self.network_.has_row_orders else 0.0,
             nan_policy="marginalize",
-            weight_decay=_regularization(len(rows))[2],
+            weight_decay=_regularization(len(frame))[2],
             average=_AVERAGE,
             seed=seed,
             progress=self.progress,
@@ -257,11 +260,11 @@ class TableDensity(DensityMixin, BaseEstimator):
 
     # Scores.
 
-    def score(self, X: Any, y: None = None) -> float:  # noqa: N803
+    def score(self, X: Any, y: None = None) -> float:
         """The mean of `score_samples`, in nats of a row."""
         return float(self.score_samples(X).mean())
 
-    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+    def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood of each row in nats, (rows,): that of its cells that are not missing.
 
         It is a log density in the units of the columns of numbers. It is -inf if a number has none,
@@ -274,7 +277,7 @@ class TableDensity(DensityMixin, BaseEstimator):
         rows = self._encode(self._frame(X, is_whole=True))
         return self._scores(rows).sum(1)
 
-    def cell_scores(self, X: Any) -> pd.DataFrame:  # noqa: N803
+    def cell_scores(self, X: Any) -> pd.DataFrame:
         """The log-likelihood of each cell given those to its left, in nats; NaN if it is missing.
 
         The cells of a row sum to `score_samples`. Unusual cells have low scores. With
@@ -298,7 +301,7 @@ class TableDensity(DensityMixin, BaseEstimator):
 
     # The distribution of one column.
 
-    def predict_proba(self, X: Any, column: str) -> pd.DataFrame:  # noqa: N803
+    def predict_proba(self, X: Any, column: str) -> pd.DataFrame:
         """The probabilities of a column's values given the other cells of each row.
 
         Args:
@@ -322,7 +325,7 @@ class TableDensity(DensityMixin, BaseEstimator):
         table = target.drawn.log_prob(params.unsqueeze(1), states).exp().double().numpy()
         return pd.DataFrame(table, index=frame.index, columns=target.written)
 
-    def density(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:  # noqa: N803
+    def density(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The density of a column at each of some values, given the other cells of each row.
 
         It is a probability for discrete columns, integers and points.
@@ -340,7 +343,7 @@ class TableDensity(DensityMixin, BaseEstimator):
         _, params = self._conditional(X, column)
         return target.drawn.log_prob(params.unsqueeze(1), codes).exp().double().numpy()
 
-    def cdf(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:  # noqa: N803
+    def cdf(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The probability that a column is at most each of some values; else as `density`.
 
         Raises:
@@ -351,7 +354,7 @@ class TableDensity(DensityMixin, BaseEstimator):
         _, params = self._conditional(X, column)
         return target.drawn.cdf(params.unsqueeze(1), codes).double().numpy()
 
-    def quantile(self, X: Any, column: str, q: float | Sequence[float] = 0.5) -> Any:  # noqa: N803
+    def quantile(self, X: Any, column: str, q: float | Sequence[float] = 0.5) -> Any:
         """Quantiles of a column given the other cells of each row.
 
         Args:
@@ -466,17 +469,23 @@ class TableDensity(DensityMixin, BaseEstimator):
         values = torch.where(known, rows, joint.bound.placeholder)
         stage = (~known).long() if last is None else torch.where(known, 0, 1 + last.long())
         patterns, owner = stage.unique(dim=0, return_inverse=True)
-        if len(patterns) * _ROWS_OF_A_PATTERN > len(rows):  # each row has an order of its own
+        if (
+            patterns.shape[0] * _ROWS_OF_A_PATTERN > rows.shape[0]
+        ):  # each row has an order of its own
             return _in_order(joint, stage).given(values, known).sample().to(rows.dtype)
         drawn = torch.empty_like(rows)
-        for number, pattern in enumerate(patterns):
+        for number, pattern in enumerate(patterns.unbind()):
             part = owner == number
             p = _in_order(joint, pattern).given(values[part], known[part])
             drawn[part] = p.sample().to(rows.dtype)
         return drawn
 
     def impute(
-        self, X: Any, method: str = "median", *, random_state: Any = None  # noqa: N803
+        self,
+        X: Any,
+        method: str = "median",
+        *,
+        random_state: Any = None,
     ) -> pd.DataFrame:
         """A table without missing cells in the columns that are modelled.
 
@@ -522,7 +531,7 @@ class TableDensity(DensityMixin, BaseEstimator):
         count, parts = len(self._flagged()), []
         for part in self._batches(rows):
             holes = part.isnan()
-            blocks = [count + at for at in range(len(self.schema_.columns)) if holes[:, count + at].any()]
+            blocks = holes.any(0)[count:].nonzero().flatten().add(count).tolist()
             predicted, filled = self._predict(part, blocks), part.clone()
             for block, params in predicted.items():
                 column, hole = self.schema_.columns[block - count], holes[:, block]
@@ -599,8 +608,8 @@ class TableDensity(DensityMixin, BaseEstimator):
             text = (file.metadata() or {}).get(_METADATA)
         if text is None:
             raise ValueError(
-                f"path: expected a file that TableDensity.save wrote, got a network without columns "
-                f"in {str(path)!r}; ardist.load reads it"
+                f"path: expected a file that TableDensity.save wrote, got a network without "
+                f"columns in {str(path)!r}; ardist.load reads it"
             )
         try:
             entries = json.loads(text)
@@ -630,7 +639,11 @@ def _regularization(num_rows: int) -> tuple[int, float, float]:
 
 def _evidence(data: Any) -> Any:
     """Nothing is known, of one row, by default."""
-    return pd.DataFrame(index=[0]) if data is None or (isinstance(data, Mapping) and not data) else data
+    return (
+        pd.DataFrame(index=[0])
+        if data is None or (isinstance(data, Mapping) and not data)
+        else data
+    )
 
 
 def _cells(values: Any, name: str, column: Column) -> pd.Series:
@@ -651,7 +664,7 @@ def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> Autoregressiv
         stage: of each block, (blocks) or (rows, blocks) int64.
     """
     own = joint.factorization.ranks.flatten()
-    ranks = (stage * len(own) + own).argsort(-1).argsort(-1)
+    ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
     return joint if (ranks == own).all() else joint.with_ordering(ranks)
 
 
@@ -661,7 +674,7 @@ def _point_of(column: Column, params: Tensor, method: str) -> Tensor:
         return column.listed.icdf(params, torch.tensor(0.5))
     family, params = column.listed, params.unsqueeze(1)
     if isinstance(column, Levels):
-        candidates = torch.arange(float(len(column.levels))).expand(len(params), -1)
+        candidates = torch.arange(float(len(column.levels))).expand(params.shape[0], -1)
     else:
         middles = (torch.arange(_QUANTILES) + 0.5) / _QUANTILES
         candidates = family.icdf(params, middles)  # (rows, quantiles)

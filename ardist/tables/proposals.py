@@ -1,9 +1,8 @@
 """The kind of each column of a table, declared or proposed from its cells."""
 
-import math
 import re
 import warnings
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pandas as pd
 
 from ardist.shapes import described, is_sequence, shortened
 from ardist.tables.columns import (
-    SECONDS,
     UNITS,
     Column,
     Levels,
@@ -37,16 +35,24 @@ KINDS = {
 
 WIDEST = 256  # the number of integers, at most, that are states of their own
 MOST_POINTS = 32  # of one column
+_OF_OBJECTS = {
+    "integer": "Int64",
+    **dict.fromkeys(("floating", "mixed-integer-float", "decimal"), "float64"),
+    **dict.fromkeys(("date", "datetime"), "datetime64[us]"),
+}
 _NUMBER = re.compile(r"[-+]?[$€£]?\d[\d.,' _]*%?$")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}")
 
 
-class LeftOut(Exception):  # noqa: N818  # an answer, not an error
+@dataclass(frozen=True)
+class LeftOut:
     """The reason why a column is not modelled."""
 
+    reason: str
 
-def propose(cells: pd.Series, declared: Any = None) -> Column:
-    """The column for these cells.
+
+def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
+    """The column for these cells, or why it is left out.
 
     Args:
         cells: of one column, with its name.
@@ -55,7 +61,6 @@ def propose(cells: pd.Series, declared: Any = None) -> Column:
     Raises:
         ValueError: if the cells are of mixed types, infinite, or look like numbers or dates that
             were not read, or if they do not fit what is declared.
-        LeftOut: if the column is not modelled.
     """
     name = str(cells.name)
     if isinstance(declared, Column):
@@ -69,22 +74,24 @@ def propose(cells: pd.Series, declared: Any = None) -> Column:
             f"{name!r}, got {described(declared)}"
         )
     if declared == "left out":
-        raise LeftOut("it is declared so")
+        return LeftOut("it is declared so")
     present = cells.dropna()
     if present.empty:
-        raise LeftOut("all of its cells are missing")
+        return LeftOut("all of its cells are missing")
     kind = declared or _kind_of(present, name)
+    if isinstance(kind, LeftOut):
+        return kind
     column = _MAKERS[kind](cells, present, name, kind)
     if declared is None and present.nunique() == 1:
         warnings.warn(
-            f"column {name!r}: has one value, {present.iloc[0]!r}, which tells nothing about others",
+            f"column {name!r}: has one value, {present.iloc[0]!r}, and tells nothing of others",
             stacklevel=2,
         )
     return column
 
 
-def _kind_of(present: pd.Series, name: str) -> str:
-    """The kind that fits cells, of which none is missing."""
+def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
+    """The kind that fits cells, of which none is missing, or why they are left out."""
     dtype = present.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return "ordinal" if dtype.ordered else "category"
@@ -106,14 +113,14 @@ def _kind_of(present: pd.Series, name: str) -> str:
     )
 
 
-def _kind_of_numbers(numbers: np.ndarray, name: str) -> str:
+def _kind_of_numbers(numbers: np.ndarray, name: str) -> str | LeftOut:
     if np.isinf(numbers).any():
         raise infinite(name, numbers)
     values, counts = np.unique(numbers, return_counts=True)
     span, rows = values[-1] - values[0], len(numbers)
     is_integer = not (values % 1).any()
     if is_integer and rows >= 50 and len(values) == rows and 2 * span < rows**1.5:
-        raise LeftOut(f"it is an identifier: {rows} different integers in {rows} rows")
+        return LeftOut(f"it is an identifier: {rows} different integers in {rows} rows")
     if is_integer and span < WIDEST and (rows >= 5 * span or span < 2):
         return "discrete"
     is_repeated = (counts == 1).sum() <= 0.01 * rows
@@ -129,7 +136,7 @@ def _kind_of_dates(moments: pd.Series) -> str:
     return "date" if (moments == moments.dt.normalize()).all() else "time"
 
 
-def _kind_of_text(present: pd.Series, name: str) -> str:
+def _kind_of_text(present: pd.Series, name: str) -> str | LeftOut:
     levels = pd.Series(present.unique(), dtype=object)
     is_date = levels.str.match(_DATE)
     if is_date.mean() > 0.9:
@@ -145,7 +152,7 @@ def _kind_of_text(present: pd.Series, name: str) -> str:
     is_number = levels.str.fullmatch(_NUMBER)
     has_zeros = levels.str.fullmatch(r"0\d+").any()  # as codes have: 01067
     if is_number.mean() > 0.9 and not has_zeros:
-        odd = levels[~is_number] if not is_number.all() else levels[pd.to_numeric(levels, errors="coerce").isna()]
+        odd = levels[pd.to_numeric(levels, errors="coerce").isna()]
         example = (odd if len(odd) else levels).iloc[0]
         raise ValueError(
             f"column {name!r}: expected numbers, got text such as {example!r}; pandas.read_csv "
@@ -153,7 +160,7 @@ def _kind_of_text(present: pd.Series, name: str) -> str:
             f"{{{name!r}: 'category'}} takes them as text"
         )
     if len(levels) > 0.9 * len(present) and len(present) >= 20:
-        raise LeftOut(f"it is an identifier: {len(levels)} levels in {len(present)} rows")
+        return LeftOut(f"it is an identifier: {len(levels)} levels in {len(present)} rows")
     return "category"
 
 
@@ -170,8 +177,8 @@ def _category(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Col
     pooled = int(counts.sum() - kept.sum())
     if pooled > len(present) / 2:
         warnings.warn(
-            f"column {name!r}: {pooled} of {len(present)} cells have a level that no other row has; "
-            f"they are pooled",
+            f"column {name!r}: {pooled} of {len(present)} cells have a level that no other row "
+            f"has, and are pooled",
             stacklevel=2,
         )
     return Levels(name, kind, _dtype(cells), _missing(cells), tuple(levels), pooled)
@@ -217,9 +224,7 @@ def _numbers(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Colu
     values, counts = np.unique(numbers, return_counts=True)
     is_integer = kind in ("count", *UNITS)
     if kind == "count" and (values % 1).any():
-        raise ValueError(
-            f"column {name!r}: expected integers, got {values[values % 1 > 0][0]}"
-        )
+        raise ValueError(f"column {name!r}: expected integers, got {values[values % 1 > 0][0]}")
     points = _points(values, counts) if kind not in UNITS else values[:0]
     rest = numbers[~np.isin(numbers, points)]
     rest = rest if len(rest) else numbers
@@ -291,7 +296,11 @@ def _missing(cells: pd.Series) -> float:
 
 
 def _dtype(cells: pd.Series) -> str:
-    return "category" if isinstance(cells.dtype, pd.CategoricalDtype) else str(cells.dtype)
+    """The dtype of cells that are written: the own one, but for numbers and dates as objects."""
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        return "category"
+    inferred = pd.api.types.infer_dtype(cells, skipna=True) if cells.dtype == object else ""
+    return _OF_OBJECTS.get(inferred, str(cells.dtype))
 
 
 def _plain(level: Any) -> Any:

@@ -76,7 +76,7 @@ class Report:
         width = min(4, len(shown))
         height = -(-len(shown) // width)
         figure = Figure(figsize=(2.6 * width, 2.0 * height + 3.4), layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=(2.0 * height, 3.4))
+        upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=(2.0 * height, 3.4)))
         axes = np.ravel(upper.subplots(height, width, squeeze=False))
         for axis in axes[len(shown) :]:
             axis.set_axis_off()
@@ -110,7 +110,9 @@ def compare(
         {
             "difference": {name: _difference(*each) for name, each in cells.items()},
             "missing": {name: np.isnan(each[1]).mean() for name, each in cells.items()},
-            "missing in synthetic": {name: np.isnan(each[2]).mean() for name, each in cells.items()},
+            "missing in synthetic": {
+                name: np.isnan(each[2]).mean() for name, each in cells.items()
+            },
         }
     )
     edges = [_edges(column, codes[0][:, place]) for place, column in enumerate(schema.columns)]
@@ -122,8 +124,9 @@ def compare(
         differences = distances[0][:, None] - distances[1]
         nearer = float(((differences < 0) + 0.5 * (differences == 0)).mean())
     return Report(
-        marginals,
-        *pairs,
+        marginals=marginals,
+        real_pairs=pairs[0],
+        synthetic_pairs=pairs[1],
         accuracy=_accuracy(schema, few[0], few[1]),
         copies=float((distances[0] == 0).mean()),
         held_out_copies=None if held_out is None else float((distances[1] == 0).mean()),
@@ -143,12 +146,16 @@ def _difference(column: Column, real: np.ndarray, synthetic: np.ndarray) -> floa
     if not len(real) or not len(synthetic):
         return np.nan
     if isinstance(column, Levels) and column.kind != "discrete":
-        shares = [np.bincount(part.astype(int), minlength=256) / len(part) for part in (real, synthetic)]
+        shares = [
+            np.bincount(part.astype(int), minlength=256) / len(part) for part in (real, synthetic)
+        ]
         size = max(map(len, shares))
         one, other = (np.pad(part, (0, size - len(part))) for part in shares)
         return float(np.abs(one - other).sum() / 2)
     values = np.union1d(real, synthetic)
-    below = [np.searchsorted(np.sort(part), values, "right") / len(part) for part in (real, synthetic)]
+    below = [
+        np.searchsorted(np.sort(part), values, "right") / len(part) for part in (real, synthetic)
+    ]
     return float(np.abs(below[0] - below[1]).max())
 
 
@@ -191,10 +198,10 @@ def _points(schema: Schema, codes: np.ndarray) -> np.ndarray:
         if isinstance(column, Numbers):
             form = np.log(np.maximum(part, 0) + 1) if column.is_log else part - column.center
             parts.append(np.nan_to_num(form / column.scale)[:, None])
-        elif column.is_ordered:
-            parts.append(np.nan_to_num(part / max(len(column.levels) - 1, 1))[:, None])
+        elif isinstance(column, Levels) and column.is_ordered:
+            parts.append(np.nan_to_num(part / len(column.levels))[:, None])
         else:
-            parts.append(part[:, None] == np.arange(len(column.levels) + 1))
+            parts.append(part[:, None] == np.arange(column.family.num_params))
     return np.concatenate(parts, 1).astype(np.float32)
 
 
@@ -208,7 +215,10 @@ def _accuracy(schema: Schema, real: np.ndarray, synthetic: np.ndarray) -> float:
     count = min(len(real), len(synthetic))
     rows = np.concatenate((real[:count], synthetic[:count]))
     labels = np.repeat((0, 1), count)
-    is_level = [column.kind == "category" and len(column.levels) < 255 for column in schema.columns]
+    is_level = [
+        column.kind == "category" and np.nanmax(part, initial=0.0) < 255
+        for column, part in zip(schema.columns, rows.T, strict=True)
+    ]
     classifier = HistGradientBoostingClassifier(
         max_iter=50, categorical_features=is_level, random_state=0
     )
@@ -223,7 +233,7 @@ def _plot_marginal(
     if isinstance(column, Levels):
         bins = np.arange(len(column.levels) + 2) - 0.5
     else:
-        bins = np.linspace(*np.quantile(both, (0.005, 0.995)), 30)
+        bins = np.linspace(np.quantile(both, 0.005), np.quantile(both, 0.995), 30)
     for part, label, style in (
         (real, "real", {"alpha": 0.4}),
         (synthetic, "synthetic", {"histtype": "step"}),

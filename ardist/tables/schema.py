@@ -11,7 +11,7 @@ import pandas as pd
 from ardist.shapes import described
 from ardist.tables.columns import Column, Levels, Numbers
 from ardist.tables.frames import as_frame
-from ardist.tables.proposals import LeftOut, propose
+from ardist.tables.proposals import propose
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Schema:
 
     >>> import pandas as pd
     >>> from ardist.tables import Schema
-    >>> table = pd.DataFrame({"age": [31, 45, 31, 60] * 90, "job": ["nurse", "cook", None, "cook"] * 90})
+    >>> jobs = ["nurse", "cook", None, "cook"]
+    >>> table = pd.DataFrame({"age": [31, 45, 31, 60] * 90, "job": jobs * 90})
     >>> Schema.of(table)
     column  kind      missing  values
     age     discrete      0 %  30 numbers, 31 to 60
@@ -55,12 +56,13 @@ class Schema:
             raise ValueError(f"columns: expected names of {list(frame.columns)}, got {unknown}")
         columns, left_out = [], {}
         for name in frame.columns:
-            try:
-                columns.append(propose(frame[name], declared.get(name)))
-            except LeftOut as reason:
-                left_out[name] = str(reason)
-                if name not in declared:
-                    warnings.warn(f"column {name!r}: left out, since {reason}", stacklevel=2)
+            found = propose(frame[name], declared.get(name))
+            if isinstance(found, Column):
+                columns.append(found)
+                continue
+            left_out[name] = found.reason
+            if name not in declared:
+                warnings.warn(f"column {name!r}: left out, since {found.reason}", stacklevel=2)
         if not columns:
             raise ValueError(f"X: expected a column that can be modelled, got {left_out}")
         return Schema(tuple(columns), left_out)
@@ -80,7 +82,11 @@ class Schema:
             ValueError: if there is no such column.
         """
         if name not in self.names:
-            why = f", and {name!r} is left out: {self.left_out[name]}" if name in self.left_out else ""
+            why = (
+                f", and {name!r} is left out: {self.left_out[name]}"
+                if name in self.left_out
+                else ""
+            )
             raise ValueError(f"column: expected one of {self.names}, got {name!r}{why}")
         return self.names.index(name)
 
