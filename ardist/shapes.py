@@ -1,10 +1,12 @@
 """Checks of arguments, expanded batches, and the modes of torch."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -131,11 +133,23 @@ def as_probability(value: Any, name: str) -> float:
     return as_real(value, name, "a probability in [0, 1)", lambda x: 0 <= x < 1)
 
 
+def as_share(value: Any, name: str) -> float:
+    """`value` if it is a number in [0, 1]; a `ValueError` that names it otherwise."""
+    return as_real(value, name, "one within [0, 1]", lambda x: 0 <= x <= 1)
+
+
 def as_flag(value: Any, name: str) -> bool:
     """`value` if it is True or False; a `ValueError` that names it otherwise."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}: expected True or False, got {described(value)}")
     return value
+
+
+def as_path(value: Any, name: str) -> Path:
+    """`value` as a path; a `ValueError` that names it otherwise."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name}: expected a path, got {described(value)}")
+    return Path(value)
 
 
 def as_callable(value: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ardist.bound_network import checked_chunk_size, context_batch, unwrap
 from ardist.decoding import Decoder, WholePasses
-from ardist.distribution import AutoregressiveDistribution
+from ardist.distribution import NAN_POLICIES, AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
@@ -360,6 +360,7 @@ class LogLikelihood(nn.Module):
     Args:
         network: a conditional network, or one that is wrapped.
         chunk_size: as for `AutoregressiveDistribution`.
+        nan_policy: as for `AutoregressiveDistribution`.
 
     Raises:
         ValueError: if there is no conditional network inside, or it does not support `chunk_size`.
@@ -370,16 +371,32 @@ class LogLikelihood(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module, *, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, *, chunk_size: int | None = None, nan_policy: str = "raise"
+    ) -> None:
         super().__init__()
         unwrap(network)  # raises if there is no conditional network inside
         self.chunk_size = checked_chunk_size(network, chunk_size)
+        self.nan_policy = as_choice(nan_policy, NAN_POLICIES, "nan_policy")
         self.network = network
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-probability of events x (*lead, *event_shape) in nats: (*lead)."""
-        p = AutoregressiveDistribution(self.network, context, chunk_size=self.chunk_size)
-        return p.log_prob(x)
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        ordering: Ordering | Tensor | None = None,
+    ) -> Tensor:
+        """The log-probability of events x (*lead, *event_shape) in nats: (*lead).
+
+        Args:
+            x: the events.
+            context: as for `AutoregressiveDistribution`.
+            ordering: as for `AutoregressiveDistribution.with_ordering`; the network's own if None.
+        """
+        p = AutoregressiveDistribution(
+            self.network, context, chunk_size=self.chunk_size, nan_policy=self.nan_policy
+        )
+        return (p if ordering is None else p.with_ordering(ordering)).log_prob(x)
 
 
 def _check_row_orders(ranks: Tensor, factorization: Factorization) -> None:
