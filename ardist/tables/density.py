@@ -28,7 +28,7 @@ from ardist.tables.columns import Column, Levels
 from ardist.tables.frames import as_frame
 from ardist.tables.reports import Report, compare
 from ardist.tables.schema import Schema
-from ardist.tables._interim import fit
+from ardist.training import fit
 
 _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
