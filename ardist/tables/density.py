@@ -32,7 +32,8 @@ from ardist.training import fit
 
 _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
-_BATCH_SIZE, _LR, _AVERAGE = 512, 3e-3, 0.997
+_BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
+_AVERAGE = 3.0  # epochs whose weights are averaged
 _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PASSES = 2**16  # of rows through a network in one batch
@@ -139,21 +140,23 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network_ = self._make_network(len(frame))
+        if self.network_.output_maps:
+            self.network_.start_at(rows)
+        count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
+        is_any_order = self.network_.has_row_orders
         self.history_ = fit(
             self.network_,
             rows,
-            valid=0.1 if len(frame) >= 20 else None,
-            batch_size=min(max(len(frame) // 32, 64), _BATCH_SIZE),
+            valid=0.1,
+            batch_size=batch_size,
             lr=_LR,
             max_epochs=self.max_epochs,
             time_limit=self.time_limit,
-            orderings="row"
-            if self.network_.has_row_orders and not self.network_.has_masks
-            else None,
-            in_order=_IN_ORDER if self.network_.has_row_orders else 0.0,
+            orderings="row" if is_any_order and not self.network_.has_masks else None,
+            in_order=_IN_ORDER if is_any_order else 0.0,
             nan_policy="marginalize",
-            weight_decay=_regularization(len(frame))[2],
-            average=_AVERAGE,
+            weight_decay=_regularization(count)[2],
+            average=1 - 1 / max(10.0, _AVERAGE * count / batch_size),
             seed=seed,
             progress=self.progress,
         )
