@@ -275,8 +275,6 @@ class Numbers(Column):
 
     def encode(self, cells: pd.Series) -> Codes:
         numbers = numbers_of(cells, self.name, self.kind)
-        if np.isinf(numbers).any():
-            raise infinite(self.name, numbers)
         if self.is_integer and (numbers % 1 > 0).any():
             odd = float(numbers[numbers % 1 > 0][0])
             raise ValueError(
@@ -317,17 +315,23 @@ def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
     """Cells as float64, NaN where missing: days of a date, seconds of a time or duration.
 
     Raises:
-        ValueError: if a cell is no number, or no date or time.
+        ValueError: if a cell is no number or infinite, or no date or time.
     """
     if kind in UNITS:
         return _times_of(cells, name, UNITS[kind])
     try:
-        return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan)
+        numbers = pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan)
     except (TypeError, ValueError):
         text = cells.dropna()
         odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]
         got = repr((odd if len(odd) else text).iloc[0])
         raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
+    if (count := int(np.isinf(numbers).sum())) > 0:
+        raise ValueError(
+            f"column {name!r}: expected finite numbers, got infinity in {count} of {len(numbers)} "
+            f"cells; NaN marks missing cells"
+        )
+    return numbers
 
 
 def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
@@ -371,15 +375,6 @@ def _as_times(column: Numbers, numbers: np.ndarray) -> pd.Series:
         return moments.astype(dtype).mask(is_missing)
     text = moments.dt.strftime(_TEXT_OF[column.kind])
     return text.astype(column.dtype).mask(is_missing)
-
-
-def infinite(name: str, numbers: np.ndarray) -> ValueError:
-    """The error for a column with infinite numbers."""
-    count = int(np.isinf(numbers).sum())
-    return ValueError(
-        f"column {name!r}: expected finite numbers, got infinity in {count} of {len(numbers)} "
-        f"cells; NaN marks missing cells"
-    )
 
 
 def _holding(column: Column, is_missing: np.ndarray) -> str:

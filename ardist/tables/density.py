@@ -195,12 +195,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         columns = enumerate(self.schema_.columns)
         return [place for place, column in columns if column.missing > 0]
 
-    def _block(self, name: str) -> int:
-        """The block of a column that is kept."""
-        place = self.schema_.index(name)
+    def _place(self, name: str) -> int:
+        """The place of a column that is kept among those that are modelled."""
         if name not in self.kept_:
-            raise ValueError(f"column: expected one of {self.kept_}, got {name!r}")
-        return len(self._flagged()) + place
+            reason = self.schema_.left_out.get(name)
+            why = "" if reason is None else f", which is left out, since {reason}"
+            raise ValueError(f"column: expected one of {self.kept_}, got {name!r}{why}")
+        return self.schema_.names.index(name)
 
     # Rows.
 
@@ -382,8 +383,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     def _column(self, name: str) -> Column:
         check_is_fitted(self)
-        self._block(name)
-        return self.schema_[name]
+        return self.schema_.columns[self._place(name)]
 
     def _ordered(self, name: str) -> Column:
         column = self._column(name)
@@ -398,7 +398,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         """A table, and the parameters of a column given the other cells of each row."""
         frame = self._frame(_evidence(data), is_whole=False)
         rows = self._encode(frame.drop(columns=name, errors="ignore"), is_whole=False)
-        block = self._block(name)
+        block = len(self._flagged()) + self._place(name)
         parts = [self._predict(part, [block])[block] for part in self._batches(rows)]
         return frame, torch.cat(parts)
 
@@ -509,7 +509,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         frame = self._frame(X, is_whole=False)
         rows = self._encode(frame, is_whole=False)
         count = len(self._flagged())
-        places = [self.schema_.index(name) for name in self.kept_]
+        places = list(map(self._place, self.kept_))
         holes = rows.isnan()
         affected = holes[:, [count + place for place in places]].any(1)
         if affected.any():
@@ -557,7 +557,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         if isinstance(columns, str) or not len(columns):
             raise ValueError(f"columns: expected names, got {described(columns)}")
         for name in columns:
-            self._block(name)
+            self._place(name)
         other = copy.copy(self)
         other.kept_ = [name for name in self.kept_ if name in set(columns)]
         return other
@@ -622,7 +622,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path: expected the columns of a table, got {error}") from error
         if network.factorization != model._factorization():
-            raise ValueError(f"path: expected a network of the columns in {str(path)!r}")
+            raise ValueError(f"path: expected a network of the columns that are in {str(path)!r}")
         model.network_, model.kept_ = network, model.schema_.names
         model.feature_names_in_ = np.array(names, dtype=object)
         model.n_features_in_ = len(names)
@@ -668,7 +668,14 @@ def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> Autoregressiv
     """
     own = joint.factorization.ranks.flatten()
     ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
-    return joint if (ranks == own).all() else joint.with_ordering(ranks)
+    if (ranks == own).all():
+        return joint
+    if not (network := joint.bound.unwrapped).has_row_orders:
+        raise ValueError(
+            f"network: expected one that follows any order, such as 'masked', to condition on later "
+            f"columns, got {type(network).__name__}"
+        )
+    return joint.with_ordering(ranks)
 
 
 def _point_of(column: Column, params: Tensor, method: str) -> Tensor:

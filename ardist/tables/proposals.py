@@ -15,7 +15,6 @@ from ardist.tables.columns import (
     Levels,
     Numbers,
     as_dates,
-    infinite,
     numbers_of,
 )
 
@@ -99,7 +98,7 @@ def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
     if inferred == "boolean":
         return "bool"
     if inferred in ("integer", "floating", "mixed-integer-float", "decimal"):
-        return _kind_of_numbers(numbers_of(present, name), name)
+        return _kind_of_numbers(numbers_of(present, name))
     if inferred in ("datetime", "datetime64", "date"):
         return _kind_of_dates(as_dates(present))
     if inferred.startswith("timedelta"):
@@ -113,9 +112,7 @@ def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
     )
 
 
-def _kind_of_numbers(numbers: np.ndarray, name: str) -> str | LeftOut:
-    if np.isinf(numbers).any():
-        raise infinite(name, numbers)
+def _kind_of_numbers(numbers: np.ndarray) -> str | LeftOut:
     values, counts = np.unique(numbers, return_counts=True)
     span, rows = values[-1] - values[0], len(numbers)
     is_integer = not (values % 1).any()
@@ -219,12 +216,8 @@ def _discrete(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Col
 
 def _numbers(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
     numbers = numbers_of(present, name, kind)
-    if np.isinf(numbers).any():
-        raise infinite(name, numbers)
     values, counts = np.unique(numbers, return_counts=True)
     is_integer = kind in ("count", *UNITS)
-    if kind == "count" and (values % 1).any():
-        raise ValueError(f"column {name!r}: expected integers, got {values[values % 1 > 0][0]}")
     points = _points(values, counts) if kind not in UNITS else values[:0]
     rest = numbers[~np.isin(numbers, points)]
     rest = rest if len(rest) else numbers
@@ -236,7 +229,7 @@ def _numbers(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Colu
     origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
     form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
     center = float(form.mean())
-    return Numbers(
+    column = Numbers(
         name,
         kind,
         _dtype(cells),
@@ -251,6 +244,8 @@ def _numbers(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Colu
         low=float(values[0]),
         high=float(values[-1]),
     )
+    column.encode(cells)
+    return column
 
 
 _MAKERS: dict[str, Any] = {

@@ -72,24 +72,6 @@ class Schema:
         """The names of the columns that are modelled."""
         return [column.name for column in self.columns]
 
-    def __getitem__(self, name: str) -> Column:
-        return self.columns[self.index(name)]
-
-    def index(self, name: str) -> int:
-        """The place of a column among those that are modelled.
-
-        Raises:
-            ValueError: if there is no such column.
-        """
-        if name not in self.names:
-            why = (
-                f", and {name!r} is left out: {self.left_out[name]}"
-                if name in self.left_out
-                else ""
-            )
-            raise ValueError(f"column: expected one of {self.names}, got {name!r}{why}")
-        return self.names.index(name)
-
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
         """The codes of a table, (rows, columns) float64; NaN for cells and columns that are absent.
 

@@ -21,8 +21,7 @@ def people(rows=ROWS, seed=0):
             "height": rng.normal(170.0, 10.0, rows),
             "visits": rng.geometric(0.005, rows),
             "born": pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 9999, rows), "D"),
-            "seen": pd.Timestamp("2020-01-01")
-            + pd.to_timedelta(rng.integers(0, 10**8, rows), "s"),
+            "seen": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 10**8, rows), "s"),
             "smokes": rng.random(rows) < 0.3,
         }
     )

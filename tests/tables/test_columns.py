@@ -100,7 +100,9 @@ def test_the_density_is_in_the_units_of_the_table():
         assert np.trapezoid(density, grid * factor) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("values", [np.arange(5000) * 7, np.arange(200) ** 2, np.arange(1, 5000) ** 2])
+@pytest.mark.parametrize(
+    "values", [np.arange(5000) * 7, np.arange(200) ** 2, np.arange(1, 5000) ** 2]
+)
 def test_integers_have_probabilities_that_sum_to_one(values):
     column = column_of(pd.Series(values), "count")
     width = 4000 if values.max() > 1e6 else 10**6
