@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -22,7 +21,7 @@ from ardist.families import Bernoulli
 from ardist.layout import Layout
 from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
-from ardist.saving import load, save
+from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
 from ardist.tables.columns import Column, Levels
 from ardist.tables.frames import as_frame
@@ -606,10 +605,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Raises:
             ValueError: if the file holds no model, or one that this version cannot read.
         """
-        network = load(path, classes=classes)
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_METADATA)
-        if text is None:
+        network, metadata = read(path, classes=classes)
+        if (text := metadata.get(_METADATA)) is None:
             raise ValueError(
                 f"path: expected a file that TableDensity.save wrote, got a network without "
                 f"columns in {str(path)!r}; ardist.load reads it"
