@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -33,6 +34,7 @@ _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
 _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
 _AVERAGE = 3.0  # epochs whose weights are averaged
+_VALID_ROWS = 2048  # in one batch
 _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PASSES = 2**16  # of rows through a network in one batch
@@ -143,10 +145,14 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             self.network_.start_at(rows)
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
         is_any_order = self.network_.has_row_orders
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        train, held = rows[order].tensor_split([count - max(1, count // 10)])
+        # Each row is read with several random sets, since the validation of few would be noise.
+        held = held.repeat(max(1, _VALID_ROWS // held.shape[0]), 1)
         self.history_ = fit(
             self.network_,
-            rows,
-            valid=0.1,
+            train,
+            valid=DataLoader(TensorDataset(held), _VALID_ROWS),
             batch_size=batch_size,
             lr=_LR,
             max_epochs=self.max_epochs,
@@ -182,10 +188,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def _factorization(self) -> Factorization:
         """A block for each column that is modelled, after one for each that tells missing cells."""
         columns = self.schema_.columns
-        flags = [Bernoulli() for column in self._flagged()]
-        return Factorization(
-            len(flags) + len(columns), [*flags, *(column.family for column in columns)]
-        )
+        flags = {f"{columns[place].name} is missing": Bernoulli() for place in self._flagged()}
+        return Factorization.columns({**flags, **{c.name: c.family for c in columns}})
 
     def _flagged(self) -> list[int]:
         """The places of the columns whose missing cells are modelled."""
