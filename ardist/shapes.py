@@ -110,6 +110,11 @@ def as_positive(value: Any, name: str) -> int:
     return as_integer(value, name, 1)
 
 
+def as_count(value: Any, name: str) -> int:
+    """`value` if it is an integer of at least 0; a `ValueError` that names it otherwise."""
+    return as_integer(value, name, 0)
+
+
 def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) -> float:
     """`value` if it is a number with a property; a `ValueError` that names it otherwise."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
@@ -156,6 +161,13 @@ def as_callable(value: Any, name: str) -> Any:
     """`value` if it is callable; a `ValueError` that names it otherwise."""
     if not callable(value):
         raise ValueError(f"{name}: expected a callable, got {described(value)}")
+    return value
+
+
+def as_callables(value: Any, name: str) -> Any:
+    """`value` if it is a sequence of callables; a `ValueError` that names it otherwise."""
+    if not is_sequence(value) or not all(map(callable, value)):
+        raise ValueError(f"{name}: expected a sequence of callables, got {described(value)}")
     return value
 
 

@@ -158,3 +158,15 @@ def test_exposure_comes_without_dropout():
     first, again = (exposure_bias(net.condition(), x).on_data for _ in range(2))
     assert torch.equal(first, again)
     assert net.training
+
+
+def test_sets_in_order_are_prefixes(float64):
+    net = networks.Masked(ad.Factorization(4, fam.Bernoulli()), hidden_features=8)
+    p = net.condition().with_ordering(ad.Ordering.random(1))
+    x, layout, expected = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), net.factorization.layout, 0.0
+    for size in range(4):
+        read = p.factorization.ranks < size
+        scores = layout.log_prob(net(x, observed=read.unsqueeze(0)), x)
+        expected = expected + scores[0, ~read].mean()  # 4 / (4 - size), and each size 1/4
+    found = ad.training.masked_log_prob(p, x.expand(4000, 4), in_order=1.0)
+    assert_mean(found, expected)

@@ -230,8 +230,9 @@ class ConditionalNetwork(Specified, nn.Module):
         >>> fac = ad.Factorization.columns(a=ad.families.Bernoulli(), b=ad.families.Normal())
         >>> net = ad.networks.MADE(fac, hidden_features=8)
         >>> net.start_at(torch.tensor([[1.0, 30.0], [1.0, 40.0], [0.0, 50.0]]))
-        >>> net.condition().conditionals(torch.ones(2))["b"].mean
-        tensor(40.)
+        >>> p = net.condition().conditionals(torch.ones(2))["a"]
+        >>> round(p.probs.item(), 3)  # (2 + 1/2) / (3 + 1)
+        0.625
         """
         maps: Any = self.output_maps
         if not maps:

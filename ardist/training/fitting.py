@@ -43,8 +43,9 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("lr", "time_limit", "clip"), shapes.as_scale),
     **dict.fromkeys(("resume", "progress"), shapes.as_flag),
     **{"weight_decay": shapes.as_tolerance, "average": shapes.as_probability},
-    **{"warmup": shapes.as_integer, "seed": shapes.as_integer, "in_order": shapes.as_share},
+    **{"warmup": shapes.as_count, "seed": shapes.as_integer, "in_order": shapes.as_share},
     **{"optimizer": shapes.as_callable, "checkpoint": shapes.as_path},
+    **{"callbacks": shapes.as_callables},
 }
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
@@ -168,9 +169,7 @@ def fit(
     options = SimpleNamespace(**locals())
     for name, check in _CHECKS.items():
         if (value := getattr(options, name)) is not None or name not in _OPTIONAL:
-            check(value, name)
-    for index, callback in enumerate(callbacks):
-        shapes.as_callable(callback, f"callbacks[{index}]")
+            setattr(options, name, check(value, name))
     shapes.check_type(network, nn.Module, "network")
     run = _Run(options)
     with torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
@@ -241,14 +240,14 @@ def _rows(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
         return x
     if not isinstance(x, Tensor):
         raise ValueError(
-            f"{name}: expected a tensor, or a Dataset or DataLoader without a context next to it, "
-            f"got {described(x)}"
+            f"{name}: expected a tensor, or a Dataset or DataLoader and no context, got "
+            f"{type(x).__name__}"
         )
     shapes.check_data(x, name)
     if isinstance(model, LogLikelihood):
         p = AutoregressiveDistribution(model.network, context, nan_policy=model.nan_policy)
         p.check_value(x, name)
-        if x.dim() == len(p.event_shape):
+        if x.dim() == len(p.event_shape) or x.shape[0] == 0:
             raise ValueError(f"{name}: expected (N, *event_shape), got {tuple(x.shape)}")
     if context is not None and context.shape[:1] != x.shape[:1]:
         raise ValueError(
@@ -266,14 +265,14 @@ def _split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
     if isinstance(valid, tuple) and len(valid) == 2:
         return data, _rows(model, "valid", *valid)
     if valid is None or not shapes.as_real(
-        valid, "valid", "a share or a set", lambda x: 0 <= x < 1
+        valid, "valid", "a share in [0, 1) or a set", lambda x: 0 <= x < 1
     ):
         return data, None
     if isinstance(data, DataLoader):
         raise ValueError(f"valid: expected a set, or None, with a DataLoader, got {valid}")
     count = max(1, round(valid * len(data)))
     if count >= len(data):
-        raise ValueError(f"x: expected at least two rows, of which one validates, got {len(data)}")
+        raise ValueError(f"x: expected two rows at least, one to validate, got {len(data)}")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
     return Subset(data, order[count:].tolist()), Subset(data, order[:count].tolist())
 
@@ -350,7 +349,7 @@ class _Run:
         self.settings = {name: getattr(options, name) for name in ("batch_size", "lr", "seed")}
 
     def __call__(self) -> History:
-        o, path = self.options, self.options.checkpoint and Path(self.options.checkpoint)
+        o, path = self.options, self.options.checkpoint
         if path and o.resume and path.is_file():
             self.load(path)
         history = self.history

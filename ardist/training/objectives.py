@@ -49,8 +49,9 @@ def masked_log_prob(
         x: events (*lead, *event_shape), where `lead` broadcasts with batch_shape. NaN is a missing
             element if the `nan_policy` of p is "marginalize".
         observed: (*lead, *event_shape) bool, False for elements that are missing in x.
-        in_order: the probability of the order of p, instead of a random one, in which
-            ties are broken at random. With 1 and no ties it estimates `p.log_prob(x)`.
+        in_order: the share of events of which a prefix in the order of p is read, instead of a
+            random set. It makes the network better in that order. The estimate is then no longer
+            of the mean over all orders.
 
     Returns:
         an estimate for each event, of shape (*lead).
