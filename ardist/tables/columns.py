@@ -150,7 +150,8 @@ class Levels(Column):
 
     @cached_property
     def _index(self) -> pd.Index:
-        return pd.Index(list(self.levels))
+        is_number = self.kind in ("bool", "discrete")
+        return pd.Index(np.asarray(self.levels, float) if is_number else list(self.levels))
 
     def encode(self, cells: pd.Series) -> Codes:
         is_missing = cells.isna().to_numpy()
@@ -166,7 +167,7 @@ class Levels(Column):
         """Raises if there is no state for cells that are not listed, warns if it had no data."""
         if not self.has_other:
             raise ValueError(
-                f"column {self.name!r}: expected one of {list(self.levels)}, got {cells[0]!r}"
+                f"column {self.name!r}: expected one of {list(self.levels)}, got {cells.tolist()[0]!r}"
             )
         if not self.pooled:
             warnings.warn(
@@ -178,7 +179,7 @@ class Levels(Column):
     def _comparable(self, cells: pd.Series) -> pd.Index:
         """Cells in the type of the levels, as far as they have it."""
         if self.kind in ("bool", "discrete"):
-            return pd.Index(numbers_of(cells, self.name).astype(self._index.dtype, copy=False))
+            return pd.Index(numbers_of(cells, self.name))
         return pd.Index(cells.astype(object))
 
     def floor(self, cells: pd.Series) -> Codes:
@@ -341,7 +342,7 @@ def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
     else:
         present = cells[~is_missing]
         if pd.api.types.is_numeric_dtype(present.dtype) and len(present):
-            raise ValueError(f"column {name!r}: expected dates, got {present.iloc[0]!r}")
+            raise ValueError(f"column {name!r}: expected dates, got {present.iloc[0]}")
         moments = as_dates(cells)
         odd = moments.isna().to_numpy() & ~is_missing
         if odd.any():

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -610,20 +611,27 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if the file holds no model, or one that this version cannot read.
         """
         network, metadata = read(path, classes=classes)
-        if (text := metadata.get(_METADATA)) is None:
+        name, text = Path(path).name, metadata.get(_METADATA)
+        if text is None:
             raise ValueError(
                 f"path: expected a file that TableDensity.save wrote, got a network without "
-                f"columns in {str(path)!r}; ardist.load reads it"
+                f"columns in {name}; ardist.load reads it"
             )
         try:
             entries = json.loads(text)
             model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
             model.schema_ = Schema.from_dict(entries["schema"])
             names = [str(name) for name in entries["names"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"path: expected the columns of a table, got {error}") from error
-        if network.factorization != model._factorization():
-            raise ValueError(f"path: expected a network of the columns that are in {str(path)!r}")
+            factorization = model._factorization()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"path: expected the columns of a table in {name}, got {error!r}"
+            ) from error
+        if network.factorization != factorization:
+            raise ValueError(
+                f"path: expected a network of the columns in {name}, got one of "
+                f"{network.factorization.names}"
+            )
         model.network_, model.kept_ = network, model.schema_.names
         model.feature_names_in_ = np.array(names, dtype=object)
         model.n_features_in_ = len(names)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ardist.shapes import described, is_sequence, shortened
+from ardist.shapes import described, is_sequence
 from ardist.tables.columns import (
     UNITS,
     Column,
@@ -194,7 +194,7 @@ def _listed(cells: pd.Series, name: str, levels: tuple[Any, ...]) -> Column:
     """Ordered levels; a single one is no order."""
     if len(set(levels)) < max(2, len(levels)):
         raise ValueError(
-            f"columns: expected at least two different levels of {name!r}, got {shortened(levels)}"
+            f"columns: expected at least two different levels of {name!r}, got {described(list(levels))}"
         )
     column = Levels(name, "ordinal", _dtype(cells), _missing(cells), levels)
     column.encode(cells)
