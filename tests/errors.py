@@ -4,14 +4,18 @@
 errors is made of this table.
 """
 
+import json
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
@@ -32,6 +36,7 @@ from torch.utils import data
 import ardist as ad
 from ardist import families as fam
 from ardist import guides, information, networks, sampling, testing, training, transforms
+from ardist.tables import TableDensity
 
 
 class Case(NamedTuple):
@@ -2346,6 +2351,205 @@ FILES = (
     ),
 )
 
+
+PEOPLE = pd.DataFrame({"job": ["nurse", "cook"] * 20, "age": np.arange(40) % 7 + 0.5})
+MADE = partial(networks.MADE, hidden_features=8)
+
+
+@cache
+def table_model(network="masked"):
+    kinds = {"age": "real"}
+    return TableDensity(network, columns=kinds, max_epochs=1).fit(PEOPLE.assign(size=[1.5, 2] * 20))
+
+
+def fit_table(cells, kind=None, name="x"):
+    columns = None if kind is None else {name: kind}
+    return TableDensity(columns=columns, max_epochs=1).fit(pd.DataFrame({name: cells}))
+
+
+def load_table(text, network=None):
+    """A model from a file with this text as its columns."""
+    path = f"{tempfile.mkdtemp()}/model.safetensors"
+    texts = {} if text is None else {"ardist.tables": text}
+    ad.save(table_model().network_ if network is None else network, path, metadata=texts)
+    return TableDensity.load(path)
+
+
+OTHER_COLUMNS = {
+    "missing": "model",
+    "names": ["age"],
+    "schema": {
+        "columns": [
+            {
+                "class": "Levels",
+                "name": "age",
+                "kind": "bool",
+                "dtype": "bool",
+                "missing": 0.0,
+                "levels": [False, True],
+            }
+        ],
+        "left_out": {},
+    },
+}
+
+
+TABLES = (
+    error(
+        "X: expected a data frame, a dict of columns or an array, got 'people.csv'; "
+        "pandas.read_csv and pandas.read_parquet read files",
+        lambda: TableDensity().fit("people.csv"),
+        "X: expected a data frame, a dict of columns or an array, got None; "
+        "pandas.read_csv and pandas.read_parquet read files",
+        lambda: TableDensity().fit(None),
+        "X: expected columns of one length, got All arrays must be of the same length",
+        lambda: TableDensity().fit({"age": [1, 2], "job": ["cook"]}),
+        "X: expected different names of columns, got ['age'] twice",
+        lambda: TableDensity().fit(pd.DataFrame([[1, 2]], columns=["age", "age"])),
+        cause="The argument is no table: the name of a file, columns of different "
+        "lengths, or two columns of one name.",
+        cure="Read a file by `pandas.read_csv` or `pandas.read_parquet`, and give each "
+        "column a name of its own.",
+    ),
+    error(
+        "X: expected at least one column, got 0 feature(s)",
+        lambda: TableDensity().fit(pd.DataFrame(index=range(9))),
+        "X: expected at least 2 rows, got 1 sample(s)",
+        lambda: fit_table([1.0]),
+        "X: expected a column that can be modelled, got {'x': 'it is declared so'}",
+        lambda: fit_table([1, 2], "left out"),
+        cause="A density needs at least two rows and a column whose cells are neither "
+        "all missing nor an identifier.",
+        cure="Check how the table was read. `columns=` declares the kind of a column "
+        "that would be left out.",
+    ),
+    error(
+        "column 'x': expected cells of one type, numbers, text, bools or dates, got int, "
+        "str; for example 1",
+        lambda: fit_table([1, "two"] * 20),
+        "column 'x': expected finite numbers, got infinity in 20 of 40 cells; NaN marks "
+        "missing cells",
+        lambda: fit_table([1.0, np.inf] * 20),
+        "column 'pay': expected numbers, got text such as '1.234,50'; pandas.read_csv "
+        "with decimal=, thousands= or na_values= reads numbers, and columns={'pay': "
+        "'category'} takes them as text",
+        lambda: fit_table(["1.234,50", "20,00"] * 20, name="pay"),
+        "column 'x': expected numbers, got text such as '1 234'; pandas.read_csv with "
+        "decimal=, thousands= or na_values= reads numbers, and columns={'x': 'category'} "
+        "takes them as text",
+        lambda: fit_table(["1 234", "n/a", *map(str, range(38))]),
+        "column 'x': expected dates such as 2024-12-31, got '2024-02-30'; "
+        "pandas.to_datetime with format= reads others, and columns={'x': 'category'} "
+        "takes them as text",
+        lambda: fit_table(["2024-02-30", "2024-02-28"] * 20),
+        "column 'x': expected dates such as 2024-12-31, got '31.12.2024'; "
+        "pandas.to_datetime with format= reads others, and columns={'x': 'category'} "
+        "takes them as text",
+        lambda: fit_table(["31.12.2024", "01.02.2024"] * 20),
+        cause="Cells of one column have several types, are infinite, or are text that "
+        "looks like numbers or dates which were not read.",
+        cure="Read the table with the options that the message names, replace infinities "
+        "by NaN, or declare the column a category.",
+    ),
+    error(
+        "column 'x': expected numbers, got 'one'",
+        lambda: fit_table(["one", "two"] * 20, "real"),
+        "column 'x': expected integers, got 0.5; columns={'x': 'real'} declares other numbers",
+        lambda: fit_table([0.5, 1.0] * 20, "count"),
+        "column 'x': expected numbers above 0, apart from spikes, got -1.5",
+        lambda: fit_table([-1.5, 1.0] * 20, "positive"),
+        "column 'x': expected dates, got 20240101",
+        lambda: fit_table([20240101, 20240102] * 20, "date"),
+        "column 'x': expected dates such as 2024-12-31, got 'Monday' in 20 of 40 cells; "
+        "pandas.to_datetime with format= reads others",
+        lambda: fit_table(["2024-01-01", "Monday"] * 20, "date"),
+        "column 'x': expected one of [False, True], got 2.0",
+        lambda: fit_table([2, 1] * 20, "bool"),
+        "column 'x': expected one of ['S', 'M', 'L'], got 'XL'",
+        lambda: fit_table(["S", "XL"] * 20, ["S", "M", "L"]),
+        cause="A cell does not fit the kind of its column, which was declared or found by `fit`.",
+        cure="Correct the cell, set it to a missing value, or declare another kind in `columns=`.",
+    ),
+    error(
+        "columns: expected a dict of kinds by name, got ['real']",
+        lambda: TableDensity(columns=["real"]).fit(PEOPLE),
+        "columns: expected names of ['job', 'age'], got ['jobs']",
+        lambda: TableDensity(columns={"jobs": "category"}).fit(PEOPLE),
+        "columns: expected a kind of ['bool', 'category', 'ordinal', 'discrete', "
+        "'count', 'real', 'positive', 'date', 'time', 'left out'], or a list of ordered "
+        "levels, for 'age', got 'integer'",
+        lambda: TableDensity(columns={"age": "integer"}).fit(PEOPLE),
+        "columns: expected a list of the levels of 'job' in their order, since its dtype "
+        "str has none, got 'ordinal'",
+        lambda: TableDensity(columns={"job": "ordinal"}).fit(PEOPLE),
+        "columns: expected at least two different levels of 'job', got ['cook']",
+        lambda: TableDensity(columns={"job": ["cook"]}).fit(PEOPLE),
+        cause="`columns` is a dict by name, of kinds or of lists of ordered levels.",
+        cure="Print `Schema.of(table)` for the names and the proposed kinds.",
+    ),
+    error(
+        "network: expected 'masked' or a callable from a factorization to a network, got "
+        "'transformer'",
+        lambda: TableDensity("transformer").fit(PEOPLE),
+        "network: expected a callable that returns a network of ardist.networks, got None",
+        lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
+        "network: expected one that follows any order, such as 'masked', to condition on "
+        "later columns, got MADE",
+        lambda: table_model(MADE).predict_proba({"age": 1.5}, "job"),
+        cause="The argument `network` is a name other than the default or makes no "
+        "network, or a network with one order is asked for a column given later ones.",
+        cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default.",
+    ),
+    error(
+        "X has 2 features, but TableDensity is expecting 3 features as input",
+        lambda: table_model().score(np.zeros((3, 2))),
+        "X: expected columns of ['job', 'age', 'size'], got ['id']",
+        lambda: table_model().score(PEOPLE.assign(id=1)),
+        "X: expected the columns ['job', 'age', 'size'], got none named ['size']; "
+        "X.assign(size=None) adds missing cells, and marginal(columns) needs no others",
+        lambda: table_model().score(PEOPLE),
+        "column: expected one of ['job', 'age', 'size'], got 'id'",
+        lambda: table_model().predict_proba(PEOPLE, "id"),
+        "columns: expected names, got 'age'",
+        lambda: table_model().marginal("age"),
+        cause="The columns of the table are not those of `fit`.",
+        cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, "
+        "...) accept tables that lack columns, and scores accept them from `marginal`.",
+    ),
+    error(
+        "column: expected one with finitely many values, got 'age', of kind real; "
+        "density, cdf and quantile answer for numbers",
+        lambda: table_model().predict_proba({"job": "cook"}, "age"),
+        "column: expected one with an order, got 'job', of kind category; predict_proba "
+        "gives the probabilities of its levels",
+        lambda: table_model().cdf({"age": 1.5}, "job", ["cook"]),
+        "q: expected probabilities within [0, 1], got 95",
+        lambda: table_model().quantile({"job": "cook"}, "age", 95),
+        "values: expected a list of values, got 40",
+        lambda: table_model().density({"job": "cook"}, "age", 40),
+        cause="The query does not fit the kind of the column, or its values or "
+        "probabilities are invalid.",
+        cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for "
+        "categories, and lists of values.",
+    ),
+    error(
+        "path: expected a file that TableDensity.save wrote, got a network without "
+        "columns in model.safetensors; ardist.load reads it",
+        lambda: load_table(None),
+        "path: expected the columns of a table in model.safetensors, got KeyError('missing')",
+        lambda: load_table("{}"),
+        "path: expected the columns of a table in model.safetensors, got "
+        "TypeError(\"'int' object is not iterable\")",
+        lambda: load_table('{"missing": "model", "schema": {"columns": 1}}'),
+        "path: expected a network of the columns in model.safetensors, got one of "
+        "('job', 'age', 'size')",
+        lambda: load_table(json.dumps(OTHER_COLUMNS)),
+        cause="The file was written by `ardist.save`, not by `TableDensity.save`, or it "
+        "was changed.",
+        cure="Use `ardist.load` for a network, or save the model again.",
+    ),
+)
+
 PACKAGES = (
     error(
         "Ordering.plot needs matplotlib: pip install 'ardist[examples]'",
@@ -2383,5 +2587,6 @@ ERRORS = {
     "Pyro": PYRO,
     "Checks": CHECKS,
     "Files": FILES,
+    "Tables": TABLES,
     "Packages": PACKAGES,
 }
