@@ -62,11 +62,13 @@ def nats(net: ad.networks.PixelCNN, x: Tensor) -> float:
     return -net.condition().log_prob(x).mean().item()
 
 
+def stack_shifted(rows: list[Tensor]) -> Tensor:
+    return shifted(torch.stack(rows))
+
+
 def fit(net: ad.networks.PixelCNN, train: Tensor, valid: Tensor, minutes: float) -> None:
     """Maximum likelihood. On a slow machine the learning rate falls in fewer steps."""
-    loader = DataLoader(
-        train, BATCH, shuffle=True, collate_fn=lambda rows: shifted(torch.stack(rows))
-    )
+    loader = DataLoader(train, BATCH, shuffle=True, collate_fn=stack_shifted)
     options = {"max_epochs": EPOCHS, "patience": None, "time_limit": 60 * minutes}
     ad.training.fit(net, loader, valid=valid, lr=LEARNING_RATE, **options)
 
