@@ -88,7 +88,7 @@ def build() -> tuple[ad.networks.Markov, ad.networks.Markov]:
 
 
 def bound(p: nn.Module, q: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """For each point log q - log p of a chain, whose mean bounds -log p(x) from above; the chain."""
+    """For each point log q - log p of a chain, in the mean at least -log p(x); and the chain."""
     up = ad.AutoregressiveDistribution(q, x)
     noised = up.sample()
     chain = torch.cat((x.unsqueeze(1), noised), 1)

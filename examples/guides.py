@@ -4,8 +4,8 @@
 
 Neal's funnel and the eight schools (Rubin 1981), centred: the scale of some latents is a latent
 too. Prints for each guide the ELBO and KL(guide, posterior) in nats, the Pareto k of importance
-weights (reliable below 0.7: Yao et al. 2018) and KS, the largest Kolmogorov-Smirnov distance between
-a latent's samples and the true ones: exact samples, or a long NUTS run for the schools. Gaussian
+weights (reliable below 0.7: Yao et al. 2018) and KS, the largest Kolmogorov-Smirnov distance of a
+latent's samples from the true ones: exact samples, or a long NUTS run for the schools. Gaussian
 guides have cheaper steps and take three times as many. Plots all posteriors. The training loop is
 Pyro's SVI, since the objective is an ELBO. Needs scipy, matplotlib and tqdm.
 """

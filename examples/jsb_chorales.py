@@ -56,7 +56,7 @@ class PerStep(nn.Module):
 
 @torch.no_grad()
 def score(net: RNN, rolls: list[Tensor]) -> float:
-    """Mean negative log-likelihood of a step given all earlier ones, over all steps of all rolls."""
+    """Mean negative log-likelihood of a step given all earlier ones, over all steps."""
     return -PerStep(net, sum(map(len, rolls)))(*batch_of(rolls)).sum().item()
 
 

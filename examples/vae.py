@@ -5,9 +5,9 @@
     python examples/vae.py --data DIR --table       # all of TABLE; resumes after a stop
 
 Prior, guide and likelihood are chosen independently, and each model is trained for the same CPU
-time. Prints the ELBO, its KL divergence and the importance-weighted bound (Burda et al. 2016) of test
-images, in nats, and plots samples. The training loop is Pyro's SVI, since the objective is an ELBO.
-Needs matplotlib and tqdm.
+time. Prints the ELBO, its KL divergence and the importance-weighted bound (Burda et al. 2016) of
+test images, in nats, and plots samples. The training loop is Pyro's SVI, since the objective is an
+ELBO. Needs matplotlib and tqdm.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def main() -> None:
     chosen = TABLE if args.table else f"{args.prior} {args.guide} {args.likelihood}"
     keys = [(*k.split(), f"{args.minutes:g}", f"{args.seed}") for k in chosen.split(",")]
     missing = [key for key in keys if key not in rows]
-    # The costs of a step are measured in turns, so that other load on the machine affects all alike.
+    # The costs of steps are measured in turns, so that other load on the machine affects all alike.
     rounds = [[learn(key, train, 6)[-1] for key in missing] for _ in range(10)]
     for key, cost in zip(missing, map(min, zip(*rounds, strict=True)), strict=True):
         rows[key] = [*key, f"{math.ceil(60 * args.minutes / cost)}"]

@@ -56,7 +56,7 @@ class VQVAE(nn.Module):
         return self.decoder(z.movedim(-1, 1)).squeeze(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Minus the errors of pixels and of rounding, (N,). In training the codes follow vectors."""
+        """Minus the errors of pixels and of rounding, (N,). Training updates the codebook."""
         z, codes = self.encode(x)
         if self.training:
             one_hot = F.one_hot(codes.flatten(), len(self.sums)).float()
