@@ -462,7 +462,10 @@ class _Run:
             return None
         most, done = self.options.max_epochs, len(self.history.train)
         total = None if most is None else most * self.steps
-        return tqdm(total=total, initial=done * self.steps, desc="training", ncols=100)
+        pause = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log has fewer lines
+        return tqdm(
+            None, "training", total, initial=done * self.steps, mininterval=pause, ncols=100
+        )
 
     def report(self) -> None:
         history = self.history
