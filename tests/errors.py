@@ -128,13 +128,13 @@ class Wide(nn.Module):
 
 
 class Off(networks.MADE):
-    """A MADE of zeros whose decoder does something else."""
+    """A MADE of tiny weights whose decoder does something else."""
 
     def __init__(self, spoil):
         super().__init__(FOUR, hidden_features=8)
         self.spoil = spoil
         for weight in self.parameters():
-            nn.init.zeros_(weight)
+            nn.init.constant_(weight, 1e-9)
 
     def decoder(self, *args, **options):
         decoder = super().decoder(*args, **options)
@@ -1386,6 +1386,24 @@ CONTEXTS = (
         lambda: transforms.AutoregressiveTransform(made())(torch.zeros(4).double()),
         cause="The tensor and the network have different dtypes.",
         cure="Convert the tensor as the message says, or the network with `.double()`.",
+    ),
+    error(
+        "network: expected one that ends with linear maps, such as MADE, got Wrong",
+        lambda: Wrong(FOUR).start_at(torch.zeros(5, 4)),
+        cause="The last layer of a module from elsewhere is not known.",
+        cure="Call the last linear layer of your network `head`, or define `output_maps`.",
+    ),
+    error(
+        "x: expected at least one event, got (0, 4)",
+        lambda: made().start_at(torch.zeros(0, 4)),
+        cause="Marginals of no data were asked for.",
+        cure="Pass the training events.",
+    ),
+    error(
+        "x: expected values inside the support, or NaN for missing ones, got 1 blocks outside",
+        lambda: made(BITS).start_at(torch.tensor([[0.0, 1.0, 2.0]])),
+        cause="The data have values that the families cannot take.",
+        cure="Choose families with this support, or correct the data.",
     ),
     error(
         "chunk_size: expected none for MADE, which has no hidden states that give the parameters "

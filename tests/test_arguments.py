@@ -152,6 +152,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoregressiveDistribution": lambda: of(
         network=NET, context=CONTEXT, params=dict(NET.named_parameters()), factorization=FAC
     ),
+    "ConditionalNetwork.start_at": lambda: of(made(FAC, (5,)), x=X),
     "AutoregressiveDistribution.conditionals": lambda: of(P, value=X),
     "AutoregressiveDistribution.enumerate_support": lambda: of(DISCRETE, expand=True),
     "AutoregressiveDistribution.expand": lambda: of(P, batch_shape=(3, 2)),

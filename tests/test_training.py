@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import assert_mean
-from table import CONTEXT, build
+from table import CONTEXT, build, random_made
 
 import ardist as ad
 from ardist import families as fam
@@ -136,7 +136,7 @@ def test_exposure_is_what_is_lost_on_each_prefix():
 def test_exposure_of_columns():
     fac = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Normal())
     torch.manual_seed(0)
-    p, truth = (networks.MADE(fac, hidden_features=8).condition() for _ in range(2))
+    p, truth = (random_made(fac, hidden_features=8).condition() for _ in range(2))
     found = exposure_bias(p, truth.sample((50,)), truth)
     assert found.on_data.shape == found.on_own.shape == (2,)
     assert (found.on_data > 0).all()
@@ -153,7 +153,7 @@ def test_stand_ins_and_the_whole_batch(network):
 
 def test_exposure_comes_without_dropout():
     fac = ad.Factorization(4, fam.Normal())
-    net = networks.MADE(fac, hidden_features=32, dropout=0.5)
+    net = random_made(fac, hidden_features=32, dropout=0.5)
     x = torch.randn(5, 4)
     first, again = (exposure_bias(net.condition(), x).on_data for _ in range(2))
     assert torch.equal(first, again)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from table import FACTORIZATIONS
+from table import FACTORIZATIONS, random_made
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -23,7 +23,7 @@ ROWS, STEPS, WORLD = 8, 20, 2
 
 def _nested(**context):
     chord = ad.Factorization(3, fam.Bernoulli())
-    inner = networks.MADE(chord, hidden_features=8, context_shape=(4,))
+    inner = random_made(chord, hidden_features=8, context_shape=(4,))
     fac = ad.Factorization((5, 3), fam.Nested(inner), partition=ad.Partition.along(0))
     return networks.RNN(fac, hidden_size=8, **context)
 
@@ -33,7 +33,7 @@ def _transformer(**context):
 
 
 NETWORKS = {
-    "made": partial(networks.MADE, FACTORIZATIONS["normal-raster"], hidden_features=(16, 16)),
+    "made": partial(random_made, FACTORIZATIONS["normal-raster"], hidden_features=(16, 16)),
     "rnn": partial(networks.RNN, WORDS, hidden_size=8, cell="lstm", num_layers=2),
     "transformer": _transformer,
     "transformer, cross-attention": partial(
