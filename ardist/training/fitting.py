@@ -114,10 +114,10 @@ def fit(
     a batch, it returns a number for each row, of which fit maximizes the mean.
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
-    `max_epochs` or `time_limit`. Without either it is halved whenever validation has not improved
-    for a third of `patience`. Training ends at whichever comes first. The network is in eval mode
-    afterwards. The random numbers of an epoch depend on the seed alone, and torch's global
-    generator is as it was.
+    `max_epochs` or `time_limit`. Without either, each epoch without improvement in validation
+    lowers it: a third of `patience` of them halve it. Training ends at whichever comes first. The
+    network is in eval mode afterwards. The random numbers of an epoch depend on the seed alone,
+    and torch's global generator is as it was.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
     and seeds of its own. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
@@ -146,10 +146,10 @@ def fit(
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
-            is validated and kept in place of the weights. 0 for none.
+            is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
         checkpoint: a file that the first process replaces after each epoch, in one step. Any
             number of processes can resume from it, as many as before to the same numbers.
-        resume: whether to go on from the checkpoint if it exists.
+        resume: whether to resume from the checkpoint if it exists.
         seed: of the split, the order of the rows, dropout and orderings.
         progress: whether to show a bar (tqdm), or a line for each epoch if tqdm is missing.
         callbacks: called with the history after each epoch, in the first process.
