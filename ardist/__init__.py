@@ -12,11 +12,13 @@ from ardist.mixtures import Mixture, OrderingMixture
 from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
+from ardist.static import DrawStep
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AutoregressiveDistribution",
+    "DrawStep",
     "Factorization",
     "LogLikelihood",
     "Marginal",

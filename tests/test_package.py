@@ -41,6 +41,7 @@ ORDER = (
     "decoding",
     "recomputation",
     "bound_network",
+    "static",
     "batch",
     "scoring",
     "rollout",

@@ -26,6 +26,7 @@ from ardist.shapes import (
     outside_modes,
     shortened,
 )
+from ardist.static import StaticStep, WholePassStep
 
 _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
 
@@ -203,6 +204,16 @@ class ConditionalNetwork(nn.Module):
         return WholePasses(
             self._evaluate, factorization, batch_size, context, ranks, reference=reference_of(self)
         )
+
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """The step of a draw that compilers and exporters record; override it for cheaper steps.
+
+        By default it makes whole passes. `DrawStep` calls it after its checks.
+
+        Args:
+            factorization: with the order of the draw.
+        """
+        return WholePassStep(self, factorization)
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
         """Backpropagation through a draw in one sweep over its steps.
