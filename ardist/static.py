@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ardist.bound_network import as_built_for, context_batch, unwrap
 from ardist.factorization import Factorization
 from ardist.rows import repeat_rows
-from ardist.shapes import as_positive, check_type
+from ardist.shapes import as_positive, check_kind, check_type, spelled
 
 Tensors = tuple[Tensor, ...]
 
@@ -93,7 +93,7 @@ class StaticStep(nn.Module, ABC):
     def forward(
         self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
     ) -> tuple[Tensor, Tensors]:
-        """The parameters of a step and the next state, in new tensors; arguments as of `advance`."""
+        """The parameters of a step and the next state, as new tensors; see `advance`."""
         state = tuple(part.clone() for part in state)
         return self.advance(blocks, position, encodings, state), state
 
@@ -179,19 +179,24 @@ class DrawStep(nn.Module):
         Returns:
             events inside the support (num_rows, *event_shape), the encodings of the context, which
             all calls take, and the state before the first step.
+
+        Raises:
+            ValueError: if the context does not fit the network or the number of rows.
         """
         as_positive(num_rows, "num_rows")
-        context_batch(self.step.network, context)
-        events = self.blank.repeat(num_rows, *(1,) * self.blank.dim())
-        context = None if context is None else repeat_rows(context, num_rows)
-        return events, *self.step.start(self.factorization.split(events), context)
-
-    @property
-    def blank(self) -> Tensor:
-        """An event well inside the support, (*event_shape)."""
-        fac = self.factorization
+        batch = context_batch(self.step.network, context)
         reference = next(self.parameters(), torch.empty(0))
-        return fac.merge(fac.layout.placeholder(reference))
+        if context is not None:
+            check_kind(context, "context", reference, exact=True)
+            if len(batch) != 1 or num_rows % batch[0]:
+                raise ValueError(
+                    f"context: expected (N, {spelled(context.shape[len(batch) :])}) with an N that "
+                    f"divides num_rows {num_rows}, got {tuple(context.shape)}"
+                )
+            context = repeat_rows(context, num_rows)
+        fac = self.factorization
+        blocks = fac.layout.placeholder(reference).expand(num_rows, *fac.layout.value_shape)
+        return fac.merge(blocks).clone(), *self.step.start(blocks, context)
 
     def forward(
         self, events: Tensor, position: Tensor, encodings: Tensors, state: Tensors

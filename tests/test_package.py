@@ -74,6 +74,7 @@ ORDER = (
     "networks.from_module",
     "networks.masked",
     "networks",
+    "export",
     "transforms",
     "guides",
 )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ardist.decoding import CacheDecoder, Decoder
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import (
@@ -257,7 +258,7 @@ class _MarkovStep(StaticStep):
 
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
         network = self.network
-        order = network.permutation(self.ranks, blocks.device)
+        order = Permutation(self.order, self.ranks)
         encoding = network.encode(network.context_in_order(context, order))
         return () if encoding is None else (encoding,), ()
 

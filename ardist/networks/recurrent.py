@@ -1,7 +1,7 @@
 """Recurrent networks."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -452,8 +452,15 @@ class _DifferentiableRNNDecoder(Decoder):
 class _RNNStep(SequenceStep):
     """Runs one cell of each layer. The state is (rows, states, layers, hidden_size)."""
 
+    def __init__(self, network: RNN, factorization: Factorization) -> None:
+        super().__init__(network, factorization)
+        # The compiler does not trace torch's own modules of these weights.
+        self.weights = nn.ModuleList(
+            nn.ParameterList(network.weights(layer)) for layer in range(network.num_layers)
+        )
+
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
-        order = self.network.permutation(self.ranks, blocks.device)
+        order = Permutation(self.order, self.ranks)
         encoding, states = self.network.encode(context, blocks.shape[0], order)
         encodings = () if encoding is None else (encoding,)  # (rows, 1 or T, size)
         return encodings, (states.permute(2, 0, 1, 3).clone(),)
@@ -465,9 +472,9 @@ class _RNNStep(SequenceStep):
         x = self.read(blocks, position, network.start)
         for encoding in encodings:
             x = x + encoding_at(encoding, position)
-        for layer in range(network.num_layers):
+        for layer, weights in enumerate(cast(Iterable[Iterable[Tensor]], self.weights)):
             before = states[:, :, layer].unbind(1)
-            after = _CELLS[network.cell].step(x, before, *network.weights(layer))
+            after = _CELLS[network.cell].step(x, before, *weights)
             states[:, :, layer] = torch.stack(after, 1)
             x = after[0]
         return self.params_of(x)

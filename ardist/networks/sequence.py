@@ -211,6 +211,8 @@ class SequenceStep(StaticStep):
 
 def encoding_at(encoding: Tensor, position: Tensor, dim: int = 1) -> Tensor:
     """The entry of an encoding at a step: along `dim` it has one for each step, or one for all."""
-    return encoding.select(dim, 0) if encoding.shape[dim] == 1 else encoding.index_select(
-        dim, position.reshape(1)
-    ).squeeze(dim)
+    return (
+        encoding.select(dim, 0)
+        if encoding.shape[dim] == 1
+        else encoding.index_select(dim, position.reshape(1)).squeeze(dim)
+    )

@@ -14,8 +14,8 @@ from ardist.factorization import Factorization
 from ardist.networks.attention import (
     AttentionLayer,
     Cache,
-    Part,
     Memory,
+    Part,
     State,
     StaticCache,
     TokenStep,
@@ -447,12 +447,11 @@ class _TransformerStep(SequenceStep):
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
         network, rows = self.network, blocks.shape[0]
         encoding, sequence = network.encode(context)
+        encodings: Tensors = ()
         if sequence is not None:
             memories = [layer.project_memory(sequence) for layer in network.attention_layers]
             encodings = tuple(torch.stack(memory, 1) for memory in memories)
-        elif encoding is None:
-            encodings = ()
-        else:  # (rows, 1 or T, dim), in the order of drawing
+        elif encoding is not None:  # (rows, 1 or T, dim), in the order of drawing
             order = Permutation(None if encoding.shape[1] == 1 else self.order)
             encodings = (order.to_drawing(encoding),)
         shape = (rows, 2, network.heads, self.order.shape[0], network.dim // network.heads)
@@ -467,7 +466,8 @@ class _TransformerStep(SequenceStep):
         pair = torch.cat((self.block_at(position - 1), self.block_at(position)))
         place = (position > 0).long().reshape(1)
         tokens = network.tokens(pair, None)
-        contents, memories = tokens.contents.index_select(1, place), [None] * len(state)
+        contents = tokens.contents.index_select(1, place)
+        memories: Sequence[Memory | None] = [None] * len(state)
         if network.context_kind == "sequence" and encodings:
             memories = [Memory(*memory.unbind(1)) for memory in encodings]
         elif encodings:

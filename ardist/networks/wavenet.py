@@ -420,7 +420,7 @@ class _WaveNetStep(SequenceStep):
 
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
         network, rows = self.network, blocks.shape[0]
-        order = network.permutation(self.ranks, blocks.device)
+        order = Permutation(self.order, self.ranks)
         encoding = network.encode(context, order)  # (1 or T, rows, C)
         encodings = () if encoding is None else (encoding.transpose(0, 1),)
         rings = [
@@ -435,7 +435,7 @@ class _WaveNetStep(SequenceStep):
         network = self.network
         context = encoding_at(encodings[0], position) if encodings else None  # (rows, C)
         hidden = self.read(blocks, position, network.start)  # (rows, channels)
-        gated = list[Tensor]()
+        gated: list[Tensor] = []
         for layer, ring in zip(network.gated_layers, state, strict=True):
             current, *earlier = layer.taps.unbind()
             bias = layer.bias if context is None else layer.context_bias(context)
