@@ -16,7 +16,9 @@ from ardist.factorization import Factorization
 from ardist.networks.base import LogLikelihood, reference_of
 from ardist.static import DrawStep, Tensors
 
-__all__ = ["record", "save"]
+__all__ = ["record", "write"]
+
+_ROWS = 5  # of the recorded calls; any number greater than 1 that no dimension has, or it is fixed
 
 
 def record(module: nn.Module, args: tuple[Any, ...]) -> ExportedProgram:
@@ -43,8 +45,8 @@ def record(module: nn.Module, args: tuple[Any, ...]) -> ExportedProgram:
         return torch.export.export(module, args, dynamic_shapes=shapes)
 
 
-def save(network: nn.Module, folder: str | PathLike[str]) -> None:
-    """Saves graphs of a network's density and of its draws into a folder.
+def write(network: nn.Module, folder: str | PathLike[str]) -> None:
+    """Writes graphs of a network's density and of its draws into a folder.
 
     `torch.export.load` reads each of the first three. None of them needs this package.
 
@@ -67,7 +69,7 @@ def save(network: nn.Module, folder: str | PathLike[str]) -> None:
     >>> import tempfile, torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ad.export.save(net.eval(), folder)
+    ...     ad.export.write(net.eval(), folder)
     ...     log_prob = torch.export.load(f"{folder}/log_prob.pt2").module()
     >>> log_prob(torch.zeros(5, 4)).shape
     torch.Size([5])
@@ -75,11 +77,11 @@ def save(network: nn.Module, folder: str | PathLike[str]) -> None:
     unwrapped = unwrap(network)
     draw = DrawStep(unwrapped)
     shape = tuple(unwrapped.context_shape)
-    rows = reference_of(unwrapped).new_zeros(2)
-    context = (rows.new_zeros(2, *shape),) if shape else ()
+    rows = reference_of(unwrapped).new_zeros(_ROWS)
+    context = (rows.new_zeros(_ROWS, *shape),) if shape else ()
     position = torch.zeros((), dtype=torch.int64, device=rows.device)
     with torch.no_grad():
-        events, encodings, state = draw.start(2, *context)
+        events, encodings, state = draw.start(_ROWS, *context)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     for name, module, args in (

@@ -1,4 +1,4 @@
-"""Serves the density and the draws of a model that `ardist.export.save` wrote into a folder.
+"""Serves the density and the draws of a model that `ardist.export.write` wrote into a folder.
 
 It needs torch and no other package, not even ardist:
 
@@ -107,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="written by ardist.export.save")
+    parser.add_argument("folder", type=Path, help="written by ardist.export.write")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     args = parser.parse_args()
     Handler.model = Model(args.folder)

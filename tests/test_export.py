@@ -17,7 +17,7 @@ def saved(network, folder):
     default = "bernoulli-raster" if network == "masked-module" else "columns"
     factorization = FACTORIZATION.get(network, default)
     net = build(network, factorization, CONTEXTS.get(network, ())).eval()
-    ad.export.save(net, folder)
+    ad.export.write(net, folder)
     programs = [torch.export.load(folder / f"{name}.pt2") for name in ("log_prob", "start", "step")]
     about = json.loads((folder / "model.json").read_text())
     return net, [program.module() for program in programs], about

@@ -15,7 +15,7 @@ from ardist.families.base import Family
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import both_logs, log_ndtr, log_one_minus_exp
-from ardist.families.noise import uniform
+from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale
@@ -54,7 +54,7 @@ class Bernoulli(Family):
         return value.unsqueeze(-1)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return torch.logit(uniform(out))
+        return torch.logit(uniform_noise(out))
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (params[..., 0] > noise).to(params.dtype)
@@ -261,7 +261,7 @@ class Laplace(LocationScale):
         return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-100.0)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return self._standard_icdf(uniform(out))
+        return self._standard_icdf(uniform_noise(out))
 
 
 @dataclass(frozen=True, repr=False)
@@ -288,7 +288,7 @@ class Logistic(LocationScale):
         return uniform.logit()
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return torch.logit(uniform(out))
+        return torch.logit(uniform_noise(out))
 
 
 @dataclass(frozen=True, repr=False)
@@ -504,7 +504,7 @@ class Exponential(Family):
         return dist.Exponential(Positive()(params[..., 0]), validate_args=False)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return -uniform(out).log()
+        return -uniform_noise(out).log()
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return noise / Positive()(params[..., 0])
@@ -628,7 +628,7 @@ class Geometric(_Count):
         return value * F.logsigmoid(-logits) + F.logsigmoid(logits)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return -uniform(out).log()
+        return -uniform_noise(out).log()
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (noise / F.softplus(_LOG_ODDS(params[..., 0]))).floor()

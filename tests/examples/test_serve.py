@@ -32,7 +32,7 @@ def served(tmp_path_factory):
     """A network, and the address of a server that has its graphs."""
     folder = tmp_path_factory.mktemp("model")
     net = build("made", "columns-permuted", CONTEXT).eval()
-    ad.export.save(net, folder)
+    ad.export.write(net, folder)
     command = [sys.executable, "-c", WITHOUT, str(SCRIPT), str(folder), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         yield net, server.stdout.readline().strip()
