@@ -5,6 +5,7 @@ errors is made of this table.
 """
 
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch.distributions import (
     SigmoidTransform,
     StickBreakingTransform,
 )
+from torch.utils import data
 
 import ardist as ad
 from ardist import families as fam
@@ -126,13 +128,13 @@ class Wide(nn.Module):
 
 
 class Off(networks.MADE):
-    """A MADE of zeros whose decoder does something else."""
+    """A MADE of tiny weights whose decoder does something else."""
 
     def __init__(self, spoil):
         super().__init__(FOUR, hidden_features=8)
         self.spoil = spoil
         for weight in self.parameters():
-            nn.init.zeros_(weight)
+            nn.init.constant_(weight, 1e-9)
 
     def decoder(self, *args, **options):
         decoder = super().decoder(*args, **options)
@@ -1403,6 +1405,24 @@ CONTEXTS = (
         cure="Convert the tensor as the message says, or the network with `.double()`.",
     ),
     error(
+        "network: expected one that ends with linear maps, such as MADE, got Wrong",
+        lambda: Wrong(FOUR).start_at(torch.zeros(5, 4)),
+        cause="The last layer of a module from elsewhere is not known.",
+        cure="Call the last linear layer of your network `head`, or define `output_maps`.",
+    ),
+    error(
+        "x: expected at least one event, got (0, 4)",
+        lambda: made().start_at(torch.zeros(0, 4)),
+        cause="Marginals of no data were asked for.",
+        cure="Pass the training events.",
+    ),
+    error(
+        "x: expected values inside the support, or NaN for missing ones, got 1 blocks outside",
+        lambda: made(BITS).start_at(torch.tensor([[0.0, 1.0, 2.0]])),
+        cause="The data have values that the families cannot take.",
+        cure="Choose families with this support, or correct the data.",
+    ),
+    error(
         "chunk_size: expected none for MADE, which has no hidden states that give the parameters "
         "of some of the blocks, got 16",
         lambda: made().condition(chunk_size=16),
@@ -1866,7 +1886,121 @@ INFORMATION = (
     ),
 )
 
+
+class Nothing(nn.Module):
+    """Returns a number for all rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        return x.sum() + self.weight
+
+
+class Constant(Nothing):
+    """Gives each row this log-probability."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return self.weight + self.value * torch.ones(x.shape[0])
+
+
+def fit(network=None, x=None, context=None, **options):
+    """Trains on four numbers for an epoch."""
+    options = {"valid": None, "max_epochs": 1, "progress": False, **options}
+    x = torch.zeros(5, 4) if x is None else x
+    return training.fit(made() if network is None else network, x, context, **options)
+
+
+def fit_twice():
+    """The second run has another learning rate than its checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        fit(checkpoint=f"{folder}/run.pt")
+        fit(checkpoint=f"{folder}/run.pt", lr=0.1)
+
+
+ROWS = data.TensorDataset(torch.zeros(5, 4))
+
 TRAINING = (
+    error(
+        "x: expected a tensor, or a Dataset or DataLoader and no context, got list",
+        lambda: fit(x=[[0.0, 1.0]]),
+        "x: expected a tensor, or a Dataset or DataLoader and no context, got TensorDataset",
+        lambda: fit(x=ROWS, context=torch.zeros(5, 3)),
+        cause="The data is not a tensor, or it is a Dataset next to a context.",
+        cure="Convert an array by `torch.as_tensor`. The items of a Dataset are `(x, context)`.",
+    ),
+    error(
+        "x: expected (N, *event_shape), got (4,)",
+        lambda: fit(x=torch.zeros(4)),
+        "context: expected one for each row of x, (5, 4), got (1, 3)",
+        lambda: fit(made(context_shape=(3,)), context=torch.zeros(1, 3)),
+        "x: expected two rows at least, one to validate, got 1",
+        lambda: fit(x=torch.zeros(1, 4), valid=0.1),
+        cause="The first dimension of the data is not that of the rows, or there are too few.",
+        cure="Stack events along the first dimension, and contexts likewise.",
+    ),
+    error(
+        "valid: expected a share in [0, 1) or a set, got 1.0",
+        lambda: fit(valid=1.0),
+        "valid: expected a set, or None, with a DataLoader, got 0.1",
+        lambda: fit(x=data.DataLoader(ROWS), valid=0.1),
+        cause="No rows would be left to train on, or a DataLoader cannot be split.",
+        cure="Use `valid=0.1`, or pass the rows to validate on.",
+    ),
+    error(
+        "max_epochs: expected a number, since neither time_limit nor patience in validation ends "
+        "the training, got None",
+        lambda: fit(max_epochs=None),
+        cause="Training would not end.",
+        cure="Pass `max_epochs`, `time_limit`, or `valid` with `patience`.",
+    ),
+    error(
+        'orderings: expected "row", "batch" or Orderings, got \'random\'',
+        lambda: fit(orderings="random"),
+        cause="The orders to train on are unknown.",
+        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`.',
+    ),
+    error(
+        "optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW is, "
+        "got <class 'int'>",
+        lambda: fit(optimizer=int),
+        cause="The optimizer is made from groups of parameters and a learning rate.",
+        cure="Use a class of `torch.optim`, or `functools.partial` of it.",
+    ),
+    error(
+        "network: expected one log-probability for each row, (5,), got ()",
+        lambda: fit(Nothing()),
+        cause="The module does not return a number for each row of the batch.",
+        cure="Return the log-probabilities before the mean over the batch.",
+    ),
+    error(
+        "network: expected finite log-probabilities, got a mean of -inf in epoch 1; a smaller lr "
+        "or clip can help",
+        lambda: fit(Constant(-torch.inf)),
+        cause="A row has probability zero, or the weights have become too large.",
+        cure="Check that the data is inside the support, or use a smaller `lr` or `clip`.",
+    ),
+    error(
+        "checkpoint: expected one of a run with {'batch_size': 128, 'lr': 0.1, 'seed': 0}, got "
+        "{'batch_size': 128, 'lr': 0.001, 'seed': 0}; resume=False starts again",
+        fit_twice,
+        "checkpoint: expected a path, got 3",
+        lambda: fit(checkpoint=3),
+        cause="The file was written by a run with other options, so that a resumed run would be "
+        "neither of them.",
+        cure="Use the same options, another file, or `resume=False`.",
+    ),
+    error(
+        "callbacks: expected a sequence of callables, got [3]",
+        lambda: fit(callbacks=[3]),
+        cause="The callbacks cannot be called.",
+        cure="Pass functions of a `History`.",
+    ),
     error(
         "probability: expected one within [0, 1], got 1.5",
         lambda: training.scheduled_log_prob(p(), torch.zeros(4), 1.5),

@@ -17,6 +17,7 @@ UNREACHABLE = {
     "networks/gated_stacks.py: GatedStacks.__init__": "PixelCNN asks first whether the order fits",
     "networks/sequence.py: UniformNetwork.in_order": "every network of the package defines it",
     "recomputation.py: gathered": "only in several processes; integration/test_distributed.py",
+    "training/fitting.py: _loader": "only in several processes; integration/test_distributed.py",
     "rollout.py: _accepted": "the clients of the package accept the blocks of each step",
 }
 
