@@ -52,12 +52,12 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
 
     - `log_prob.pt2`: from events (rows, *event_shape), and contexts (rows, *context_shape) if the
       network takes them, to log-probabilities in nats (rows,).
-    - `start.pt2`: from a tensor (rows,), of which only the shape counts, and the contexts, to
-      events, encodings and state, the arguments of the first step.
+    - `start.pt2`: from a float32 tensor (rows,), of which only the shape counts, and the contexts,
+      to events, encodings and state, the arguments of the first step.
     - `step.pt2`: from events, a position () int64, encodings and state to the events with the
       blocks of that step drawn and the next state; see `DrawStep`. `torch.manual_seed` seeds it.
-    - `model.json`: the shapes and the dtype of an event, and for each step the flat indices of the
-      elements that it draws.
+    - `model.json`: the shapes and the dtypes of an event and a context, and for each step the flat
+      indices of the elements that it draws.
 
     Args:
         network: a conditional network in evaluation mode.
@@ -77,9 +77,10 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
     unwrapped = unwrap(network)
     draw = DrawStep(unwrapped)
     shape = tuple(unwrapped.context_shape)
-    rows = reference_of(unwrapped).new_zeros(_ROWS)
-    context = (rows.new_zeros(_ROWS, *shape),) if shape else ()
-    position = torch.zeros((), dtype=torch.int64, device=rows.device)
+    reference = reference_of(unwrapped)
+    context = (reference.new_zeros(_ROWS, *shape),) if shape else ()
+    rows = torch.zeros(_ROWS, device=reference.device)
+    position = torch.zeros((), dtype=torch.int64, device=reference.device)
     with torch.no_grad():
         events, encodings, state = draw.start(_ROWS, *context)
     path = Path(folder)
@@ -94,6 +95,7 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
         "event_shape": draw.factorization.event_shape,
         "context_shape": shape,
         "dtype": str(events.dtype).removeprefix("torch."),
+        "context_dtype": str(reference.dtype).removeprefix("torch."),
         "steps": _elements(draw.factorization),
     }
     (path / "model.json").write_text(json.dumps(about))

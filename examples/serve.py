@@ -30,7 +30,10 @@ class Model:
     def __init__(self, folder: Path) -> None:
         about = json.loads((folder / "model.json").read_text())
         self.event_shape, self.context_shape = about["event_shape"], about["context_shape"]
-        self.dtype, self.steps = getattr(torch, about["dtype"]), about["steps"]
+        self.dtype, self.context_dtype = (
+            getattr(torch, about[name]) for name in ("dtype", "context_dtype")
+        )
+        self.steps = about["steps"]
         self._log_prob, self._start, self._step = (
             torch.export.load(folder / f"{name}.pt2").module()
             for name in ("log_prob", "start", "step")
@@ -60,7 +63,7 @@ class Model:
             if context is not None:
                 raise ValueError("context: expected none, since the model takes no contexts")
             return ()
-        contexts = _tensor(context, "context", self.context_shape, torch.float32)
+        contexts = _tensor(context, "context", self.context_shape, self.context_dtype)
         if len(contexts) != rows:
             raise ValueError(f"context: expected one for each of {rows} rows, got {len(contexts)}")
         return (contexts,)
