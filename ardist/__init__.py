@@ -22,6 +22,7 @@ from ardist.mixtures import Mixture, OrderingMixture
 from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
+from ardist.saving import load, save
 from ardist.static import DrawStep
 
 __version__ = "0.1.0"
@@ -40,8 +41,10 @@ __all__ = [
     "families",
     "guides",
     "information",
+    "load",
     "networks",
     "sampling",
+    "save",
     "testing",
     "training",
     "transforms",

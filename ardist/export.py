@@ -3,7 +3,6 @@
 import json
 from itertools import accumulate, pairwise
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_map
 from ardist.bound_network import unwrap
 from ardist.factorization import Factorization
 from ardist.networks.base import LogLikelihood, reference_of
+from ardist.shapes import as_path
 from ardist.static import DrawStep, Tensors
 
 __all__ = ["record", "write"]
@@ -74,7 +74,7 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
     >>> log_prob(torch.zeros(5, 4)).shape
     torch.Size([5])
     """
-    unwrapped = unwrap(network)
+    path, unwrapped = as_path(folder, "folder"), unwrap(network)
     draw = DrawStep(unwrapped)
     shape = tuple(unwrapped.context_shape)
     reference = reference_of(unwrapped)
@@ -83,7 +83,6 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
     position = torch.zeros((), dtype=torch.int64, device=reference.device)
     with torch.no_grad():
         events, encodings, state = draw.start(_ROWS, *context)
-    path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     for name, module, args in (
         ("log_prob", LogLikelihood(unwrapped), (events, *context)),

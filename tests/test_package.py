@@ -27,6 +27,7 @@ PUBLIC = {
 # Each module imports only those before it.
 ORDER = (
     "shapes",
+    "specification",
     "partition",
     "patterns",
     "ordering",
@@ -77,6 +78,7 @@ ORDER = (
     "networks.masked",
     "networks",
     "export",
+    "saving",
     "transforms",
     "guides",
 )
