@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ardist.regex import compile as compile_regex
 from ardist.rules.base import At, Rule, Specification, State, bound, check_finite
 from ardist.shapes import as_integer, as_integers, as_tensor
 
@@ -91,9 +92,8 @@ class Automaton(Rule):
         >>> ["".join("abc"[i] for i in x) for x in fac.enumerate_support()]
         ['abba', 'abca', 'acba', 'acca']
         """
-        from ardist.regex import compile
-
-        found = Automaton(*compile(pattern, list(symbols)))
+        table, accepting, initial = compile_regex(pattern, list(symbols))
+        found = Automaton(table, accepting.nonzero().flatten().tolist(), initial)
         return found if end is None else found._ending(end, end if pad is None else pad)
 
     @staticmethod

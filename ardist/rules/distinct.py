@@ -70,4 +70,4 @@ class Distinct(Rule):
             return None
         # A state is a set, as the bits of a number.
         sets, values = torch.arange(2**self._count).unsqueeze(1), 2 ** torch.arange(self._count)
-        return Automaton(torch.where((sets & values) == 0, sets | values, -1), range(len(sets)))
+        return Automaton(torch.where((sets & values) == 0, sets | values, -1), range(sets.shape[0]))
