@@ -4,7 +4,17 @@ A joint distribution p(x | c) = prod_i p(x_i | earlier x, c), with any ordering 
 the variables and conditionals of any family, is one object with the `torch.distributions` API.
 """
 
-from ardist import families, guides, information, networks, sampling, testing, training, transforms
+from ardist import (
+    families,
+    guides,
+    information,
+    networks,
+    rules,
+    sampling,
+    testing,
+    training,
+    transforms,
+)
 from ardist.conditioning import Marginal
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -28,6 +38,7 @@ __all__ = [
     "guides",
     "information",
     "networks",
+    "rules",
     "sampling",
     "testing",
     "training",

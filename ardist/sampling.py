@@ -134,24 +134,16 @@ def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step
 
 def _shown(rollout: Rollout, step: RolloutStep, drawn: Tensor, blocks: Tensor) -> Step:
     """A step as users see it, with the blocks so far."""
-    batch, layout, rule = rollout.batch, step.layout, rollout.rule
+    batch, layout = rollout.batch, step.layout
     params, drawn = batch.unflatten(step.params), batch.unflatten(drawn)
-    after = None if step.ended is None else batch.unflatten(step.ended)
     conditional: Distribution | tuple[Distribution, ...]
     value: Tensor | tuple[Tensor, ...]
     if not layout.flat:
-        family, value = layout.families[0], drawn
-        if rule is None or after is None:
-            conditional = family(params)
-        else:
-            conditional = rule.conditional(family, params, after)
+        conditional, value = layout.families[0](params), drawn
     else:
         pieces = params.split(layout.sizes["param"], -1)
-        pairs = list(zip(layout.families, pieces, strict=True))
-        if rule is None or after is None:
-            conditional = tuple(family(piece) for family, piece in pairs)
-        else:
-            conditional = tuple(rule.conditional(*pair, after.squeeze(-1)) for pair in pairs)
+        pairs = zip(layout.families, pieces, strict=True)
+        conditional = tuple(family(piece) for family, piece in pairs)
         values = zip(layout.families, drawn.split(layout.sizes["value"], -1), strict=True)
         value = tuple(part.reshape(*batch.lead, *f.event_shape) for f, part in values)
     return Step(step.index, _blocks_of(rollout, step), conditional, value, batch.events(blocks))
@@ -199,7 +191,7 @@ def fixed_point(
     (torch.Size([64]), True)
     """
     check_type(p, AutoregressiveDistribution, "p")
-    layout, reference = p.factorization.layout, p.bound.reference
+    layout, reference = p.factorization.conditionals, p.bound.reference
     if not layout.has_noise:
         without = [family for family in layout.distinct if not family.has_noise]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
@@ -310,7 +302,7 @@ def _search(
     p: AutoregressiveDistribution, width: int, perturb: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The events of highest rank, their log_prob, and their rank, which may be perturbed."""
-    families = p.factorization.layout.distinct
+    families = p.factorization.conditionals.distinct
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")

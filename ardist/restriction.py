@@ -1,0 +1,262 @@
+"""A rule over the blocks of a factorization: the one place that turns it into parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+
+from ardist.drawing_order import DrawingOrder, Permutation
+from ardist.families.restricted import Limited, Pinned, Restricted, States
+from ardist.layout import Layout
+from ardist.rules.base import At, Rule, Specification, State, map_state, places, rows_of
+
+
+class Restriction:
+    """The conditionals of a factorization under a rule.
+
+    A rule follows the numbers of blocks: that of its state if a block has finitely many, and else
+    its value. What it allows becomes limits, one tensor for all blocks, and these become part of
+    the parameters of restricted families. Limits are laid out as parameters are.
+
+    Args:
+        rule: bound to the factorization.
+        factorization: the blocks, in their order.
+
+    Attributes:
+        layout: the restricted conditionals, in raster order. Values are those of the plain layout.
+        order: their steps.
+    """
+
+    def __init__(self, rule: Rule, factorization: Specification) -> None:
+        self.rule, self._plain = rule, factorization.layout
+        families = self._plain.families
+        forms = [rule.restricted(family, block) for block, family in enumerate(families)]
+        self._forms = forms
+        shown = [
+            family if form is None else form for family, form in zip(families, forms, strict=True)
+        ]
+        flat = self._plain.flat or any(form != forms[0] for form in forms)
+        if flat and not self._plain.flat and families[0].event_shape:
+            raise ValueError(
+                f"rule: expected a rule that limits all blocks or none of {families[0]}, got {rule!r}"
+            )
+        self.layout = Layout(shown, flat, self._plain.is_index)
+        self.order = DrawingOrder(self.layout, factorization.steps)
+        # All places, in the order of drawing and in raster order.
+        self._all = places(factorization)
+        self._permutation, raster = self.order.flat("block"), torch.arange(self._all.total)
+        positions = self._permutation.to_raster(self._all.positions, 0)
+        own = families if len(self._plain.distinct) > 1 else families[:1]
+        self._raster = At(positions, raster, own, self._all.total)
+        # The numbers of the states of finite blocks.
+        finite = {f: States(f) for f in self._plain.distinct if f.enumerate_support() is not None}
+        self._numbers: list[States | None] = [finite.get(family) for family in families]
+        for states in finite.values():  # torch.compile cannot fill what is cached
+            states.number(states.placeholder())
+        self._is_finite = all(states is not None for states in self._numbers)
+        self._places: dict[tuple[int, int], At] = {}
+        self.has_constants = any(isinstance(f, Pinned) for f in self.layout.distinct)
+        self.follows_reals = rule.follows_reals and any(
+            isinstance(family, Limited) for family in self.layout.distinct
+        )
+
+    # In a parallel pass: all blocks, in raster order.
+
+    def limits(
+        self, blocks: Tensor, ranks: Tensor | None, context: Tensor | None, reference: Tensor
+    ) -> Tensor:
+        """The limits of all blocks, given the blocks before them: (rows, *limit_shape).
+
+        Args:
+            blocks: (rows, *value_shape) in raster order.
+            ranks: (rows, num_blocks), if rows have orders of their own.
+            context: of each row, (rows, *context_shape), or None.
+            reference: a tensor of the dtype and device of the parameters.
+        """
+        rows = blocks.shape[0]
+        numbers = self._numbers_of(blocks, self._raster)
+        permutation, at = self._order_of(ranks)
+        permutation = permutation.to(blocks.device)
+        state = self.rule.start(rows, context, reference)
+        before, _ = self.rule.scan(state, permutation.to_drawing(numbers), at)
+        before = map_state(permutation.to_raster, before)
+        own = self._raster
+        if ranks is not None and permutation.inverse is not None:
+            own = At(permutation.inverse, own.blocks, own.families, own.total)
+        return self._limits(before, own, reference)
+
+    def _order_of(self, ranks: Tensor | None) -> tuple[Permutation, At]:
+        """The order of drawing of single blocks, and all places in it."""
+        if ranks is None:
+            return self._permutation, self._all
+        order = ranks.argsort(dim=-1, stable=True)
+        at = self._all
+        return Permutation(order), At(at.positions, order, at.families, at.total)
+
+    def inside(self, blocks: Tensor, limits: Tensor) -> Tensor:
+        """Whether each block, (rows, *value_shape), is within its limits: (rows, num_blocks)."""
+        plain = self._plain.inside(blocks)
+        if not self.layout.flat:
+            form = self._forms[0]
+            return plain if form is None else self._allows(form, limits, blocks, plain)
+        each = list(plain.unbind(-1))
+        pieces = limits.split(self._sizes(range(len(self._forms))), -1)
+        for block, form in enumerate(self._forms):
+            if form is not None:
+                value = self.layout.block("value", blocks, block)
+                value = value.reshape(-1, *form.event_shape)
+                each[block] = self._allows(form, pieces[block], value, each[block])
+        return torch.stack(each, -1)
+
+    def _allows(self, form: Restricted, limits: Tensor, value: Tensor, plain: Tensor) -> Tensor:
+        inside = form.allows(limits, value)
+        return inside if isinstance(form, Pinned | Limited) else inside & plain
+
+    def certain(self, limits: Tensor) -> Tensor:
+        """Whether each block has only one value within its limits: (rows, num_blocks) bool."""
+        pieces = limits.split(self._sizes(range(len(self._forms))), -1) if self.layout.flat else ()
+        if not self.layout.flat:
+            form = self._forms[0]
+            return limits[..., 0] != limits[..., 0] if form is None else form.is_certain(limits)
+        free = torch.zeros(limits.shape[0], dtype=torch.bool, device=limits.device)
+        each = [
+            free if form is None else form.is_certain(piece)
+            for form, piece in zip(self._forms, pieces, strict=True)
+        ]
+        return torch.stack(each, -1)
+
+    def check_order(self, ranks: Tensor, factorization: Specification) -> None:
+        """Raises a `ValueError` if the rule does not suit orders of the rows, (rows, num_blocks)."""
+        self.rule.check_order(factorization, ranks)
+
+    # In a draw: blocks of steps, in the order of drawing.
+
+    def at(self, start: int, stop: int) -> At:
+        """The places of the blocks of the steps from `start` to `stop`."""
+        if (start, stop) not in self._places:
+            own = slice(*(self.order.ends_of("block")[step] for step in (start, stop)))
+            families = self._all.families
+            self._places[start, stop] = At(
+                self._all.positions[own],
+                self._all.blocks[own],
+                families[own] if len(families) > 1 else families,
+                self._all.total,
+            )
+        return self._places[start, stop]
+
+    def step_limits(
+        self, state: State, guess: Tensor | None, at: At, reference: Tensor
+    ) -> Tensor:
+        """The limits of the blocks of some steps, (rows, ...).
+
+        Args:
+            state: of the rule before them.
+            guess: the blocks, (rows, ...), if there is more than one step.
+            at: their places.
+        """
+        if guess is None:
+            count = at.positions.shape[-1]
+            before = map_state(lambda p: p.unsqueeze(1).expand(-1, count, *p.shape[1:]), state)
+        else:
+            before, _ = self.rule.scan(state, self._numbers_of(guess, at), at)
+        return self._limits(before, at, reference)
+
+    def no_limits(self, rows: int, at: At, reference: Tensor) -> Tensor:
+        """The limits of these blocks if everything is allowed."""
+        return self._joined(at, rows, reference, lambda number: None)
+
+    def advance(self, state: State, blocks: Tensor, at: At) -> State:
+        """The state of the rule after blocks (rows, ...)."""
+        numbers = self._numbers_of(blocks, at)
+        if numbers.shape[1] > 1:
+            return self.rule.scan(state, numbers, at)[1]
+        return self.rule.advance(state, at.number(numbers.squeeze(1)), at)
+
+    # Both.
+
+    def restrict(self, params: Tensor, limits: Tensor, at: At | None = None) -> Tensor:
+        """Parameters of the restricted conditionals, of all blocks or of those at some places.
+
+        Args:
+            params: of the plain conditionals, (rows, ...).
+            limits: of the same blocks.
+        """
+        if not self.layout.flat:
+            form = self._forms[0]
+            return params if form is None else form.restrict(params, limits)
+        blocks = self._raster if at is None else at
+        members = blocks.blocks.tolist()
+        sizes = [self._plain.sizes["param"][block] for block in members]
+        own = params.split(sizes, -1) if self._plain.flat else params.unbind(-2)
+        pieces = zip(members, own, limits.split(self._sizes(members), -1), strict=True)
+        each = list[Tensor]()
+        for block, part, piece in pieces:
+            form = self._forms[block]
+            each.append(part if form is None else form.restrict(part, piece))
+        return torch.cat(each, -1)
+
+    def readable(self, layout: Layout, blocks: Tensor) -> Tensor:
+        """The blocks that a network reads: placeholders instead of constants outside supports."""
+        if not self.has_constants:
+            return blocks
+        each = layout.map(
+            lambda f, v: f.readable(v) if isinstance(f, Restricted) else v, ("value", blocks)
+        )
+        return layout.join_values(each, blocks)
+
+    def _sizes(self, blocks: Sequence[int]) -> list[int]:
+        forms = (self._forms[block] for block in blocks)
+        return [0 if form is None else form.limit_size for form in forms]
+
+    def _limits(self, before: State, at: At, reference: Tensor) -> Tensor:
+        """The limits of blocks, given the states before each of them, (rows, n, ...)."""
+
+        def allowed(number: int) -> Any:
+            one = map_state(lambda part: part[:, number : number + 1], before)
+            return self.rule.allowed(one, at.each[number])
+
+        if self.layout.flat:
+            return self._joined(at, rows_of(before), reference, allowed)
+        return self._joined(at, rows_of(before), reference, lambda _: self.rule.allowed(before, at))
+
+    def _joined(
+        self, at: At, rows: int, reference: Tensor, allowed: Callable[[int], Any]
+    ) -> Tensor:
+        """Limits in one tensor: (rows, n, limit_size), or (rows, total) if the layout is flat.
+
+        Args:
+            allowed: from the number of a block to what it may be; called once for all blocks if the
+                layout is not flat.
+        """
+        if not self.layout.flat:
+            form, count = self._forms[0], at.positions.shape[-1]
+            if form is None:
+                return reference.new_zeros(rows, count, 0)
+            return form.limits(allowed(0), Size((rows, count)), reference)
+        each = [reference.new_zeros(rows, 0)]
+        for number, block in enumerate(at.blocks.tolist()):
+            form = self._forms[block]
+            if form is not None:
+                limits = form.limits(allowed(number), Size((rows, 1)), reference)
+                each.append(limits.squeeze(1).to(reference.dtype))
+        return torch.cat(each, -1)
+
+    def _numbers_of(self, values: Tensor, at: At) -> Tensor:
+        """The numbers that the rule follows, (rows, n), of the values of some blocks (rows, ...)."""
+        if not self._plain.flat:
+            states = self._numbers[0]
+            if states is not None:
+                return states.number(values)
+            return values if values.dim() == 2 else values.flatten(2)[..., 0]
+        members = at.blocks.tolist()
+        sizes = [self._plain.sizes["value"][block] for block in members]
+        each = list[Tensor]()
+        for block, piece in zip(members, values.split(sizes, -1), strict=True):
+            states = self._numbers[block]
+            if states is None:
+                each.append(piece[:, 0])
+            else:
+                number = states.number(piece.reshape(-1, *states.event_shape))
+                each.append(number if self._is_finite else number.to(values.dtype))
+        return torch.stack(each, 1)
