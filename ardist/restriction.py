@@ -1,6 +1,6 @@
 """A rule over the blocks of a factorization: the one place that turns it into parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -132,8 +132,13 @@ class Restriction:
 
     # In a draw: blocks of steps, in the order of drawing.
 
-    def at(self, start: int, stop: int) -> At:
-        """The places of the blocks of the steps from `start` to `stop`."""
+    def at(self, start: int, stop: int, order: Tensor | None = None) -> At:
+        """The places of the blocks of the steps from `start` to `stop`.
+
+        Args:
+            order: (rows, num_blocks), the raster indices in the order of drawing, if rows have
+                orders of their own.
+        """
         if (start, stop) not in self._places:
             own = slice(*(self.order.ends_of("block")[step] for step in (start, stop)))
             families = self._all.families
@@ -143,11 +148,12 @@ class Restriction:
                 families[own] if len(families) > 1 else families,
                 self._all.total,
             )
-        return self._places[start, stop]
+        at = self._places[start, stop]
+        if order is None:
+            return at
+        return At(at.positions, order[:, start:stop], at.families, at.total)
 
-    def step_limits(
-        self, state: State, guess: Tensor | None, at: At, reference: Tensor
-    ) -> Tensor:
+    def step_limits(self, state: State, guess: Tensor | None, at: At, reference: Tensor) -> Tensor:
         """The limits of the blocks of some steps, (rows, ...).
 
         Args:
@@ -173,6 +179,33 @@ class Restriction:
             return self.rule.scan(state, numbers, at)[1]
         return self.rule.advance(state, at.number(numbers.squeeze(1)), at)
 
+    def log_mass(self, params: Tensor, limits: Tensor, at: At) -> Tensor:
+        """The log probability of what is allowed, of each of some blocks: (rows, n), in nats.
+
+        Args:
+            params: of the plain conditionals, (rows, ...).
+            limits: of the same blocks.
+
+        Raises:
+            ValueError: if only one number is allowed of a continuous block, which has none.
+        """
+        if not self.layout.flat:
+            return self._log_mass(0, params, limits)
+        each = [self._log_mass(*piece) for piece in self._pieces(params, limits, at)]
+        return torch.stack(each, -1)
+
+    def _log_mass(self, block: int, params: Tensor, limits: Tensor) -> Tensor:
+        form = self._forms[block]
+        if form is None:
+            return params.new_zeros(params.shape[:-1])
+        family = self._plain.families[block]
+        if not family.support.is_discrete and bool(form.is_certain(limits).any()):
+            raise ValueError(
+                f"rule: expected intervals of {family} that have a probability, got a number under "
+                f"{self.rule!r}; p.given(value, mask) conditions on it"
+            )
+        return form.log_mass(params, limits)
+
     # Both.
 
     def restrict(self, params: Tensor, limits: Tensor, at: At | None = None) -> Tensor:
@@ -183,18 +216,22 @@ class Restriction:
             limits: of the same blocks.
         """
         if not self.layout.flat:
-            form = self._forms[0]
-            return params if form is None else form.restrict(params, limits)
-        blocks = self._raster if at is None else at
-        members = blocks.blocks.tolist()
-        sizes = [self._plain.sizes["param"][block] for block in members]
+            return self._restricted(0, params, limits)
+        pieces = self._pieces(params, limits, self._raster if at is None else at)
+        return torch.cat([self._restricted(*piece) for piece in pieces], -1)
+
+    def _restricted(self, block: int, params: Tensor, limits: Tensor) -> Tensor:
+        form = self._forms[block]
+        return params if form is None else form.restrict(params, limits)
+
+    def _pieces(
+        self, params: Tensor, limits: Tensor, at: At
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Each of some blocks, with its plain parameters and its limits, in a flat layout."""
+        blocks = at.blocks.tolist()
+        sizes = [self._plain.sizes["param"][block] for block in blocks]
         own = params.split(sizes, -1) if self._plain.flat else params.unbind(-2)
-        pieces = zip(members, own, limits.split(self._sizes(members), -1), strict=True)
-        each = list[Tensor]()
-        for block, part, piece in pieces:
-            form = self._forms[block]
-            each.append(part if form is None else form.restrict(part, piece))
-        return torch.cat(each, -1)
+        return zip(blocks, own, limits.split(self._sizes(blocks), -1), strict=True)
 
     def readable(self, layout: Layout, blocks: Tensor) -> Tensor:
         """The blocks that a network reads: placeholders instead of constants outside supports."""

@@ -167,6 +167,11 @@ class _Sampler:
         self.batch, self.threshold = batch, threshold
         self.rollout, plain = rollout_by_steps(batch), _without_rule(batch.factorization)
         self.restriction = Restriction(rule.bind(plain, loose=True), plain)
+        if batch.ranks is not None and self.restriction.layout.flat:
+            raise ValueError(
+                f"p: expected one order for all rows, since {rule!r} limits some blocks, got "
+                f"ranks of shape {tuple(batch.ranks.shape)}"
+            )
         reference = batch.bound.reference
         self.state = self.restriction.rule.start(batch.num_rows, self.contexts, reference)
         self.log_weight = reference.new_zeros(batch.lead)  # (num_particles, *batch_shape)

@@ -58,6 +58,7 @@ ORDER = (
     "conditioning",
     "distribution",
     "mixtures",
+    "smc",
     "sampling",
     "conditionals",
     "calibration",

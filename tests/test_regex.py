@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import ardist as ad
-
 from ardist import regex
 
 CHARACTERS = ["a", "b", "1", " ", "_", "\n", "é"]

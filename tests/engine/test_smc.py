@@ -19,9 +19,9 @@ RUNS = 200
 
 @dataclass(frozen=True)
 class Adjacent(rules.Rule):
-    """A rule of one's own with potentials: each block equal to the one before it counts `log_factor`.
+    """A potential for each block that equals the one before it.
 
-    It allows everything, and remembers the last block, and whether it was equal.
+    The state is the last block, and whether it did.
     """
 
     log_factor: float
@@ -80,7 +80,11 @@ CASES = {
         lambda x: (x.sort(-1).values.diff() > 0).all(-1),
     ),
     "end": (SYMBOLS, rules.End(1, pad=0), None),
-    "within": (COLUMNS, rules.Within(b={1}, c=(1, 2)), lambda x: (x[:, 1] == 1) & (x[:, 2] % 3 > 0)),
+    "within": (
+        COLUMNS,
+        rules.Within(b={1}, c=(1, 2)),
+        lambda x: (x[:, 1] == 1) & (x[:, 2] % 3 > 0),
+    ),
     "within, ordinal": (COLUMNS, rules.Within(d=(1, None)), lambda x: x[:, 3] >= 1),
     "within ties": (TIED, rules.Within(a={0, 2}, c={3}), lambda x: (x[:, 0] != 1) & (x[:, 2] == 3)),
     "when": (
@@ -108,7 +112,7 @@ def drawn(x):
 
 
 def follows(name, states):
-    factorization, rule, predicate = CASES[name]
+    predicate = CASES[name][2]
     if predicate is not None:
         return predicate(states)
     patterns = {
@@ -123,7 +127,7 @@ def follows(name, states):
 def uneven(net):
     """A network in double precision with conditionals that are far from even."""
     with torch.no_grad():
-        for name, weight in net.named_parameters():
+        for weight in net.parameters():
             weight.copy_(torch.randn_like(weight) * (0.6 if weight.dim() > 1 else 0.3))
     return net.double()
 
@@ -360,12 +364,12 @@ def test_what_cannot_be_trusted_says_so():
         "the particles cannot be trusted: the rule has an estimated log probability of -34.66 "
         "nats, so that the network has hardly learned such events"
     )
-    few = Particles(found.value, torch.tensor([0.0] + [-20.0] * 99), torch.tensor(-4.6), torch.tensor(1.0))
+    few = found._replace(log_prob=torch.tensor(-4.6), ess=torch.tensor(9.0))
     assert few.problem == (
-        "the particles cannot be trusted: the effective sample size fell to 1 of 100 particles; "
+        "the particles cannot be trusted: the effective sample size fell to 9 of 100 particles; "
         "use more"
     )
-    assert Particles(found.value, torch.zeros(100), torch.tensor(0.0), torch.tensor(11.0)).problem is None
+    assert few._replace(ess=torch.tensor(11.0)).problem is None
     rows = Particles(found.value, torch.zeros(100, 3), torch.tensor([-31.0, 0, 0]), torch.ones(3))
     assert "in 3 of 3 rows" in rows.problem
     assert "in 1 of 3 rows" in rows.problem

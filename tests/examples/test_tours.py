@@ -57,8 +57,9 @@ def test_the_shortest_tour_of_two_clusters_is_one_tour(tours):
 
 
 def test_a_second_of_training_shortens_tours_and_draws_them(tours, monkeypatch, tmp_path, capsys):
-    options = "--minutes 0.03 --cities 6 --test 8 --draws 4 --width 2 --output".split()
-    monkeypatch.setattr(sys, "argv", ["tours.py", *options, str(tmp_path)])
+    numbers = {"minutes": 0.03, "cities": 6, "test": 8, "draws": 4, "width": 2, "output": tmp_path}
+    options = [f"--{name}={value}" for name, value in numbers.items()]
+    monkeypatch.setattr(sys, "argv", ["tours.py", *options])
     tours.main()
     printed = capsys.readouterr().out
     above = [float(line.split()[-1].rstrip("%")) for line in printed.splitlines()[-4:]]
