@@ -93,9 +93,10 @@ def smc(
     replaced by copies of others (Gordon, Salmond and Smith 1993, "Novel approach to
     nonlinear/non-Gaussian Bayesian state estimation"; Del Moral 2004, "Feynman-Kac formulae").
 
-    If a rule only limits some columns, whatever the others are, and the network supports an order
-    with these first, as `Transformer` and `Masked` do, then that order is used: all weights are
-    equal then. It is another joint of an any-order network, as with `p.given`.
+    If a rule only limits some columns, in whatever order they are drawn, and the network supports
+    an order with these first, as `Transformer` and `Masked` do, then that order is used. The other
+    columns then have no effect on the weights. As with `p.given`, that is another joint of an
+    any-order network.
 
     The rule may have dead ends, prefixes that it allows and that no event continues, as in `All`
     of rules that limit the same blocks. Such particles get a weight of zero. `Rule.log_potential`
