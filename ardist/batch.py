@@ -110,9 +110,7 @@ class Batch:
 
     def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
         """Parameters of all blocks under what the rule allows."""
-        if self.restriction is None or limits is None:
-            return params
-        return self.restriction.restrict(params, limits)
+        return params if self.restriction is None else self.restriction.restrict(params, limits)
 
     @property
     def contexts(self) -> Tensor | None:

@@ -211,7 +211,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _log_prob_blocks(self, value: Tensor) -> Tensor:
         if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
-            return self._score(self.checked(value))
+            value = self.checked(value, follows=False)
+            scores = self._score(value)
+            # Under a rule the scores tell whether the value follows it.
+            if self._validate_args and not _all(scores > -torch.inf):
+                self.checked(value)
+            return scores
         self.check_value(value, "value")
         kept = ~value.isnan()
         value = torch.where(kept, value, self.bound.placeholder)
@@ -624,7 +629,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             raise ValueError(f"{name}: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.bound.reference.device)
 
-    def checked(self, value: Tensor, name: str = "value", *, mask: Tensor | None = None) -> Tensor:
+    def checked(
+        self,
+        value: Tensor,
+        name: str = "value",
+        *,
+        mask: Tensor | None = None,
+        follows: bool = True,
+    ) -> Tensor:
         """A value in the dtype of events, after checks of its shape, its dtype and, if arguments
         are validated, its support. For what is made of this distribution.
 
@@ -632,6 +644,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value: (*lead, *event_shape).
             name: how errors call it.
             mask: of a block that this mask covers in part, only the elements under it are checked.
+            follows: whether to check also that the value follows the rule.
         """
         self.check_value(value, name)
         layout = self.factorization.layout
@@ -639,7 +652,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if not layout.is_index:  # whole floats are valid indices, which the check below tells
             value = value.to(dtype)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
-            inside = self._inside(value)
+            if follows:
+                inside = self._inside(value)
+            else:
+                inside = self.factorization.conditionals.inside(self.factorization.split(value))
             if mask is not None and not _all(inside):
                 untouched = self.factorization.layout.count(self.factorization.split(mask)) == 0
                 inside = inside | untouched.to(inside.device) | self._possible(value, mask)

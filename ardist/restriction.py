@@ -1,14 +1,14 @@
 """A rule over the blocks of a factorization: the one place that turns it into parameters."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
 
 from ardist.drawing_order import DrawingOrder, Permutation
-from ardist.families.restricted import Limited, Pinned, Restricted, States
+from ardist.families.restricted import Bits, Limited, Pinned, Restricted, States
 from ardist.layout import Layout
+from ardist.rules import All
 from ardist.rules.base import At, Rule, Specification, State, map_state, places, rows_of
 
 
@@ -33,7 +33,7 @@ class Restriction:
         families = self._plain.families
         forms = [rule.restricted(family, block) for block, family in enumerate(families)]
         self._forms = forms
-        shown = [
+        conditionals = [
             family if form is None else form for family, form in zip(families, forms, strict=True)
         ]
         flat = self._plain.flat or any(form != forms[0] for form in forms)
@@ -41,7 +41,7 @@ class Restriction:
             raise ValueError(
                 f"rule: expected a rule that limits all blocks or none of {families[0]}, got {rule!r}"
             )
-        self.layout = Layout(shown, flat, self._plain.is_index)
+        self.layout = Layout(conditionals, flat, self._plain.is_index)
         self.order = DrawingOrder(self.layout, factorization.steps)
         # All places, in the order of drawing and in raster order.
         self._all = places(factorization)
@@ -52,10 +52,16 @@ class Restriction:
         # The numbers of the states of finite blocks.
         finite = {f: States(f) for f in self._plain.distinct if f.enumerate_support() is not None}
         self._numbers: list[States | None] = [finite.get(family) for family in families]
-        for states in finite.values():  # torch.compile cannot fill what is cached
-            states.number(states.placeholder())
+        shown = [form for form in self.layout.distinct if isinstance(form, Restricted)]
+        for form in (*shown, *finite.values()):
+            form.prepare()
         self._is_finite = all(states is not None for states in self._numbers)
         self._places: dict[tuple[int, int], At] = {}
+        # Whether a draw is that without limits, if it is allowed, and else the only other value. Then
+        # the limits that follow from free draws of several steps are those of the corrected draws.
+        self.corrects = not isinstance(rule, All) and all(
+            form is None or isinstance(form, Bits | Pinned) for form in forms
+        )
         self.has_constants = any(isinstance(f, Pinned) for f in self.layout.distinct)
         self.follows_reals = rule.follows_reals and any(
             isinstance(family, Limited) for family in self.layout.distinct
@@ -83,7 +89,7 @@ class Restriction:
         before = map_state(permutation.to_raster, before)
         own = self._raster
         if ranks is not None and permutation.inverse is not None:
-            own = At(permutation.inverse, own.blocks, own.families, own.total)
+            own = At(permutation.inverse.cpu(), own.blocks, own.families, own.total)
         return self._limits(before, own, reference)
 
     def _order_of(self, ranks: Tensor | None) -> tuple[Permutation, At]:
@@ -101,12 +107,12 @@ class Restriction:
             form = self._forms[0]
             return plain if form is None else self._allows(form, limits, blocks, plain)
         each = list(plain.unbind(-1))
-        pieces = limits.split(self._sizes(range(len(self._forms))), -1)
-        for block, form in enumerate(self._forms):
-            if form is not None:
+        pieces = self._pieces(limits, range(len(self._forms)))
+        for block, (form, piece) in enumerate(pieces):
+            if form is not None and piece is not None:
                 value = self.layout.block("value", blocks, block)
                 value = value.reshape(-1, *form.event_shape)
-                each[block] = self._allows(form, pieces[block], value, each[block])
+                each[block] = self._allows(form, piece, value, each[block])
         return torch.stack(each, -1)
 
     def _allows(self, form: Restricted, limits: Tensor, value: Tensor, plain: Tensor) -> Tensor:
@@ -115,14 +121,13 @@ class Restriction:
 
     def certain(self, limits: Tensor) -> Tensor:
         """Whether each block has only one value within its limits: (rows, num_blocks) bool."""
-        pieces = limits.split(self._sizes(range(len(self._forms))), -1) if self.layout.flat else ()
         if not self.layout.flat:
             form = self._forms[0]
             return limits[..., 0] != limits[..., 0] if form is None else form.is_certain(limits)
         free = torch.zeros(limits.shape[0], dtype=torch.bool, device=limits.device)
         each = [
-            free if form is None else form.is_certain(piece)
-            for form, piece in zip(self._forms, pieces, strict=True)
+            free if form is None or piece is None else form.is_certain(piece)
+            for form, piece in self._pieces(limits, range(len(self._forms)))
         ]
         return torch.stack(each, -1)
 
@@ -168,10 +173,6 @@ class Restriction:
             before, _ = self.rule.scan(state, self._numbers_of(guess, at), at)
         return self._limits(before, at, reference)
 
-    def no_limits(self, rows: int, at: At, reference: Tensor) -> Tensor:
-        """The limits of these blocks if everything is allowed."""
-        return self._joined(at, rows, reference, lambda number: None)
-
     def advance(self, state: State, blocks: Tensor, at: At) -> State:
         """The state of the rule after blocks (rows, ...)."""
         numbers = self._numbers_of(blocks, at)
@@ -191,12 +192,17 @@ class Restriction:
         """
         if not self.layout.flat:
             return self._log_mass(0, params, limits)
-        each = [self._log_mass(*piece) for piece in self._pieces(params, limits, at)]
+        members = at.blocks.tolist()
+        own, pieces = self._params_of(params, members), self._pieces(limits, members)
+        each = [
+            self._log_mass(block, part, piece)
+            for block, part, (_, piece) in zip(members, own, pieces, strict=True)
+        ]
         return torch.stack(each, -1)
 
-    def _log_mass(self, block: int, params: Tensor, limits: Tensor) -> Tensor:
+    def _log_mass(self, block: int, params: Tensor, limits: Tensor | None) -> Tensor:
         form = self._forms[block]
-        if form is None:
+        if form is None or limits is None:
             return params.new_zeros(params.shape[:-1])
         family = self._plain.families[block]
         if not family.support.is_discrete and bool(form.is_certain(limits).any()):
@@ -208,30 +214,53 @@ class Restriction:
 
     # Both.
 
-    def restrict(self, params: Tensor, limits: Tensor, at: At | None = None) -> Tensor:
+    def restrict(self, params: Tensor, limits: Tensor | None, at: At | None = None) -> Tensor:
         """Parameters of the restricted conditionals, of all blocks or of those at some places.
 
         Args:
             params: of the plain conditionals, (rows, ...).
-            limits: of the same blocks.
+            limits: of the same blocks; everything is allowed without them.
         """
         if not self.layout.flat:
-            return self._restricted(0, params, limits)
-        pieces = self._pieces(params, limits, self._raster if at is None else at)
-        return torch.cat([self._restricted(*piece) for piece in pieces], -1)
+            form = self._forms[0]
+            return params if form is None else form.restrict(params, limits)
+        members = (at or self._raster).blocks.tolist()
+        own, each = self._params_of(params, members), list[Tensor]()
+        for (form, piece), part in zip(self._pieces(limits, members), own, strict=True):
+            each.append(part if form is None else form.restrict(part, piece))
+        return torch.cat(each, -1)
 
-    def _restricted(self, block: int, params: Tensor, limits: Tensor) -> Tensor:
-        form = self._forms[block]
-        return params if form is None else form.restrict(params, limits)
+    def _params_of(self, params: Tensor, members: Sequence[int]) -> Sequence[Tensor]:
+        """The parameters of each of some blocks, (rows, num_params), from those of all of them."""
+        if not self._plain.flat:
+            return params.unbind(-2)
+        return params.split([self._plain.sizes["param"][block] for block in members], -1)
+
+    def correct(self, blocks: Tensor, limits: Tensor, at: At | None = None) -> Tensor:
+        """Draws without limits as they are under limits, if `corrects`: (rows, ...)."""
+        if not self.layout.flat:
+            form = self._forms[0]
+            return blocks if form is None else form.correct(blocks, limits)
+        members = (at or self._raster).blocks.tolist()
+        sizes = [self._plain.sizes["value"][block] for block in members]
+        each = list[Tensor]()
+        for (form, piece), part in zip(
+            self._pieces(limits, members), blocks.split(sizes, -1), strict=True
+        ):
+            if form is not None and piece is not None:
+                part = form.correct(part.squeeze(-1), piece).unsqueeze(-1)
+            each.append(part)
+        return torch.cat(each, -1)
 
     def _pieces(
-        self, params: Tensor, limits: Tensor, at: At
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Each of some blocks, with its plain parameters and its limits, in a flat layout."""
-        blocks = at.blocks.tolist()
-        sizes = [self._plain.sizes["param"][block] for block in blocks]
-        own = params.split(sizes, -1) if self._plain.flat else params.unbind(-2)
-        return zip(blocks, own, limits.split(self._sizes(blocks), -1), strict=True)
+        self, limits: Tensor | None, members: Sequence[int]
+    ) -> list[tuple[Restricted | None, Tensor | None]]:
+        """The forms and the limits of some blocks, of limits that are flat."""
+        forms = [self._forms[block] for block in members]
+        if limits is None:
+            return [(form, None) for form in forms]
+        sizes = [0 if form is None else form.limit_size for form in forms]
+        return list(zip(forms, limits.split(sizes, -1), strict=True))
 
     def readable(self, layout: Layout, blocks: Tensor) -> Tensor:
         """The blocks that a network reads: placeholders instead of constants outside supports."""
@@ -242,40 +271,21 @@ class Restriction:
         )
         return layout.join_values(each, blocks)
 
-    def _sizes(self, blocks: Sequence[int]) -> list[int]:
-        forms = (self._forms[block] for block in blocks)
-        return [0 if form is None else form.limit_size for form in forms]
-
     def _limits(self, before: State, at: At, reference: Tensor) -> Tensor:
         """The limits of blocks, given the states before each of them, (rows, n, ...)."""
-
-        def allowed(number: int) -> Any:
-            one = map_state(lambda part: part[:, number : number + 1], before)
-            return self.rule.allowed(one, at.each[number])
-
-        if self.layout.flat:
-            return self._joined(at, rows_of(before), reference, allowed)
-        return self._joined(at, rows_of(before), reference, lambda _: self.rule.allowed(before, at))
-
-    def _joined(
-        self, at: At, rows: int, reference: Tensor, allowed: Callable[[int], Any]
-    ) -> Tensor:
-        """Limits in one tensor: (rows, n, limit_size), or (rows, total) if the layout is flat.
-
-        Args:
-            allowed: from the number of a block to what it may be; called once for all blocks if the
-                layout is not flat.
-        """
+        rows = rows_of(before)
         if not self.layout.flat:
             form, count = self._forms[0], at.positions.shape[-1]
             if form is None:
                 return reference.new_zeros(rows, count, 0)
-            return form.limits(allowed(0), Size((rows, count)), reference)
+            return form.limits(self.rule.allowed(before, at), Size((rows, count)), reference)
         each = [reference.new_zeros(rows, 0)]
         for number, block in enumerate(at.blocks.tolist()):
             form = self._forms[block]
             if form is not None:
-                limits = form.limits(allowed(number), Size((rows, 1)), reference)
+                one = map_state(lambda part, n=number: part[:, n : n + 1], before)
+                allowed = self.rule.allowed(one, at.each[number])
+                limits = form.limits(allowed, Size((rows, 1)), reference)
                 each.append(limits.squeeze(1).to(reference.dtype))
         return torch.cat(each, -1)
 

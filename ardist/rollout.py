@@ -97,12 +97,21 @@ class Step:
 
         rollout, span = self._rollout, (self.index, self.stop)
 
-        def solved(params: Tensor, guess: Tensor | None) -> Tensor:
+        restriction = rollout.restriction
+
+        def drawn(params: Tensor, guess: Tensor | None) -> Tensor:
             return rollout.clamp(update(rollout.restricted(params, guess, *span)), *span)
 
+        def solved(params: Tensor, guess: Tensor | None) -> Tensor:
+            if restriction is None:
+                return rollout.clamp(update(params), *span)
+            if restriction.corrects:
+                return rollout.corrected(drawn(params, None), *span)
+            return drawn(params, drawn(params, None) if guess is None else guess)
+
+        if restriction is not None and restriction.follows_reals:
+            tol = 0.0  # a block that is certain given the others fits them exactly
         guess, passes = solved(self._plain, None), 1
-        if rollout.restriction is not None:  # by the rule, which knew none of the blocks
-            guess = solved(self._plain, guess)
         while self._evaluate is not None and passes < self.stop - self.index:
             before, guess = guess, solved(self._evaluate(rollout.readable(guess, *span)), guess)
             passes += 1
@@ -310,19 +319,31 @@ class Rollout:
             params: as the network gives them.
             guess: the blocks of these steps. Without one, more than one step is not restricted.
         """
-        restriction, reference = self.restriction, self.batch.bound.reference
-        if restriction is None:
+        if self.restriction is None:
             return params
+        limits = None
+        if guess is not None or stop == start + 1:
+            limits = self._limits(guess, start, stop, params.shape[0])
+        at = None if self._is_whole else self._at(start, stop, params.shape[0])
+        return self.restriction.restrict(params, limits, at)
+
+    def corrected(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        """Blocks of these steps, drawn without limits, as the rule allows them."""
+        if self.restriction is None:
+            return blocks
+        rows = blocks.shape[0]
+        at = None if self._is_whole else self._at(start, stop, rows)
+        limits = self._limits(blocks, start, stop, rows)
+        return self.clamp(self.restriction.correct(blocks, limits, at), start, stop)
+
+    def _limits(self, guess: Tensor | None, start: int, stop: int, rows: int) -> Tensor:
+        """What the rule allows in these steps, given a guess of their blocks."""
         if self._is_whole:
-            blocks = self._raster if guess is None else guess
-            return self.batch.restrict(params, self.batch.limits(_accepted(blocks)))
-        if guess is None and stop > start + 1:
-            at = restriction.at(start, stop)
-            limits = restriction.no_limits(params.shape[0], at, reference)
-        else:
-            at = self._at(start, stop, params.shape[0])
-            limits = restriction.step_limits(self._state, guess, at, reference)
-        return restriction.restrict(params, limits, at)
+            limits = self.batch.limits(_accepted(self._raster if guess is None else guess))
+        elif self.restriction is not None:
+            at, reference = self._at(start, stop, rows), self.batch.bound.reference
+            limits = self.restriction.step_limits(self._state, guess, at, reference)
+        return _accepted(limits)
 
     def readable(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         """The blocks of these steps as a network reads them."""

@@ -46,8 +46,8 @@ class Restricted(Derived):
         """What a rule allows, as limits (*lead, limit_size); everything if it is None."""
 
     @abstractmethod
-    def restrict(self, params: Tensor, limits: Tensor) -> Tensor:
-        """The parameters (..., num_params) from those of the family and from limits."""
+    def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
+        """The parameters (..., num_params) from those of the family and from limits, if any."""
 
     @abstractmethod
     def allows(self, limits: Tensor, value: Tensor) -> Tensor:
@@ -60,6 +60,13 @@ class Restricted(Derived):
     @abstractmethod
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         """log P(allowed values) in nats under parameters of the family: (...)."""
+
+    def prepare(self) -> None:
+        """Computes what is cached, which torch.compile could not do."""
+
+    def correct(self, value: Tensor, limits: Tensor) -> Tensor:
+        """The draw under limits that a draw without them is, if they leave one value or all."""
+        raise TypeError(f"{self} draws again under other limits")
 
     def readable(self, value: Tensor) -> Tensor:
         """The value that a network reads: a placeholder instead of one outside the support."""
@@ -96,13 +103,18 @@ class States(FiniteFamily, Restricted):
             return self._number(value)
         return value.long().clamp(0, self._num_states - 1)
 
+    def prepare(self) -> None:
+        self._counts, self._num_states, self._is_range  # noqa: B018
+
     def limits(self, allowed: Any, lead: torch.Size, reference: Tensor) -> Tensor:
         shape = (*lead, self._num_states)
         if allowed is None:
             return torch.ones(shape, dtype=torch.bool, device=reference.device)
         return allowed.expand(shape)
 
-    def restrict(self, params: Tensor, limits: Tensor) -> Tensor:
+    def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
+        if limits is None:
+            return state_logits_of(self.family, params)
         return _limited_logits(self.family, params, limits.bool())
 
     def state_logits(self, params: Tensor) -> Tensor:
@@ -158,7 +170,13 @@ class Bits(Restricted):
     def _num_states(self) -> int:
         return 2
 
-    def restrict(self, params: Tensor, limits: Tensor) -> Tensor:
+    def correct(self, value: Tensor, limits: Tensor) -> Tensor:
+        zero, one = limits.bool().unbind(-1)
+        return torch.where(zero == one, value, one.to(value))
+
+    def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
+        if limits is None:
+            return params
         zero, one = limits.bool().unsqueeze(-2).unbind(-1)
         params = params.masked_fill(one & ~zero, torch.inf)
         return params.masked_fill(zero & ~one, -torch.inf)
@@ -205,12 +223,18 @@ class Pinned(Restricted):
 
     constant: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        is_inside = bool(self.family.inside(torch.tensor(float(self.constant))))
-        states = self.family.enumerate_support()
-        object.__setattr__(self, "_is_outside", not is_inside)
-        object.__setattr__(self, "_is_listed", is_range(states, self.event_shape))
+    @cached_property
+    def _is_outside(self) -> bool:
+        """Whether the constant is outside the support of the family."""
+        return not bool(self.family.inside(torch.tensor(float(self.constant))))
+
+    @cached_property
+    def _is_listed(self) -> bool:
+        """Whether the values of the family are 0, 1, ..., n - 1."""
+        return is_range(self.family.enumerate_support(), self.event_shape)
+
+    def prepare(self) -> None:
+        self._is_outside, self._is_listed  # noqa: B018
 
     @property
     def num_params(self) -> int:
@@ -223,8 +247,13 @@ class Pinned(Restricted):
             return torch.ones((*lead, 1), dtype=torch.bool, device=reference.device)
         return allowed.unsqueeze(-1).expand(*lead, 1)
 
-    def restrict(self, params: Tensor, limits: Tensor) -> Tensor:
+    def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
+        if limits is None:
+            return F.pad(params, (0, 1), value=1.0)
         return torch.cat((params, limits.to(params.dtype)), -1)
+
+    def correct(self, value: Tensor, limits: Tensor) -> Tensor:
+        return self._drawn(limits.bool().squeeze(-1), value)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """The parameters of the family, and whether the block is free: (...) bool."""
@@ -236,7 +265,7 @@ class Pinned(Restricted):
 
     @property
     def support(self) -> constraints.Constraint:
-        if self._is_continuous or vars(self)["_is_outside"]:
+        if self._is_continuous or self._is_outside:
             return Spiked((self.constant,), self.family)
         return self.family.support
 
@@ -253,12 +282,12 @@ class Pinned(Restricted):
 
     def enumerate_support(self) -> Tensor | None:
         states = self.family.enumerate_support()
-        if states is None or not vars(self)["_is_outside"]:
+        if states is None or not self._is_outside:
             return states
         return torch.cat((states.new_tensor([self.constant]), states)).unique()
 
     def __call__(self, params: Tensor) -> Distribution:
-        if vars(self)["_is_listed"]:
+        if self._is_listed:
             return dist.Categorical(logits=self.state_logits(params), validate_args=False)
         return Conditional(self, params)
 
@@ -273,14 +302,14 @@ class Pinned(Restricted):
         return self.log_prob(params.unsqueeze(-2), states.to(params.device)).exp()
 
     def readable(self, value: Tensor) -> Tensor:
-        if not vars(self)["_is_outside"]:
+        if not self._is_outside:
             return value
         return torch.where(value == self.constant, self.family.placeholder().to(value), value)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         inner, free = self._split(params)
         scores = self.family.log_prob(inner, self.readable(value))
-        if vars(self)["_is_outside"]:
+        if self._is_outside:
             scores = scores.masked_fill(value == self.constant, -torch.inf)
         certain = torch.where(value == self.constant, 0.0, -torch.inf).to(scores)
         return torch.where(free, scores, certain)
@@ -358,7 +387,9 @@ class Limited(Restricted):
         low, high = (torch.as_tensor(end).to(reference).expand(lead) for end in ends)
         return torch.stack((low, high), -1)
 
-    def restrict(self, params: Tensor, limits: Tensor) -> Tensor:
+    def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
+        if limits is None:
+            limits = self.limits(None, params.shape[:-1], params)
         return torch.cat((params, limits.to(params.dtype)), -1)
 
     has_noise = True
@@ -400,10 +431,11 @@ class Limited(Restricted):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         inner, low, high, is_one = self._split(params)
-        inside = (params[..., -2] <= value) & (value <= params[..., -1])
         mass = self.family.interval_log_prob(inner, low, high)
-        scores = self.family.log_prob(inner, value if not is_one.any() else self._safe(params, value))
-        return torch.where(is_one, 0.0, scores - mass).masked_fill(~inside, -torch.inf)
+        scores = self.family.log_prob(inner, self._safe(params, value)) - mass
+        outside = (value < low) | (value > high)
+        certain = torch.where(_is_close(value, params[..., -1]), 0.0, -torch.inf).to(scores)
+        return torch.where(is_one, certain, scores.masked_fill(outside, -torch.inf))
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         inner, low, high, is_one = self._split(params)
@@ -458,7 +490,7 @@ class Limited(Restricted):
 
     def allows(self, limits: Tensor, value: Tensor) -> Tensor:
         low, high = limits.unbind(-1)
-        is_one = (low == high) & (value == low)
+        is_one = (low == high) & _is_close(value, low)
         return is_one | ((low <= value) & (value <= high) & self.family.inside(value))
 
     def is_certain(self, limits: Tensor) -> Tensor:
@@ -468,6 +500,12 @@ class Limited(Restricted):
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         low, high = limits.unbind(-1)
         return self.family.interval_log_prob(params, low, high)
+
+
+def _is_close(value: Tensor, wanted: Tensor) -> Tensor:
+    """Whether values equal others up to rounding, as of a sum in another order."""
+    eps = 8 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).eps
+    return (value - wanted).abs() <= eps * (1 + wanted.abs())
 
 
 def is_range(states: Tensor | None, event_shape: torch.Size) -> bool:

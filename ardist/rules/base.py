@@ -11,7 +11,7 @@ import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
-from ardist.families.restricted import Restricted, restricted
+from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 
@@ -208,8 +208,10 @@ class Rule(ABC):
         for value, one in zip(values.unbind(1), at.each, strict=True):
             before.append(state)
             ahead = map_state(lambda part: part.unsqueeze(1), state)
-            allowed = None if self.restricted(one.family, int(one.blocks.flatten()[0])) is None else self.allowed(ahead, one)
-            state = self.advance(state, _nearest(allowed, one.number(value)), one)
+            form, number = self.restricted(one.family, int(one.blocks.flatten()[0])), one.number(value)
+            if form is not None:
+                number = _nearest(form, self.allowed(ahead, one), number)
+            state = self.advance(state, number, one)
         parts = (torch.stack(each, 1) for each in zip(*map(_parts, before), strict=True))
         return tuple(parts) if isinstance(state, tuple) else next(parts), state
 
@@ -327,15 +329,17 @@ def _distinct(state: State) -> tuple[State, Tensor]:
     return map_state(lambda part: part.index_select(0, first), state), inverse
 
 
-def _nearest(allowed: Tensor | Interval | None, value: Tensor) -> Tensor:
+def _nearest(form: Restricted, allowed: Tensor | Interval | None, value: Tensor) -> Tensor:
     """Values (rows,), with the first allowed state or the nearer end for those not allowed."""
     if allowed is None:
         return value
     if isinstance(allowed, Interval):
         low, high = (torch.as_tensor(end).to(value) for end in allowed)
         return torch.minimum(torch.maximum(value, low.squeeze(-1)), high.squeeze(-1))
-    if allowed.dim() < 3:  # whether the block is free, and otherwise a constant
-        return value
+    if isinstance(form, Pinned):  # what is allowed is whether the block is free
+        states = form.family.enumerate_support()
+        constant = form.constant if states is None else int((states == form.constant).int().argmax())
+        return value.masked_fill(~allowed.squeeze(1), constant)
     mask = allowed.squeeze(1)
     is_allowed = mask.gather(-1, value.unsqueeze(-1)).squeeze(-1)
     return torch.where(is_allowed, value, mask.int().argmax(-1))

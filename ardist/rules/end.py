@@ -1,5 +1,7 @@
 """Sequences that end: after an end symbol all blocks are padding."""
 
+import itertools
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -98,10 +100,9 @@ class End(Rule):
 
     def num_events(self, factorization: Specification) -> int:
         # Those that end at each step, and those that never end.
-        total, alive = 0, 1
-        for step in factorization.steps:
-            for block in step:
-                states = factorization.layout.families[block].enumerate_support()
-                total += alive
-                alive *= (0 if states is None else states.shape[0]) - 1
-        return total + alive
+        others = {}
+        for family in factorization.layout.distinct:
+            states = family.enumerate_support()
+            others[family] = (0 if states is None else states.shape[0]) - 1
+        each = [others[factorization.layout.families[block]] for (block,) in factorization.steps]
+        return sum(itertools.accumulate(each, operator.mul, initial=1))

@@ -102,8 +102,9 @@ class Sum(Rule):
         states = at.family.enumerate_support()
         if states is None:
             return Interval(low, high)
-        values = states.to(state.device, state.dtype)
-        return (low.unsqueeze(-1) <= values) & (values <= high.unsqueeze(-1))
+        # The values come first while they are compared, since they are few.
+        values = states.to(state.device, state.dtype).reshape(-1, *(1,) * state.dim())
+        return ((low <= values) & (values <= high)).movedim(0, -1)
 
     def advance(self, state: State, value: Tensor, at: At) -> Tensor:
         return state + value.to(state.dtype) + _of(self._first, at.positions, state).squeeze(-1)
@@ -149,4 +150,4 @@ def _sums_of_rest(each: Tensor) -> Tensor:
 
 def _of(table: Tensor, places: Tensor, reference: Tensor) -> Tensor:
     """The entries of a table (n,), in the dtype and on the device of a reference."""
-    return table.to(reference.device, reference.dtype)[places.to(reference.device)]
+    return table[places].to(reference.device, reference.dtype)
