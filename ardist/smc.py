@@ -59,15 +59,16 @@ class Particles(NamedTuple):
         if unlikely.any():
             found.append(
                 f"the rule has an estimated log probability of {float(self.log_prob.min()):.4g} "
-                f"nats{_share(unlikely)}, so that the network has hardly learned such events"
+                f"nats{_share(unlikely)}, and conditionals are unreliable for such rare events"
             )
         return f"the particles cannot be trusted: {', and '.join(found)}" if found else None
 
     def __str__(self) -> str:
-        count, lead = self.log_weight.shape[0], tuple(self.log_prob.shape)
         ess, log_prob = float(self.ess.min()), float(self.log_prob.min())
-        least = " at least" if lead else ""
-        text = f"Particles({count}, batch_shape={lead}): "
+        lead, least = tuple(self.log_prob.shape), " at least" if self.log_prob.dim() else ""
+        text = (
+            f"{self.log_weight.shape[0]} particles{f' for each of {lead} rows' if lead else ''}: "
+        )
         text += f"log probability of the rule{least} {log_prob:.4g} nats, "
         text += f"effective sample size{least} {ess:.4g}"
         return text if self.problem is None else f"{text}; {self.problem}"
@@ -126,6 +127,7 @@ def smc(
     >>> found.value.shape, bool((found.value[:, 0] >= 0.5).all())
     (torch.Size([1000, 2]), True)
     >>> print(found)
+    1000 particles: log probability of the rule -2.045 nats, effective sample size 999.7
     """
     check_type(p, AutoregressiveDistribution, "p")
     check_type(rule, Rule, "rule")
@@ -215,16 +217,17 @@ class _Sampler:
         if evidence is not None:
             observed = step.layout.whole(repeat_rows(evidence[1], self.batch.num_rows))
             log_mass = log_mass.masked_fill(observed, 0.0)
-        self.weigh(log_mass.sum(-1))
+        lost = log_mass.isnan()  # the mass of an interval whose ends are in the wrong order
+        self.weigh(log_mass.masked_fill(lost, -torch.inf).sum(-1))
         if (rows := self.resample(self.measure())) is not None:
             step.select(rows)
             limits = limits.index_select(0, rows)
             self.state = map_state(lambda part: part.index_select(0, rows), self.state)
         layout = restriction.order.step_layouts[step.index]
         drawn = layout.sample(restriction.restrict(step.params, limits, at))
-        lost = self.batch.flatten(self.log_weight == -torch.inf, Size())
-        lost = lost.reshape(-1, *(1,) * (drawn.dim() - 1))
-        return torch.where(lost, step.layout.placeholder(step.params).to(drawn.dtype), drawn)
+        dead = self.batch.flatten(self.log_weight == -torch.inf, Size())
+        dead = dead.reshape(-1, *(1,) * (drawn.dim() - 1))
+        return torch.where(dead, step.layout.placeholder(step.params).to(drawn.dtype), drawn)
 
     def follow(self, index: int, blocks: Tensor) -> None:
         """Takes the blocks of a step into the state of the rule, and its potential."""

@@ -80,7 +80,7 @@ def main() -> None:
     describe("Without the rule", decode(p.sample((args.draws,))), set(words))
     describe("By the rule", decode(p.with_rule(rule).sample((args.draws,))), set(words))
     found = ad.sampling.smc(p, rule, args.draws)
-    print(f"Given that a word matches, {found}")
+    print(found)
     chosen = torch.multinomial(found.log_weight.exp(), args.draws, replacement=True)
     describe("Given that a word matches", decode(found.value[chosen]), set(words))
 

@@ -357,12 +357,12 @@ def test_what_cannot_be_trusted_says_so():
         found = smc(p, rule, 100)
     assert found.log_prob == pytest.approx(-50 * math.log(2))
     assert str(found) == (
-        "Particles(100, batch_shape=()): log probability of the rule -34.66 nats, effective sample "
-        f"size 100; {found.problem}"
+        "100 particles: log probability of the rule -34.66 nats, effective sample size 100; "
+        f"{found.problem}"
     )
     assert found.problem == (
         "the particles cannot be trusted: the rule has an estimated log probability of -34.66 "
-        "nats, so that the network has hardly learned such events"
+        "nats, and conditionals are unreliable for such rare events"
     )
     few = found._replace(log_prob=torch.tensor(-4.6), ess=torch.tensor(9.0))
     assert few.problem == (
@@ -373,16 +373,28 @@ def test_what_cannot_be_trusted_says_so():
     rows = Particles(found.value, torch.zeros(100, 3), torch.tensor([-31.0, 0, 0]), torch.ones(3))
     assert "in 3 of 3 rows" in rows.problem
     assert "in 1 of 3 rows" in rows.problem
-    assert "log probability of the rule at least -31 nats" in str(rows)
+    assert str(rows).startswith(
+        "100 particles for each of (3,) rows: log probability of the rule at"
+    )
 
 
-def test_no_particle_is_left():
+@pytest.mark.parametrize(
+    ("factorization", "rule"),
+    [
+        (SYMBOLS, rules.All(rules.Sum(8), rules.Automaton.regex("[ab]*", "abc"))),
+        (
+            ad.Factorization.columns(a=fam.Normal(), b=fam.Gamma()),
+            rules.All(rules.Within(b=(0.5, 1)), rules.Within(b=(2, 3))),
+        ),
+    ],
+    ids=["states", "intervals"],
+)
+def test_no_particle_is_left(factorization, rule):
     """Rules without a common event: the probability is zero, and nothing is NaN."""
-    p = made(SYMBOLS).condition()
-    rule = rules.All(rules.Sum(8), rules.Automaton.regex("[ab]*", "abc"))
+    p = made(factorization).condition()
     with pytest.warns(UserWarning, match="effective sample size fell to 0 of 20 particles"):
         found = smc(p, rule, 20)
     assert found.log_prob == -math.inf
     assert (found.log_weight == -math.inf).all()
     assert found.ess == 0
-    assert ((found.value >= 0) & (found.value < 3)).all()
+    assert factorization.inside(found.value).all()
