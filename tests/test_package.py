@@ -27,6 +27,7 @@ PUBLIC = {
 # Each module imports only those before it.
 ORDER = (
     "shapes",
+    "specification",
     "partition",
     "patterns",
     "ordering",
@@ -63,8 +64,10 @@ ORDER = (
     "conditionals",
     "calibration",
     "information",
-    "training",
+    "training.objectives",
     "networks.base",
+    "training.fitting",
+    "training",
     "networks.any_set",
     "networks.masking",
     "networks.sequence",
@@ -83,6 +86,7 @@ ORDER = (
     "networks.from_module",
     "networks.masked",
     "networks",
+    "saving",
     "transforms",
     "guides",
 )
