@@ -16,7 +16,6 @@ from pydoc_data.topics import topics
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import ardist as ad
 
@@ -39,19 +38,6 @@ def decode(events: Tensor) -> list[str]:
     return ["".join(SYMBOLS[i] for i in event).rstrip(".") for event in events.tolist()]
 
 
-def train(net: ad.networks.ConditionalNetwork, words: Tensor, steps: int) -> None:
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in (bar := tqdm(range(steps), "training", leave=False, ncols=100, mininterval=1)):
-        loss = -net.condition().log_prob(words[torch.randint(len(words), (128,))]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 20 == 0:
-            bar.set_postfix_str(f"{loss:.2f} nats a word", refresh=False)
-
-
 def describe(name: str, words: list[str], known: set[str]) -> None:
     """Prints the share of words of the text among some, and the first different ones."""
     share = sum(word in known for word in words) / len(words)
@@ -62,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pattern", default="in.*ing", help="a regular expression")
     parser.add_argument("--data", type=Path, help="a text in place of Python's documentation")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--draws", type=int, default=1000, help="of each kind")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -73,7 +59,7 @@ def main() -> None:
     words = words_of(text)
     fac = ad.Factorization(LENGTH, ad.families.Categorical(len(SYMBOLS)), end=0)
     net = ad.networks.RNN(fac, hidden_size=128)
-    train(net, encode(words), args.steps)
+    ad.training.fit(net, encode(words), lr=3e-3, max_epochs=args.epochs, seed=args.seed)
     p, rule = net.condition(), ad.rules.Automaton.regex(args.pattern, SYMBOLS, end=0)
     share = sum(bool(re.fullmatch(args.pattern, word)) for word in words) / len(words)
     print(f"{len(words):,} words, {share:.2%} of which match {args.pattern!r}")

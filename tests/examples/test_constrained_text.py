@@ -37,11 +37,16 @@ def test_words_of_a_text_and_back(example):
 
 def test_all_words_match_the_pattern(example, monkeypatch, tmp_path, capsys):
     (tmp_path / "text.txt").write_text(TEXT)
-    options = [f"--data={tmp_path / 'text.txt'}", "--pattern=.{1,4}ing", "--steps=60", "--draws=40"]
+    options = [
+        f"--data={tmp_path / 'text.txt'}",
+        "--pattern=.{1,4}ing",
+        "--epochs=20",
+        "--draws=40",
+    ]
     monkeypatch.setattr(sys, "argv", ["constrained_text.py", *options])
     example.main()
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "11 words, 45.45% of which match '.{1,4}ing'"
+    assert printed[0] == "11 words, 54.55% of which match '.{1,4}ing'"
     assert printed[1].startswith("Without the rule: ")
     assert printed[3].startswith("By the rule: ")
     assert "log probability of the rule" in printed[5]
