@@ -28,7 +28,7 @@ def forwarded(name: str) -> Any:
     return method
 
 
-def _attribute(name: str) -> Any:
+def attribute(name: str) -> Any:
     """A property with the value that the inner family has."""
     return property(lambda self: getattr(self._inner, name))
 
@@ -63,13 +63,13 @@ class Derived(Family):
     has_cdf = _flag("has_cdf")
     has_cdf_gradient = _flag("has_cdf_gradient")
 
-    event_shape = _attribute("event_shape")
-    num_params = _attribute("num_params")
-    num_features = _attribute("num_features")
-    support = _attribute("support")
-    noise_shape = _attribute("noise_shape")
-    is_index = _attribute("is_index")
-    modules = _attribute("modules")
+    event_shape = attribute("event_shape")
+    num_params = attribute("num_params")
+    num_features = attribute("num_features")
+    support = attribute("support")
+    noise_shape = attribute("noise_shape")
+    is_index = attribute("is_index")
+    modules = attribute("modules")
 
     inside = forwarded("inside")
     features = forwarded("features")
