@@ -45,8 +45,9 @@ class Factorization:
         ordering: the order in which the blocks are drawn; `Ordering.raster()` by default.
         names: of the blocks, if they are columns.
         rule: which values a block may have, given the blocks drawn before it; see `ardist.rules`.
-        end: short for `rule=rules.End(end, pad)`: the symbol that ends a sequence, for blocks of one index each and an ordering without
-            ties. All blocks drawn after it are `pad`, with probability one.
+        end: the symbol that ends a sequence, for blocks of one index each and an ordering without
+            ties. All blocks drawn after it are `pad`, with probability one. It is short for
+            `rule=rules.End(end, pad)`.
         pad: the symbol after the end; `end` by default.
 
     Raises:
@@ -306,7 +307,9 @@ class Factorization:
             pieces = [part.index_select(0, row) for part in pieces]
             pieces.append(values[number].to(dtype))
         if self.layout.flat:
-            drawn = torch.cat([part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1)
+            drawn = torch.cat(
+                [part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1
+            )
         else:
             drawn = torch.stack(pieces, 1)
         return self.drawing_order.to_raster(drawn)

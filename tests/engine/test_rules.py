@@ -103,7 +103,18 @@ def fitting(name):
     case = CASES[name]
     is_uniform = isinstance(case.families, fam.Family)
     skipped = set() if is_uniform else {"markov", "foreign", "masked-module", "pixelcnn"}
-    quick = ("made", "rnn-gru", "transformer-plain", "transformer", "unshared", "masked", "foreign", "plain", "markov", "wavenet")
+    quick = (
+        "made",
+        "rnn-gru",
+        "transformer-plain",
+        "transformer",
+        "unshared",
+        "masked",
+        "foreign",
+        "plain",
+        "markov",
+        "wavenet",
+    )
     return [network for network in quick if network not in skipped]
 
 
@@ -112,7 +123,8 @@ PAIRS = [
     for name in CASES
     for order in ORDERS
     for network in fitting(name)
-    if network == "made" or (order == "permuted" and name in ("distinct", "bits", "walk", "brackets-of-symbols"))
+    if network == "made"
+    or (order == "permuted" and name in ("distinct", "bits", "walk", "brackets-of-symbols"))
 ]
 
 
@@ -137,7 +149,9 @@ def of_case(name, order):
 
 
 @pytest.mark.parametrize(("name", "order", "network"), PAIRS)
-def test_it_is_an_exact_distribution_on_the_events_that_follow_the_rule(name, order, network, float64):
+def test_it_is_an_exact_distribution_on_the_events_that_follow_the_rule(
+    name, order, network, float64
+):
     fac = of_case(name, order)
     net = build(fac, network)
     p = net.condition(validate_args=False)
@@ -212,7 +226,9 @@ def test_searches_and_other_ways_to_draw_follow_the_rule(name, order, float64):
     torch.testing.assert_close(total, p.log_prob(step.event))
     each = p.conditionals(step.event)
     if isinstance(each, tuple):
-        scores = [part.log_prob(value) for part, value in zip(each, step.event.unbind(-1), strict=True)]
+        scores = [
+            part.log_prob(value) for part, value in zip(each, step.event.unbind(-1), strict=True)
+        ]
         torch.testing.assert_close(sum(scores), p.log_prob(step.event))
     else:
         torch.testing.assert_close(each.log_prob(step.event).sum(-1), p.log_prob(step.event))
@@ -335,9 +351,7 @@ def test_intervals_of_reals(network, float64):
 @pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
 def test_a_constant_outside_the_support_is_certain(network, float64):
     rule = rules.When("works", {1}, income=0.0, score=0.0)
-    fac = ad.Factorization.columns(
-        works=BIT, income=fam.LogNormal(), score=fam.Normal(), rule=rule
-    )
+    fac = ad.Factorization.columns(works=BIT, income=fam.LogNormal(), score=fam.Normal(), rule=rule)
     net = build(fac, network)
     p = net.condition()
     x = p.sample((500,))
@@ -353,8 +367,10 @@ def test_a_constant_outside_the_support_is_certain(network, float64):
     first = p.conditionals(x[works][:1].expand(19999, 3))
     on = first["works"].log_prob(torch.ones(19999))[0].exp()
     assert (off + on).item() == pytest.approx(1)
-    assert integral(lambda v: first["income"].log_prob(v).exp(), 0.0, 200.0) == pytest.approx(1, abs=1e-2)
-    with pytest.raises(ValueError, match="income.* to be its constant under When"):
+    assert integral(lambda v: first["income"].log_prob(v).exp(), 0.0, 200.0) == pytest.approx(
+        1, abs=1e-2
+    )
+    with pytest.raises(ValueError, match=r"income.* to be its constant under When"):
         p.log_prob(torch.tensor([0.0, 1.0, 0.0]))
     u = ad.transforms.Rosenblatt(p).randomized(x)
     torch.testing.assert_close(ad.transforms.Rosenblatt(p).inv(u), x)
@@ -459,7 +475,7 @@ def test_the_rule_may_be_put_on_and_taken_off():
     torch.testing.assert_close(q.with_rule(None).log_prob(x), p.log_prob(x))
     given = p.given(torch.tensor([1.0, 1, 0, 0]), torch.tensor([True, True, False, False]))
     assert given.with_rule(rules.Sum(2)).sample().tolist() == [1, 1, 0, 0]
-    with pytest.raises(ValueError, match="value: expected block .* to follow Sum"):
+    with pytest.raises(ValueError, match=r"value: expected block .* to follow Sum"):
         given.with_rule(rules.Sum(1))
     turned = build(ad.Factorization(4, BIT), "transformer").condition().with_rule(rules.Sum(2))
     turned = turned.with_ordering(ad.Ordering.reverse())
@@ -467,7 +483,9 @@ def test_the_rule_may_be_put_on_and_taken_off():
     assert turned.expand((3,)).sample((20,)).shape == (20, 3, 4)
 
 
-@pytest.mark.parametrize("rule", [rules.Distinct(), rules.Automaton.walk(1 - torch.eye(4))], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [rules.Distinct(), rules.Automaton.walk(1 - torch.eye(4))], ids=repr
+)
 def test_rows_with_orders_of_their_own(rule, float64):
     fac = ad.Factorization(4, fam.Categorical(4), rule=rule)
     p = build(fac, "transformer").condition()
