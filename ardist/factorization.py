@@ -574,7 +574,7 @@ def _rule_of(rule: Rule | None, end: int | None, pad: int | None) -> Rule | None
             f"rule, end: expected one of them, got {rule!r} and {end!r}; "
             f"rules.All(rule, rules.End(end, pad)) combines them"
         )
-    return End(end, pad)
+    return End(as_integer(end, "end"), None if pad is None else as_integer(pad, "pad"))
 
 
 def _rebuild(arguments: dict[str, Any]) -> Factorization:

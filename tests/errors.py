@@ -653,13 +653,13 @@ FACTORIZATIONS = (
 
 RULES = (
     error(
-        "end: expected an integer, got 1.5",
+        "symbol: expected an integer, got 1.5",
         lambda: rules.End(1.5),
         "columns: expected at least one name, got []",
         lambda: rules.Within(),
-        "a: expected two ends (low, high), None for no end, got (1, 2, 3)",
+        "columns: expected two ends (low, high), None for no end, for 'a', got (1, 2, 3)",
         lambda: rules.Within(a=(1, 2, 3)),
-        "a: expected a set of values, got set()",
+        "columns: expected a set of values for 'a', got set()",
         lambda: rules.Within(a=set()),
         "column: expected a name, got 1",
         lambda: rules.When(1, {1}, b=0.0),

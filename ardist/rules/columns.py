@@ -177,7 +177,7 @@ class When(Rule):
         object.__setattr__(self, "column", column)
         object.__setattr__(self, "values", _as_set("values", values))
         constants = {
-            name: as_real(value, name, "a number", math.isfinite) for name, value in absent.items()
+            name: as_real(value, "absent", f"a number for {name!r}", math.isfinite) for name, value in absent.items()
         }
         object.__setattr__(self, "absent", tuple(constants.items()))
 
@@ -272,21 +272,21 @@ def _late(factorization: Specification, block: int, trigger: int) -> str:
 
 def _as_range(name: str, values: Any) -> tuple[float | None, float | None] | frozenset[float]:
     if isinstance(values, tuple):
-        wanted = "two ends (low, high), None for no end"
+        wanted = f"two ends (low, high), None for no end, for {name!r}"
         if len(values) != 2:
-            raise ValueError(f"{name}: expected {wanted}, got {described(values)}")
+            raise ValueError(f"columns: expected {wanted}, got {described(values)}")
         ends = [
-            None if end is None else as_real(end, name, wanted, lambda x: x == x) for end in values
+            None if end is None else as_real(end, "columns", wanted, lambda x: x == x) for end in values
         ]
         return ends[0], ends[1]
-    return _as_set(name, values)
+    return _as_set("columns", values, f" for {name!r}")
 
 
-def _as_set(name: str, values: Any) -> frozenset[float]:
+def _as_set(argument: str, values: Any, whose: str = "") -> frozenset[float]:
     given = list(values) if isinstance(values, set | frozenset) or is_sequence(values) else []
     if not given:
-        raise ValueError(f"{name}: expected a set of values, got {described(values)}")
-    return frozenset(as_real(value, name, "numbers", math.isfinite) for value in given)
+        raise ValueError(f"{argument}: expected a set of values{whose}, got {described(values)}")
+    return frozenset(as_real(value, argument, f"numbers{whose}", math.isfinite) for value in given)
 
 
 def _spelled(values: frozenset[float]) -> str:
