@@ -29,6 +29,11 @@ from ardist import families as fam
 from ardist import networks
 
 # What is public and is not held here, and why.
+RULES = [
+    rule
+    for rule in vars(ad.rules).values()
+    if isinstance(rule, type) and issubclass(rule, ad.rules.Rule)
+]
 INSIDE = {
     "CheckError": "raised, and not made by users",
     "AutoregressiveDistribution.checked": "for what is made of it; `log_prob` is held",
@@ -64,6 +69,15 @@ INSIDE = {
     "load": "reads a file; the table of errors holds its arguments",
     "save": "writes a file; the table of errors holds its arguments",
     "ConditionalNetwork.set_extra_state": "called by torch",
+    "At": "made by the package, for rules",
+    "At.number": "for those who write rules",
+    "Interval": "a result of rules",
+    "Factorization.placeholder": "for networks and distributions",
+    **{
+        f"{rule.__name__}.{method}": "for those who write rules, and called once a step or a pass"
+        for rule in RULES
+        for method in vars(rule)
+    },
 }
 
 # What may look wrong and is accepted: parameters, alone or after their callable; values; and why.
@@ -170,6 +184,16 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoregressiveDistribution.sample_and_log_prob": lambda: of(P, sample_shape=(3,)),
     "AutoregressiveDistribution.with_families": lambda: of(P, families=fam.Laplace()),
     "AutoregressiveDistribution.with_ordering": lambda: of(P, ordering=torch.arange(4)),
+    "AutoregressiveDistribution.with_rule": lambda: of(DISCRETE, rule=ad.rules.Sum(2)),
+    "All": lambda: of(rules=(ad.rules.Sum(2),)),
+    "Automaton": lambda: of(table=torch.zeros(1, 2, dtype=torch.int64), accepting=(0,), initial=0),
+    "Automaton.regex": lambda: of(pattern="a*", symbols="ab", end=1, pad=1),
+    "Automaton.walk": lambda: of(adjacency=torch.ones(2, 2), start=0, stop=1),
+    "End": lambda: of(symbol=1, pad=0),
+    "Sum": lambda: of(total=2),
+    "When": lambda: of(column="a", values={1}, absent={"b": 0.0}),
+    "Within": lambda: of(columns={"a": (0, 1)}, named={"b": {1}}),
+    "Distinct": of,
     "Factorization": lambda: of(
         event_shape=(3,), families=fam.Categorical(3), partition=ad.Partition.scalars(),
         ordering=RASTER, names=("a", "b", "c"), end=1, pad=0,
