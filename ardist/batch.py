@@ -3,7 +3,6 @@
 from functools import cached_property
 from math import prod
 
-import torch
 from torch import Size, Tensor
 
 from ardist.bound_network import BoundNetwork

@@ -18,8 +18,8 @@ class Conditionals:
 
     Attributes:
         ranks: of each block, (*lead, num_blocks).
-        certain: whether each block is observed or has one value that a rule allows, as after an end:
-            (*lead, num_blocks) bool.
+        certain: whether each block is observed, or has only one value that the rule allows, as
+            after an end: (*lead, num_blocks) bool.
 
     Args:
         p: the distribution.

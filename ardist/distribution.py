@@ -250,10 +250,15 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
         Returns:
             one distribution of batch_shape (*lead, *grid_shape) if all blocks have one family (and
-            a rule restricts all of them in the same way), otherwise a tuple by block, or a dict by name for named columns.
+            a rule restricts all of them in the same way), otherwise a tuple by block, or a dict by
+            name for named columns.
         """
         value = self.checked(value)
-        fac, layout, batch = self.factorization, self.factorization.conditionals, self.batch_of(value)
+        fac, layout, batch = (
+            self.factorization,
+            self.factorization.conditionals,
+            self.batch_of(value),
+        )
         params = self.bound.with_params(teacher_forced_params, batch, value)[1]
         lead = torch.broadcast_shapes(batch.lead, self.batch_shape)
         params = batch.unflatten(params).expand((*lead, *layout.param_shape))

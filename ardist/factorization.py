@@ -46,8 +46,9 @@ class Factorization(Specified):
         ordering: the order in which the blocks are drawn; `Ordering.raster()` by default.
         names: of the blocks, if they are columns.
         rule: which values a block may have, given the blocks drawn before it; see `ardist.rules`.
-        end: short for `rule=rules.End(end, pad)`: the symbol that ends a sequence, for blocks of one index each and an ordering without
-            ties. All blocks drawn after it are `pad`, with probability one.
+        end: the symbol that ends a sequence, for blocks of one index each and an ordering without
+            ties. All blocks drawn after it are `pad`, with probability one. It is short for
+            `rule=rules.End(end, pad)`.
         pad: the symbol after the end; `end` by default.
 
     Raises:
@@ -307,7 +308,9 @@ class Factorization(Specified):
             pieces = [part.index_select(0, row) for part in pieces]
             pieces.append(values[number].to(dtype))
         if self.layout.flat:
-            drawn = torch.cat([part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1)
+            drawn = torch.cat(
+                [part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1
+            )
         else:
             drawn = torch.stack(pieces, 1)
         return self.drawing_order.to_raster(drawn)
@@ -572,7 +575,7 @@ def _rule_of(rule: Rule | None, end: int | None, pad: int | None) -> Rule | None
             f"rule, end: expected one of them, got {rule!r} and {end!r}; "
             f"rules.All(rule, rules.End(end, pad)) combines them"
         )
-    return End(end, pad)
+    return End(as_integer(end, "end"), None if pad is None else as_integer(pad, "pad"))
 
 
 def _rebuild(arguments: dict[str, Any]) -> Factorization:

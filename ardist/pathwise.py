@@ -118,7 +118,11 @@ def by_sweep(
         free: the elements that were drawn, not observed, (rows, *value_shape) bool.
     """
     # A rule adds parameters to those of the network, which come first.
-    layout, steps, sizes = factorization.conditionals, factorization.steps, factorization.layout.sizes
+    layout, steps, sizes = (
+        factorization.conditionals,
+        factorization.steps,
+        factorization.layout.sizes,
+    )
     values = layout.split("value", blocks)
     # Before an optimizer changes the parameters.
     drawn = layout.slopes(

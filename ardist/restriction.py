@@ -39,7 +39,7 @@ class Restriction:
         flat = self._plain.flat or any(form != forms[0] for form in forms)
         if flat and not self._plain.flat and families[0].event_shape:
             raise ValueError(
-                f"rule: expected a rule that limits all blocks or none of {families[0]}, got {rule!r}"
+                f"rule: expected one that limits all blocks or none of {families[0]}, got {rule!r}"
             )
         self.layout = Layout(conditionals, flat, self._plain.is_index)
         self.order = DrawingOrder(self.layout, factorization.steps)
@@ -57,8 +57,8 @@ class Restriction:
             form.prepare()
         self._is_finite = all(states is not None for states in self._numbers)
         self._places: dict[tuple[int, int], At] = {}
-        # Whether a draw is that without limits, if it is allowed, and else the only other value. Then
-        # the limits that follow from free draws of several steps are those of the corrected draws.
+        # Whether a draw is that without limits if it is allowed, and else the only other value.
+        # The limits that follow from free draws of several steps are then those of corrected draws.
         self.corrects = not isinstance(rule, All) and all(
             form is None or isinstance(form, Bits | Pinned) for form in forms
         )
@@ -132,7 +132,7 @@ class Restriction:
         return torch.stack(each, -1)
 
     def check_order(self, ranks: Tensor, factorization: Specification) -> None:
-        """Raises a `ValueError` if the rule does not suit orders of the rows, (rows, num_blocks)."""
+        """Raises a `ValueError` if the rule does not suit the orders of the rows."""
         self.rule.check_order(factorization, ranks)
 
     # In a draw: blocks of steps, in the order of drawing.
@@ -290,7 +290,7 @@ class Restriction:
         return torch.cat(each, -1)
 
     def _numbers_of(self, values: Tensor, at: At) -> Tensor:
-        """The numbers that the rule follows, (rows, n), of the values of some blocks (rows, ...)."""
+        """The numbers that the rule follows, (rows, n), of the values of blocks (rows, ...)."""
         if not self._plain.flat:
             states = self._numbers[0]
             if states is not None:

@@ -525,7 +525,8 @@ class _NoRows(Decoder):
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch.factorization, 0)
-        self._layouts, self._reference = batch.order.step_layouts, batch.bound.reference
+        plain, self._reference = batch.factorization.layout, batch.bound.reference
+        self._layouts = [plain.select(blocks) for blocks in batch.order.steps]
 
     def step(self, previous: Tensor | None) -> Tensor:
         self.num_taken += previous is not None

@@ -23,6 +23,7 @@ from long_events import long_events
 from masked import made_continuous, made_sampling, made_scoring, made_windows
 from memory import memory
 from recurrent import lstm
+from rules import gpt_rules, made_rules
 from scoring import scoring
 
 warnings.filterwarnings("ignore")  # the peers' own, of deprecated calls
@@ -46,6 +47,8 @@ CASES = {
         memory,
         long_events,
         limits,
+        made_rules,
+        gpt_rules,
         information,
         flows,
         import_time,

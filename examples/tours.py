@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import ardist as ad
 from ardist import networks
+from ardist.rows import select_rows
 
 BATCH, DRAWS, RATE, WARMUP = 64, 8, 2e-3, 50
 
@@ -153,6 +154,7 @@ class PolicyDecoder(networks.Decoder):
         self.last, self.first, self.visited = (
             part[rows] for part in (self.last, self.first, self.visited)
         )
+        self.cities = Cities(*(select_rows(part, rows) for part in self.cities))  # one a row
         self.batch_size = len(rows)
 
 

@@ -35,16 +35,7 @@ from torch.utils import data
 
 import ardist as ad
 from ardist import families as fam
-from ardist import (
-    guides,
-    information,
-    networks,
-    rules,
-    sampling,
-    testing,
-    training,
-    transforms,
-)
+from ardist import guides, information, networks, rules, sampling, testing, training, transforms
 from ardist.tables import TableDensity
 
 
@@ -700,14 +691,175 @@ FACTORIZATIONS = (
         cure="Pass `end` as well, or omit `pad`.",
     ),
     error(
-        "end: expected an order without ties, in which each block that is drawn after the end "
-        "may depend on it, got Ordering.from_ranks(0, 0, 1)",
+        "end: expected an order without ties, in which each block may depend on all that are drawn "
+        "before it, got Ordering.from_ranks(0, 0, 1)",
         lambda: ad.Factorization(
             3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
         ),
         cause="A block is sampled in the same step as an end, or does not depend on it. It could "
         "not be padding after the end.",
         cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
+    ),
+)
+
+RULES = (
+    error(
+        "symbol: expected an integer, got 1.5",
+        lambda: rules.End(1.5),
+        "columns: expected at least one name, got []",
+        lambda: rules.Within(),
+        "columns: expected two ends (low, high), None for no end, for 'a', got (1, 2, 3)",
+        lambda: rules.Within(a=(1, 2, 3)),
+        "columns: expected a set of values for 'a', got set()",
+        lambda: rules.Within(a=set()),
+        "column: expected a name, got 1",
+        lambda: rules.When(1, {1}, b=0.0),
+        "absent: expected a constant for at least one column, got none",
+        lambda: rules.When("a", {1}),
+        "rules: expected at least one, got none",
+        lambda: rules.All(),
+        "table: expected (states, states of a block), or one for each block, got (2,)",
+        lambda: rules.Automaton([0, 1], {0}),
+        "table: expected next states from -1, for none, to 0, got 0 to 2",
+        lambda: rules.Automaton([[0, 2]], {0}),
+        "accepting: expected states from 0 to 0, got [1]",
+        lambda: rules.Automaton([[0, 0]], {1}),
+        "adjacency: expected a square matrix, got (1, 2)",
+        lambda: rules.Automaton.walk([[0, 1]]),
+        "start: expected a node from 0 to 1, got 2",
+        lambda: rules.Automaton.walk([[0, 1], [1, 0]], start=2),
+        "end: expected one of 0, ..., 1, got 2",
+        lambda: rules.Automaton.regex("a*", "ab", end=2),
+        cause="An argument of a rule has another form than its docstring names.",
+        cure="Pass the numbers, names or sets that the message expects.",
+    ),
+    error(
+        "total: expected a sum from 0 to 3 of 3 blocks, got 4: no event follows Sum(total=4)",
+        lambda: ad.Factorization(3, fam.Bernoulli(), rule=rules.Sum(4)),
+        "rule: expected at least 3 states for as many different blocks, got 2 of Bernoulli():"
+        " no event follows Distinct()",
+        lambda: ad.Factorization(3, fam.Bernoulli(), rule=rules.Distinct()),
+        "rule: expected an automaton that accepts events of 3 blocks, got Automaton(table=(2,"
+        " 2), accepting=(1,), initial=0): no event follows it",
+        lambda: ad.Factorization(
+            3, fam.Categorical(2), rule=rules.Automaton([[1, -1], [-1, -1]], {1})
+        ),
+        "a: expected values of Bernoulli(), got frozenset({2}): no event follows Within(a={2})",
+        lambda: COLUMNS.replace(rule=rules.Within(a={2})),
+        cause="No event of this factorization follows the rule.",
+        cure="Change the rule, the number of blocks or their families.",
+    ),
+    error(
+        "rule: expected blocks with a finite set of states for Distinct(), got Normal()",
+        lambda: FOUR.replace(rule=rules.Distinct()),
+        "rule: expected blocks of one family for Distinct(), got 2 families",
+        lambda: ad.Factorization(
+            2, [fam.Categorical(2), fam.Categorical(3)], rule=rules.Distinct()
+        ),
+        "rule: expected consecutive integers or numbers with a CDF for Sum(total=1), got "
+        "VonMises()",
+        lambda: ad.Factorization(3, fam.VonMises(), rule=rules.Sum(1)),
+        "total: expected an integer for blocks of integers, got 1.5",
+        lambda: ad.Factorization(2, fam.Poisson(), rule=rules.Sum(1.5)),
+        "b: expected a column with finitely many values for a set, or one number with a CDF "
+        "for an interval, got Normal() for frozenset({1.0})",
+        lambda: COLUMNS.replace(rule=rules.Within(b={1.0})),
+        "column: expected one with finitely many numbers as the trigger, got Normal() of 'b'",
+        lambda: COLUMNS.replace(rule=rules.When("b", {1}, a=0)),
+        "a: expected another column than the trigger",
+        lambda: COLUMNS.replace(rule=rules.When("a", {1}, a=0)),
+        "c: expected a number that Categorical(2) can have, got 2",
+        lambda: ad.Factorization.columns(
+            a=fam.Bernoulli(), c=fam.Categorical(2), rule=rules.When("a", {1}, c=2)
+        ),
+        "a: expected a column with finitely many values for a set, or one number with a CDF "
+        "for an interval, got Independent(Normal(), (2,)) for (0, 1)",
+        lambda: ad.Factorization(
+            (2, 2),
+            fam.Independent(NORMAL, (2,)),
+            partition=ad.Partition.along(0),
+            names=("a", "b"),
+            rule=rules.Within(a=(0, 1)),
+        ),
+        cause="The rule needs blocks of another kind.",
+        cure="Use a family of the kind that the message names, or limit other columns.",
+    ),
+    error(
+        "table: expected one next state for each of the 3 states of Categorical(3), got a "
+        "table of width 2",
+        lambda: SYMBOLS.replace(rule=rules.Automaton([[0, 0]], {0})),
+        "table: expected one for each of the 3 blocks, got 1",
+        lambda: BITS.replace(rule=rules.Automaton([[[0, 0]]], {0})),
+        cause="The table of an automaton has a column for each state of a block, and, if it differs"
+        " by block, one table for each.",
+        cure="Make the table (states of the automaton, states of a block). -1 stands for no next "
+        "state.",
+    ),
+    error(
+        "rule: expected named columns, got a factorization without names; "
+        "Factorization.columns gives them, here 'a'",
+        lambda: FOUR.replace(rule=rules.Within(a=(0, 1))),
+        "rule: expected names of columns among ['a', 'b'], got 'c'",
+        lambda: COLUMNS.replace(rule=rules.Within(c=(0, 1))),
+        cause="`Within` and `When` find blocks by their names.",
+        cure="Name the columns by `Factorization.columns`, and use these names.",
+    ),
+    error(
+        "rule: expected the trigger column 'a' before column 'b', which has to depend on it, "
+        "got another order; a trigger that is missing or not observed comes later than what "
+        "is observed",
+        lambda: COLUMNS.replace(ordering=ad.Ordering.reverse(), rule=rules.When("a", {1}, b=0.0)),
+        "rule: expected the trigger column 'a' before column 'b', which has to depend on it, "
+        "got another order; a trigger that is missing or not observed comes later than what "
+        "is observed",
+        lambda: ad.Factorization.columns(
+            a=fam.Bernoulli(),
+            b=NORMAL,
+            c=NORMAL,
+            ordering=ad.Ordering.from_graph([[0, 0, 0], [0, 0, 1], [1, 0, 0]]),
+            rule=rules.When("a", {1}, b=0.0),
+        ),
+        cause="The trigger of `When` decides what the other columns are, so it comes first. A "
+        "missing value of the trigger, or `given` without it, asks for an order in which it "
+        "comes later.",
+        cure="Put the trigger first in the ordering, and give its value where the others are "
+        "given.",
+    ),
+    error(
+        "rule: expected an order without ties, in which each block may depend on all that are"
+        " drawn before it, got Ordering.from_ranks(0, 0, 1)",
+        lambda: ad.Factorization(
+            3, fam.Bernoulli(), ordering=ad.Ordering.from_ranks([0, 0, 1]), rule=rules.Sum(1)
+        ),
+        cause="What the rule allows depends on all blocks before, so that two blocks cannot be "
+        "drawn in one step.",
+        cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
+    ),
+    error(
+        "rule, end: expected one of them, got Distinct() and 1; rules.All(rule, "
+        "rules.End(end, pad)) combines them",
+        lambda: ad.Factorization(3, fam.Categorical(3), rule=rules.Distinct(), end=1),
+        cause="`end=` is short for the rule `End`, and there is another rule.",
+        cure="Combine them by `rules.All`.",
+    ),
+    error(
+        "rule: expected rules that limit different blocks or are automata, got [Distinct(), "
+        "End(symbol=1, pad=1)] for the same ones; ardist.sampling.smc supports them",
+        lambda: ad.Factorization(
+            12, fam.Categorical(12), rule=rules.All(rules.Distinct(), rules.End(1))
+        ),
+        cause="A prefix that each of the rules allows may have no continuation that all allow. "
+        "Automata are combined, other rules are not.",
+        cure="Use rules that limit different blocks or are automata, or draw from the distribution"
+        " conditioned on them by particles.",
+    ),
+    error(
+        "value: expected block (1,) to follow Sum(total=1), given the blocks drawn before it,"
+        " got 1.0",
+        lambda: p(ad.Factorization(3, fam.Bernoulli(), rule=rules.Sum(1))).log_prob(torch.ones(3)),
+        cause="The value is outside the support: a block is not among those that the rule allows.",
+        cure="Check events by `p.support.check(x)`. With `validate_args=False` such events score "
+        "-inf.",
     ),
 )
 
@@ -1030,8 +1182,8 @@ NETWORKS = (
     error(
         "p: expected a network that predicts from any set, such as Masked, got MADE",
         lambda: ad.training.masked_log_prob(made().condition(), torch.zeros(4)),
-        "p: expected sequences without an end, since what follows the end depends on the order, "
-        "got Factorization((3,), Categorical(3), end=0)",
+        "p: expected no rule, since what it allows depends on the order, got "
+        "Factorization((3,), Categorical(3), end=0); train p.with_rule(None)",
         lambda: ad.training.masked_log_prob(
             networks.Masked(
                 ad.Factorization(3, fam.Categorical(3), end=0), hidden_features=4
@@ -2688,6 +2840,7 @@ ERRORS = {
     "Partitions": PARTITIONS,
     "Orderings": ORDERINGS,
     "Factorizations": FACTORIZATIONS,
+    "Rules": RULES,
     "Families": FAMILIES,
     "Networks": NETWORKS,
     "Networks of your own": OWN_NETWORKS,

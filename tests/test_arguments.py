@@ -29,6 +29,11 @@ from ardist import families as fam
 from ardist import networks
 
 # What is public and is not held here, and why.
+RULES = [
+    rule
+    for rule in vars(ad.rules).values()
+    if isinstance(rule, type) and issubclass(rule, ad.rules.Rule)
+]
 INSIDE = {
     "CheckError": "raised, and not made by users",
     "AutoregressiveDistribution.checked": "for what is made of it; `log_prob` is held",
@@ -69,6 +74,15 @@ INSIDE = {
     "ConditionalNetwork.set_extra_state": "called by torch",
     "record": "passes its arguments on to torch.export",
     "write": "writes files; the table of errors holds its network",
+    "At": "made by the package, for rules",
+    "At.number": "for those who write rules",
+    "Interval": "a result of rules",
+    "Factorization.placeholder": "for networks and distributions",
+    **{
+        f"{rule.__name__}.{method}": "for those who write rules, and called once a step or a pass"
+        for rule in RULES
+        for method in vars(rule)
+    },
 }
 
 # What may look wrong and is accepted: parameters, alone or after their callable; values; and why.
@@ -177,6 +191,16 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoregressiveDistribution.with_ordering": lambda: of(P, ordering=torch.arange(4)),
     "DrawStep": lambda: of(network=made(FAC).eval(), factorization=FAC),
     "DrawStep.start": lambda: of(ad.DrawStep(NET), num_rows=4, context=CONTEXT),
+    "AutoregressiveDistribution.with_rule": lambda: of(DISCRETE, rule=ad.rules.Sum(2)),
+    "All": lambda: of(rules=(ad.rules.Sum(2),)),
+    "Automaton": lambda: of(table=torch.zeros(1, 2, dtype=torch.int64), accepting=(0,), initial=0),
+    "Automaton.regex": lambda: of(pattern="a*", symbols="ab", end=1, pad=1),
+    "Automaton.walk": lambda: of(adjacency=torch.ones(2, 2), start=0, stop=1),
+    "End": lambda: of(symbol=1, pad=0),
+    "Sum": lambda: of(total=2),
+    "When": lambda: of(column="a", values={1}, absent={"b": 0.0}),
+    "Within": lambda: of(columns={"a": (0, 1)}, named={"b": {1}}),
+    "Distinct": of,
     "Factorization": lambda: of(
         event_shape=(3,), families=fam.Categorical(3), partition=ad.Partition.scalars(),
         ordering=RASTER, names=("a", "b", "c"), end=1, pad=0,

@@ -43,9 +43,7 @@ def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
         lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
 
 
-def of_reals(
-    cdf: Function, ends: tuple[float | Tensor, float | Tensor], uniform: Tensor
-) -> Tensor:
+def of_reals(cdf: Function, ends: tuple[float | Tensor, float | Tensor], uniform: Tensor) -> Tensor:
     """The smallest number between two ends whose CDF reaches the uniform: (...).
 
     The bisection runs over the ordered numbers of the dtype. So the result is monotone in the

@@ -419,7 +419,12 @@ class Limited(Restricted):
             is_one = torch.zeros_like(low, dtype=torch.bool)
         else:
             is_one = low == high
-        return inner, low.masked_fill(is_one, -torch.inf), high.masked_fill(is_one, torch.inf), is_one
+        return (
+            inner,
+            low.masked_fill(is_one, -torch.inf),
+            high.masked_fill(is_one, torch.inf),
+            is_one,
+        )
 
     def _safe(self, params: Tensor, value: Tensor) -> Tensor:
         """The value, or a placeholder if the block is one number."""
@@ -446,7 +451,9 @@ class Limited(Restricted):
 
     def mass(self, params: Tensor, value: Tensor) -> Tensor:
         *_, is_one = self._split(params)
-        return torch.where(is_one, (value == params[..., -1]).to(params), super().mass(params, value))
+        return torch.where(
+            is_one, (value == params[..., -1]).to(params), super().mass(params, value)
+        )
 
     def _search(self, cdf: Any, uniform: Tensor) -> Tensor:
         raise NotImplementedError  # `icdf` knows the ends
@@ -455,7 +462,7 @@ class Limited(Restricted):
         with torch.no_grad():
             shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
             params, uniform = params.expand(*shape, -1), uniform.expand(shape)
-            inner, low, high, is_one = self._split(params)
+            inner, low, high, _ = self._split(params)
             mass = self.family.interval_log_prob(inner, low, high)
 
             def cdf(value: Tensor) -> Tensor:

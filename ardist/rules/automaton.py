@@ -172,7 +172,9 @@ class Automaton(Rule):
         allowed, following, step = list[Tensor](), list[Tensor](), [0] * count
         for position in range(count - 1, -1, -1):
             table = self.table if self.table.dim() == 2 else self.table[position]
-            key = feasible.numpy().tobytes() + (b"" if table is self.table else table.numpy().tobytes())
+            key = feasible.numpy().tobytes() + (
+                b"" if table is self.table else table.numpy().tobytes()
+            )
             if key not in found:
                 found[key] = len(allowed)
                 allowed.append((table >= 0) & feasible[table.clamp(min=0)])

@@ -26,6 +26,20 @@ class Interval(NamedTuple):
     """The numbers from `low` to `high`, which may be infinite: (rows, n) each.
 
     A block of a continuous family with equal ends is that number with probability one.
+
+    >>> import torch, ardist as ad
+    >>> class Sorted(ad.rules.Rule):
+    ...     "Each number is at least the one before it."
+    ...     def start(self, rows, context, reference):
+    ...         return reference.new_full((rows,), -torch.inf)
+    ...     def allowed(self, state, at):
+    ...         return ad.rules.Interval(state, torch.full_like(state, torch.inf))
+    ...     def advance(self, state, value, at):
+    ...         return value
+    >>> fac = ad.Factorization(3, ad.families.Normal(), rule=Sorted())
+    >>> x = ad.networks.MADE(fac, hidden_features=8).condition().sample((100,))
+    >>> bool((x.diff() >= 0).all())
+    True
     """
 
     low: Tensor
@@ -42,6 +56,19 @@ class At:
         blocks: the raster index of each one, (n,) or (rows, n) int64.
         families: of each block, or one for all.
         total: the number of blocks of an event.
+
+    >>> import ardist as ad
+    >>> class Last(ad.rules.Rule):
+    ...     "The last bit is one."
+    ...     def start(self, rows, context, reference):
+    ...         return reference.new_zeros(rows)
+    ...     def allowed(self, state, at):
+    ...         is_last = (at.left == 0).expand(state.shape)
+    ...         return torch.stack((~is_last, torch.ones_like(is_last)), -1)
+    ...     def advance(self, state, value, at):
+    ...         return state
+    >>> ad.Factorization(2, ad.families.Bernoulli(), rule=Last()).enumerate_support().tolist()
+    [[0.0, 1.0], [1.0, 1.0]]
     """
 
     positions: Tensor
@@ -69,7 +96,12 @@ class At:
         count = self.positions.shape[-1]
         families = self.families if len(self.families) == count else self.families[:1] * count
         return [
-            At(self.positions[..., t : t + 1], self.blocks[..., t : t + 1], (families[t],), self.total)
+            At(
+                self.positions[..., t : t + 1],
+                self.blocks[..., t : t + 1],
+                (families[t],),
+                self.total,
+            )
             for t in range(count)
         ]
 
@@ -208,7 +240,10 @@ class Rule(ABC):
         for value, one in zip(values.unbind(1), at.each, strict=True):
             before.append(state)
             ahead = map_state(lambda part: part.unsqueeze(1), state)
-            form, number = self.restricted(one.family, int(one.blocks.flatten()[0])), one.number(value)
+            form, number = (
+                self.restricted(one.family, int(one.blocks.flatten()[0])),
+                one.number(value),
+            )
             if form is not None:
                 number = _nearest(form, self.allowed(ahead, one), number)
             state = self.advance(state, number, one)
@@ -234,7 +269,7 @@ class Rule(ABC):
         """A log weight of what is known after a block, (rows,), for `ardist.sampling.smc`."""
         return None
 
-    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:  # noqa: B027
         """Raises a `ValueError` if blocks cannot be drawn in an order, (rows, num_blocks) ranks."""
 
     def expected(self, block_name: str) -> str:
@@ -320,9 +355,17 @@ def rows_of(state: State) -> int:
 
 def _distinct(state: State) -> tuple[State, Tensor]:
     """The distinct rows of a state, and for each row the number of its equal."""
-    flat = torch.cat([part.flatten(1).double() if part.dim() > 1 else part.double().unsqueeze(1) for part in _parts(state)], 1)
+    flat = torch.cat(
+        [
+            part.flatten(1).double() if part.dim() > 1 else part.double().unsqueeze(1)
+            for part in _parts(state)
+        ],
+        1,
+    )
     if not flat.shape[1]:
-        return map_state(lambda part: part[:1], state), torch.zeros(flat.shape[0], dtype=torch.int64)
+        return map_state(lambda part: part[:1], state), torch.zeros(
+            flat.shape[0], dtype=torch.int64
+        )
     unique, inverse = flat.unique(dim=0, return_inverse=True)
     first = torch.empty(unique.shape[0], dtype=torch.int64)
     first.scatter_(0, inverse.flip(0), torch.arange(flat.shape[0]).flip(0))
@@ -338,7 +381,9 @@ def _nearest(form: Restricted, allowed: Tensor | Interval | None, value: Tensor)
         return torch.minimum(torch.maximum(value, low.squeeze(-1)), high.squeeze(-1))
     if isinstance(form, Pinned):  # what is allowed is whether the block is free
         states = form.family.enumerate_support()
-        constant = form.constant if states is None else int((states == form.constant).int().argmax())
+        constant = (
+            form.constant if states is None else int((states == form.constant).int().argmax())
+        )
         return value.masked_fill(~allowed.squeeze(1), constant)
     mask = allowed.squeeze(1)
     is_allowed = mask.gather(-1, value.unsqueeze(-1)).squeeze(-1)

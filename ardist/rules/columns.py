@@ -1,7 +1,7 @@
-"""Rules about blocks by their names: conditions on columns, and columns that depend on a trigger."""
+"""Rules about columns by their names: conditions, and columns that depend on a trigger."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ardist.families import Family
-from ardist.families.restricted import Limited, Pinned, Restricted, restricted
+from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places
-from ardist.shapes import as_real, described, is_sequence
+from ardist.shapes import as_real, check_type, described, is_sequence
 
 
 @dataclass(frozen=True, init=False)
@@ -48,15 +48,17 @@ class Within(Rule):
     _ends: ClassVar[Mapping[int, tuple[float, float]]]
 
     def __init__(self, columns: Mapping[str, Any] | None = None, **named: Any) -> None:
+        if columns is not None:
+            check_type(columns, Mapping, "columns")
         given = {**(columns or {}), **named}
-        if not given:
-            raise ValueError("columns: expected at least one column, got none")
+        if not given or not all(isinstance(name, str) for name in given):
+            raise ValueError(f"columns: expected at least one name, got {described([*given])}")
         pairs = tuple((name, _as_range(name, values)) for name, values in given.items())
         object.__setattr__(self, "columns", pairs)
 
     def __repr__(self) -> str:
         parts = [
-            f"{name}={set(sorted(values)) if isinstance(values, frozenset) else values}"
+            f"{name}={_spelled(values) if isinstance(values, frozenset) else values}"
             for name, values in self.columns
         ]
         return f"Within({', '.join(parts)})"
@@ -174,12 +176,14 @@ class When(Rule):
             raise ValueError("absent: expected a constant for at least one column, got none")
         object.__setattr__(self, "column", column)
         object.__setattr__(self, "values", _as_set("values", values))
-        constants = {name: as_real(value, name, "a number", math.isfinite) for name, value in absent.items()}
+        constants = {
+            name: as_real(value, "absent", f"a number for {name!r}", math.isfinite) for name, value in absent.items()
+        }
         object.__setattr__(self, "absent", tuple(constants.items()))
 
     def __repr__(self) -> str:
         absent = "".join(f", {name}={value}" for name, value in self.absent)
-        return f"When({self.column!r}, {set(sorted(self.values))}{absent})"
+        return f"When({self.column!r}, {_spelled(self.values)}{absent})"
 
     def bind(self, factorization: Specification, loose: bool = False) -> "When":
         trigger = block_of(factorization, self.column)
@@ -196,13 +200,13 @@ class When(Rule):
             own = factorization.layout.families[block]
             listed = own.enumerate_support()
             if own.event_shape or (listed is not None and constant not in listed.tolist()):
-                raise ValueError(
-                    f"{name}: expected a number that {own} can have, got {constant}"
-                )
+                raise ValueError(f"{name}: expected a number that {own} can have, got {constant}")
             if block == trigger:
                 raise ValueError(f"{name}: expected another column than the trigger")
             constants[block] = constant
-        new = bound(self, _trigger=trigger, _is_value=_mask(states, self.values), _constants=constants)
+        new = bound(
+            self, _trigger=trigger, _is_value=_mask(states, self.values), _constants=constants
+        )
         new.check_order(factorization, factorization.ranks.reshape(1, -1))
         for block in constants:
             if not factorization.dependencies[block, trigger]:
@@ -268,21 +272,25 @@ def _late(factorization: Specification, block: int, trigger: int) -> str:
 
 def _as_range(name: str, values: Any) -> tuple[float | None, float | None] | frozenset[float]:
     if isinstance(values, tuple):
-        wanted = "two ends (low, high), None for no end"
+        wanted = f"two ends (low, high), None for no end, for {name!r}"
         if len(values) != 2:
-            raise ValueError(f"{name}: expected {wanted}, got {described(values)}")
+            raise ValueError(f"columns: expected {wanted}, got {described(values)}")
         ends = [
-            None if end is None else as_real(end, name, wanted, lambda x: x == x) for end in values
+            None if end is None else as_real(end, "columns", wanted, lambda x: x == x) for end in values
         ]
         return ends[0], ends[1]
-    return _as_set(name, values)
+    return _as_set("columns", values, f" for {name!r}")
 
 
-def _as_set(name: str, values: Any) -> frozenset[float]:
+def _as_set(argument: str, values: Any, whose: str = "") -> frozenset[float]:
     given = list(values) if isinstance(values, set | frozenset) or is_sequence(values) else []
     if not given:
-        raise ValueError(f"{name}: expected a set of values, got {described(values)}")
-    return frozenset(as_real(value, name, "numbers", math.isfinite) for value in given)
+        raise ValueError(f"{argument}: expected a set of values{whose}, got {described(values)}")
+    return frozenset(as_real(value, argument, f"numbers{whose}", math.isfinite) for value in given)
+
+
+def _spelled(values: frozenset[float]) -> str:
+    return "{" + ", ".join(map(repr, sorted(values))) + "}"
 
 
 def _numbers(ends: tuple[float | None, float | None]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ardist.families import Family
 from ardist.families.restricted import Pinned, Restricted, restricted
-from ardist.rules.automaton import Automaton, product
+from ardist.rules.automaton import product
 from ardist.rules.base import At, Interval, Rule, Specification, State, bound
 from ardist.shapes import check_type
 

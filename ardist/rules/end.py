@@ -41,7 +41,7 @@ class End(Rule):
     follows_reals = False
 
     def __init__(self, symbol: int, pad: int | None = None) -> None:
-        object.__setattr__(self, "symbol", as_integer(symbol, "end"))
+        object.__setattr__(self, "symbol", as_integer(symbol, "symbol"))
         object.__setattr__(self, "pad", self.symbol if pad is None else as_integer(pad, "pad"))
 
     def bind(self, factorization: Specification, loose: bool = False) -> "End":

@@ -11,7 +11,17 @@ from torch import Tensor
 from ardist.families import Family
 from ardist.families.restricted import Restricted, restricted
 from ardist.rules.automaton import Automaton
-from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places, widest
+from ardist.rules.base import (
+    At,
+    Interval,
+    Rule,
+    Specification,
+    State,
+    bound,
+    num_values,
+    places,
+    widest,
+)
 from ardist.shapes import as_real
 
 

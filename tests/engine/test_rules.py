@@ -103,7 +103,18 @@ def fitting(name):
     case = CASES[name]
     is_uniform = isinstance(case.families, fam.Family)
     skipped = set() if is_uniform else {"markov", "foreign", "masked-module", "pixelcnn"}
-    quick = ("made", "rnn-gru", "transformer-plain", "transformer", "unshared", "masked", "foreign", "plain", "markov", "wavenet")
+    quick = (
+        "made",
+        "rnn-gru",
+        "transformer-plain",
+        "transformer",
+        "unshared",
+        "masked",
+        "foreign",
+        "plain",
+        "markov",
+        "wavenet",
+    )
     return [network for network in quick if network not in skipped]
 
 
@@ -112,7 +123,8 @@ PAIRS = [
     for name in CASES
     for order in ORDERS
     for network in fitting(name)
-    if network == "made" or (order == "permuted" and name in ("distinct", "bits", "walk", "brackets-of-symbols"))
+    if network == "made"
+    or (order == "permuted" and name in ("distinct", "bits", "walk", "brackets-of-symbols"))
 ]
 
 
@@ -137,7 +149,9 @@ def of_case(name, order):
 
 
 @pytest.mark.parametrize(("name", "order", "network"), PAIRS)
-def test_it_is_an_exact_distribution_on_the_events_that_follow_the_rule(name, order, network, float64):
+def test_it_is_an_exact_distribution_on_the_events_that_follow_the_rule(
+    name, order, network, float64
+):
     fac = of_case(name, order)
     net = build(fac, network)
     p = net.condition(validate_args=False)
@@ -212,7 +226,9 @@ def test_searches_and_other_ways_to_draw_follow_the_rule(name, order, float64):
     torch.testing.assert_close(total, p.log_prob(step.event))
     each = p.conditionals(step.event)
     if isinstance(each, tuple):
-        scores = [part.log_prob(value) for part, value in zip(each, step.event.unbind(-1), strict=True)]
+        scores = [
+            part.log_prob(value) for part, value in zip(each, step.event.unbind(-1), strict=True)
+        ]
         torch.testing.assert_close(sum(scores), p.log_prob(step.event))
     else:
         torch.testing.assert_close(each.log_prob(step.event).sum(-1), p.log_prob(step.event))
@@ -237,3 +253,334 @@ def test_what_is_given_is_followed(name, float64):
     rows = torch.stack([fac.ranks < number for number in range(4)])
     x = p.given(states[:4] if len(states) > 3 else states[:1].expand(4, -1), rows).sample((50,))
     assert p.support.check(x).all()
+
+
+# Columns.
+
+ONE, THREE = {"a": BIT, "b": SYMBOL, "c": fam.Categorical(4)}, {"a": BIT, "b": BIT, "c": BIT}
+COLUMNS = {
+    "within": (rules.Within(b={0, 2}, c=(1, None)), ONE, lambda a, b, c: b != 1 and c >= 1),
+    "when": (
+        rules.When("a", {1}, b=1, c=3), ONE, lambda a, b, c: a == 1 or (b, c) == (1, 3)
+    ),
+    "both": (
+        rules.All(rules.Within(c={1, 3}), rules.When("a", {1}, b=1)),
+        ONE,
+        lambda a, b, c: (a == 1 or b == 1) and c in (1, 3),
+    ),
+    "a-trigger-that-is-limited": (
+        rules.All(rules.Within(a={0}), rules.When("a", {1}, b=0)),
+        THREE,
+        lambda a, b, c: (a, b) == (0, 0),
+    ),
+    "two-of-one-family": (
+        rules.All(rules.Within(a={0}), rules.Within(c={1})),
+        THREE,
+        lambda a, b, c: (a, c) == (0, 1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer", "unshared", "masked"])
+@pytest.mark.parametrize("name", COLUMNS)
+def test_rules_about_columns(name, network, float64):
+    rule, columns, follows = COLUMNS[name]
+    fac = ad.Factorization.columns(columns, rule=rule)
+    p = build(fac, network).condition(validate_args=False)
+    every = fac.replace(rule=None).enumerate_support()
+    wanted = torch.tensor([bool(follows(*event)) for event in every.tolist()])
+    scores = p.log_prob(every)
+    assert torch.equal(scores > -torch.inf, wanted)
+    assert torch.equal(p.support.check(every), wanted)
+    assert scores.exp().sum().item() == pytest.approx(1)
+    assert sorted(fac.enumerate_support().tolist()) == sorted(every[wanted].tolist())
+    assert fac.num_states == int(wanted.sum())
+    assert_follows(p, p.sample((2000,)), every)
+    if fac.conditionals.has_noise:
+        assert_follows(p, ad.sampling.fixed_point(p, (2000,))[0], every)
+
+
+def test_blocks_in_one_step_may_be_limited(float64):
+    fac = ad.Factorization.columns(
+        ONE, ordering=ad.Ordering.from_ranks([1, 0, 0]), rule=rules.Within(b={0, 2}, a={1})
+    )
+    p = build(fac).condition()
+    assert_follows(p, p.sample((2000,)))
+    assert p.log_prob(fac.enumerate_support()).exp().sum().item() == pytest.approx(1)
+    tied = ad.Ordering.from_ranks([0, 1, 1])
+    fac = ad.Factorization.columns(ONE, ordering=tied, rule=rules.When("a", {1}, b=1, c=0))
+    p = build(fac).condition()
+    assert_follows(p, p.sample((2000,)))
+
+
+# Real blocks.
+
+
+def integral(density, low, high):
+    x = torch.linspace(low, high, 20001)[1:-1]
+    return torch.trapezoid(density(x), x).item()
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru"])
+def test_intervals_of_reals(network, float64):
+    fac = ad.Factorization.columns(
+        a=fam.Normal(),
+        b=fam.Gamma(),
+        c=fam.Poisson(),
+        d=fam.Mixture(fam.Laplace(), 2),
+        rule=rules.Within(a=(0.5, 1.5), b=(0.5, None), c=(1, 3), d=(None, 0.0)),
+    )
+    p = build(fac, network).condition(validate_args=False)
+    x = p.sample((500,))
+    assert p.support.check(x).all()
+    assert p.log_prob(x).isfinite().all()
+    each = p.conditionals(x[:1].expand(20001 - 2, 4))
+    ends = {"a": (0.5, 1.5), "b": (0.5, 60.0), "d": (-60.0, 0.0)}
+    for name, (low, high) in ends.items():
+        total = integral(lambda v, own=each[name]: own.log_prob(v).exp(), low, high)
+        assert total == pytest.approx(1, abs=5e-3)
+        outside = torch.full((19999,), low - 0.1)
+        if name != "d":
+            assert (each[name].log_prob(outside) == -torch.inf).all()
+    counts = torch.arange(5.0).reshape(5, 1).expand(5, 19999)
+    probs = each["c"].log_prob(counts).exp()[:, 0]
+    assert probs[[0, 4]].eq(0).all()
+    assert probs.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
+def test_a_constant_outside_the_support_is_certain(network, float64):
+    rule = rules.When("works", {1}, income=0.0, score=0.0)
+    fac = ad.Factorization.columns(works=BIT, income=fam.LogNormal(), score=fam.Normal(), rule=rule)
+    net = build(fac, network)
+    p = net.condition()
+    x = p.sample((500,))
+    works = x[:, 0] == 1
+    assert torch.equal(x[:, 1] > 0, works)
+    assert x[~works, 1:].eq(0).all()
+    blocks = p.log_prob_blocks(x)
+    assert blocks[~works, 1:].eq(0).all()
+    blocks.sum().backward()
+    assert all(part.grad.isfinite().all() for part in net.parameters() if part.grad is not None)
+    # The total mass: of those who do not work, and the density of the others.
+    off = p.log_prob(torch.zeros(3)).exp()
+    first = p.conditionals(x[works][:1].expand(19999, 3))
+    on = first["works"].log_prob(torch.ones(19999))[0].exp()
+    assert (off + on).item() == pytest.approx(1)
+    assert integral(lambda v: first["income"].log_prob(v).exp(), 0.0, 200.0) == pytest.approx(
+        1, abs=1e-2
+    )
+    with pytest.raises(ValueError, match=r"income.* to be its constant under When"):
+        p.log_prob(torch.tensor([0.0, 1.0, 0.0]))
+    u = ad.transforms.Rosenblatt(p).randomized(x)
+    torch.testing.assert_close(ad.transforms.Rosenblatt(p).inv(u), x)
+
+
+@pytest.mark.parametrize("family", [fam.Normal(), fam.Gamma(), fam.Beta()], ids=repr)
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
+def test_reals_add_up(family, network, float64):
+    fac = ad.Factorization(3, family, rule=rules.Sum(1.5))
+    p = build(fac, network).condition(validate_args=False)
+    x = p.sample((500,))
+    torch.testing.assert_close(x.sum(-1), torch.full((500,), 1.5))
+    assert p.log_prob(x).isfinite().all()
+    assert p.log_prob_blocks(x)[:, -1].eq(0).all()
+    assert p.log_prob(x + 0.1).eq(-torch.inf).all()
+    # The density of the first two integrates to one, with the third one certain.
+    low, high = (-30.0, 30.0) if family == fam.Normal() else (0.0, 1.5)
+    grid = torch.linspace(low, high, 122)[1:-1] + 1e-9
+    a, b = (part.flatten() for part in torch.meshgrid(grid, grid, indexing="ij"))
+    density = p.log_prob(torch.stack((a, b, 1.5 - a - b), -1)).exp()
+    width = float(grid[1] - grid[0])
+    assert density.sum().item() * width**2 == pytest.approx(1, abs=0.05)
+
+
+GRADIENTS = {
+    "interval": ad.Factorization.columns(
+        a=fam.Normal(), b=fam.Gamma(), c=fam.Laplace(), rule=rules.Within(a=(0.5, 1.5), b=(None, 2))
+    ),
+    "sum": ad.Factorization(3, fam.Normal(), rule=rules.Sum(3.0)),
+    "positive": ad.Factorization(
+        3, fam.Gamma(), rule=rules.Sum(2.0), ordering=ad.Ordering.permutation([2, 0, 1])
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_through_draws_are_differences_under_common_noise(name, network, float64):
+    fac = GRADIENTS[name]
+    net = build(fac, network)
+    parameters = list(net.parameters())
+    direction = [torch.randn_like(part) for part in parameters]
+    weights = torch.arange(1.0, 4)
+
+    def outcome(x):
+        return (weights * x).sum() + x.square().sum() / 2
+
+    def moved(step):
+        with torch.no_grad():
+            for part, way in zip(parameters, direction, strict=True):
+                part.add_(step * way)
+            torch.manual_seed(5)
+            p = net.condition()
+            x = p.sample((10,))
+            result = outcome(x) + p.log_prob(x).sum() / 10
+            for part, way in zip(parameters, direction, strict=True):
+                part.sub_(step * way)
+        return result
+
+    torch.manual_seed(5)
+    x, score = net.condition().rsample_and_log_prob((10,))
+    (outcome(x) + score.sum() / 10).backward()
+    found = sum(
+        (part.grad * way).sum()
+        for part, way in zip(parameters, direction, strict=True)
+        if part.grad is not None
+    )
+    # Draws by inverse CDFs are as smooth as their numbers: a larger step than of a smooth function.
+    expected = (moved(1e-4) - moved(-1e-4)) / 2e-4
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-3)
+
+
+def test_sums_of_reals_in_single_precision():
+    torch.manual_seed(0)
+    for family, total in ((fam.Normal(), 0.3), (fam.Exponential(), 100.0)):
+        fac = ad.Factorization(6, family, rule=rules.Sum(total))
+        p = networks.MADE(fac, hidden_features=16).condition()
+        x = p.sample((3000,))
+        assert p.log_prob(x).isfinite().all()
+
+
+# Everything of a distribution.
+
+
+def test_local_is_not_global(float64):
+    """Normalizing at each step is another distribution than conditioning on the rule."""
+    p = build(ad.Factorization(4, fam.Categorical(4))).condition()
+    local = p.with_rule(rules.Distinct())
+    tours = local.enumerate_support()
+    weights = p.log_prob(tours).exp()
+    apart = (local.log_prob(tours).exp() - weights / weights.sum()).abs().sum() / 2
+    assert 0.05 < apart < 0.95
+
+
+def test_the_rule_may_be_put_on_and_taken_off():
+    p = build(ad.Factorization(4, BIT)).condition()
+    q = p.with_rule(rules.Sum(2))
+    assert (q.factorization.rule, q.factorization.num_states) == (rules.Sum(2), 6)
+    assert q.has_enumerate_support
+    assert q.with_rule(None).factorization == p.factorization
+    x = q.sample((50,))
+    torch.testing.assert_close(q.with_rule(None).log_prob(x), p.log_prob(x))
+    given = p.given(torch.tensor([1.0, 1, 0, 0]), torch.tensor([True, True, False, False]))
+    assert given.with_rule(rules.Sum(2)).sample().tolist() == [1, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"value: expected block .* to follow Sum"):
+        given.with_rule(rules.Sum(1))
+    turned = build(ad.Factorization(4, BIT), "transformer").condition().with_rule(rules.Sum(2))
+    turned = turned.with_ordering(ad.Ordering.reverse())
+    assert turned.sample((20,)).sum(-1).eq(2).all()
+    assert turned.expand((3,)).sample((20,)).shape == (20, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "rule", [rules.Distinct(), rules.Automaton.walk(1 - torch.eye(4))], ids=repr
+)
+def test_rows_with_orders_of_their_own(rule, float64):
+    fac = ad.Factorization(4, fam.Categorical(4), rule=rule)
+    p = build(fac, "transformer").condition()
+    ranks = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])
+    rows = p.with_ordering(ranks)
+    x = rows.sample((300,))
+    assert rows.support.check(x).all()
+    for row in range(2):
+        one = p.with_ordering(ad.Ordering.from_ranks(ranks[row]))
+        torch.testing.assert_close(rows.log_prob(x)[:, row], one.log_prob(x[:, row]))
+    orders = [ad.Ordering.from_ranks(order) for order in ranks]
+    mixed = ad.OrderingMixture(p.network, orders)
+    assert mixed.log_prob(mixed.sample((50,))).isfinite().all()
+    assert mixed.log_prob(mixed.enumerate_support()).exp().sum().item() == pytest.approx(1)
+    # A set that is not a prefix is asked of another order.
+    mask = torch.tensor([False, False, True, True])
+    given = p.given(torch.tensor([0, 0, 3, 1]), mask)
+    assert given.support.check(given.sample((50,))).all()
+    assert given.ordering != p.ordering
+
+
+def test_a_rule_is_part_of_the_value():
+    fac = ad.Factorization(4, BIT, rule=rules.Sum(2))
+    assert repr(fac) == "Factorization((4,), Bernoulli(), rule=Sum(total=2))"
+    assert fac == ad.Factorization(4, BIT, rule=rules.Sum(2.0))
+    assert fac != ad.Factorization(4, BIT, rule=rules.Sum(3))
+    assert ad.Factorization(4, SYMBOL, rule=rules.End(2, 0)) == ad.Factorization(
+        4, SYMBOL, end=2, pad=0
+    )
+    for name in CASES:
+        one = of_case(name, "raster")
+        for same in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one), one.replace()):
+            assert same == one
+            assert hash(same) == hash(one)
+            assert repr(same) == repr(one)
+
+
+class Masked(rules.Rule):
+    """Actions that the context allows: (num_blocks * num_actions) zeros and ones."""
+
+    reads_context = True
+
+    def start(self, rows, context, reference):
+        return context.unflatten(-1, (4, 3)) > 0  # (rows, 4, 3)
+
+    def allowed(self, state, at):
+        return torch.stack([state[:, n, at.positions[n]] for n in range(state.shape[1])], 1)
+
+    def advance(self, state, value, at):
+        return state
+
+
+@pytest.mark.parametrize("network", ["rnn-gru", "transformer-plain"])
+def test_a_mask_may_come_with_the_context(network):
+    torch.manual_seed(0)
+    fac = ad.Factorization(4, SYMBOL, rule=Masked())
+    masks = (torch.rand(5, 4, 3) < 0.5).float()
+    masks[..., 0] = 1
+    options = {"rnn-gru": networks.RNN, "transformer-plain": networks.Transformer}
+    sizes = {"rnn-gru": {"hidden_size": 8}, "transformer-plain": {"dim": 8, "depth": 1, "heads": 1}}
+    net = options[network](fac, context_shape=(12,), **sizes[network])
+    p = net.condition(masks.flatten(1))
+    x = p.sample((200,))
+    assert masks.expand(200, 5, 4, 3).gather(-1, x.unsqueeze(-1)).all()
+    assert p.log_prob(x).isfinite().all()
+    assert fac.num_states is None
+    assert not p.has_enumerate_support
+    every = ad.Factorization(4, SYMBOL).enumerate_support().unsqueeze(1)
+    q = net.condition(masks.flatten(1), validate_args=False)
+    torch.testing.assert_close(q.log_prob(every).exp().sum(0), torch.ones(5))
+    assert torch.equal(q.support.check(every), q.log_prob(every) > -torch.inf)
+
+
+def test_counts_without_a_list():
+    tours = ad.Factorization(20, fam.Categorical(20), rule=rules.Distinct())
+    assert tours.num_states == 2432902008176640000
+    assert not build(tours, "rnn-gru").condition().has_enumerate_support
+    bits = ad.Factorization(40, BIT, rule=rules.Sum(20))
+    assert bits.num_states == 137846528820
+    # Ones that are not next to each other: Fibonacci's numbers.
+    apart = ad.Factorization(50, BIT, rule=rules.Automaton.walk([[1, 1], [1, 0]]))
+    assert apart.num_states == 32951280099
+    brackets = ad.Factorization(40, BIT, rule=Balanced())
+    assert brackets.num_states == 6564120420  # the 20th Catalan number
+
+
+def test_graphs_and_transforms_of_torch():
+    fac = ad.Factorization(6, BIT, rule=rules.Sum(3))
+    net = networks.MADE(fac, hidden_features=16)
+    x = net.condition().sample((5,))
+    expected = net.condition().log_prob(x)
+
+    def score(x):
+        return net.condition(validate_args=False).log_prob(x)
+
+    torch.testing.assert_close(torch.func.vmap(score)(x), expected)
+    compiled = torch.compile(score, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
