@@ -128,7 +128,7 @@ def through_json(value):
         *(torch.distributions.Normal, constraints.positive, flows.LeakyReLUTransform),
         *(AffineTransform(1.0, 2.0, event_dim=1), ExpTransform().inv, FACTORIZATIONS["labels"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_an_argument_returns(value):
     assert through_json(value) == value

@@ -194,7 +194,8 @@ def _listed(cells: pd.Series, name: str, levels: tuple[Any, ...]) -> Column:
     """Ordered levels; a single one is no order."""
     if len(set(levels)) < max(2, len(levels)):
         raise ValueError(
-            f"columns: expected at least two different levels of {name!r}, got {described(list(levels))}"
+            f"columns: expected at least two different levels of {name!r}, got "
+            f"{described(list(levels))}"
         )
     column = Levels(name, "ordinal", _dtype(cells), _missing(cells), levels)
     column.encode(cells)
