@@ -394,13 +394,13 @@ def test_the_bar_and_lines_show_nats(capsys, monkeypatch):
     fit(Point(), ONES, **options)
     shown = capsys.readouterr().err
     assert "2/2" in shown
-    assert " nats in training, " in shown
-    assert " in validation" in shown
+    assert "train " in shown
+    assert ", valid " in shown
     monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
     fit(Point(1.0), ONES, **options)
     assert capsys.readouterr().err.splitlines() == [
-        "epoch 1: 0.000 nats in training, 0.000 in validation",
-        "epoch 2: 0.000 nats in training, 0.000 in validation",
+        "epoch 1: train 0.000, valid 0.000 nats",
+        "epoch 2: train 0.000, valid 0.000 nats",
     ]
     fit(Point(), ONES, **options, progress=False)
     assert capsys.readouterr().err == ""
@@ -408,7 +408,7 @@ def test_the_bar_and_lines_show_nats(capsys, monkeypatch):
 
 def test_a_history_is_printed_in_a_line():
     history = History([3.0, 2.0], [], [0.1, 0.1], [1.0, 2.0])
-    assert str(history) == "epoch 2 of 2 (2 s): 2.000 nats in training"
+    assert str(history) == "epoch 2 of 2 (2 s): train 2.000 nats"
     assert str(History()) == "no epochs"
 
 

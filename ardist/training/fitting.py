@@ -56,7 +56,7 @@ class History:
 
     >>> import ardist as ad
     >>> print(ad.training.History([3.0, 2.5, 2.0], [3.1, 2.7, 2.8], [0.001] * 3, [1.0, 2.0, 3.0]))
-    epoch 2 of 3 (3 s): 2.500 nats in training, 2.700 in validation
+    epoch 2 of 3 (3 s): train 2.500, valid 2.700 nats
     """
 
     train: list[float] = field(default_factory=list)
@@ -71,8 +71,8 @@ class History:
 
     def _nats(self, epoch: int) -> str:
         """The mean negative log-likelihoods of an epoch, as text."""
-        valid = f", {self.valid[epoch]:.3f} in validation" if self.valid else ""
-        return f"{self.train[epoch]:.3f} nats in training{valid}"
+        valid = f", valid {self.valid[epoch]:.3f}" if self.valid else ""
+        return f"train {self.train[epoch]:.3f}{valid} nats"
 
     def __str__(self) -> str:
         if not self.train:
