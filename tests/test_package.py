@@ -128,7 +128,8 @@ def flags():
 before = flags()
 import ardist
 assert flags() == before, (before, flags())
-assert {"matplotlib", "pandas", "scipy", "sklearn"}.isdisjoint(sys.modules)  # imported where they are used
+# Imported where they are used.
+assert {"matplotlib", "pandas", "scipy", "sklearn", "tqdm"}.isdisjoint(sys.modules)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 

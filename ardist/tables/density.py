@@ -686,8 +686,8 @@ def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> Autoregressiv
         return joint
     if not (network := joint.bound.unwrapped).has_row_orders:
         raise ValueError(
-            f"network: expected one that follows any order, such as 'masked', to condition on later "
-            f"columns, got {type(network).__name__}"
+            f"network: expected one that follows any order, such as 'masked', to condition on "
+            f"later columns, got {type(network).__name__}"
         )
     return joint.with_ordering(ranks)
 
