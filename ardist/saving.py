@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import ardist
 from ardist.bound_network import unwrap
 from ardist.networks.base import ConditionalNetwork
-from ardist.shapes import check_type, described, is_sequence
+from ardist.shapes import as_path, check_type, described, is_sequence
 from ardist.specification import DTYPES, Reader, Writer
 
 FORMAT = 1  # of the metadata
@@ -57,7 +57,7 @@ def save(
     >>> torch.equal(ad.load(path).condition().log_prob(x), net.condition().log_prob(x))
     True
     """
-    path = _as_path(path)
+    path = as_path(path, "path")
     texts = {} if metadata is None else metadata
     check_type(texts, Mapping, "metadata")
     if not all(isinstance(text, str) for pair in texts.items() for text in pair):
@@ -66,7 +66,9 @@ def save(
     inner = getattr(inner, "_orig_mod", inner)  # a compiled module forwards its attributes
     check_type(inner, ConditionalNetwork, "network")
     writer = Writer()
-    spec = json.dumps(writer.write(inner, type(inner).__name__), ensure_ascii=False, separators=(",", ":"))
+    spec = json.dumps(
+        writer.write(inner, type(inner).__name__), ensure_ascii=False, separators=(",", ":")
+    )
     texts = {
         **texts,
         "format": "pt",
@@ -127,7 +129,7 @@ def read(
         raise ValueError(f"classes: expected a sequence of classes, got {described(classes)}")
     if not isinstance(map_location, torch.device | str | None):
         raise ValueError(f"map_location: expected a device, got {described(map_location)}")
-    path = _as_path(path)
+    path = as_path(path, "path")
     texts = _metadata(path)
     try:
         tensors = load_file(path)
@@ -140,12 +142,6 @@ def read(
     return network.eval().to("cpu" if map_location is None else map_location), texts
 
 
-def _as_path(path: object) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"path: expected a path, got {described(path)}")
-    return Path(path)
-
-
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata of a file in this format or an older one."""
     with path.open("rb") as file:
@@ -155,8 +151,8 @@ def _metadata(path: Path) -> dict[str, str]:
     texts = texts if isinstance(texts, dict) else {}
     if not str(texts.get("ardist.format")).isdecimal():
         raise ValueError(
-            f"path: expected a file that ardist.save wrote, got {path.name}; torch.load reads those "
-            f"of torch.save"
+            f"path: expected a file that ardist.save wrote, got {path.name}; torch.load reads "
+            f"those of torch.save"
         )
     if int(texts["ardist.format"]) > FORMAT:
         raise ValueError(
@@ -206,7 +202,8 @@ def _digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+        content: Any = tensor.contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -226,8 +223,8 @@ def _make(
         if name not in made or name not in tensors or _kind(made[name]) != _kind(tensors[name]):
             raise ValueError(
                 f"{subject}: expected the tensors that the constructor of "
-                f"{type(network).__name__} makes, got another {name!r}; changes after construction, "
-                f"such as weight_norm, belong into a constructor"
+                f"{type(network).__name__} makes, got another {name!r}; changes after "
+                f"construction, such as weight_norm, belong in the constructor"
             )
     return network
 

@@ -171,7 +171,7 @@ class Writer:
         return written
 
     def _name(self, value: Any, where: str) -> str:
-        name = _names.get(id(value)) or getattr(value, "__name__", "")
+        name: str = _names.get(id(value), "") or getattr(value, "__name__", "")
         if name in _known:
             return name
         if not name.isidentifier() or self.classes.setdefault(name, value) is not value:
@@ -192,7 +192,7 @@ class Writer:
     def _instance(self, value: Any, where: str) -> dict[str, Any]:
         is_specified = isinstance(value, Specified)
         maker = value._maker if is_specified else _class_of(value)
-        if maker.__module__ == "builtins":
+        if maker.__module__ in ("builtins", "functools", "numpy"):
             cure = "a network of your own can make it in its constructor"
             self._refuse(where, described(value), cure)
         name = self._name(maker, where)
@@ -201,7 +201,9 @@ class Writer:
         return {"class": name, "args": args}
 
     def _refuse(self, where: str, what: str, cure: str) -> None:
-        raise ValueError(f"to_spec: expected a value that JSON can hold as {where}, got {what}; {cure}")
+        raise ValueError(
+            f"to_spec: expected a value that JSON can hold as {where}, got {what}; {cure}"
+        )
 
 
 class Reader:
@@ -214,7 +216,7 @@ class Reader:
 
     def __init__(self, subject: str, classes: Iterable[Any] = ()) -> None:
         self._subject = subject
-        self._classes = {kind.__name__: kind for kind in classes}
+        self._known = {**_known, **{kind.__name__: kind for kind in classes}}
         self._shared: list[Any] = []
 
     def read(self, node: Any, depth: int = 0) -> Any:
@@ -242,10 +244,9 @@ class Reader:
         return self._make(names[0], _FORMS[names], *parts)
 
     def _find(self, name: Any) -> Any:
-        known = {**_known, **self._classes}
-        if not isinstance(name, str) or name not in known:
+        if not isinstance(name, str) or name not in self._known:
             self._refuse("names of ardist, torch, Pyro and classes=", described(name))
-        return known[name]
+        return self._known[name]
 
     def _make(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -289,7 +290,7 @@ DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 
-# The keys of each kind of value, and what makes it of theirs; the first two and `same` are `Reader`'s.
+# The keys of each kind of value, and what makes it; `Reader` makes the first three itself.
 _FORMS: dict[tuple[str, ...], Callable[..., Any]] = {
     ("class", "args"): _call,
     ("name",): str,

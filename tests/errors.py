@@ -19,6 +19,7 @@ import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
+from files import edited, pickled, saved, with_bytes, with_header
 from pyro.distributions import transforms as flows
 from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
@@ -218,6 +219,47 @@ def without(module, call):
     """A call where a package is not installed."""
     with mock.patch.dict(sys.modules, {module: None}):
         call()
+
+
+class Foreign(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.linear = nn.Linear(size, 2)
+
+
+def of_one_name():
+    """Two functions with the same name."""
+    named = [lambda x: x, lambda x: -x]
+    for function in named:
+        function.__name__ = "link"
+    return dict(zip(("loc", "scale"), named, strict=True))
+
+
+def normalized():
+    net = made()
+    nn.utils.parametrizations.weight_norm(net.head)
+    return net
+
+
+def loaded(change, **args):
+    """Loads a file whose specification, tensors or metadata are changed by hand."""
+    return ad.load(edited(change), **args)
+
+
+def with_arguments(**args):
+    return loaded(lambda spec, tensors, texts: spec["args"].update(args))
+
+
+def with_texts(**changed):
+    changed = {name.replace("_", "."): text for name, text in changed.items()}
+    return loaded(lambda spec, tensors, texts: texts.update(changed))
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def twice():
@@ -2185,6 +2227,130 @@ CHECKS = (
     ),
 )
 
+FILES = (
+    error(
+        "to_spec: expected a value that JSON can hold as MADE.activation, got <lambda>; functions "
+        "and classes need a name of their own",
+        lambda: ad.save(made(activation=eval("lambda x: x")), "made.safetensors"),
+        "to_spec: expected a value that JSON can hold as Parametric.links['scale'], got "
+        "of_one_name.<locals>.<lambda>; functions and classes need a name of their own",
+        lambda: fam.Parametric(dist.Normal, links=of_one_name()).to_spec(),
+        cause="A file holds the names of functions and classes, and these have no name, or share "
+        "one.",
+        cure="Define the function by `def`, with a name of its own, and pass it to `ad.load` by "
+        "`classes=`.",
+    ),
+    error(
+        "to_spec: expected Foreign to keep the argument 'size' of its constructor as an attribute, "
+        "got none of that name; a frozen dataclass keeps them, and a network of your own can make "
+        "a foreign module in its constructor",
+        lambda: ad.save(networks.Markov(FOUR, window=2, module=Foreign(2)), "markov.safetensors"),
+        "to_spec: expected a value that JSON can hold as Markov.module, got a module Linear; a "
+        "network of your own can make it in its constructor",
+        lambda: ad.save(
+            networks.Markov(FOUR, window=2, module=nn.Linear(2, 2)), "markov.safetensors"
+        ),
+        "to_spec: expected a value that JSON can hold as Parametric.fixed['rate'], got a learned "
+        "tensor; a module of your own can make it in its constructor",
+        lambda: fam.Parametric(
+            dist.Gamma, fixed={"rate": torch.ones((), requires_grad=True)}
+        ).to_spec(),
+        cause="A specification holds the arguments of constructors, and not a module or a learned "
+        "tensor that was made outside of them.",
+        cure="Write a subclass of `networks.ConditionalNetwork` that makes the module in its "
+        "constructor, and pass it to `ad.load` by `classes=`. Or save the `state_dict` alone.",
+    ),
+    error(
+        "network: expected the tensors that the constructor of MADE makes, got another "
+        "'head.parametrizations.weight.original0'; changes after construction, such as "
+        "weight_norm, belong in the constructor",
+        lambda: ad.save(normalized(), "made.safetensors"),
+        "path: expected the tensors that the constructor of MADE makes, got another 'more'; "
+        "changes after construction, such as weight_norm, belong in the constructor",
+        lambda: loaded(lambda spec, tensors, texts: tensors.update(more=torch.zeros(0))),
+        cause="The network was changed after its construction, or the file was changed.",
+        cure="Remove a parametrization before saving, or make it in the constructor of a network "
+        "of your own.",
+    ),
+    error(
+        "path: expected a path, got 3",
+        lambda: ad.load(3),
+        "classes: expected a sequence of classes, got <class 'ardist.networks.made.MADE'>",
+        lambda: ad.load(saved(), classes=networks.MADE),
+        "map_location: expected a device, got 0",
+        lambda: ad.load(saved(), map_location=0),
+        "metadata: expected texts by name, got {'columns': 3}",
+        lambda: ad.save(made(), "made.safetensors", metadata={"columns": 3}),
+        cause="An argument of `ad.save` or `ad.load` is invalid.",
+        cure="Pass what the message names.",
+    ),
+    error(
+        "path: expected names of ardist, torch, Pyro and classes=, got 'Plain'",
+        lambda: loaded(lambda spec, tensors, texts: {"class": "Plain", "args": {}}),
+        "path: expected names of ardist, torch, Pyro and classes=, got 'os.system'",
+        lambda: with_arguments(activation={"name": "os.system"}),
+        cause="The network has a class or a function that is not part of ardist. A file cannot "
+        "name any other code than that which you pass.",
+        cure="Pass it: `ad.load(path, classes=[Plain])`.",
+    ),
+    error(
+        "path: expected format 1, got 2, which ardist 9.0 wrote; a newer ardist reads it",
+        lambda: with_texts(ardist_format="2", ardist_version="9.0"),
+        cause="A newer version of ardist wrote the file.",
+        cure="Install that version.",
+    ),
+    error(
+        "path: expected a file that ardist.save wrote, got made.safetensors; torch.load reads "
+        "those of torch.save",
+        lambda: ad.load(pickled()),
+        "path: expected JSON in the file, got Expecting value: line 1 column 1 (char 0)",
+        lambda: ad.load(with_bytes(b"")),
+        "path: expected JSON in the file, got a key twice among ['a']",
+        lambda: ad.load(with_header('{"a": {}, "a": {}}')),
+        "path: expected JSON in the file, got the number NaN",
+        lambda: ad.load(with_header('{"a": NaN}')),
+        "path: made.safetensors is damaged: Error while deserializing header: incomplete metadata, "
+        "file not fully covered",
+        lambda: ad.load(with_bytes(saved().read_bytes()[:-1])),
+        "path: made.safetensors is damaged: its checksum is that of other content",
+        lambda: ad.load(with_bytes(saved().read_bytes()[:-1] + b"x")),
+        cause="The file is of another kind, or was changed after it was written.",
+        cure="Copy or download it again.",
+    ),
+    error(
+        "path: expected a specification, got {'activation': 'relu'}",
+        lambda: with_arguments(activation={"activation": "relu"}),
+        "path: expected a specification of at most 64 levels, got more",
+        lambda: with_arguments(hidden_features=nested(70)),
+        "path: expected integers of 64 bits, got 9223372036854775808",
+        lambda: with_arguments(hidden_features=2**63),
+        "path: expected a dtype of floats, got int64",
+        lambda: with_texts(ardist_dtype="int64"),
+        "path: networks.MADE cannot be made: expected arguments ['factorization', "
+        "'hidden_features', 'context_shape', 'direct', 'residual', 'activation', 'dropout'], got "
+        "['width']",
+        lambda: with_arguments(width=3),
+        "path: networks.MADE cannot be made: hidden_features: expected at most 16777216, got "
+        "1073741824",
+        lambda: with_arguments(hidden_features=[8, 2**30]),
+        "path: ardist.Factorization cannot be made: event_shape: expected at most 262144 elements, "
+        "got [1024, 1024]",
+        lambda: with_arguments(
+            factorization={
+                "class": "ardist.Factorization",
+                "args": {"event_shape": [1024, 1024], "families": NORMAL.to_spec()},
+            }
+        ),
+        "path: networks.MADE cannot be made: it takes more memory than a network with these "
+        "tensors needs",
+        lambda: with_arguments(hidden_features=[2**20, 2**20]),
+        "path: the tensors do not fit the specification: Expecting value: line 1 column 1 (char 0)",
+        lambda: loaded(lambda spec, tensors, texts: tensors["_extra_state"].fill_(0)),
+        cause="A file was changed by hand, or asks for more than a network with its tensors needs.",
+        cure="Do not use it.",
+    ),
+)
+
 
 PEOPLE = pd.DataFrame({"job": ["nurse", "cook"] * 20, "age": np.arange(40) % 7 + 0.5})
 MADE = partial(networks.MADE, hidden_features=8)
@@ -2420,6 +2586,7 @@ ERRORS = {
     "Transforms": TRANSFORMS,
     "Pyro": PYRO,
     "Checks": CHECKS,
+    "Files": FILES,
     "Tables": TABLES,
     "Packages": PACKAGES,
 }

@@ -28,8 +28,8 @@ def edited(change, network=None):
     """The path of a file that a stranger changed: its checksum is that of the new content.
 
     Args:
-        change: changes in place or returns the specification; its arguments are the specification,
-            the tensors and the texts of the metadata.
+        change: called with the specification, the tensors and the texts of the metadata. It changes
+            them in place, or returns another specification.
     """
     path = saved(network)
     with safe_open(path, "pt") as file:
@@ -37,7 +37,7 @@ def edited(change, network=None):
     tensors, spec = load_file(path), json.loads(texts.pop("ardist.spec"))
     del texts["ardist.sha256"]
     changed = change(spec, tensors, texts)
-    texts.setdefault("ardist.spec", json.dumps(spec if changed is None else changed))
+    texts["ardist.spec"] = json.dumps(changed if isinstance(changed, dict) else spec)
     texts["ardist.sha256"] = saving._digest(texts, tensors)
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, path, texts)
     return path

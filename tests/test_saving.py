@@ -1,6 +1,7 @@
 """Files give networks back as they were, and nothing else."""
 
 import copy
+import functools
 import json
 import pickle
 import random
@@ -10,18 +11,29 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from files import edited, pickled, saved, small, with_bytes
+from files import edited, saved, small, with_bytes
+from huggingface_hub import PyTorchModelHubMixin
 from pyro.distributions import transforms as flows
 from pyro.nn import PyroModule
 from safetensors import safe_open
-from table import CASES, CONTEXT, COVERING, FACTORIZATIONS, FAMILIES, ORDERINGS, VECTORS, Plain
-from table import build, condition
+from table import (
+    CASES,
+    CONTEXT,
+    COVERING,
+    FACTORIZATIONS,
+    FAMILIES,
+    ORDERINGS,
+    VECTORS,
+    Plain,
+    build,
+    condition,
+)
 from torch import nn
 from torch.distributions import AffineTransform, ComposeTransform, ExpTransform, constraints
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.swa_utils import AveragedModel
 
 import ardist as ad
@@ -36,8 +48,7 @@ PAIRS = list(dict.fromkeys(("made" if net in FOREIGN else net, fac) for net, fac
 def same_state(one, other):
     one, other = one.state_dict(), other.state_dict()
     return list(one) == list(other) and all(
-        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
-        for name in one
+        one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
     )
 
 
@@ -66,7 +77,7 @@ def test_a_network_returns(network, factorization):
 @pytest.mark.parametrize(("network", "factorization"), CASES)
 def test_a_network_with_a_context_returns(network, factorization):
     if network in FOREIGN:
-        with pytest.raises(ValueError, match="to_spec: expected Tiny.* to keep the argument 'fac'"):
+        with pytest.raises(ValueError, match="to keep the argument 'fac'"):
             build(network, factorization, CONTEXT).to_spec()
     else:
         check_round_trip(build(network, factorization, CONTEXT), [Plain])
@@ -117,7 +128,7 @@ def through_json(value):
         *(torch.distributions.Normal, constraints.positive, flows.LeakyReLUTransform),
         *(AffineTransform(1.0, 2.0, event_dim=1), ExpTransform().inv, FACTORIZATIONS["labels"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_an_argument_returns(value):
     assert through_json(value) == value
@@ -132,6 +143,12 @@ def test_an_argument_without_equality_returns():
     assert through_json(numbers).dtype == torch.bfloat16
     torch.testing.assert_close(through_json(numbers), numbers, rtol=0, atol=0, equal_nan=True)
     assert through_json(nn.LeakyReLU(0.3)).negative_slope == 0.3
+
+
+@pytest.mark.parametrize("value", [functools.partial(torch.add, 1), np.zeros(3), object(), 1j])
+def test_other_values_are_refused(value):
+    with pytest.raises(ValueError, match=r"to_spec: expected a value that JSON can hold as"):
+        Holding(held=value).to_spec()
 
 
 # Objects that two places hold.
@@ -181,8 +198,6 @@ def test_tied_parameters_stay_one():
     assert loaded.scale is loaded.again
     with safe_open(saved(net), "pt") as file:
         assert "again" not in file.keys()  # noqa: SIM118
-
-
 
 
 # Kinds of networks.
@@ -315,22 +330,22 @@ def test_a_missing_file_is_an_error_of_the_system(tmp_path):
 
 
 def test_every_damage_is_found():
-    content = saved(build("rnn-gru", "columns-permuted")).read_bytes()
+    content = saved().read_bytes()
     generator = random.Random(0)
-    for _ in range(100):
+    for _ in range(60):
         damaged = bytearray(content)
         for _ in range(generator.choice((1, 1, 8))):
             damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
         if damaged != content:
             check_refused(damaged)
-    for _ in range(40):
+    for _ in range(20):
         check_refused(content[: generator.randrange(len(content))])
     check_refused(content + b"\0")
     check_refused(b"")
 
 
 def check_refused(content):
-    with pytest.raises(ValueError, match="^path: "):
+    with pytest.raises(ValueError, match=r"^path: "):
         ad.load(with_bytes(bytes(content)))
 
 
@@ -363,14 +378,19 @@ def test_edited_specifications_load_or_are_refused():
         node, key = generator.choice([*places(spec)])
         node[key] = generator.choice(HOSTILE)
 
-    loaded = 0
-    for _ in range(100):
-        path = edited(change, generator.choice(nets))
-        try:
-            loaded += isinstance(ad.load(path), networks.ConditionalNetwork)
-        except ValueError as error:
-            assert str(error).startswith("path: ")
-    assert loaded < 33  # some values are as good as those that they replace
+    results = [attempt(edited(change, generator.choice(nets))) for _ in range(60)]
+    errors = [str(result) for result in results if isinstance(result, ValueError)]
+    assert all(error.startswith("path: ") for error in errors)
+    others = [result for result in results if not isinstance(result, ValueError)]
+    assert all(isinstance(net, networks.ConditionalNetwork) for net in others)
+    assert len(others) < 20  # some values are as good as those that they replace
+
+
+def attempt(path):
+    try:
+        return ad.load(path)
+    except ValueError as error:
+        return error
 
 
 def with_families(event_shape, name, **args):
@@ -396,3 +416,18 @@ def test_a_claim_allocates_nothing(name):
     with pytest.raises(ValueError, match="it takes more"):
         ad.load(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+# By other libraries.
+
+
+class OfNumbers(networks.MADE, PyTorchModelHubMixin):
+    def __init__(self, width=4):
+        super().__init__(FACTORIZATIONS["columns"], hidden_features=width)
+
+
+def test_the_mixin_of_the_hub_saves_into_a_folder(tmp_path):
+    net = OfNumbers(width=6)
+    net.save_pretrained(tmp_path)
+    assert same_state(OfNumbers.from_pretrained(tmp_path), net)
+    assert same_state(ad.load(saved(net), classes=[OfNumbers]), net)

@@ -69,8 +69,11 @@ class ConditionalNetwork(Specified, nn.Module):
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
 
-    # A specification needs the arguments of the constructor. `__init__` cannot keep them: a subclass
-    # calls that of its base with others.
+    __signature__: ClassVar[inspect.Signature]
+    _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]
+
+    # The arguments of the constructor, and the dtype of its constants, for a specification.
+    # `__init__` cannot keep them: a subclass calls that of its base with other arguments.
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         make: Any = super().__new__
@@ -460,7 +463,7 @@ class ConditionalNetwork(Specified, nn.Module):
             )
 
 
-def _signature_of(kind: type) -> inspect.Signature:
+def _signature_of(kind: Any) -> inspect.Signature:
     """The signature of a constructor, without `self`."""
     signature = inspect.signature(kind.__init__)
     return signature.replace(parameters=[*signature.parameters.values()][1:])
