@@ -13,6 +13,7 @@ from torch.distributions import Independent as TorchIndependent
 from ardist.families.base import Family, choose, product
 from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import of_counts, of_reals
 from ardist.shapes import as_positive, as_size, check_type
 
@@ -27,7 +28,7 @@ def forwarded(name: str) -> Any:
     return method
 
 
-def _attribute(name: str) -> Any:
+def attribute(name: str) -> Any:
     """A property with the value that the inner family has."""
     return property(lambda self: getattr(self._inner, name))
 
@@ -62,13 +63,13 @@ class Derived(Family):
     has_cdf = _flag("has_cdf")
     has_cdf_gradient = _flag("has_cdf_gradient")
 
-    event_shape = _attribute("event_shape")
-    num_params = _attribute("num_params")
-    num_features = _attribute("num_features")
-    support = _attribute("support")
-    noise_shape = _attribute("noise_shape")
-    is_index = _attribute("is_index")
-    modules = _attribute("modules")
+    event_shape = attribute("event_shape")
+    num_params = attribute("num_params")
+    num_features = attribute("num_features")
+    support = attribute("support")
+    noise_shape = attribute("noise_shape")
+    is_index = attribute("is_index")
+    modules = attribute("modules")
 
     inside = forwarded("inside")
     features = forwarded("features")
@@ -91,7 +92,7 @@ class Selecting(Derived):
         return torch.Size((1 + math.prod(self.family.noise_shape),))
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        out[..., 0].uniform_()
+        uniform_noise(out[..., 0])
         inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
         out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
         return out

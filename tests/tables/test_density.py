@@ -150,6 +150,35 @@ def test_draws_given_several_rows(model):
     assert drawn["age"][3:].tolist() == [30] * 3
 
 
+def test_draws_are_within_limits(model, table):
+    limits = {"age": (40.5, None), "job": ["cook", "nurse"], "size": (None, "M")}
+    drawn = model.sample(200, where=limits, given={"smokes": True})
+    assert drawn["age"].between(41, 59).all()
+    assert set(drawn["job"]) == {"cook", "nurse"}
+    assert set(drawn["size"]) == {"S", "M"}
+    assert drawn["smokes"].all()
+    heights = model.sample(200, where={"height": (160.0, 165.0)})["height"]
+    assert heights.between(160.0, 165.0).all()
+
+
+def test_probabilities_of_limits(model):
+    below = model.cdf(None, "height", [165.0])[0, 0]
+    assert model.probability({"height": (None, 165.0)}) == pytest.approx(below, rel=1e-3)
+    probs = model.predict_proba({"size": "M"}, "job").iloc[0]
+    both = model.probability({"job": ["cook", "nurse"]}, given={"size": "M"})
+    assert both == pytest.approx(probs["cook"] + probs["nurse"], rel=1e-3)
+    limits = {"age": (30, 40), "income": (1.0, None)}
+    drawn = model.sample(2000)
+    share = (drawn["age"].between(30, 40) & (drawn["income"] >= 1.0)).mean()
+    assert model.probability(limits) == pytest.approx(share, abs=0.04)
+
+
+def test_limited_columns_are_not_missing(whole):
+    drawn = whole.sample(200, where={"age": (30, None)})
+    assert (drawn["age"] >= 30).all()
+    assert drawn["job"].isna().any()
+
+
 @pytest.mark.parametrize("method", ["median", "mode", "draw"])
 def test_imputation_fills_the_holes_alone(model, holes, method):
     rows = holes.assign(id=1)[:60].drop(columns="id")
