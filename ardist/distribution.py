@@ -36,7 +36,7 @@ from ardist.shapes import (
 )
 
 _MAX_STATES = 4096  # of an event that is enumerated
-_NAN_POLICIES = ("raise", "marginalize")
+NAN_POLICIES = ("raise", "marginalize")
 
 
 class AutoregressiveDistribution(dist.TorchDistribution):
@@ -90,7 +90,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         chunk_size: int | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.nan_policy = as_choice(nan_policy, _NAN_POLICIES, "nan_policy")
+        self.nan_policy = as_choice(nan_policy, NAN_POLICIES, "nan_policy")
         if validate_args is not None:
             as_flag(validate_args, "validate_args")
         self.bound = BoundNetwork(network, factorization, context, params, chunk_size)

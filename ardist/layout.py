@@ -202,6 +202,20 @@ class Layout:
         rows = (("param", params), ("value", values))
         return self.join("block", self.map(lambda f, *given: f.log_prob(*given), *rows))
 
+    def fit(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Parameters of each block under which its values are likely: (total params,).
+
+        Args:
+            values: (rows, *value_shape).
+            mask: (rows, *value_shape) bool, False for missing elements.
+        """
+        each = self.of_families(values, mask)
+        return self.join("param", [f.fit(*given).flatten() for f, *given in each])
+
+    def of_families(self, values: Tensor, mask: Tensor) -> list[tuple[Family, Tensor, Tensor]]:
+        """Each distinct family with the values of its blocks, and a mask of their elements."""
+        return self.map(lambda *given: given, ("value", values), ("value", mask))
+
     def marginal_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """The log probability of the elements of each block under a mask, the others integrated
         out.

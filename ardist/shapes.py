@@ -1,10 +1,12 @@
 """Checks of arguments, expanded batches, and the modes of torch."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -108,6 +110,11 @@ def as_positive(value: Any, name: str) -> int:
     return as_integer(value, name, 1)
 
 
+def as_count(value: Any, name: str) -> int:
+    """`value` if it is an integer of at least 0; a `ValueError` that names it otherwise."""
+    return as_integer(value, name, 0)
+
+
 def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) -> float:
     """`value` if it is a number with a property; a `ValueError` that names it otherwise."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
@@ -131,6 +138,11 @@ def as_probability(value: Any, name: str) -> float:
     return as_real(value, name, "a probability in [0, 1)", lambda x: 0 <= x < 1)
 
 
+def as_share(value: Any, name: str) -> float:
+    """`value` if it is a number in [0, 1]; a `ValueError` that names it otherwise."""
+    return as_real(value, name, "one within [0, 1]", lambda x: 0 <= x <= 1)
+
+
 def as_flag(value: Any, name: str) -> bool:
     """`value` if it is True or False; a `ValueError` that names it otherwise."""
     if not isinstance(value, bool):
@@ -138,10 +150,24 @@ def as_flag(value: Any, name: str) -> bool:
     return value
 
 
+def as_path(value: Any, name: str) -> Path:
+    """`value` as a path; a `ValueError` that names it otherwise."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name}: expected a path, got {described(value)}")
+    return Path(value)
+
+
 def as_callable(value: Any, name: str) -> Any:
     """`value` if it is callable; a `ValueError` that names it otherwise."""
     if not callable(value):
         raise ValueError(f"{name}: expected a callable, got {described(value)}")
+    return value
+
+
+def as_callables(value: Any, name: str) -> Any:
+    """`value` if it is a sequence of callables; a `ValueError` that names it otherwise."""
+    if not is_sequence(value) or not all(map(callable, value)):
+        raise ValueError(f"{name}: expected a sequence of callables, got {described(value)}")
     return value
 
 

@@ -87,6 +87,9 @@ def check_autoregressive(
     training mode. Batch norm over the rows of a batch is not a leak: rows depend on each other, but
     no block depends on a later one.
 
+    Parameters that are all zero, as those of new output layers often are, would hide dependencies.
+    The copy has random ones in their place.
+
     Args:
         network: a conditional network, or a distribution with its context and factorization. If
             the rows of a distribution have orders of their own, the first order is used.
@@ -185,11 +188,21 @@ def _copy(
     BoundNetwork(network, factorization, context)  # raises if they do not fit
     # In one copy, since families may hold modules of the network.
     net, factorization = copy.deepcopy((unwrap(network), factorization))
+    _randomize_zeros(net)
     if params is not None:
         net.load_state_dict(params, strict=False)
     if context is not None:
         context = context.reshape(-1, *net.context_shape)
     return net, context, factorization
+
+
+@torch.no_grad()
+def _randomize_zeros(network: nn.Module) -> None:
+    """Replaces parameters that are all zero, whose products show neither leaks nor wrong steps."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if not parameter.any():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @contextmanager
@@ -249,7 +262,7 @@ def check_decoder(
     """Checks that a network's decoder gives the parameters of the parallel pass.
 
     The decoder is checked step by step, after `prefill` and after `select`, and with an order for
-    each row if the network supports that.
+    each row if the network supports that. It is a copy's, without parameters that are all zero.
 
     Args:
         network: a conditional network in any dtype, or a distribution, as for

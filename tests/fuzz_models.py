@@ -10,6 +10,7 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from fuzz_definition import Plan, scores, states_of
+from table import random_made
 from torch import nn
 
 import ardist as ad
@@ -71,7 +72,7 @@ def _made(r, fac, **context):
     direct = r.random() < 0.7
     widths = r.choice([(16,), (12, 12), ()]) if direct else r.choice([(64,), (64, 64)])
     residual = r.random() < 0.3
-    return networks.MADE(fac, hidden_features=widths, direct=direct, residual=residual, **context)
+    return random_made(fac, hidden_features=widths, direct=direct, residual=residual, **context)
 
 
 NETWORKS = {

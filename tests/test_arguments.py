@@ -44,7 +44,9 @@ INSIDE = {
     "Calibration": "a result, of which the method is held",
     "Estimate": "a result",
     "Exposure": "a result",
+    "History": "a result",
     "Reach": "a result",
+    "Specified.to_spec": "takes no arguments",
     "Step": "a result",
     "Family": "abstract, and made of nothing",
     "Ordering": "made by its static methods",
@@ -63,6 +65,8 @@ INSIDE = {
     "ConditionalNetwork.make_decoder": "for those who write networks; `decoder` is held",
     "ConditionalNetwork.forward": "for those who write networks, and called once a pass",
     "ConditionalNetwork.hidden_states": "for those who write networks, and called once a pass",
+    "load": "reads a file; the table of errors holds its arguments",
+    "save": "writes a file; the table of errors holds its arguments",
     "ConditionalNetwork.set_extra_state": "called by torch",
     "At": "made by the package, for rules",
     "At.number": "for those who write rules",
@@ -105,6 +109,9 @@ ACCEPTED = (
     ("symbol, End.pad", "-1", "the factorization refuses it"),
     ("total, absent", "-1.0", "any number"),
     ("When.column", "'x'", "the factorization refuses it"),
+    ("fit.warmup", "0", "no warm-up"),
+    ("fit.checkpoint", "'x'", "a file of that name"),
+    ("fit.callbacks", "()", "none"),
 )
 
 # Where a parameter has another name in messages, since it is passed on as it is.
@@ -172,6 +179,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoregressiveDistribution": lambda: of(
         network=NET, context=CONTEXT, params=dict(NET.named_parameters()), factorization=FAC
     ),
+    "ConditionalNetwork.start_at": lambda: of(made(FAC, (5,)), x=X),
     "AutoregressiveDistribution.conditionals": lambda: of(P, value=X),
     "AutoregressiveDistribution.enumerate_support": lambda: of(DISCRETE, expand=True),
     "AutoregressiveDistribution.expand": lambda: of(P, batch_shape=(3, 2)),
@@ -209,8 +217,10 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "Factorization.unpack": lambda: of(COLUMNS, x=torch.zeros(3, 2)),
     "Factorization.with_families": lambda: of(FAC, families=NORMAL),
     "Factorization.with_ordering": lambda: of(FAC, ordering=RASTER),
-    "LogLikelihood": lambda: of(network=NET),
-    "LogLikelihood.forward": lambda: of(ad.LogLikelihood(NET), x=X, context=CONTEXT),
+    "LogLikelihood": lambda: of(network=NET, nan_policy="raise"),
+    "LogLikelihood.forward": lambda: of(
+        ad.LogLikelihood(NET), x=X, context=CONTEXT, ordering=torch.arange(4)
+    ),
     "Marginal.expand": lambda: of(P.marginal(MASK), batch_shape=(3, 2)),
     "Marginal.log_prob": lambda: of(P.marginal(MASK), value=X[:, :2]),
     "Marginal.rsample": lambda: of(P.marginal(MASK), sample_shape=(3,)),
@@ -345,7 +355,12 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "check_normalized": lambda: of(p=DISCRETE, num_points=11, tolerance=0.1),
     "check_shapes": lambda: of(p=DISCRETE),
     "exposure_bias": lambda: of(p=P, x=X, truth=P, num_samples=2),
-    "masked_log_prob": lambda: of(p=ANY_SET, x=X, observed=MASK),
+    "fit": lambda: of(
+        network=networks.Masked(ad.Factorization(2, NORMAL), hidden_features=8),
+        x=torch.zeros(2, 2), valid=0.5, batch_size=8, lr=0.01, max_epochs=1, steps_per_epoch=1,
+        in_order=0.5, optimizer=torch.optim.SGD, average=0.5, progress=False, resume=False,
+    ),
+    "masked_log_prob": lambda: of(p=ANY_SET, x=X, observed=MASK, in_order=0.5),
     "pseudo_log_prob": lambda: of(p=ANY_SET, x=X),
     "scheduled_log_prob": lambda: of(p=P, x=X, probability=0.5),
     "AutoregressiveTransform": lambda: of(network=NET, context=CONTEXT, cache_size=1),
@@ -392,6 +407,11 @@ def test_each_callable_has_a_call_that_is_right():
     held = {name.split()[0] for name in VALID}
     assert held | set(INSIDE) == set(CALLABLES)
     assert not held & set(INSIDE)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # for what writes files
 
 
 # Values that are wrong for some kinds of parameter, and for which `_fits` is asked.
@@ -448,7 +468,7 @@ def _fits(value, hint):
         return isinstance(value, kinds) and not isinstance(value, bool)
     if hint is Size:
         return isinstance(value, Size)
-    return isinstance(value, hint or type(None))
+    return isinstance(value, origin or hint or type(None))
 
 
 def _edges(hint, valid):
@@ -558,6 +578,12 @@ def _attempts(name):
             error = _attempt(function, {**valid, parameter.name: value})
             found.append((f"{called}.{parameter.name}", label, error))
     return found
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Where arguments that are paths may make files."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", VALID)

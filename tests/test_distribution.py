@@ -5,18 +5,17 @@ import copy
 import pytest
 import torch
 from laws import assert_follows
-from table import CONTEXT, NETWORKS, build
+from table import CONTEXT, NETWORKS, build, random_made
 from torch.func import functional_call
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
 from ardist.scoring import teacher_forced_params
 
 
 def plain(family=None, size=4, **options):
     options = {"hidden_features": (16,), **options}
-    return networks.MADE(ad.Factorization(size, family or fam.Normal()), **options)
+    return random_made(ad.Factorization(size, family or fam.Normal()), **options)
 
 
 with_context = {"context_shape": CONTEXT}
@@ -232,7 +231,7 @@ def test_other_families_on_the_same_network(network, name, float64):
 
 def test_families_of_columns_are_replaced_one_by_one():
     columns = {"a": fam.Categorical(3), "b": fam.Normal(), "c": fam.Categorical(2)}
-    net = networks.MADE(ad.Factorization.columns(columns), hidden_features=8)
+    net = random_made(ad.Factorization.columns(columns), hidden_features=8)
     cold = [fam.Tempered(family, 0.01) for family in columns.values()]
     p = net.condition().with_families(cold)
     x = p.sample((50,))
@@ -259,6 +258,6 @@ def test_draws_in_half_precision_follow_the_same_distribution(family):
 
 
 def test_conditionals_of_no_events():
-    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
+    net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
     p = net.condition(torch.zeros(0, 2))
     assert p.conditionals(p.sample()).batch_shape == (0, 3)

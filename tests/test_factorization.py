@@ -11,13 +11,12 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from table import FACTORIZATIONS, VECTORS
+from table import FACTORIZATIONS, VECTORS, random_made
 from torch import Size
 from torch.distributions import biject_to, constraints, transform_to
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
 
 factorizations = pytest.mark.parametrize("name", FACTORIZATIONS)
 
@@ -161,7 +160,7 @@ def test_a_column_of_any_kind_is_the_right_tensor_or_an_error(column, expected, 
 
 def nested(*args, **options):
     inner = ad.Factorization(2, *args, **options)
-    return fam.Nested(networks.MADE(inner, hidden_features=4, context_shape=(2,)))
+    return fam.Nested(random_made(inner, hidden_features=4, context_shape=(2,)))
 
 
 # Families of vectors whose blocks share dimensions of the event.
@@ -190,7 +189,7 @@ SUPPORTS = {**FACTORIZATIONS, **SHARED}
 @pytest.mark.parametrize("name", SUPPORTS)
 def test_the_support_has_the_draws_and_nothing_else(name):
     fac = SUPPORTS[name]
-    x = networks.MADE(fac, hidden_features=8).condition().sample((3,)).double()
+    x = random_made(fac, hidden_features=8).condition().sample((3,)).double()
     assert fac.support.check(x).tolist() == [True] * 3
     blocks = fac.split(x)
     for block, family in enumerate(fac.layout.families):

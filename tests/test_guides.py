@@ -20,6 +20,7 @@ from pyro.infer import (
 )
 from pyro.infer.autoguide import AutoGuideList, AutoNormal, init_to_value
 from pyro.infer.reparam import NeuTraReparam
+from table import random_made
 from torch.autograd.functional import hessian, jacobian
 
 import ardist as ad
@@ -188,7 +189,7 @@ def test_the_posterior_follows_the_graph(model, float64):
 
 def test_latents_in_the_context_of_an_autoregressive_prior():
     fac = ad.Factorization(3, fam.Normal())
-    prior = ad.networks.MADE(fac, hidden_features=8, context_shape=(2,))
+    prior = random_made(fac, hidden_features=8, context_shape=(2,))
 
     def model():
         pyro.module("prior", prior)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from laws import ALPHA, assert_mean, quantile
 from scipy.stats import kstest
-from table import CONTEXT, FAMILIES, GPT, build, condition, fits, slow_except
+from table import CONTEXT, FAMILIES, GPT, build, condition, fits, random_made, slow_except
 from torch.func import functional_call
 
 import ardist as ad
@@ -122,7 +122,7 @@ CHAINS = {
 
 def of_order(ordering, seed):
     torch.manual_seed(seed)
-    net = networks.MADE(
+    net = random_made(
         ad.Factorization(3, fam.Bernoulli(), ordering=ordering), hidden_features=(16,)
     )
     with torch.no_grad():
@@ -150,8 +150,8 @@ def test_divergence_from_other_partitions_families_and_kinds():
     )
     net = networks.Transformer(p.factorization, **GPT)
     for q in (
-        networks.MADE(whole, hidden_features=16).condition(),
-        networks.MADE(mixed, hidden_features=16).condition(),
+        random_made(whole, hidden_features=16).condition(),
+        random_made(mixed, hidden_features=16).condition(),
         ad.OrderingMixture(net, [ad.Ordering.raster(), ad.Ordering.reverse()]),
         dist.Bernoulli(torch.tensor([0.2, 0.5, 0.7])).to_event(1),
     ):
@@ -162,7 +162,7 @@ def test_divergence_from_other_partitions_families_and_kinds():
 
 def test_no_variance_where_the_conditionals_do_not_depend_on_the_past():
     p, q = (
-        networks.MADE(ad.Factorization(5, fam.Normal()), hidden_features=()).condition()
+        random_made(ad.Factorization(5, fam.Normal()), hidden_features=()).condition()
         for _ in range(2)
     )
     with torch.no_grad():
@@ -238,7 +238,7 @@ def test_conditionals_that_are_nearly_certain():
     fac = ad.Factorization(
         (2, 2), fam.Independent(fam.Bernoulli(), (2,)), partition=ad.Partition.along(0)
     )
-    p, q = (networks.MADE(fac, hidden_features=()).condition() for _ in range(2))
+    p, q = (random_made(fac, hidden_features=()).condition() for _ in range(2))
     with torch.no_grad():
         q.network.direct.bias.fill_(40.0)
     assert 10 < kl_divergence(p, q, 50).value < 200
@@ -335,7 +335,7 @@ def normal_pair(float64):
     joints = []
     for seed in range(2):
         torch.manual_seed(seed)
-        net = networks.MADE(
+        net = random_made(
             ad.Factorization(2, fam.Normal()),
             hidden_features=(8,),
             activation=torch.tanh,
@@ -374,7 +374,7 @@ def gaussian(p):
 
 @pytest.mark.slow
 def test_linear_gaussian_chains_have_a_closed_form(float64):
-    net = networks.MADE(ad.Factorization(4, fam.Normal()), hidden_features=())
+    net = random_made(ad.Factorization(4, fam.Normal()), hidden_features=())
     wrt = [torch.randn(shape).mul_(0.7).requires_grad_() for shape in ((8, 4), 8, (8, 4), 8)]
     of_loc = torch.tensor([[1.0], [0.0]]).repeat(4, 1)
     p, q = (
@@ -438,7 +438,7 @@ def test_calibration_goes_block_by_block():
     fac = ad.Factorization.columns(
         a=fam.Bernoulli(), b=fam.Dirichlet(2), c=fam.Normal(), d=fam.Categorical(4)
     )
-    net = networks.MADE(fac, context_shape=(2,), hidden_features=16)
+    net = random_made(fac, context_shape=(2,), hidden_features=16)
     p = net.condition(torch.randn(700, 2))
     x = p.sample()
     found = calibration(p, x)

@@ -11,7 +11,7 @@ import torch
 from laws import assert_frequencies, assert_mean
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
-from table import CONTEXT, GPT, Plain
+from table import CONTEXT, GPT, Plain, random_made
 from torch.distributions import biject_to, constraints
 
 import ardist as ad
@@ -87,7 +87,7 @@ def _joint(build, factorization, batch=None, **options):
 
 
 def made(factorization, batch=None):
-    return _joint(networks.MADE, factorization, batch, hidden_features=(8,))
+    return _joint(random_made, factorization, batch, hidden_features=(8,))
 
 
 def rnn(factorization, batch=None):
@@ -438,7 +438,7 @@ def test_a_component_draws_its_own_rows_and_no_others(name, monkeypatch):
 
 def test_each_row_has_its_own_context():
     """Contexts that leave no doubt of an event."""
-    net = networks.MADE(TOTAL, hidden_features=(), context_shape=(1,))
+    net = random_made(TOTAL, hidden_features=(), context_shape=(1,))
     with torch.no_grad():
         for name, weight in net.named_parameters():
             weight.fill_(100.0 if "context" in name else 0.0)
@@ -471,9 +471,7 @@ def test_orders_and_observations_of_rows_stay_with_them():
 
 
 def test_gradients_reach_the_weights_the_contexts_and_the_networks(float64):
-    net, other = (
-        networks.MADE(THREE, hidden_features=(4,), context_shape=CONTEXT) for _ in range(2)
-    )
+    net, other = (random_made(THREE, hidden_features=(4,), context_shape=CONTEXT) for _ in range(2))
     x = torch.randn(5, 2, 3)
 
     def score(logits, context, bias):
@@ -485,7 +483,7 @@ def test_gradients_reach_the_weights_the_contexts_and_the_networks(float64):
 
 
 def test_draws_have_gradients_where_these_are_exact(float64):
-    net = networks.MADE(THREE, hidden_features=(4,))
+    net = random_made(THREE, hidden_features=(4,))
     weights = dist.Categorical(torch.tensor([0.4, 0.6]))
 
     def draw(bias, loc):
@@ -511,7 +509,7 @@ def test_draws_have_gradients_where_these_are_exact(float64):
 def test_score_function_gradients_of_a_guide_are_unbiased(float64):
     """To the weights and the components: the mean over many draws against the sum."""
     factorization = ad.Factorization(2, fam.Bernoulli())
-    parts = [networks.MADE(factorization, hidden_features=(4,)) for _ in range(2)]
+    parts = [random_made(factorization, hidden_features=(4,)) for _ in range(2)]
     logits = torch.tensor([0.3, -0.5], requires_grad=True)
     target = torch.tensor([[0.1, 0.2], [0.3, 0.4]])
 
@@ -555,7 +553,7 @@ def test_enumerated_by_pyro(float64):
 
 
 def test_what_is_missing_is_integrated_out(float64):
-    nets = [networks.MADE(THREE, hidden_features=(4,)) for _ in range(2)]
+    nets = [random_made(THREE, hidden_features=(4,)) for _ in range(2)]
     p = ad.Mixture(
         dist.Categorical(torch.tensor([0.3, 0.7])),
         [net.condition(nan_policy="marginalize") for net in nets],
@@ -636,7 +634,7 @@ def test_components_that_do_not_fit_are_refused_by_name():
 def test_events_that_no_component_can_draw_have_no_gradients():
     torch.manual_seed(0)
     fac = ad.Factorization(2, fam.TopK(fam.Categorical(3), 1))
-    nets = [networks.MADE(fac, hidden_features=4) for _ in range(2)]
+    nets = [random_made(fac, hidden_features=4) for _ in range(2)]
     weights = torch.distributions.Categorical(torch.ones(2))
     p = ad.Mixture(weights, [net.condition() for net in nets])
     scores = p.log_prob(torch.cartesian_prod(torch.arange(3), torch.arange(3)))
@@ -655,10 +653,10 @@ def test_networks_of_their_own_may_nest_sequences():
 
     def net():
         word = ad.Factorization(2, fam.Bernoulli(), end=1)
-        inner = networks.MADE(word, context_shape=(2,), hidden_features=8)
+        inner = random_made(word, context_shape=(2,), hidden_features=8)
         partition = ad.Partition.along(0)
         fac = ad.Factorization((2, 2), fam.Nested(inner), partition=partition)
-        return networks.MADE(fac, hidden_features=8)
+        return random_made(fac, hidden_features=8)
 
     p = ad.Mixture(dist.Categorical(torch.ones(2)), [net().condition(), net().condition()])
     assert p.support.check(p.sample((20,))).all()

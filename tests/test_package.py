@@ -27,6 +27,7 @@ PUBLIC = {
 # Each module imports only those before it.
 ORDER = (
     "shapes",
+    "specification",
     "partition",
     "patterns",
     "ordering",
@@ -62,8 +63,10 @@ ORDER = (
     "conditionals",
     "calibration",
     "information",
-    "training",
+    "training.objectives",
     "networks.base",
+    "training.fitting",
+    "training",
     "networks.any_set",
     "networks.masking",
     "networks.sequence",
@@ -82,6 +85,7 @@ ORDER = (
     "networks.from_module",
     "networks.masked",
     "networks",
+    "saving",
     "transforms",
     "guides",
 )

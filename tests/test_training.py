@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import assert_mean
-from table import CONTEXT, build
+from table import CONTEXT, build, random_made
 
 import ardist as ad
 from ardist import families as fam
@@ -136,7 +136,7 @@ def test_exposure_is_what_is_lost_on_each_prefix():
 def test_exposure_of_columns():
     fac = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Normal())
     torch.manual_seed(0)
-    p, truth = (networks.MADE(fac, hidden_features=8).condition() for _ in range(2))
+    p, truth = (random_made(fac, hidden_features=8).condition() for _ in range(2))
     found = exposure_bias(p, truth.sample((50,)), truth)
     assert found.on_data.shape == found.on_own.shape == (2,)
     assert (found.on_data > 0).all()
@@ -153,8 +153,20 @@ def test_stand_ins_and_the_whole_batch(network):
 
 def test_exposure_comes_without_dropout():
     fac = ad.Factorization(4, fam.Normal())
-    net = networks.MADE(fac, hidden_features=32, dropout=0.5)
+    net = random_made(fac, hidden_features=32, dropout=0.5)
     x = torch.randn(5, 4)
     first, again = (exposure_bias(net.condition(), x).on_data for _ in range(2))
     assert torch.equal(first, again)
     assert net.training
+
+
+def test_sets_in_order_are_prefixes(float64):
+    net = networks.Masked(ad.Factorization(4, fam.Bernoulli()), hidden_features=8)
+    p = net.condition().with_ordering(ad.Ordering.random(1))
+    x, layout, expected = torch.tensor([[1.0, 0.0, 1.0, 0.0]]), net.factorization.layout, 0.0
+    for size in range(4):
+        read = p.factorization.ranks < size
+        scores = layout.log_prob(net(x, observed=read.unsqueeze(0)), x)
+        expected = expected + scores[0, ~read].mean()  # 4 / (4 - size), and each size 1/4
+    found = ad.training.masked_log_prob(p, x.expand(4000, 4), in_order=1.0)
+    assert_mean(found, expected)

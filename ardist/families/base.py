@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
 from ardist.families.cdf import Cumulative
+from ardist.families.estimation import maximum_likelihood
 from ardist.families.guards import HALF, Ends, at_least_single, ends_of, guard
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
 from ardist.shapes import is_between
+from ardist.specification import Specified
 
 MOST_STATES = 2**16  # of one block that is enumerated
 
@@ -26,7 +28,7 @@ _OPTIONAL = ("sample_noise", "from_noise", "to_noise", "log_abs_det_jacobian", "
 
 
 @guard
-class Family(FromNoise, Cumulative, ABC):
+class Family(FromNoise, Cumulative, Specified, ABC):
     """The form of one block's conditional: it turns unconstrained reals into a distribution.
 
     A family is a frozen value and is compared by value. It is not a distribution: `Normal()` has
@@ -44,6 +46,7 @@ class Family(FromNoise, Cumulative, ABC):
       `log_abs_det_jacobian`, if `from_noise` is a bijection of real noise, as flows need;
     - `cdf`, which gives draws of a continuous family gradients too, and `icdf`, if there is a
       faster way than a search;
+    - `fit`, if there is a faster way to the likeliest parameters of values than by gradients;
     - `needs_double = True`, if scores lose too many digits in float32.
 
     The flags `has_noise`, `is_reparameterized`, `is_bijective`, `has_cdf`, `has_cdf_gradient` and
@@ -203,6 +206,18 @@ class Family(FromNoise, Cumulative, ABC):
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`F.linear(features(value), weight, bias)`. One-hot features override it by a gather."""
         return F.linear(self.features(value).to(weight.dtype), weight, bias)
+
+    def fit(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Parameters of each of n blocks under which values are likely: (n, num_params).
+
+        By default they are found by gradients of `log_prob`, on at most 256 values of a block.
+
+        Args:
+            values: inside the support, (rows, n, *event_shape).
+            mask: (rows, n, *event_shape) bool, False for missing elements. A block is left out if
+                one of its elements is missing.
+        """
+        return maximum_likelihood(self, values, mask)
 
     def placeholder(self) -> Tensor:
         """A fixed value well inside the support: (*event_shape)."""

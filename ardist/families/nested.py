@@ -79,6 +79,10 @@ class Nested(Family):
     def support(self) -> constraints.Constraint:
         return self._inner.factorization.support
 
+    def fit(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Zeros, since `start_at` of the inner network sets the biases of the inner network."""
+        return torch.zeros(values.shape[1], self.num_params, device=values.device)
+
     @property
     def has_rsample(self) -> bool:
         return bool(self._inner.factorization.has_rsample)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family
+from ardist.families.estimation import frequencies
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import both_logs, log_ndtr, log_one_minus_exp
@@ -50,6 +51,9 @@ class Bernoulli(Family):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return F.logsigmoid(params[..., 0] * (2 * value).sub_(1))
+
+    def fit(self, values: Tensor, mask: Tensor) -> Tensor:
+        return frequencies(torch.arange(2), values, mask)[1:].T.logit()
 
     def inside(self, value: Tensor) -> Tensor:
         return value.sign().abs_() == value  # takes half the time of two comparisons
@@ -117,6 +121,9 @@ class Categorical(Family):
             value = value.clamp(0, self.num_categories - 1)
         rows = F.embedding(value.long(), weight.t())
         return rows if bias is None else rows + bias
+
+    def fit(self, values: Tensor, mask: Tensor) -> Tensor:
+        return frequencies(torch.arange(self.num_categories), values, mask).T.log()
 
     def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
         return params.softmax(-1)

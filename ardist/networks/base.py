@@ -1,10 +1,12 @@
 """The base class of conditional networks, and the fingerprint of their state."""
 
 import hashlib
+import inspect
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.nn import PyroModule, PyroSample
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 
 from ardist.bound_network import checked_chunk_size, context_batch, unwrap
 from ardist.decoding import Decoder, WholePasses
-from ardist.distribution import AutoregressiveDistribution
+from ardist.distribution import NAN_POLICIES, AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.families import Nested
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
 from ardist.shapes import (
@@ -26,11 +29,13 @@ from ardist.shapes import (
     outside_modes,
     shortened,
 )
+from ardist.specification import Specified
 
+_MOST_EVENTS = 4096  # that marginals are computed of
 _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
 
 
-class ConditionalNetwork(nn.Module):
+class ConditionalNetwork(Specified, nn.Module):
     """Maps earlier blocks and a context to the parameters of all conditionals.
 
     To write a network, define `forward`. The parameters of a block must depend only on the blocks
@@ -63,6 +68,22 @@ class ConditionalNetwork(nn.Module):
     """Whether each row may have its own `ranks`."""
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
+
+    __signature__: ClassVar[inspect.Signature]
+    _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]
+
+    # The arguments of the constructor, and the dtype of its constants, for a specification.
+    # `__init__` cannot keep them: a subclass calls that of its base with other arguments.
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        make: Any = super().__new__
+        network = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+        network.__dict__["_constructed"] = args, kwargs, torch.get_default_dtype()
+        return network
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _signature_of(cls)  # not that of `__new__`
 
     def __init__(
         self,
@@ -180,6 +201,90 @@ class ConditionalNetwork(nn.Module):
         with torch.no_grad():
             return self.make_decoder(fac, batch_size, context, ranks)
 
+    @property
+    def output_maps(self) -> Sequence[nn.Module]:
+        """The linear maps with whose sum, or side by side, `forward` ends; none if it does not.
+
+        Those that have a bias give the biases of all blocks, block after block, or those that all
+        blocks share. By default it is the `head`, if that is linear.
+        """
+        head: Any = getattr(self, "head", None)
+        return [head] if isinstance(getattr(head, "bias", None), Tensor) else []
+
+    @torch.no_grad()
+    def start_at(self, x: Tensor) -> None:
+        """Sets the outputs so that all conditionals are the marginals of data.
+
+        Call it before training, which otherwise learns the marginals first. The weights of the
+        outputs become zero. Each family fits their biases to the values of its blocks
+        (`Family.fit`). If blocks share one map, as those of one family do in all networks but
+        `MADE`, `Masked` and `Unshared`, they start at the distribution of all blocks together.
+        Networks in `Nested` families start at the values of their blocks.
+
+        Args:
+            x: events (*lead, *event_shape), of which at most 4096 are used. NaN is a missing
+                element.
+
+        Raises:
+            ValueError: if the network does not end with linear maps, or x has no events, another
+                shape or dtype, or values outside the support.
+
+        >>> import torch, ardist as ad
+        >>> fac = ad.Factorization.columns(a=ad.families.Bernoulli(), b=ad.families.Normal())
+        >>> net = ad.networks.MADE(fac, hidden_features=8)
+        >>> net.start_at(torch.tensor([[1.0, 30.0], [1.0, 40.0], [0.0, 50.0]]))
+        >>> p = net.condition().conditionals(torch.ones(2))["a"]
+        >>> round(p.probs.item(), 3)  # (2 + 1/2) / (3 + 1)
+        0.625
+        """
+        maps: Any = self.output_maps
+        if not maps:
+            raise ValueError(
+                f"network: expected one that ends with linear maps, such as MADE, got "
+                f"{type(self).__name__}"
+            )
+        biases = [layer.bias for layer in maps if layer.bias is not None]
+        values, known = self._marginal_sample(x, biases[0])
+        layout, sizes = self.factorization.layout, [bias.numel() for bias in biases]
+        for family, each, mask in layout.of_families(values, known):
+            inner: Any = family.network if isinstance(family, Nested) else None
+            if inner is not None and inner.output_maps:
+                events = torch.where(mask, each, math.nan) if each.is_floating_point() else each
+                inner.start_at(events.flatten(0, 1))
+        if sum(sizes) < layout.param_shape.numel():  # all blocks share one map
+            values, known = (part.flatten(0, 1).unsqueeze(1) for part in (values, known))
+            layout = layout.select([0])
+        params = layout.fit(values, known).split(sizes)
+        for bias, start in zip(biases, params, strict=True):
+            bias.copy_(start.view_as(bias))
+        for layer in maps:
+            if (weight := getattr(layer, "weight", None)) is not None:  # a constant has none
+                weight.zero_()
+
+    def _marginal_sample(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """At most 4096 of the events, (rows, *value_shape), and which elements are scored."""
+        fac, layout = self.factorization, self.factorization.layout
+        blocks = fac.split(x).reshape(-1, *layout.value_shape)
+        check_kind(x, "x", reference, exact=False)
+        if blocks.shape[0] == 0:
+            raise ValueError(f"x: expected at least one event, got {tuple(x.shape)}")
+        count = min(_MOST_EVENTS, blocks.shape[0])
+        chosen = torch.arange(count, device=blocks.device) * blocks.shape[0] // count
+        blocks = blocks.index_select(0, chosen)
+        known = ~blocks.isnan()
+        blocks = torch.where(known, blocks, layout.placeholder(reference))
+        blocks = blocks.to(layout.dtype(reference.dtype))
+        inside = layout.inside(blocks)
+        if not inside.all():
+            raise ValueError(
+                f"x: expected values inside the support, or NaN for missing ones, got "
+                f"{int((~inside).sum())} blocks outside"
+            )
+        if fac.rule is not None:
+            ended = fac.rule.ended(blocks, fac.ranks.flatten())
+            known = known & ~layout.expand_to_elements(ended)
+        return blocks, known
+
     def make_decoder(
         self,
         factorization: Factorization,
@@ -241,6 +346,13 @@ class ConditionalNetwork(nn.Module):
         with self.eval_mode():
             params: Tensor = self(blocks, context, ranks, **masks)
         return params
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        args, kwargs, _ = self._constructed
+        bound = inspect.signature(self._maker).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         """Why the network does not support a factorization, or None if it does."""
@@ -351,6 +463,15 @@ class ConditionalNetwork(nn.Module):
             )
 
 
+def _signature_of(kind: Any) -> inspect.Signature:
+    """The signature of a constructor, without `self`."""
+    signature = inspect.signature(kind.__init__)
+    return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+
+ConditionalNetwork.__signature__ = _signature_of(ConditionalNetwork)
+
+
 class LogLikelihood(nn.Module):
     """A module whose `forward` is the `log_prob` of a network's distribution.
 
@@ -360,6 +481,7 @@ class LogLikelihood(nn.Module):
     Args:
         network: a conditional network, or one that is wrapped.
         chunk_size: as for `AutoregressiveDistribution`.
+        nan_policy: as for `AutoregressiveDistribution`.
 
     Raises:
         ValueError: if there is no conditional network inside, or it does not support `chunk_size`.
@@ -370,16 +492,32 @@ class LogLikelihood(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module, *, chunk_size: int | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, *, chunk_size: int | None = None, nan_policy: str = "raise"
+    ) -> None:
         super().__init__()
         unwrap(network)  # raises if there is no conditional network inside
         self.chunk_size = checked_chunk_size(network, chunk_size)
+        self.nan_policy = as_choice(nan_policy, NAN_POLICIES, "nan_policy")
         self.network = network
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-probability of events x (*lead, *event_shape) in nats: (*lead)."""
-        p = AutoregressiveDistribution(self.network, context, chunk_size=self.chunk_size)
-        return p.log_prob(x)
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        ordering: Ordering | Tensor | None = None,
+    ) -> Tensor:
+        """The log-probability of events x (*lead, *event_shape) in nats: (*lead).
+
+        Args:
+            x: the events.
+            context: as for `AutoregressiveDistribution`.
+            ordering: as for `AutoregressiveDistribution.with_ordering`; the network's own if None.
+        """
+        p = AutoregressiveDistribution(
+            self.network, context, chunk_size=self.chunk_size, nan_policy=self.nan_policy
+        )
+        return (p if ordering is None else p.with_ordering(ordering)).log_prob(x)
 
 
 def _check_row_orders(ranks: Tensor, factorization: Factorization) -> None:

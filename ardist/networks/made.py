@@ -24,7 +24,8 @@ class MADE(ConditionalNetwork):
     """A multilayer perceptron masked to the dependencies (Germain et al. 2015, arXiv:1502.03509).
 
     It supports any dependencies: orders, ties and graphs, and blocks of different sizes. All blocks
-    depend on the context.
+    depend on the context. The weights of all outputs start at zero, so that blocks start out
+    independent, with the distribution that the biases give; see `start_at`.
 
     Args:
         factorization: its dependencies give the masks.
@@ -96,14 +97,16 @@ class MADE(ConditionalNetwork):
         self.head = MaskedLinear(is_subset(inputs, outputs)) if widths else None
         direct_mask = is_subset(features, outputs)
         self.direct = MaskedLinear(direct_mask, bias=not widths) if direct else None
-        start_near_noise(factorization, self.head, self.direct)
         if self.context_shape:
             (size,) = self.context_shape
             self.context_to_hidden = nn.Linear(size, widths[0], bias=False) if widths else None
             self.context_to_output = (
                 nn.Linear(size, outputs.shape[0], bias=False) if direct else None
             )
-            start_near_noise(factorization, self.context_to_output)
+        # The biases stay random, since the components of a mixture have to differ.
+        start_near_noise(factorization, *self.output_maps)
+        for layer in self.output_maps:
+            nn.init.zeros_(layer.weight)
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
@@ -155,6 +158,12 @@ class MADE(ConditionalNetwork):
         if not self.residual or not 0 < layer < len(widths):
             return False
         return widths[layer] == widths[layer - 1]
+
+    @property
+    def output_maps(self) -> list[nn.Linear]:
+        """The head, or the direct map if there is no hidden layer, has the bias."""
+        own = [self.head, self.direct, self.context_to_output if self.context_shape else None]
+        return [layer for layer in own if layer is not None]
 
     @property
     def output_bias(self) -> Tensor:

@@ -126,6 +126,12 @@ class Markov(UniformNetwork):
         self.module = module
         self.register_buffer("padding", padding, persistent=False)
 
+    @property
+    def output_maps(self) -> list[nn.Module]:
+        """The last layer of its own perceptron, if that has a hidden layer."""
+        rest = self.module.rest if isinstance(self.module, _WindowMLP) else None
+        return [list(rest.modules())[-1]] if isinstance(rest, nn.Sequential) else []
+
     def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
         rows, length = blocks.shape[:2]
         start = self.padding.expand(rows, self.window, *self.padding.shape)

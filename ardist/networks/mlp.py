@@ -13,13 +13,13 @@ class Constant(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         # Not zero, since the components of a mixture have to differ.
-        self.value = nn.Parameter(torch.empty(size).uniform_(-1, 1))
+        self.bias = nn.Parameter(torch.empty(size).uniform_(-1, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.value.expand(inputs.shape[0], -1)
+        return self.bias.expand(inputs.shape[0], -1)
 
     def extra_repr(self) -> str:
-        return f"{self.value.shape[0]}"
+        return f"{self.bias.shape[0]}"
 
 
 def mlp(widths: Sequence[int]) -> nn.Module:

@@ -27,6 +27,7 @@ from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_flag, as_positive, as_probability
 
 _POSITIONS = ("learned", "rotary")
+_DEVIATION = 0.1  # of the entries of the vectors whose sum is a token, at the start
 
 
 class Transformer(ConditionalNetwork):
@@ -108,40 +109,50 @@ class Transformer(ConditionalNetwork):
         self.embedding = BlockEmbedding(factorization, dim)
         self.head = BlockHead(factorization, dim)
         self.norm = nn.LayerNorm(dim)
-        self.start = nn.Parameter(torch.randn(dim) * 0.02)
+        self.start = nn.Parameter(torch.empty(dim))
         self.two_streams = not factorization.is_total
-        self.query = nn.Parameter(torch.randn(dim) * 0.02) if self.two_streams else None
+        self.query = nn.Parameter(torch.empty(dim)) if self.two_streams else None
         # Embeddings of the position of the block that a token reads, and of the one it predicts.
         # With one fixed order, either position determines the other.
-        num_places, has_both = factorization.num_blocks, any_order or self.two_streams
-        is_learned = positions == "learned"
-        self.read_places = (
-            nn.Parameter(torch.randn(num_places, dim) * 0.02) if is_learned and has_both else None
-        )
-        self.target_places = (
-            nn.Parameter(torch.randn(num_places, dim) * 0.02) if is_learned else None
-        )
+        is_learned, has_both = positions == "learned", any_order or self.two_streams
+        places = _place_table(factorization.grid_shape, dim)
+        self.read_places = nn.Parameter(places.clone()) if is_learned and has_both else None
+        self.target_places = nn.Parameter(places) if is_learned else None
         self.target_map = nn.Linear(dim, dim, bias=False) if has_both and not is_learned else None
         cross = bool(self.context_shape) and context_kind == "sequence"
         if self.context_shape:
             self.context_map = nn.Linear(self.context_shape[-1], dim, bias=cross)
             if cross:
-                self.context_places = nn.Parameter(torch.randn(self.context_shape[0], dim) * 0.02)
+                self.context_places = nn.Parameter(torch.empty(self.context_shape[0], dim))
         width = as_positive(
             4 * dim if hidden_features is None else hidden_features, "hidden_features"
         )
         self.layers = nn.ModuleList(AttentionLayer(dim, heads, width, cross) for _ in range(depth))
-        with torch.no_grad():  # as in GPT-2, the outputs of layers start small
-            for name, weight in self.named_parameters():
-                if name.endswith("bias"):
-                    weight.zero_()
-                elif weight.dim() == 2:
-                    scale = math.sqrt(2 * depth) if name.endswith("_out.weight") else 1.0
-                    weight.normal_(std=0.02 / scale)
+        self._initialize()
         order = Permutation.of_ranks(factorization.ranks.flatten()).order
         self.register_buffer("_order", order, persistent=False)
         visible = factorization.dependencies if self.two_streams else None
         self.register_buffer("_visible", visible, persistent=False)
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """Draws the weights, except for the tables of positions, the norms and nested networks.
+
+        All vectors whose sum is a token have one deviation. The positions that are read and that
+        are predicted start as one table, in which near places are alike, so that attention starts
+        with the near ones. As in GPT-2, the outputs of layers start small.
+        """
+        for name, weight in self.named_parameters():
+            part = name.split(".")[0]
+            if part != "nested" and name.endswith("bias"):
+                weight.zero_()
+            elif part == "layers" and weight.dim() == 2:
+                scale = math.sqrt(2 * self.depth) if name.endswith("_out.weight") else 1.0
+                weight.normal_(std=0.5 / scale / math.sqrt(weight.shape[1]))
+            elif part in ("head", "target_map"):
+                weight.normal_(std=0.02)
+            elif part in ("start", "query", "embedding", "context_map", "context_places"):
+                weight.normal_(std=_DEVIATION)
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         built_for, name = self.factorization, type(self).__name__
@@ -432,3 +443,23 @@ class _TransformerDecoder(Decoder):
 def _as_rows(x: Tensor) -> Tensor:
     """From (T, dim) to (1, T, dim); a tensor (rows, T, dim) stays."""
     return x if x.dim() == 3 else x.unsqueeze(0)
+
+
+def _place_table(grid_shape: Sequence[int], size: int) -> Tensor:
+    """A vector for each place of a grid, near if the places are: (num_places, size).
+
+    Each entry is a cosine or a sine of one coordinate, centred. The wavelengths are geometric, from
+    2 places to 4 sides of the grid.
+    """
+    dims = [side for side in grid_shape if side > 1] or [1]
+    share = -(-size // (2 * len(dims)))  # of the wavelengths, for each coordinate
+    waves = []
+    for coordinate, side in zip(
+        torch.meshgrid(*map(torch.arange, dims), indexing="ij"), dims, strict=True
+    ):
+        lengths = 2.0 * (2.0 * side) ** torch.linspace(0, 1, share)
+        angles = 2 * math.pi * coordinate.reshape(-1, 1) / lengths  # (num_places, share)
+        waves += [angles.cos(), angles.sin()]
+    table = torch.cat(waves, -1)[:, :size]
+    table = table - table.mean(0)
+    return table * (_DEVIATION / table.std(correction=0).clamp(min=1e-6))

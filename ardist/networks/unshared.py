@@ -73,14 +73,15 @@ class Unshared(ConditionalNetwork):
         self.register_buffer("columns", torch.tensor([*chain(*columns)]).long(), persistent=False)
         self.widths = [len(features) for features in columns]
         num_inputs = [width + sum(self.context_shape) for width in self.widths]
+        self._has_mlps = modules is None
         if modules is None:
             widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
             sizes = zip(num_inputs, layout.sizes["param"], strict=True)
             factors = [mlp((inputs, *widths, outputs)) for inputs, outputs in sizes]
-            start_near_noise(factorization, *(list(factor.modules())[-1] for factor in factors))
         else:
             factors = _as_list(modules, factorization)
         self.factors = nn.ModuleList(factors)
+        start_near_noise(factorization, *self.output_maps)
         with torch.no_grad(), self.eval_mode():
             for block, inputs in enumerate(num_inputs):
                 self._check_factor(block, inputs)
@@ -113,6 +114,11 @@ class Unshared(ConditionalNetwork):
             context = repeat_rows(context, blocks.shape[0])
         params = [self.evaluate(block, part, context) for block, part in enumerate(inputs)]
         return torch.cat(params, 1).reshape(blocks.shape[0], *layout.param_shape)
+
+    @property
+    def output_maps(self) -> list[nn.Module]:
+        """The last layer of each of its own perceptrons; where other modules end is not known."""
+        return [list(factor.modules())[-1] for factor in self.factors] if self._has_mlps else []
 
     def evaluate(self, block: int, inputs: Tensor, context: Tensor | None) -> Tensor:
         """The parameters of a block, (rows, num_params).

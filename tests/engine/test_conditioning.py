@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import assert_density, assert_follows
-from table import GPT
+from table import GPT, random_made
 from torch.distributions import MultivariateNormal as TorchNormal
 from torch.distributions import biject_to, constraints
 
@@ -196,7 +196,7 @@ def test_a_decoder_that_drops_the_orders_of_rows_is_found():
 
 def test_a_graph_is_conditioned_on_its_ancestors():
     graph = ad.Ordering.from_graph([[0, 0, 0], [0, 0, 0], [1, 0, 0]])
-    net = networks.MADE(ad.Factorization(3, fam.Normal(), ordering=graph), hidden_features=8)
+    net = random_made(ad.Factorization(3, fam.Normal(), ordering=graph), hidden_features=8)
     x = torch.randn(5, 3)
     p, blocks = net.condition(), net.condition().log_prob_blocks(x)
     for mask, rest in (([1, 0, 0], [1, 2]), ([0, 1, 0], [0, 2]), ([1, 0, 1], [1])):
@@ -209,7 +209,7 @@ def test_a_graph_is_conditioned_on_its_ancestors():
 
 def inner(size=2):
     torch.manual_seed(4)
-    return networks.MADE(
+    return random_made(
         ad.Factorization(size, fam.Bernoulli()), context_shape=(4,), hidden_features=8
     )
 
@@ -250,7 +250,7 @@ def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):
         partition=ad.Partition.split([1, 3, 1]),
     )
     torch.manual_seed(6)
-    p = networks.MADE(fac, hidden_features=16).double().condition()
+    p = random_made(fac, hidden_features=16).double().condition()
     x = p.sample((4,))
     mask = torch.tensor([1, 1, 0, 1, 0]).bool()
     one, block, _ = p.conditionals(x)
@@ -268,7 +268,7 @@ def test_a_normal_vector_is_cut_as_normal_vectors_are(float64):
     density = q.given(x, torch.tensor([0, 0, 0, 0, 0]).bool()).log_prob_blocks(drawn)[:, 0, 1].exp()
     assert_density(y[:, 2], density)
     with pytest.raises(NotImplementedError, match="no gradients"):
-        networks.MADE(
+        random_made(
             ad.Factorization((1, 3), fam.MultivariateNormal(3), partition=ad.Partition.along(0)),
             hidden_features=4,
         ).condition().given(torch.zeros(1, 3), torch.tensor([[True, False, False]])).rsample()
@@ -332,7 +332,7 @@ def test_nan_in_a_float_event_needs_no_other_order_where_the_end_is_missing():
 
 def test_supports_of_marginals():
     keep = torch.tensor([True, False, True])
-    net = networks.MADE(ad.Factorization(3, fam.Gamma()), hidden_features=8)
+    net = random_made(ad.Factorization(3, fam.Gamma()), hidden_features=8)
     q = net.condition().marginal(torch.tensor([True, True, False]))
     assert isinstance(biject_to(q.support)(torch.zeros(2)), torch.Tensor)
     fac = ad.Factorization.columns(
@@ -341,14 +341,14 @@ def test_supports_of_marginals():
         c=fam.Normal(),
         ordering=ad.Ordering.from_ranks([0, 1, 2]),
     )
-    p = networks.MADE(fac, hidden_features=8).condition()
+    p = random_made(fac, hidden_features=8).condition()
     q = p.marginal(torch.tensor([1, 1, 1, 1, 0]).bool())
     x = q.sample((4,))
     assert q.support.check(x).all()
     free = biject_to(q.support).inv(x)
     assert free.shape == (4, 3)
     torch.testing.assert_close(biject_to(q.support)(free), x)
-    q = networks.MADE(ad.Factorization.columns(a=fam.Gamma(), c=fam.Normal()), hidden_features=8)
+    q = random_made(ad.Factorization.columns(a=fam.Gamma(), c=fam.Normal()), hidden_features=8)
     q = q.condition().marginal(torch.tensor([True, True]))
     assert torch.equal(
         q.support.check(torch.tensor([[1.0, -1.0], [-1.0, 1.0]])), torch.tensor([True, False])
@@ -361,7 +361,7 @@ def test_supports_of_marginals():
 
 
 def test_marginals_are_distributions():
-    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
+    net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
     p = net.condition(torch.randn(4, 2))
     q = p.marginal(torch.tensor([True, True, False]))
     assert repr(q).startswith("Marginal(AutoregressiveDistribution(MADE")
@@ -380,7 +380,7 @@ def test_marginals_are_distributions():
 
 
 def test_given_has_gradients_and_serves_any_batch():
-    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
+    net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
     p = net.condition(torch.randn(4, 2))
     mask = torch.tensor([True, False, False])
     value = torch.randn(5, 1, 3, requires_grad=True)
@@ -442,7 +442,7 @@ def test_a_nested_network_of_any_order_is_cut_anywhere(float64):
         for weight in chord.parameters():
             weight.mul_(6)
     fac = ad.Factorization((2, 3), fam.Nested(chord), partition=ad.Partition.along(0))
-    p = networks.MADE(fac, hidden_features=8).double().condition()
+    p = random_made(fac, hidden_features=8).double().condition()
     states = p.enumerate_support()
     q = p.given(p.sample(), torch.tensor([[False, True, False], [False, False, False]]))
     close(q.log_prob(states).exp().sum(), torch.ones(()))
@@ -457,7 +457,7 @@ def test_values_and_ranks_of_other_shapes_and_dtypes():
         p.with_ordering(torch.zeros(2, 3, dtype=torch.float64))
     q = p.with_ordering(torch.tensor([[0, 1, 2], [2, 1, 0]], dtype=torch.int32))
     assert q.sample((2,)).shape == (2, 2, 3)
-    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
+    net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
     empty = net.condition(torch.zeros(0, 2))
     empty = empty.given(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool))
     assert empty.sample((2,)).shape == (2, 0, 3)
@@ -466,9 +466,9 @@ def test_values_and_ranks_of_other_shapes_and_dtypes():
 def test_a_nested_sequence_that_ends_is_given():
     torch.manual_seed(0)
     word = ad.Factorization(3, fam.Categorical(4), end=0, pad=1)
-    word = networks.MADE(word, context_shape=(5,), hidden_features=8)
+    word = random_made(word, context_shape=(5,), hidden_features=8)
     fac = ad.Factorization((4, 3), fam.Nested(word), partition=ad.Partition.along(0))
-    p = networks.MADE(fac, hidden_features=16).condition()
+    p = random_made(fac, hidden_features=16).condition()
     mask = (torch.arange(4) == 0).unsqueeze(-1).expand(4, 3)
     q = p.given(p.sample(), mask)
     assert q.log_prob(q.sample((5,))).isfinite().all()
@@ -478,7 +478,7 @@ def test_whole_inner_events_of_an_independent_block_are_kept():
     torch.manual_seed(0)
     family = fam.Independent(fam.Dirichlet(3), (2,))
     fac = ad.Factorization((2, 2, 3), family, partition=ad.Partition.along(0))
-    p = networks.MADE(fac, hidden_features=8).condition()
+    p = random_made(fac, hidden_features=8).condition()
     mask = torch.zeros(2, 2, 3, dtype=torch.bool)
     mask[0, 1] = True
     q = p.marginal(mask)
@@ -492,7 +492,7 @@ def test_whole_inner_events_of_an_independent_block_are_kept():
 
 def test_parts_that_a_family_is_not_given_in_are_refused_at_once():
     fac = ad.Factorization((2, 3), fam.OneHotCategorical(3), partition=ad.Partition.along(0))
-    p = networks.MADE(fac, hidden_features=8).condition()
+    p = random_made(fac, hidden_features=8).condition()
     mask = torch.tensor([[False, True, False], [False, False, False]])
     with pytest.raises(ValueError, match="a part of its block, got 1 of 3 elements"):
         p.given(torch.eye(3)[:2], mask)
@@ -513,14 +513,14 @@ def test_orders_that_are_no_graphs_never_list_all_pairs_of_blocks():
 def test_a_mask_that_cuts_a_block_is_blamed_and_no_value_that_was_not_given():
     partition = ad.Partition.split([1, 3])
     fac = ad.Factorization(4, [fam.Categorical(2), fam.OneHotCategorical(3)], partition=partition)
-    p = networks.MADE(fac, hidden_features=8).condition()
+    p = random_made(fac, hidden_features=8).condition()
     with pytest.raises(ValueError, match="mask: expected whole blocks"):
         p.given(torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.tensor([True, True, True, False]))
 
 
 def test_what_is_given_twice_is_checked_together():
     """The end that a first value lacks is no padding that a second one breaks."""
-    p = networks.MADE(ad.Factorization(3, fam.Categorical(3), end=0), hidden_features=8).condition()
+    p = random_made(ad.Factorization(3, fam.Categorical(3), end=0), hidden_features=8).condition()
     x = torch.tensor([1, 2, 1])
     one, two = torch.tensor([[True, False, False], [False, True, False]])
     states = p.enumerate_support()
@@ -532,7 +532,7 @@ def test_what_is_given_twice_is_checked_together():
 
 def test_anchors_of_independent_blocks_are_inside():
     word = ad.Factorization(3, fam.Categorical(3), end=2, pad=0)
-    inner = networks.MADE(word, context_shape=(2,), hidden_features=4)
+    inner = random_made(word, context_shape=(2,), hidden_features=4)
     for family in (fam.OneHotCategorical(2), fam.Dirichlet(2), fam.Nested(inner)):
         several = fam.Independent(family, (2,))
         assert several.inside(several.placeholder())

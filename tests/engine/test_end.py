@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import assert_frequencies
-from table import GPT, NETWORKS
+from table import GPT, NETWORKS, random_made
 
 import ardist as ad
 from ardist import families as fam
@@ -15,7 +15,7 @@ ORDERS = [ad.Ordering.raster(), ad.Ordering.reverse(), ad.Ordering.permutation([
 def build(ordering, end=2, pad=None, size=4):
     torch.manual_seed(0)
     fac = ad.Factorization(size, fam.Categorical(3), ordering=ordering, end=end, pad=pad)
-    return networks.MADE(fac, hidden_features=16).condition()
+    return random_made(fac, hidden_features=16).condition()
 
 
 @pytest.mark.parametrize("ordering", ORDERS, ids=repr)
@@ -25,7 +25,7 @@ def test_probabilities_are_those_of_the_free_sequence_up_to_its_end(ordering, en
     fac = p.factorization
     free = ad.Factorization(4, fam.Categorical(3), ordering=ordering)
     torch.manual_seed(0)
-    q = networks.MADE(free, hidden_features=16).condition()
+    q = random_made(free, hidden_features=16).condition()
     states = p.enumerate_support()
     assert len(states) == fac.num_states == 1 + 2 + 4 + 8 + 16
     assert len(states.unique(dim=0)) == len(states)
@@ -62,7 +62,7 @@ def test_conditionals_are_certain_after_the_end(ordering, end, pad):
     columns = ad.Factorization(
         2, [fam.Categorical(3), fam.Bernoulli()], end=1, ordering=ad.Ordering.reverse()
     )
-    q = networks.MADE(columns, hidden_features=8).condition()
+    q = random_made(columns, hidden_features=8).condition()
     x = q.enumerate_support()
     scores = [
         one.log_prob(value) for one, value in zip(q.conditionals(x), x.unbind(-1), strict=True)
@@ -83,7 +83,7 @@ def test_conditionals_of_every_family_of_indices(families):
     """Those that torch's distributions do not enumerate, too."""
     torch.manual_seed(0)
     fac = ad.Factorization(3, families, end=1, pad=0)
-    p = networks.MADE(fac, hidden_features=16).condition()
+    p = random_made(fac, hidden_features=16).condition()
     states = p.enumerate_support()
     each = p.conditionals(states)
     if not fac.is_uniform:

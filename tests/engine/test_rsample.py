@@ -3,7 +3,7 @@
 import pytest
 import torch
 from laws import assert_mean
-from table import CONTEXT, FACTORIZATIONS, FAMILIES, GPT, REPRESENTATIVE, build
+from table import CONTEXT, FACTORIZATIONS, FAMILIES, GPT, REPRESENTATIVE, build, random_made
 
 import ardist as ad
 from ardist import families as fam
@@ -92,7 +92,7 @@ def test_gradients_with_an_order_for_each_row(factorization, float64):
 
 def nested(network, **options):
     torch.manual_seed(0)
-    inner = networks.MADE(ad.Factorization(2, fam.Normal()), context_shape=(3,), hidden_features=8)
+    inner = random_made(ad.Factorization(2, fam.Normal()), context_shape=(3,), hidden_features=8)
     fac = ad.Factorization((3, 2), fam.Nested(inner), partition=ad.Partition.along(0))
     return network(fac, **options).double()
 
@@ -100,7 +100,7 @@ def nested(network, **options):
 @pytest.mark.parametrize(
     ("network", "options"),
     [
-        (networks.MADE, {"hidden_features": 16}),
+        (random_made, {"hidden_features": 16}),
         (networks.RNN, {"hidden_size": 8}),
         (networks.Transformer, GPT),
     ],
@@ -131,7 +131,7 @@ def test_a_second_derivative_is_refused(network):
 @pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
 def test_dropout_changes_nothing(network):
     kinds = {
-        "made": (networks.MADE, {"hidden_features": 32}),
+        "made": (random_made, {"hidden_features": 32}),
         "rnn-gru": (networks.RNN, {"hidden_size": 8, "num_layers": 2}),
         "transformer": (networks.Transformer, GPT),
     }
@@ -204,7 +204,7 @@ def test_no_graph_where_none_is_wanted():
 def test_gradients_of_an_expectation_match_quadrature(float64):
     """Two steps, whose noise is integrated on a grid."""
     torch.manual_seed(0)
-    net = networks.MADE(
+    net = random_made(
         ad.Factorization(2, fam.Normal()), hidden_features=(16,), activation=torch.tanh
     ).double()
     nodes, weights = (torch.as_tensor(part) for part in _hermite(40))
@@ -275,7 +275,7 @@ def test_gradients_of_an_expectation_in_two_dimensions(name, float64):
     """The mean over a grid of uniforms, by differences, for each reparameterized family."""
     torch.manual_seed(0)
     fac = ad.Factorization(2, FAMILIES[name])
-    net = networks.MADE(fac, hidden_features=(8,), activation=torch.tanh).double()
+    net = random_made(fac, hidden_features=(8,), activation=torch.tanh).double()
     axis = (torch.arange(12) + 0.5) / 12
     uniforms = torch.cartesian_prod(axis, axis)
 
@@ -299,12 +299,12 @@ def test_gradients_of_an_expectation_in_two_dimensions(name, float64):
 
 
 def test_gradients_of_a_nested_networks_stand_ins(float64):
-    net = nested(networks.MADE, hidden_features=16)
+    net = nested(random_made, hidden_features=16)
     given = {n: (1.5 * w.detach()).requires_grad_() for n, w in net.named_parameters()}
     torch.manual_seed(1)
     x = net.condition(params=given).rsample((3,))
     ours = torch.autograd.grad(x.sum(), list(given.values()))
-    other = nested(networks.MADE, hidden_features=16)
+    other = nested(random_made, hidden_features=16)
     with torch.no_grad():
         for name, weight in other.named_parameters():
             weight.copy_(given[name])
@@ -328,7 +328,7 @@ def test_backward_under_autocast(network):
 
 def test_gradients_are_of_the_weights_that_drew():
     torch.manual_seed(0)
-    net = networks.MADE(ad.Factorization(4, fam.Normal()), hidden_features=(12, 12))
+    net = random_made(ad.Factorization(4, fam.Normal()), hidden_features=(12, 12))
     start = [weight.detach().clone() for weight in net.parameters()]
 
     def gradients(factor):

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 import torch
 from laws import assert_cdf, assert_frequencies, assert_mean
-from table import CONTEXT, FACTORIZATIONS, build, condition, fits
+from table import CONTEXT, FACTORIZATIONS, build, condition, fits, random_made
 
 import ardist as ad
 from ardist import families as fam
@@ -448,7 +448,7 @@ def test_passes_and_tolerance():
     assert early.shape == x.shape
     # Integers beside reals have to stay as they are, whatever the tolerance.
     columns = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Bernoulli(), c=fam.Normal())
-    net = networks.MADE(columns, hidden_features=16).double()
+    net = random_made(columns, hidden_features=16).double()
     torch.manual_seed(0)
     exact, _ = fixed_point(net.condition(), (50,), tol=0.0)
     torch.manual_seed(0)
@@ -458,7 +458,7 @@ def test_passes_and_tolerance():
 
 
 def test_dropout_is_off_and_nothing_keeps_a_graph():
-    net = networks.MADE(ad.Factorization(6, fam.Normal()), hidden_features=16)
+    net = random_made(ad.Factorization(6, fam.Normal()), hidden_features=16)
     torch.manual_seed(0)
     x, _ = fixed_point(net.condition(), (3,))
     assert not x.requires_grad

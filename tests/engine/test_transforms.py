@@ -10,7 +10,7 @@ import pytest
 import torch
 from laws import assert_cdf, assert_mean, quantile
 from pyro.distributions.transforms import Permute
-from table import build, condition, fits
+from table import build, condition, fits, random_made
 from torch.distributions import AffineTransform, ComposeTransform, TanhTransform
 
 import ardist as ad
@@ -34,7 +34,7 @@ STANDARD = {  # families and the law of their noise
 
 def _made(family=None, shape=4, ordering=None, **options):
     fac = ad.Factorization(shape, family or fam.Normal(), ordering=ordering)
-    net = networks.MADE(fac, hidden_features=(24,), **options)
+    net = random_made(fac, hidden_features=(24,), **options)
     with torch.no_grad():  # blocks that depend on each other
         for parameter in net.parameters():
             parameter.mul_(1.5)
@@ -116,7 +116,7 @@ def test_draws_and_gradients_are_those_of_autograd_through_the_steps(network, or
 def test_gradients_of_blocks_of_several_families():
     columns = {"a": fam.Normal(), "b": fam.Spline(3), "c": fam.Logistic(), "d": fam.LogNormal()}
     fac = ad.Factorization.columns(columns, ordering=ad.Ordering.permutation([2, 0, 3, 1]))
-    transform = AutoregressiveTransform(networks.MADE(fac, hidden_features=(16,)))
+    transform = AutoregressiveTransform(random_made(fac, hidden_features=(16,)))
     z = torch.randn(4)
     torch.testing.assert_close(transform.inv(transform(z)), z)
     forward = torch.autograd.functional.jacobian(transform, z)
@@ -142,7 +142,7 @@ def test_events_of_any_shape(shape):
 )
 def test_blocks_of_several_elements(family):
     fac = ad.Factorization((3, 2), family, partition=ad.Partition.along(0))
-    transform = AutoregressiveTransform(networks.MADE(fac, hidden_features=(12,)))
+    transform = AutoregressiveTransform(random_made(fac, hidden_features=(12,)))
     z = torch.randn(3, 2)
     x = transform(z)
     torch.testing.assert_close(transform.inv(x), z)
@@ -226,7 +226,7 @@ def test_a_transformed_family_registers_the_network_inside():
     inner = AutoregressiveTransform(_made(shape=3))
     family = fam.Transformed(fam.Independent(fam.Normal(), (3,)), inner)
     fac = ad.Factorization((2, 3), family, partition=ad.Partition.along(0))
-    net = networks.MADE(fac, hidden_features=(8,))
+    net = random_made(fac, hidden_features=(8,))
     assert set(inner.parameters()) <= set(net.parameters())
     p = net.condition()
     x = p.rsample((5,))
@@ -377,7 +377,7 @@ def test_gradients_back_from_uniforms_of_discrete_and_continuous_blocks():
     fac = ad.Factorization.columns(
         a=fam.Normal(), b=fam.Categorical(3), c=fam.Gamma(), d=fam.Logistic(), e=fam.Bernoulli()
     )
-    transform = Rosenblatt(networks.MADE(fac, hidden_features=(12,)).condition())
+    transform = Rosenblatt(random_made(fac, hidden_features=(12,)).condition())
     u, step = torch.rand(5), 1e-6
     found = torch.autograd.functional.jacobian(transform.inv, u)
     sides = [transform.inv(u + sign * step * torch.eye(5)).T.detach() for sign in (1, -1)]
@@ -456,7 +456,7 @@ def test_a_stack_starts_near_the_identity(family):
     noise = dist.Normal(0.0, 1.0).expand((2, 3) if wide else (6,)).to_event(2 if wide else 1)
     x = _heavy(wide).float()
     for depth in range(1, 9):
-        layers = _new_stack(networks.MADE, family, depth, hidden_features=(64, 64))
+        layers = _new_stack(random_made, family, depth, hidden_features=(64, 64))
         modules = torch.nn.ModuleList(layers).float()
         flow = dist.TransformedDistribution(noise, layers)
         z = ComposeTransform(layers).inv(x)
@@ -471,7 +471,7 @@ def test_a_stack_starts_near_the_identity(family):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda fac: networks.MADE(fac, hidden_features=()),
+        lambda fac: random_made(fac, hidden_features=()),
         lambda fac: networks.Unshared(fac, hidden_features=(32,)),
         lambda fac: networks.Unshared(fac, hidden_features=()),
         lambda fac: networks.Markov(fac, window=2, hidden_features=(32,)),
@@ -497,7 +497,7 @@ def test_stacks_of_other_networks_start_near_the_identity(make):
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("family", BIJECTIVE)
 def test_a_score_takes_one_pass_a_layer(family, inverse):
-    layers = _new_stack(networks.MADE, BIJECTIVE[family], 5, hidden_features=8)
+    layers = _new_stack(random_made, BIJECTIVE[family], 5, hidden_features=8)
     wide = bool(BIJECTIVE[family].event_shape)
     x, passes = _heavy(wide, 7), []
     for layer in layers:

@@ -36,6 +36,48 @@ def test_extreme_parameters_give_finite_numbers_inside_the_support(family):
     assert family.features(value).abs().max() < 100
 
 
+@families
+def test_fitted_parameters_are_at_least_as_likely_as_the_true_ones(family):
+    """Of two blocks, the second of which has a few values; where others are missing."""
+    torch.manual_seed(0)
+    true = torch.randn(2, family.num_params)
+    values = family.sample(true.expand(1000, 2, -1))
+    mask = torch.ones_like(values, dtype=torch.bool)
+    mask[8:, 1] = False
+    found = family.fit(values, mask)
+    assert found.shape == true.shape
+    assert found.isfinite().all()
+    if isinstance(family, (fam.TopK, fam.Nucleus)):  # no gradient says which states to keep
+        return
+    gain = family.log_prob(found, values) - family.log_prob(true, values)
+    assert gain[:, 0].mean() > -0.05
+    assert gain[:8, 1].mean() > -0.05
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e5])
+def test_a_fit_does_not_depend_on_the_units_of_values(unit):
+    values = unit * (3 + torch.randn(500, 1))
+    family = fam.Normal(min_scale=1e-12)
+    found = family(family.fit(values, torch.ones(500, 1, dtype=torch.bool)))
+    # On 256 quantiles, which have the mean and the deviation of the values up to a few percent.
+    assert (found.mean - values.mean()).abs().item() < 0.05 * unit
+    assert found.stddev.item() == pytest.approx(values.std().item(), rel=0.05)
+
+
+def test_a_fit_gives_unseen_states_a_probability():
+    values, mask = torch.tensor([[0], [0], [2]]), torch.ones(3, 1, dtype=torch.bool)
+    for family in (fam.Categorical(4), fam.DiscretizedLogisticMixture(2, bins=4)):
+        probs = family(family.fit(values, mask)).probs.squeeze(0)
+        assert probs.argmax() == 0
+        assert (probs > 0.01).all()
+    probs = fam.Categorical(4)(fam.Categorical(4).fit(values, mask)).probs
+    torch.testing.assert_close(probs, torch.tensor([[2.25, 0.25, 1.25, 0.25]]) / 4)
+    hurdle = fam.Hurdle((0.0, 5.0), fam.Normal())
+    values = torch.tensor([[0.0], [0.0], [1.0], [2.0]])
+    params = hurdle.fit(values, torch.ones(4, 1, dtype=torch.bool))
+    assert hurdle.log_prob(params, torch.tensor([5.0])).item() > -20
+
+
 WILD = [
     *(fam.MultivariateNormal(size) for size in (1, 3, 32)),
     *(fam.LowRankMultivariateNormal(*sizes) for sizes in ((1, 1), (3, 2), (200, 20))),

@@ -5,7 +5,7 @@ import copy
 import pyro.distributions as dist
 import pytest
 import torch
-from table import FACTORIZATIONS, FAMILIES, VECTORS, wild_params
+from table import FACTORIZATIONS, FAMILIES, VECTORS, random_made, wild_params
 from torch.distributions import ExpTransform, HalfNormal, SigmoidTransform, constraints
 
 import ardist as ad
@@ -235,7 +235,7 @@ def test_families_that_draw_integers_have_indices():
     assert Ordered().is_index
     assert torch.equal(torch.get_rng_state(), state)
     for family in (Ordered(), Counts(), ALL["parametric_categorical"]):
-        p = ad.networks.MADE(ad.Factorization(2, family), hidden_features=8).condition()
+        p = random_made(ad.Factorization(2, family), hidden_features=8).condition()
         x = p.sample((50,))
         assert x.dtype == (torch.int64 if family.is_index else torch.float32)
         given = p.given(x, torch.tensor([True, False])).sample()
@@ -273,7 +273,7 @@ class Held(fam.Family):
 )
 def test_tensors_that_a_family_holds_follow_the_network(family, dtype):
     fac = ad.Factorization((3, 2), family, partition=ad.Partition.along(0))
-    net = ad.networks.MADE(fac, hidden_features=8).to(dtype)
+    net = random_made(fac, hidden_features=8).to(dtype)
     p = net.condition()
     x = p.sample((4,))
     assert x.dtype == dtype

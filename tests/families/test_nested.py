@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from laws import assert_density
+from table import random_made
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,9 +16,7 @@ from ardist.scoring import teacher_forced_params
 
 
 def inner(family, size=2, context=4):
-    return networks.MADE(
-        ad.Factorization(size, family), context_shape=(context,), hidden_features=8
-    )
+    return random_made(ad.Factorization(size, family), context_shape=(context,), hidden_features=8)
 
 
 def chords(family=None, network=None, **options):
@@ -142,7 +141,7 @@ def test_gradients_under_distributed_data_parallel(tmp_path):
 
 def test_dropout_is_of_training_alone():
     torch.manual_seed(0)
-    chord = networks.MADE(
+    chord = random_made(
         ad.Factorization(2, fam.Bernoulli()), context_shape=(4,), hidden_features=32, dropout=0.5
     )
     fac = ad.Factorization((3, 2), fam.Nested(chord), partition=ad.Partition.along(0))
@@ -168,7 +167,7 @@ def any_order_pairs():
     for weight in pair.parameters():
         weight.data.mul_(2.5)
     fac = ad.Factorization((2, 2), fam.Nested(pair), partition=ad.Partition.along(0))
-    return networks.MADE(fac, hidden_features=8).condition()
+    return random_made(fac, hidden_features=8).condition()
 
 
 def test_searches_score_what_is_given_in_part_as_log_prob_does():

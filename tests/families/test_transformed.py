@@ -8,6 +8,7 @@ import pyro.distributions.transforms as flows
 import pytest
 import torch
 from pyro.distributions.transforms.spline import _monotonic_rational_spline
+from table import random_made
 from torch.distributions import (
     AffineTransform,
     ComposeTransform,
@@ -88,9 +89,7 @@ def test_the_support_is_where_the_transforms_carry_that_of_the_family(family, tr
     result = fam.Transformed(family, transforms).support
     ends = getattr(result, "lower_bound", -torch.inf), getattr(result, "upper_bound", torch.inf)
     assert ends == support
-    net = ad.networks.MADE(
-        ad.Factorization((), fam.Transformed(family, transforms)), hidden_features=4
-    )
+    net = random_made(ad.Factorization((), fam.Transformed(family, transforms)), hidden_features=4)
     ad.testing.check_normalized(net.double().condition(), num_points=2001, tolerance=1e-6)
 
 
@@ -170,7 +169,7 @@ def test_learned_transforms_are_trained_with_the_network(transform, inverse):
     transform = copy.deepcopy(transform)
     family = fam.Transformed(PAIR, transform.inv if inverse else transform)
     fac = ad.Factorization((3, 2), family, partition=ad.Partition.along(0))
-    net = ad.networks.MADE(fac, hidden_features=8)
+    net = random_made(fac, hidden_features=8)
     names = {id(value): name for name, value in net.named_parameters()}
     own = list(transform.parameters())
     assert own
@@ -205,7 +204,7 @@ def test_a_state_holds_what_a_transform_learned():
     for _ in range(2):
         family = fam.Transformed(PAIR, flows.Spline(2, count_bins=4))
         fac = ad.Factorization((3, 2), family, partition=ad.Partition.along(0))
-        nets.append(ad.networks.MADE(fac, hidden_features=8))
+        nets.append(random_made(fac, hidden_features=8))
     first, second = nets
     x = first.condition().sample((5,))
     second.load_state_dict(first.state_dict())

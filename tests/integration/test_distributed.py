@@ -1,11 +1,13 @@
 """Two processes train as one does, and sharded networks draw: DDP and FSDP2, by gloo on the CPU."""
 
 import copy
+import itertools
+import shutil
 from functools import partial
 
 import pytest
 import torch
-from table import FACTORIZATIONS
+from table import FACTORIZATIONS, random_made
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -21,7 +23,7 @@ ROWS, STEPS, WORLD = 8, 20, 2
 
 def _nested(**context):
     chord = ad.Factorization(3, fam.Bernoulli())
-    inner = networks.MADE(chord, hidden_features=8, context_shape=(4,))
+    inner = random_made(chord, hidden_features=8, context_shape=(4,))
     fac = ad.Factorization((5, 3), fam.Nested(inner), partition=ad.Partition.along(0))
     return networks.RNN(fac, hidden_size=8, **context)
 
@@ -31,7 +33,7 @@ def _transformer(**context):
 
 
 NETWORKS = {
-    "made": partial(networks.MADE, FACTORIZATIONS["normal-raster"], hidden_features=(16, 16)),
+    "made": partial(random_made, FACTORIZATIONS["normal-raster"], hidden_features=(16, 16)),
     "rnn": partial(networks.RNN, WORDS, hidden_size=8, cell="lstm", num_layers=2),
     "transformer": _transformer,
     "transformer, cross-attention": partial(
@@ -153,6 +155,49 @@ def a_wrapper_that_is_sharded_says_so(rank):
         net.condition(torch.zeros(3, dtype=torch.float64)).sample()
 
 
+FIT = {"batch_size": 4, "lr": 0.02, "warmup": 0, "max_epochs": 4, "progress": False}
+FITTED = {
+    "ddp": (lambda net: net, {"average": 0.5}),  # which fit wraps itself
+    "ddp, wrapped": (by_ddp, {}),
+    "fsdp": (lambda net: by_fsdp(net).network, {}),
+}
+
+
+def fitted(name, how, stop_after=None, **options):
+    """A network that is fitted on 20 rows in any number of processes, and its history."""
+    net, context = build(name), torch.randn(20, 3, dtype=torch.float64)
+    x, calls = net.condition(context).sample(), itertools.count()
+    wrap, more = FITTED.get(how, (lambda net: net, {}))
+    model = wrap(net)
+
+    def stop(*_):
+        if next(calls) == stop_after:
+            raise InterruptedError
+
+    net.register_forward_pre_hook(stop)
+    return net, ad.training.fit(model, x, context, **FIT, **more, **options)
+
+
+def assert_fitted(found, expected):
+    net, history = found
+    for one, other in zip((history.train, history.valid), expected["nats"], strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    for own, other in zip(net.parameters(), expected["weights"], strict=True):
+        torch.testing.assert_close(whole(own), other, rtol=1e-9, atol=1e-9)
+
+
+def fits_as_one(rank, name, folder):
+    for how in FITTED:
+        expected = torch.load(folder / f"{how}.expected")
+        with pytest.raises(InterruptedError):  # in the third epoch, after a checkpoint
+            fitted(name, how, checkpoint=folder / f"{how}.pt", stop_after=14)
+        torch.distributed.barrier()
+        if rank == 0:
+            shutil.copy(folder / f"{how}.pt", folder / f"{how}.half")
+        torch.distributed.barrier()
+        assert_fitted(fitted(name, how, checkpoint=folder / f"{how}.pt"), expected)
+
+
 def _run(rank, check, file, args):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -192,3 +237,17 @@ def test_a_sharded_network_draws(name, tmp_path):
 @pytest.mark.slow
 def test_a_network_inside_a_sharded_wrapper_says_how_to_shard_it(tmp_path):
     in_two_processes(tmp_path, a_wrapper_that_is_sharded_says_so)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["made", "rnn"])
+def test_two_processes_fit_and_resume_as_one(name, tmp_path):
+    for how, (_, more) in FITTED.items():
+        net, history = fitted(name, None, **more)
+        expected = {"weights": list(net.parameters()), "nats": (history.train, history.valid)}
+        torch.save(expected, tmp_path / f"{how}.expected")
+    in_two_processes(tmp_path, fits_as_one, name, tmp_path)
+    for how in ("ddp", "fsdp"):  # the checkpoint of two processes is resumed by one
+        expected = torch.load(tmp_path / f"{how}.expected")
+        more = FITTED[how][1]
+        assert_fitted(fitted(name, None, checkpoint=tmp_path / f"{how}.half", **more), expected)

@@ -9,12 +9,11 @@ import torch
 from laws import quantile
 from pyro import infer, poutine
 from pyro.infer import autoguide
-from table import NETWORKS, build, slow_except
+from table import NETWORKS, build, random_made, slow_except
 from torch import nn
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
 
 # A model small enough that every integral over its latent is a sum over nodes.
 
@@ -28,7 +27,7 @@ X = 0.7
 
 def made(factorization, **options):
     """A small MADE whose blocks depend on each other."""
-    net = networks.MADE(factorization, hidden_features=(6,), **options)
+    net = random_made(factorization, hidden_features=(6,), **options)
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.4)
     return net.to(torch.get_default_dtype())
@@ -555,7 +554,7 @@ def test_gradients_through_draws_are_not_compiled():
 
 def copying():
     """Each bit is most likely that before it, so that draws take from few to many passes."""
-    net = networks.MADE(ad.Factorization(5, fam.Bernoulli()), hidden_features=())
+    net = random_made(ad.Factorization(5, fam.Bernoulli()), hidden_features=())
     net.direct.weight.data = 8.0 * torch.eye(5).roll(1, 0)
     net.direct.bias.data = torch.tensor([0.0, -4.0, -4.0, -4.0, -4.0])
     return net
@@ -599,7 +598,7 @@ class BayesianMADE:
     """x ~ a MADE over two bits, whose weights are standard normal latents."""
 
     def __init__(self, subsample_size=None):
-        self.net = networks.MADE(LATENTS["discrete"], hidden_features=())
+        self.net = random_made(LATENTS["discrete"], hidden_features=())
         self.states = self.net.condition().enumerate_support()
         self.subsample_size = subsample_size
         self.x = torch.tensor([[0.0, 0.0]] * 3 + [[1.0, 1.0]] * 6 + [[1.0, 0.0]])

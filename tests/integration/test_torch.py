@@ -9,7 +9,7 @@ import pytest
 import torch
 from laws import assert_frequencies, quantile
 from pyro.infer import TraceMeanField_ELBO
-from table import CONTEXT, FACTORIZATIONS, NETWORKS, build, fits, slow_except
+from table import CONTEXT, FACTORIZATIONS, NETWORKS, build, fits, random_made, slow_except
 from torch.distributions import Distribution, kl_divergence
 from torch.func import grad, hessian, jacrev, jvp, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
 
 # Mixtures and wrappers.
 
@@ -71,7 +70,7 @@ def test_independent_rows_are_one_event():
 
 
 def test_a_transformed_distribution_has_the_gradients_of_its_base(float64):
-    net = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=(4,))
+    net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=(4,))
 
     def law(bias):
         base = net.condition(params={"head.bias": bias})
@@ -132,7 +131,7 @@ def test_the_divergence_is_the_sum_over_all_events(float64):
 def test_where_the_divergence_is_not_exact_torch_says_who_estimates_it():
     message = r"p: expected events .* ardist\.information\.kl_divergence\(p, q\) estimates it"
     p = build("made", "normal-2").condition()
-    many = networks.MADE(ad.Factorization(13, fam.Bernoulli()), hidden_features=(4,)).condition()
+    many = random_made(ad.Factorization(13, fam.Bernoulli()), hidden_features=(4,)).condition()
     product = dist.Bernoulli(torch.full((13,), 0.5)).to_event(1)
     for first, second in (
         (p, p),

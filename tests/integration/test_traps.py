@@ -17,7 +17,7 @@ from pyro import infer, poutine
 from pyro.infer.autoguide import AutoNormal
 from pyro.ops.packed import pack
 from pyro.util import check_site_shape
-from table import CONTEXT, build
+from table import CONTEXT, build, random_made
 from torch import nn
 from torch.distributions import Distribution, biject_to, kl_divergence, transforms
 
@@ -54,7 +54,7 @@ class Chain:
 
     def __init__(self, has_rsample=None):
         fac = ad.Factorization.columns(k=fam.Bernoulli(), z=fam.Normal())
-        self.net, self.has_rsample = networks.MADE(fac, hidden_features=(6,)), has_rsample
+        self.net, self.has_rsample = random_made(fac, hidden_features=(6,)), has_rsample
         for weight in self.net.parameters():
             nn.init.normal_(weight, std=0.4)
 
@@ -299,7 +299,7 @@ def test_trap_12_a_masked_nan_spoils_the_gradient():
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
 def test_trap_13_model_and_guide_agree_in_event_dim(shape):
     """infer/util.py refuses sites of which one has a dimension of events and one of a batch."""
-    net = networks.MADE(ad.Factorization(shape, fam.Normal()), hidden_features=(8,))
+    net = random_made(ad.Factorization(shape, fam.Normal()), hidden_features=(8,))
 
     def theirs():
         with pyro.plate("rows", 5):
@@ -330,7 +330,7 @@ def test_trap_14_a_class_has_a_support(kind):
 def test_trap_15_cat_is_no_support_of_vectors():
     """`constraints.cat` has the event_dim of its parts, and cuts a simplex at the wrong place."""
     fac = ad.Factorization.columns(a=fam.Normal(), b=fam.Dirichlet(3), c=fam.Gamma())
-    p = networks.MADE(fac, hidden_features=(8,)).condition()
+    p = random_made(fac, hidden_features=(8,)).condition()
     assert p.support.event_dim == 1
     x, bijection = p.sample((7,)), biject_to(p.support)
     free = bijection.inv(x)
@@ -370,7 +370,7 @@ def test_trap_17_a_support_that_moves_with_the_past_is_no_product(factorization)
 def test_trap_18_sites_that_can_be_enumerated_are():
     """`config_enumerate` and NUTS take each one, so that large events must not offer it."""
     small, large = (
-        networks.MADE(ad.Factorization(size, fam.Bernoulli()), hidden_features=(16,)).condition()
+        random_made(ad.Factorization(size, fam.Bernoulli()), hidden_features=(16,)).condition()
         for size in (2, 13)
     )
     assert small.expand((3, 1)).enumerate_support(expand=False).shape == (4, 1, 1, 2)
@@ -520,7 +520,7 @@ def test_trap_27_conditionals_are_not_checked_at_each_step(family, monkeypatch):
         init(self, *args, **kwargs)
         made.append((type(self), self._validate_args))
 
-    net = networks.MADE(ad.Factorization(4, family), hidden_features=(8,))
+    net = random_made(ad.Factorization(4, family), hidden_features=(8,))
     monkeypatch.setattr(Distribution, "__init__", recorded)
     p = ad.AutoregressiveDistribution(net, validate_args=True)
     p.log_prob(p.sample((3,)))

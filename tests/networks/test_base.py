@@ -15,6 +15,7 @@ from table import (
     NETWORKS,
     REPRESENTATIVE,
     build,
+    random_made,
     slow_except,
 )
 
@@ -286,8 +287,53 @@ def test_the_printed_network_shows_factorization_and_sizes(network):
     assert "context_shape=(3,)" in shown
 
 
+NO_OUTPUT_MAPS = ("plain", "foreign", "masked-module")  # modules of which no last layer is known
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in NO_OUTPUT_MAPS])
+def test_conditionals_start_as_the_marginals_of_data(network):
+    factorization = "bernoulli-raster" if network != "pixelcnn" else "image-raster"
+    net = build(network, factorization, CONTEXT)
+    shape = net.factorization.event_shape
+    x = (torch.rand(300, *shape) < torch.linspace(0.1, 0.9, shape.numel()).reshape(shape)).float()
+    x[:100, 0, 0] = torch.nan  # missing
+    net.start_at(x)
+    p = net.condition(torch.randn(300, *CONTEXT))
+    probs = p.conditionals(x.nan_to_num()).probs.flatten(1)
+    assert torch.equal(probs, probs[:1].expand_as(probs))  # whatever the context and other blocks
+    if network.split("-")[0] in ("made", "masked", "unshared"):
+        counts, ones = (~x.isnan()).sum(0), x.nansum(0)
+    else:  # one map for all blocks
+        counts, ones = (~x.isnan()).sum().expand(shape), x.nansum().expand(shape)
+    expected = (ones + 0.5) / (counts + 1)  # with one more value, half a one
+    torch.testing.assert_close(probs[0], expected.flatten())
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "masked", "unshared", "transformer"])
+def test_mixed_columns_start_as_the_marginals_of_data(network):
+    net = build(network, "columns-permuted")  # a category, a positive number and a category
+    x = torch.stack((torch.arange(90) % 2, 1 + torch.arange(90) % 5, torch.arange(90) % 3), -1)
+    net.start_at(x.float())
+    each = net.condition().conditionals(x[:1].float())
+    torch.testing.assert_close(each["a"].probs, torch.full((1, 2), 1 / 2))
+    torch.testing.assert_close(each["c"].probs, torch.full((1, 3), 1 / 3))
+    assert each["b"].mean.item() == pytest.approx(3.0, rel=0.01)
+
+
+def test_padding_has_no_part_in_the_start_and_nested_networks_start_too():
+    net = build("rnn-gru", "ended")  # the end is 2, and so is the padding
+    net.start_at(torch.tensor([[0, 2, 2, 2], [1, 0, 2, 2]]))
+    logits = net(torch.zeros(1, 4, dtype=torch.int64))[0, 0]
+    torch.testing.assert_close(logits.softmax(-1), torch.tensor([7.0, 4.0, 7.0]) / 18)
+    net = build("rnn-gru", "nested")  # (2, 2) bits, two a block
+    net.start_at(torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]))
+    inner = net.factorization.families[0].network
+    probs = inner.condition(torch.randn(3)).conditionals(torch.zeros(2)).probs
+    torch.testing.assert_close(probs, torch.tensor([3.5, 1.5]) / 5)
+
+
 DROPPING = {
-    "made": (networks.MADE, {"hidden_features": 32}),
+    "made": (random_made, {"hidden_features": 32}),
     "rnn": (networks.RNN, {"hidden_size": 8, "num_layers": 2}),
     "wavenet": (networks.WaveNet, {"channels": 8, "depth": 3}),
     "transformer": (networks.Transformer, GPT),

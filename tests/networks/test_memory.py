@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from table import CONTEXT, FACTORIZATIONS, build
+from table import CONTEXT, FACTORIZATIONS, build, random_made
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ardist as ad
@@ -65,7 +65,7 @@ def test_chunks_serve_evidence_marginals_and_missing_values(kind):
 def test_the_backward_pass_uses_the_parameters_and_the_mode_of_the_forward_pass():
     """Both have changed back when it computes chunks again."""
     torch.manual_seed(0)
-    inner = networks.MADE(
+    inner = random_made(
         ad.Factorization(2, ad.families.Bernoulli()), hidden_features=8, context_shape=(3,),
         dropout=0.5,
     )  # fmt: skip

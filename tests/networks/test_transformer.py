@@ -17,6 +17,26 @@ def build(factorization, **options):
     return Transformer(factorization, **{**SIZES, **options})
 
 
+def test_positions_that_are_read_and_predicted_start_as_one_table_in_which_near_ones_are_alike():
+    net = Transformer(ad.Factorization((8, 8), fam.Bernoulli()), dim=32, depth=1, heads=2)
+    assert torch.equal(net.read_places, net.target_places)
+    places = net.read_places.detach().unflatten(0, (8, 8))
+    assert places.std().item() == pytest.approx(0.1, rel=0.01)
+    torch.testing.assert_close(places.mean((0, 1)), torch.zeros(32), rtol=0, atol=1e-6)
+    away = [(places[3, 3] - places[3 + step, 3 - step]).norm().item() for step in (1, 2, 3)]
+    assert 0 < away[0] < away[1] < away[2]
+    assert len({tuple(place) for place in places.flatten(0, 1).tolist()}) == 64
+
+
+@pytest.mark.parametrize("grid", [(), (1,), (1, 5), (2, 3, 4)])
+def test_positions_of_any_grid_differ(grid):
+    fac = ad.Factorization(grid, fam.Bernoulli())
+    net = Transformer(fac, dim=16, depth=1, heads=2)
+    places = net.target_places.detach()
+    assert places.isfinite().all()
+    assert torch.unique(places, dim=0).shape == (fac.num_blocks, 16)
+
+
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 @pytest.mark.parametrize(
     ("own", "other"),

@@ -82,7 +82,7 @@ def test_columns_take_modules_by_name_and_none_is_a_constant():
     assert net.factors[0] is given["a"]
     assert net.factors[1] is given["b"]
     logits = net.condition().conditionals(torch.zeros(3))["c"].logits
-    torch.testing.assert_close(logits, net.factors[2].value.log_softmax(-1))
+    torch.testing.assert_close(logits, net.factors[2].bias.log_softmax(-1))
 
 
 def test_the_repr_shows_factorization_and_sizes():

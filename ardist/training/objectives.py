@@ -5,6 +5,7 @@ own prefixes, which it was not trained on. The resulting errors are known as exp
 et al. 2016).
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch.distributions import Distribution, kl_divergence
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.rollout import Rollout
-from ardist.shapes import as_positive, as_real, check_type
+from ardist.shapes import as_positive, as_share, check_type
 
 __all__ = [
     "Exposure",
@@ -26,7 +27,11 @@ __all__ = [
 
 
 def masked_log_prob(
-    p: AutoregressiveDistribution, x: Tensor, observed: Tensor | None = None
+    p: AutoregressiveDistribution,
+    x: Tensor,
+    observed: Tensor | None = None,
+    *,
+    in_order: float = 0.0,
 ) -> Tensor:
     """An unbiased estimate of the mean of log_prob over all orders, in nats, by one pass.
 
@@ -34,7 +39,7 @@ def masked_log_prob(
     (Uria et al. 2014, "A deep and tractable density estimator"; Hoogeboom et al. 2022,
     "Autoregressive diffusion models"). The sum over these T - t blocks is weighted by T / (T - t).
     The sizes t are uniform over 0, ..., T - 1, and spread evenly over the events, which lowers the
-    variance of their mean. The order of `p` has no effect.
+    variance of their mean.
 
     Missing elements are neither read nor scored, and the orders are those of the other blocks. A
     block that is missing in part is scored given all whole ones, by the marginal of its family.
@@ -44,6 +49,9 @@ def masked_log_prob(
         x: events (*lead, *event_shape), where `lead` broadcasts with batch_shape. NaN is a missing
             element if the `nan_policy` of p is "marginalize".
         observed: (*lead, *event_shape) bool, False for elements that are missing in x.
+        in_order: the share of events of which a prefix in the order of p is read, instead of a
+            random set. It makes the network better in that order. The estimate is then no longer
+            of the mean over all orders.
 
     Returns:
         an estimate for each event, of shape (*lead).
@@ -58,6 +66,7 @@ def masked_log_prob(
     >>> loss = -ad.training.masked_log_prob(net.condition(), torch.ones(16, 4)).mean()
     """
     _check_any_set(p)
+    in_order = as_share(in_order, "in_order")
     if isinstance(x, Tensor) and p.nan_policy == "marginalize" and x.isnan().any():
         present = ~x.isnan()
         observed = present if observed is None else present & p.checked_mask(observed, "observed")
@@ -69,11 +78,11 @@ def masked_log_prob(
         x = p.checked(torch.where(observed, x, p.bound.placeholder), "x", mask=observed)
     batch = p.batch_of(x)
     known = None if observed is None else batch.blocks(observed)
-    result: Tensor = p.bound.with_params(_masked, batch, batch.blocks(x), known)
+    result: Tensor = p.bound.with_params(_masked, batch, batch.blocks(x), known, in_order)
     return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
 
 
-def _masked(batch: Batch, blocks: Tensor, known: Tensor | None) -> Tensor:
+def _masked(batch: Batch, blocks: Tensor, known: Tensor | None, in_order: float) -> Tensor:
     layout, rows = batch.layout, batch.num_rows
     whole = torch.ones(rows, layout.num_blocks, dtype=torch.bool, device=blocks.device)
     partial = ~whole
@@ -83,7 +92,10 @@ def _masked(batch: Batch, blocks: Tensor, known: Tensor | None) -> Tensor:
     steps = count + partial.any(-1)  # of an order: the last one scores blocks known in part
     places = torch.rand(rows, device=blocks.device) + torch.randperm(rows, device=blocks.device)
     size = (places / rows * steps).long().minimum(steps - 1).clamp(min=0)  # of the set that is read
-    order = torch.rand(whole.shape, device=blocks.device).masked_fill(~whole, 2.0).argsort(-1)
+    place = torch.rand(whole.shape, device=blocks.device)
+    kept = torch.rand(rows, 1, device=blocks.device) < in_order
+    place = torch.where(kept, place + batch.all_ranks.to(place.device), place)
+    order = place.masked_fill(~whole, math.inf).argsort(-1)
     read = order.argsort(-1) < size.unsqueeze(-1)
     params = batch.bound.forward(blocks, observed=read)
     if known is not None and partial.any():
@@ -184,7 +196,7 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     >>> loss = -ad.training.scheduled_log_prob(net.condition(), torch.ones(16, 4), 0.25).mean()
     """
     check_type(p, AutoregressiveDistribution, "p")
-    as_real(probability, "probability", "one within [0, 1]", lambda x: 0 <= x <= 1)
+    as_share(probability, "probability")
     _check_nothing_observed(p)
     x = p.checked(x, "x")
     batch = p.batch_of(x)

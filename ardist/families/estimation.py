@@ -1,0 +1,82 @@
+"""Parameters of a family that fit values without a network, by maximum likelihood.
+
+Any family can be fitted by its `log_prob`. The optimizer is Rprop (Riedmiller and Braun 1993): its
+steps depend on the signs of the gradient alone, so that the units of the data do not matter.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ardist.families.base import Family
+
+_MOST_ROWS = 256  # values of a block that the likelihood is computed of
+_NUM_STEPS = 100
+_TOLERANCE = 1e-3  # nats that the step of a parameter gains, below which it is left out
+
+
+def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor:
+    """The parameters of each of n blocks, (n, num_params), as `Family.fit` describes."""
+    values, weights = _summary(family, values, mask)
+    generator = torch.Generator().manual_seed(0)  # parts of a mixture have to start apart
+    noise = torch.randn(values.shape[1], family.num_params, generator=generator) / 2
+    params = noise.to(weights).requires_grad_()
+    optimizer = torch.optim.Rprop([params], lr=0.5, step_sizes=(1e-6, 1e9))
+    best, chosen = weights.new_full(values.shape[1:2], -math.inf), torch.zeros_like(params)
+    for _ in range(_NUM_STEPS):
+        with torch.enable_grad():
+            scores = torch.where(weights > 0, family.log_prob(params, values), 0.0)
+            each = (scores * weights).sum(0)  # (n,)
+            (params.grad,) = torch.autograd.grad(-each.sum(), params)
+        is_better = each > best
+        best = torch.where(is_better, each, best)
+        chosen = torch.where(is_better.unsqueeze(-1), params, chosen).detach()
+        sizes = optimizer.state[params].get("step_size", torch.ones_like(params))
+        # Otherwise the logit of an unseen state would fall for ever.
+        params.grad[~(params.grad.abs() * sizes > _TOLERANCE)] = 0.0
+        if not params.grad.any():
+            break
+        optimizer.step()
+    return chosen
+
+
+def frequencies(states: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """How often each of S states occurs under a mask, with one more value spread over all: (S, n).
+
+    Args:
+        states: (S,), increasing.
+        values: (rows, n).
+        mask: (rows, n) bool.
+    """
+    states = states.to(values)
+    index = torch.searchsorted(states, values.contiguous()).clamp(max=states.shape[0] - 1)
+    counts = torch.zeros(states.shape[0], values.shape[1], device=values.device)
+    counts.scatter_add_(0, index, mask.to(counts.dtype))
+    return (counts + 1 / states.shape[0]) / (mask.sum(0) + 1)
+
+
+def _summary(family: "Family", values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Few values that have about the same likelihood, (K, n, *event_shape), and weights (K, n)."""
+    if family.event_shape:
+        mask = mask.flatten(2).all(-1)
+        # Of each block the rows under the mask first, of which some are taken at equal distances.
+        order = (~mask).to(torch.uint8).argsort(dim=0, stable=True)
+    else:
+        states = family.enumerate_support()
+        if states is not None and states.shape[0] <= _MOST_ROWS:
+            states = states.to(values).sort().values
+            weights = frequencies(states, values, mask)
+            return states.unsqueeze(-1).expand(weights.shape), weights
+        last = math.inf if values.is_floating_point() else torch.iinfo(values.dtype).max
+        order = values.masked_fill(~mask, last).argsort(0)
+    count = min(_MOST_ROWS, values.shape[0])
+    places = (torch.arange(count, device=values.device) + 0.5) / count  # quantiles
+    total = mask.sum(0)  # (n,)
+    index = order.gather(0, (places.unsqueeze(-1) * total).long())  # (K, n)
+    dims = (1,) * len(family.event_shape)
+    index = index.reshape(*index.shape, *dims).expand(-1, -1, *family.event_shape)
+    weights = ((total > 0) / count).expand(count, -1)  # none if all values are missing
+    return values.gather(0, index), weights

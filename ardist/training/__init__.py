@@ -1,0 +1,20 @@
+"""Maximum likelihood by `fit`, other objectives, and a measure of exposure bias."""
+
+from ardist.training.fitting import History, fit
+from ardist.training.objectives import (
+    Exposure,
+    exposure_bias,
+    masked_log_prob,
+    pseudo_log_prob,
+    scheduled_log_prob,
+)
+
+__all__ = [
+    "Exposure",
+    "History",
+    "exposure_bias",
+    "fit",
+    "masked_log_prob",
+    "pseudo_log_prob",
+    "scheduled_log_prob",
+]
