@@ -81,8 +81,10 @@ INSIDE = {
     **{
         f"{rule.__name__}.{method}": "for those who write rules, and called once a step or a pass"
         for rule in RULES
-        for method in vars(rule)
+        for method, member in vars(rule).items()
+        if inspect.isfunction(member) and not method.startswith("_")
     },
+    "Rule": "abstract, and made of nothing",
 }
 
 # What may look wrong and is accepted: parameters, alone or after their callable; values; and why.
@@ -109,13 +111,21 @@ ACCEPTED = (
     ("FromModule.module, Markov.module", "a module", "any module can be causal; `check=` looks"),
     ("AutoregressiveTransform.log_abs_det_jacobian.x", "*", "y tells all"),
     ("Rosenblatt.log_abs_det_jacobian.y", "*", "x tells all"),
+    ("walk.start, walk.stop, initial, symbol", "0", "the first node or symbol"),
+    ("symbol, End.pad", "-1", "the factorization refuses it"),
+    ("total, absent", "-1.0", "any number"),
+    ("When.column", "'x'", "the factorization refuses it"),
     ("fit.warmup", "0", "no warm-up"),
     ("fit.checkpoint", "'x'", "a file of that name"),
     ("fit.callbacks", "()", "none"),
 )
 
 # Where a parameter has another name in messages, since it is passed on as it is.
-RENAMED = {"LogLikelihood.forward.x": "value", "Factorization.columns.families": "columns"}
+RENAMED = {
+    "LogLikelihood.forward.x": "value",
+    "Factorization.columns.families": "columns",
+    "Within.named": "columns",
+}
 
 
 # Objects that calls are about.

@@ -455,9 +455,6 @@ class Limited(Restricted):
             is_one, (value == params[..., -1]).to(params), super().mass(params, value)
         )
 
-    def _search(self, cdf: Any, uniform: Tensor) -> Tensor:
-        raise NotImplementedError  # `icdf` knows the ends
-
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
         with torch.no_grad():
             shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)

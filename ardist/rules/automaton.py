@@ -1,6 +1,5 @@
 """Events that a finite automaton accepts: patterns, walks on graphs, products of rules."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -49,7 +48,7 @@ class Automaton(Rule):
     _allowed: ClassVar[Tensor]
     _step: ClassVar[Tensor]
 
-    def __init__(self, table: Any, accepting: Iterable[int], initial: int = 0) -> None:
+    def __init__(self, table: Any, accepting: Any, initial: int = 0) -> None:
         entries = as_integers(torch.as_tensor(table), "table").long()
         if entries.dim() not in (2, 3):
             raise ValueError(
@@ -72,7 +71,7 @@ class Automaton(Rule):
 
     @staticmethod
     def regex(
-        pattern: str, symbols: Iterable[str], *, end: int | None = None, pad: int | None = None
+        pattern: str, symbols: Any, *, end: int | None = None, pad: int | None = None
     ) -> "Automaton":
         """Sequences of symbols that match a regular expression as a whole.
 

@@ -177,7 +177,8 @@ class When(Rule):
         object.__setattr__(self, "column", column)
         object.__setattr__(self, "values", _as_set("values", values))
         constants = {
-            name: as_real(value, "absent", f"a number for {name!r}", math.isfinite) for name, value in absent.items()
+            name: as_real(value, "absent", f"a number for {name!r}", math.isfinite)
+            for name, value in absent.items()
         }
         object.__setattr__(self, "absent", tuple(constants.items()))
 
@@ -276,7 +277,8 @@ def _as_range(name: str, values: Any) -> tuple[float | None, float | None] | fro
         if len(values) != 2:
             raise ValueError(f"columns: expected {wanted}, got {described(values)}")
         ends = [
-            None if end is None else as_real(end, "columns", wanted, lambda x: x == x) for end in values
+            None if end is None else as_real(end, "columns", wanted, lambda x: x == x)
+            for end in values
         ]
         return ends[0], ends[1]
     return _as_set("columns", values, f" for {name!r}")
