@@ -280,9 +280,9 @@ class ConditionalNetwork(Specified, nn.Module):
                 f"x: expected values inside the support, or NaN for missing ones, got "
                 f"{int((~inside).sum())} blocks outside"
             )
-        if fac.rule is not None:
-            ended = fac.rule.ended(blocks, fac.ranks.flatten())
-            known = known & ~layout.expand_to_elements(ended)
+        if fac.restriction is not None and not fac.restriction.rule.reads_context:
+            limits = fac.restriction.limits(blocks, None, None, reference)
+            known = known & ~layout.expand_to_elements(fac.restriction.certain(limits))
         return blocks, known
 
     def make_decoder(
