@@ -1,5 +1,6 @@
 """Automata of regular expressions, against Python's own matcher."""
 
+import json
 import re
 from itertools import product
 from random import Random
@@ -7,6 +8,7 @@ from random import Random
 import pytest
 import torch
 
+import ardist as ad
 from ardist import regex
 
 CHARACTERS = ["a", "b", "1", " ", "_", "\n", "é"]
@@ -129,3 +131,66 @@ def test_a_long_repetition_and_many_tokens():
     table, accepting, _ = regex.compile("[a-y]{300}z*", [chr(97 + i % 26) * 2 for i in range(999)])
     assert table.shape == (152, 999)  # 151 counts of pairs, and the dead state
     assert accepting.sum() == 1
+
+
+# `Automaton.regex`, under which blocks are drawn.
+
+
+def texts(events, symbols, end=None):
+    """The text of each event up to its end, and whether only padding follows it."""
+    found = []
+    for event in events.tolist():
+        length = event.index(end) if end in event else len(event)
+        found.append("".join(symbols[symbol] for symbol in event[:length]))
+    return found
+
+
+@pytest.mark.parametrize(("end", "pad"), [(None, None), (3, None), (3, 0)])
+@pytest.mark.parametrize("pattern", ["a(b|ab)*", "(ab?){2,3}", "[^b]{1,4}", "(a|b)*ab(a|b)*", "a*"])
+def test_no_draw_ends_outside_of_the_language(pattern, end, pad):
+    """The support is all of the language that fits, with and without an end before the last block,
+    and no probability is lost.
+    """
+    symbols, count = ["a", "b", "ab", "."], 4
+    rule = ad.rules.Automaton.regex(pattern, symbols, end=end, pad=pad)
+    fac = ad.Factorization(count, ad.families.Categorical(4), rule=rule)
+    expected = set()
+    for event in product(range(4), repeat=count):
+        length = event.index(end) if end in event else count
+        padding = {end if pad is None else pad}
+        text = "".join(symbols[symbol] for symbol in event[:length])
+        if set(event[length + 1 :]) <= padding and re.fullmatch(pattern, text):
+            expected.add(event)
+    states = fac.enumerate_support()
+    assert {tuple(state) for state in states.tolist()} == expected
+    assert len(states) == fac.num_states == len(expected)
+    torch.manual_seed(0)
+    p = ad.networks.RNN(fac, hidden_size=8).condition()
+    torch.testing.assert_close(p.log_prob(states).logsumexp(0), torch.tensor(0.0))
+    draws = p.sample((200,))
+    assert {tuple(draw) for draw in draws.tolist()} <= expected
+
+
+def test_a_length_that_no_match_has():
+    symbols = "ab"
+    rule = ad.rules.Automaton.regex("(ab)+", symbols)
+    with pytest.raises(ValueError, match="no event follows"):
+        ad.Factorization(5, ad.families.Categorical(2), rule=rule)
+    assert ad.Factorization(6, ad.families.Categorical(2), rule=rule).num_states == 1
+
+
+def test_draws_of_a_json_object_are_json():
+    string, integer = r'"[a-z]*"', "(0|[1-9][0-9]*)"
+    pattern = rf'\{{"name": {string}(, "ages": \[{integer}(, {integer})*\])?\}}'
+    symbols = [".", '{"', '": ', ', "', ", ", "}", "[", "]", '"', "name", "ages", "ann", *"0123ab"]
+    rule = ad.rules.Automaton.regex(pattern, symbols, end=0)
+    fac = ad.Factorization(20, ad.families.Categorical(len(symbols)), rule=rule)
+    torch.manual_seed(0)
+    draws = ad.networks.RNN(fac, hidden_size=8).condition().sample((200,))
+    kinds = set()
+    for text in texts(draws, symbols, end=0):
+        found = json.loads(text)
+        kinds.add(tuple(found))
+        assert isinstance(found["name"], str)
+        assert all(type(age) is int for age in found.get("ages", []))
+    assert kinds == {("name",), ("name", "ages")}
