@@ -137,8 +137,13 @@ class Restriction:
 
     # In a draw: blocks of steps, in the order of drawing.
 
-    def at(self, start: int, stop: int) -> At:
-        """The places of the blocks of the steps from `start` to `stop`."""
+    def at(self, start: int, stop: int, order: Tensor | None = None) -> At:
+        """The places of the blocks of the steps from `start` to `stop`.
+
+        Args:
+            order: (rows, num_blocks), the raster indices in the order of drawing, if rows have
+                orders of their own.
+        """
         if (start, stop) not in self._places:
             own = slice(*(self.order.ends_of("block")[step] for step in (start, stop)))
             families = self._all.families
@@ -148,7 +153,10 @@ class Restriction:
                 families[own] if len(families) > 1 else families,
                 self._all.total,
             )
-        return self._places[start, stop]
+        at = self._places[start, stop]
+        if order is None:
+            return at
+        return At(at.positions, order[:, start:stop], at.families, at.total)
 
     def step_limits(self, state: State, guess: Tensor | None, at: At, reference: Tensor) -> Tensor:
         """The limits of the blocks of some steps, (rows, ...).
@@ -172,6 +180,38 @@ class Restriction:
             return self.rule.scan(state, numbers, at)[1]
         return self.rule.advance(state, at.number(numbers.squeeze(1)), at)
 
+    def log_mass(self, params: Tensor, limits: Tensor, at: At) -> Tensor:
+        """The log probability of what is allowed, of each of some blocks: (rows, n), in nats.
+
+        Args:
+            params: of the plain conditionals, (rows, ...).
+            limits: of the same blocks.
+
+        Raises:
+            ValueError: if only one number is allowed of a continuous block, which has none.
+        """
+        if not self.layout.flat:
+            return self._log_mass(0, params, limits)
+        members = at.blocks.tolist()
+        own, pieces = self._params_of(params, members), self._pieces(limits, members)
+        each = [
+            self._log_mass(block, part, piece)
+            for block, part, (_, piece) in zip(members, own, pieces, strict=True)
+        ]
+        return torch.stack(each, -1)
+
+    def _log_mass(self, block: int, params: Tensor, limits: Tensor | None) -> Tensor:
+        form = self._forms[block]
+        if form is None or limits is None:
+            return params.new_zeros(params.shape[:-1])
+        family = self._plain.families[block]
+        if not family.support.is_discrete and bool(form.is_certain(limits).any()):
+            raise ValueError(
+                f"rule: expected intervals of {family} that have a probability, got a number under "
+                f"{self.rule!r}; p.given(value, mask) conditions on it"
+            )
+        return form.log_mass(params, limits)
+
     # Both.
 
     def restrict(self, params: Tensor, limits: Tensor | None, at: At | None = None) -> Tensor:
@@ -185,12 +225,16 @@ class Restriction:
             form = self._forms[0]
             return params if form is None else form.restrict(params, limits)
         members = (at or self._raster).blocks.tolist()
-        sizes = [self._plain.sizes["param"][block] for block in members]
-        own = params.split(sizes, -1) if self._plain.flat else params.unbind(-2)
-        each = list[Tensor]()
+        own, each = self._params_of(params, members), list[Tensor]()
         for (form, piece), part in zip(self._pieces(limits, members), own, strict=True):
             each.append(part if form is None else form.restrict(part, piece))
         return torch.cat(each, -1)
+
+    def _params_of(self, params: Tensor, members: Sequence[int]) -> Sequence[Tensor]:
+        """The parameters of each of some blocks, (rows, num_params), from those of all of them."""
+        if not self._plain.flat:
+            return params.unbind(-2)
+        return params.split([self._plain.sizes["param"][block] for block in members], -1)
 
     def correct(self, blocks: Tensor, limits: Tensor, at: At | None = None) -> Tensor:
         """Draws without limits as they are under limits, if `corrects`: (rows, ...)."""

@@ -368,12 +368,8 @@ class Rollout:
         """The places of the blocks of these steps, in each row if rows have orders."""
         if self.restriction is None:
             raise RuntimeError("only a rule asks for places")
-        at = self.restriction.at(start, stop)
-        order = self.order.values.order
-        if self.batch.ranks is None or order is None:
-            return at
-        blocks = repeat_rows(order[:, start:stop], rows)
-        return At(at.positions, blocks, at.families, at.total)
+        order = None if self.batch.ranks is None else self.order.values.order
+        return self.restriction.at(start, stop, None if order is None else repeat_rows(order, rows))
 
     def part(self, x: Tensor, step: Step) -> Tensor:
         """Of values of all blocks in raster order, those of a step."""
@@ -511,6 +507,17 @@ def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
         for step in rollout:
             step.accept(sample(step))
     return rollout.events()
+
+
+def rollout_by_steps(batch: Batch, prefill: bool = True) -> Rollout:
+    """A rollout in which each step has equally many blocks in all rows."""
+    rollout = Rollout(batch, prefill=prefill)
+    if batch.order.is_ragged:
+        raise ValueError(
+            "p: expected one order for all rows, where blocks differ in family or are tied, "
+            f"got ranks of shape {tuple(batch.all_ranks.shape)}"
+        )
+    return rollout
 
 
 class _NoRows(Decoder):

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.univariate import gumbel
-from ardist.rollout import Rollout
+from ardist.rollout import Rollout, rollout_by_steps
 from ardist.rollout import Step as RolloutStep
 from ardist.shapes import (
     as_flag,
@@ -23,8 +23,18 @@ from ardist.shapes import (
     described,
     is_sequence,
 )
+from ardist.smc import Particles, smc
 
-__all__ = ["Step", "ancestral", "beam_search", "fixed_point", "greedy", "without_replacement"]
+__all__ = [
+    "Particles",
+    "Step",
+    "ancestral",
+    "beam_search",
+    "fixed_point",
+    "greedy",
+    "smc",
+    "without_replacement",
+]
 
 Result = TypeVar("Result")
 
@@ -101,7 +111,9 @@ def ancestral(
             raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
     skip = as_flag(skip_observed, "skip_observed")
-    rollout = _rollout(p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), skip)
+    rollout = rollout_by_steps(
+        p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), skip
+    )
     steps = _each_step(p, rollout)
     if not as_flag(progress, "progress"):
         return steps
@@ -110,17 +122,6 @@ def ancestral(
     except ImportError as error:
         raise ImportError("progress: the bar is tqdm's; pip install tqdm") from error
     return iter(bar)
-
-
-def _rollout(batch: Batch, prefill: bool) -> Rollout:
-    """A rollout in which each step has equally many blocks in all rows."""
-    rollout = Rollout(batch, prefill=prefill)
-    if batch.order.is_ragged:
-        raise ValueError(
-            "p: expected one order for all rows, where blocks differ in family or are tied, "
-            f"got ranks of shape {tuple(batch.all_ranks.shape)}"
-        )
-    return rollout
 
 
 def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step]:
@@ -310,7 +311,7 @@ def _search(
         scores = p.bound.reference.new_zeros(1, *p.batch_shape)
         return p.sample((1,)), scores, scores
     batch = p.batch(p.batch_shape)
-    rollout = _rollout(batch, True)
+    rollout = rollout_by_steps(batch)
     states = {family: values.to(batch.placeholders) for family, values in states.items()}
     # The rows are beams by contexts, the contexts' own dimension last.
     log_prob = batch.bound.reference.new_zeros(1, batch.num_rows)

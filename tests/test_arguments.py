@@ -40,6 +40,7 @@ INSIDE = {
     "AutoregressiveDistribution.checked_mask": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.check_value": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.score_parts": "called by Pyro; `log_prob` is held",
+    "Particles": "a result",
     "Marginal": "made by `AutoregressiveDistribution.marginal`",
     "Calibration": "a result, of which the method is held",
     "Estimate": "a result",
@@ -345,6 +346,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "beam_search": lambda: of(p=DISCRETE, width=2),
     "fixed_point": lambda: of(p=P, sample_shape=(3,), tol=0.1),
     "greedy": lambda: of(p=DISCRETE),
+    "smc": lambda: of(p=DISCRETE, rule=ad.rules.Sum(1), num_particles=20, threshold=0.5),
     "without_replacement": lambda: of(p=DISCRETE, k=2),
     "check_autoregressive": lambda: of(
         network=NET, context=CONTEXT, factorization=FAC, num_draws=1, seed=0

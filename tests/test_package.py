@@ -59,6 +59,7 @@ ORDER = (
     "conditioning",
     "distribution",
     "mixtures",
+    "smc",
     "sampling",
     "conditionals",
     "calibration",
