@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import ardist
+from ardist import tables
 
 ROOT = Path(ardist.__file__).parent
 PROJECT = Path(__file__).parents[1]
 
 # What a user may rely on: each name of `ardist`, and of those of its names that are modules.
 SUBMODULES = [part for name in ardist.__all__ if inspect.ismodule(part := getattr(ardist, name))]
+SUBMODULES.append(tables)  # which `import ardist` does not import
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
     for module in (ardist, *SUBMODULES)
@@ -79,6 +81,13 @@ ORDER = (
     "saving",
     "transforms",
     "guides",
+    "tables.frames",
+    "tables.columns",
+    "tables.proposals",
+    "tables.schema",
+    "tables.reports",
+    "tables.density",
+    "tables",
 )
 
 
@@ -119,7 +128,7 @@ def flags():
 before = flags()
 import ardist
 assert flags() == before, (before, flags())
-assert {"matplotlib", "scipy"}.isdisjoint(sys.modules)  # imported where they are used
+assert {"matplotlib", "pandas", "scipy", "sklearn"}.isdisjoint(sys.modules)  # imported where they are used
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 

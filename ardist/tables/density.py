@@ -34,6 +34,7 @@ from ardist.training import fit
 _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
 _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
+_STEPS = (1000, 2500, 2500)  # of training, for the numbers of rows of `_LOG_ROWS`
 _AVERAGE = 3.0  # epochs whose weights are averaged
 _VALID_ROWS = 2048  # in one batch
 _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
@@ -66,8 +67,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ordered levels.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
-        max_epochs: passes over the table at most; by default training ends when the likelihood of
-            a tenth of the rows, which are not trained on, improves no more.
+        max_epochs: passes over the table at most; by default as many as 1,000 to 2,500 steps are,
+            by the number of rows. Training ends before if the likelihood of a tenth of the rows,
+            which are not trained on, improves no more.
         time_limit: seconds of training at most.
         random_state: an integer, or None or a `RandomState` for different results in each call.
         progress: whether `fit` shows a bar.
@@ -145,6 +147,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         if self.network_.output_maps:
             self.network_.start_at(rows)
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
+        steps = np.interp(math.log10(count), _LOG_ROWS, _STEPS)
+        epochs = self.max_epochs or math.ceil(steps * batch_size / count)
         is_any_order = self.network_.has_row_orders
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         train, held = rows[order].tensor_split([count - max(1, count // 10)])
@@ -156,7 +160,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             valid=DataLoader(TensorDataset(held), _VALID_ROWS),
             batch_size=batch_size,
             lr=_LR,
-            max_epochs=self.max_epochs,
+            max_epochs=epochs,
+            patience=max(10, epochs // 4),
             time_limit=self.time_limit,
             orderings="row" if is_any_order and not self.network_.has_masks else None,
             in_order=_IN_ORDER if is_any_order else 0.0,

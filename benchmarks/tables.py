@@ -1,0 +1,140 @@
+"""A table estimator next to mostlyai-engine on Adult: `python benchmarks/tables.py --data DIR`.
+
+The engine is not a dependency: `pip install mostlyai-engine` installs it, and torchvision, which may
+be removed. Without it, only ardist runs. Both learn the training and validation rows and are
+measured on the test rows, in turn, in seconds of CPU time of one thread.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ardist.tables import TableDensity
+
+HIDDEN = ("occupation", "relationship", "income", "age")
+SIZES = (1000, 16_281)  # numbers of synthetic rows
+HOLES = 0.2  # the share of cells that are hidden, each row its own
+
+
+def adult(folder: Path) -> dict[str, pd.DataFrame]:
+    """The tables "train" and "test", and the names of the categorical columns in its attributes."""
+    data = np.load(folder / "adult_mixed.npz")
+    levels = json.loads(str(data["categories_json"]))
+    numeric = dict(zip(data["columns"].tolist(), data["is_numeric"].tolist(), strict=True))
+    tables = {}
+    for part in ("train", "valid", "test"):
+        cells = {name: data[f"{part}/{name}"] for name in numeric}
+        tables[part] = pd.DataFrame(
+            {
+                name: codes.astype(int) if numeric[name] else np.array(levels[name], object)[codes]
+                for name, codes in cells.items()
+            }
+        )
+    return {"train": pd.concat((tables["train"], tables["valid"]), ignore_index=True)} | {
+        "test": tables["test"]
+    }
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float]:
+    """The result of a call, and its seconds of CPU time."""
+    start = time.process_time()
+    return call(), time.process_time() - start
+
+
+class Ours:
+    name = "ardist"
+
+    def fit(self, train: pd.DataFrame) -> None:
+        self.model = TableDensity().fit(train)
+
+    def nats(self, rows: pd.DataFrame) -> float:
+        return -self.model.marginal(list(rows)).score(rows)
+
+    def sample(self, count: int) -> pd.DataFrame:
+        return self.model.sample(count)
+
+    def guess(self, rows: pd.DataFrame, column: str) -> pd.Series:
+        return self.model.impute(rows.drop(columns=column))[column]
+
+    def impute(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return self.model.impute(rows)
+
+
+class Engine:
+    name = "mostlyai-engine"
+
+    def fit(self, train: pd.DataFrame) -> None:
+        from mostlyai.engine import TabularARGN
+
+        self.columns = list(train)
+        self.model = TabularARGN(workspace_dir=tempfile.mkdtemp(), verbose=0).fit(train)
+
+    def nats(self, rows: pd.DataFrame) -> float:
+        return -float(np.mean(self.model.log_prob(rows)))
+
+    def sample(self, count: int) -> pd.DataFrame:
+        return self.model.sample(n_samples=count)
+
+    def guess(self, rows: pd.DataFrame, column: str) -> pd.Series:
+        return self.impute(rows.assign(**{column: None}))[column]
+
+    def impute(self, rows: pd.DataFrame) -> pd.DataFrame:
+        return self.model.impute(rows)
+
+
+def measurements(
+    one: Any, train: pd.DataFrame, test: pd.DataFrame
+) -> Iterator[tuple[str, float, float]]:
+    """What, a number, and its seconds of CPU time."""
+    _, seconds = timed(lambda: one.fit(train))
+    yield "fit", float(len(train)), seconds
+    categorical = [name for name in test if test[name].dtype == object]
+    for what, names in (("the categorical columns", categorical), ("all columns", list(test))):
+        found, seconds = timed(lambda names=names: one.nats(test[names]))
+        yield f"nats of a row, {what}", found, seconds
+    for count in SIZES:
+        _, seconds = timed(lambda count=count: one.sample(count))
+        yield f"{count} synthetic rows", count / seconds, seconds
+    rows = test[:1000]
+    for name in HIDDEN:
+        guess, seconds = timed(lambda name=name: one.guess(rows, name))
+        truth = rows[name].to_numpy()
+        if name == "age":
+            yield "age hidden, mean error", float(np.abs(guess.to_numpy() - truth).mean()), seconds
+        else:
+            yield f"{name} hidden, share right", float((guess.to_numpy() == truth).mean()), seconds
+    hidden = np.random.default_rng(0).random(rows[:100].shape) < HOLES
+    full, seconds = timed(lambda: one.impute(rows[:100].mask(hidden)))
+    yield "100 rows with holes of their own, cells left", float(full.isna().sum().sum()), seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of adult_mixed.npz")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")  # the peer's own
+    torch.set_num_threads(1)
+    tables = adult(args.data)
+    peers = [Ours()]
+    try:
+        import mostlyai.engine  # noqa: F401
+
+        peers.append(Engine())
+    except ImportError as error:
+        print(f"mostlyai-engine is not installed: {error}")
+    for rows in zip(*(measurements(one, tables["train"], tables["test"]) for one in peers)):
+        for one, (what, value, seconds) in zip(peers, rows, strict=True):
+            print(f"{one.name:16} {what:46} {value:10.3f} {seconds:9.3f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
