@@ -170,7 +170,8 @@ def _load(path: Path) -> TableDensity:
     try:
         return TableDensity.load(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        reason = str(error).removeprefix("path: ")
+        raise ValueError(f"{path}: {reason}") from error
 
 
 def _read(path: Path) -> pd.DataFrame:

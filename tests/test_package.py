@@ -88,6 +88,8 @@ ORDER = (
     "tables.reports",
     "tables.density",
     "tables",
+    "command",
+    "__main__",
 )
 
 
