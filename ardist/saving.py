@@ -146,7 +146,8 @@ def _metadata(path: Path) -> dict[str, str]:
     """The metadata of a file in this format or an older one."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        header = _json(file.read(size)) if size <= MAX_HEADER else None
+        is_whole = size <= min(MAX_HEADER, path.stat().st_size - 8)
+        header = _json(file.read(size)) if is_whole else None
     texts = header.get("__metadata__") if isinstance(header, dict) else None
     texts = texts if isinstance(texts, dict) else {}
     if not str(texts.get("ardist.format")).isdecimal():

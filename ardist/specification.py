@@ -121,7 +121,7 @@ def _class_of(value: Any) -> type:
 def _attributes(value: Any, maker: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of a constructor, which are attributes of the same names."""
     found = {}
-    for name in inspect.signature(maker).parameters:
+    for name, parameter in inspect.signature(maker).parameters.items():
         held = [attribute for attribute in (name, f"_{name}") if hasattr(value, attribute)]
         if not held:
             raise ValueError(
@@ -129,7 +129,8 @@ def _attributes(value: Any, maker: Callable[..., Any]) -> dict[str, Any]:
                 f"constructor as an attribute, got none of that name; a frozen dataclass keeps "
                 f"them, and a network of your own can make a foreign module in its constructor"
             )
-        found[name] = getattr(value, held[0])
+        kept = getattr(value, held[0])
+        found[name] = dict(kept) if parameter.kind is parameter.VAR_KEYWORD else kept
     return found
 
 

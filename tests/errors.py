@@ -4,6 +4,7 @@
 errors is made of this table.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -34,8 +36,18 @@ from torch.distributions import (
 from torch.utils import data
 
 import ardist as ad
+from ardist import (
+    command,
+    guides,
+    information,
+    networks,
+    rules,
+    sampling,
+    testing,
+    training,
+    transforms,
+)
 from ardist import families as fam
-from ardist import guides, information, networks, rules, sampling, testing, training, transforms
 from ardist.tables import TableDensity
 
 
@@ -253,6 +265,14 @@ def with_arguments(**args):
 def with_texts(**changed):
     changed = {name.replace("_", "."): text for name, text in changed.items()}
     return loaded(lambda spec, tensors, texts: texts.update(changed))
+
+
+def commanded(line, text=""):
+    """Runs the command in a folder where people.csv has this text, without its own handling."""
+    options = command._parser().parse_args(line.split())
+    with contextlib.chdir(tempfile.mkdtemp()):
+        Path("people.csv").write_text(text)
+        options.run(options)
 
 
 def nested(depth):
@@ -2523,8 +2543,8 @@ FILES = (
         "path: expected a file that ardist.save wrote, got made.safetensors; torch.load reads "
         "those of torch.save",
         lambda: ad.load(pickled()),
-        "path: expected JSON in the file, got Expecting value: line 1 column 1 (char 0)",
-        lambda: ad.load(with_bytes(b"")),
+        "path: expected JSON in the file, got Expecting value: line 1 column 7 (char 6)",
+        lambda: ad.load(with_header('{"a": }')),
         "path: expected JSON in the file, got a key twice among ['a']",
         lambda: ad.load(with_header('{"a": {}, "a": {}}')),
         "path: expected JSON in the file, got the number NaN",
@@ -2770,6 +2790,30 @@ TABLES = (
     ),
 )
 
+COMMAND = (
+    error(
+        "a.pt: expected a .safetensors file in a folder that exists",
+        lambda: commanded("fit people.csv -o a.pt"),
+        "people.txt: expected a file named .csv, .csv.gz or .parquet",
+        lambda: commanded("describe people.txt"),
+        "--given: expected NAME=VALUE, got 'age'",
+        lambda: commanded("sample a.safetensors -g age"),
+        cause="An argument of the command `ardist` is invalid.",
+        cure="`ardist --help` and `ardist fit --help` list the arguments.",
+    ),
+    error(
+        "people.csv: expected a table, got No columns to parse from file",
+        lambda: commanded("describe people.csv", ""),
+        "people.csv: expected different names of columns, got ['age'] twice",
+        lambda: commanded("describe people.csv", "age,age"),
+        "people.csv: expected a file that ardist.save wrote, got people.csv; torch.load reads "
+        "those of torch.save",
+        lambda: commanded("sample people.csv", "age"),
+        cause="A file is not a table, or not a model.",
+        cure="Open the file to see what it holds.",
+    ),
+)
+
 PACKAGES = (
     error(
         "Ordering.plot needs matplotlib: pip install 'ardist[examples]'",
@@ -2859,5 +2903,6 @@ ERRORS = {
     "Checks": CHECKS,
     "Files": FILES,
     "Tables": TABLES,
+    "Command": COMMAND,
     "Packages": PACKAGES,
 }

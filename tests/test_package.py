@@ -100,6 +100,8 @@ ORDER = (
     "tables.reports",
     "tables.density",
     "tables",
+    "command",
+    "__main__",
 )
 
 
