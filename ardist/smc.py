@@ -127,7 +127,7 @@ def smc(
     >>> found.value.shape, bool((found.value[:, 0] >= 0.5).all())
     (torch.Size([1000, 2]), True)
     >>> print(found)
-    1000 particles: log probability of the rule -2.045 nats, effective sample size 999.7
+    1000 particles: log probability of the rule -2.021 nats, effective sample size 1000
     """
     check_type(p, AutoregressiveDistribution, "p")
     check_type(rule, Rule, "rule")
