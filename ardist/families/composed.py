@@ -13,6 +13,7 @@ from torch.distributions import Independent as TorchIndependent
 from ardist.families.base import Family, choose, product
 from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import of_counts, of_reals
 from ardist.shapes import as_positive, as_size, check_type
 
@@ -91,7 +92,7 @@ class Selecting(Derived):
         return torch.Size((1 + math.prod(self.family.noise_shape),))
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        out[..., 0].uniform_()
+        uniform_noise(out[..., 0])
         inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
         out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
         return out

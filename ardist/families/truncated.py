@@ -21,7 +21,7 @@ from ardist.families.conditional import Conditional
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive, as_real, as_scale
+from ardist.shapes import as_positive, as_real, as_scale, constant
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,11 +34,11 @@ class _Finite(Derived):
     def state_logits(self, params: Tensor) -> Tensor:
         """Log-probabilities of the states, up to a constant: (..., num_states)."""
 
-    @cached_property
+    @constant
     def _num_states(self) -> int:
         return _states(self.family).shape[0]
 
-    @cached_property
+    @constant
     def _is_range(self) -> bool:
         """Whether each value is the number of its state."""
         states = _states(self.family)
