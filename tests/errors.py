@@ -1182,6 +1182,14 @@ OWN_NETWORKS = (
         "`networks.FromModule`.",
     ),
     error(
+        "network: expected evaluation mode, since a recorded step cannot switch dropout off, got "
+        "a MADE in training mode; call network.eval()",
+        lambda: ad.DrawStep(made()),
+        cause="`DrawStep` and `export.write` record the network as it is, and it is in training "
+        "mode.",
+        cure="Call `network.eval()` first.",
+    ),
+    error(
         "module: expected a Module, got <built-in function abs>",
         lambda: networks.FromModule(abs, SYMBOLS),
         "module: expected a Module, got <built-in function abs>",
@@ -1291,6 +1299,9 @@ OTHER_FACTORIZATIONS = (
         "factorization: MADE was built for Factorization((4,), Normal()), got "
         "Factorization((5,), Normal())",
         lambda: made().decoder(2, factorization=ad.Factorization(5, NORMAL)),
+        "factorization: MADE was built for Factorization((4,), Normal()), got "
+        "Factorization((5,), Normal())",
+        lambda: ad.DrawStep(made().eval(), factorization=ad.Factorization(5, NORMAL)),
         "factorization: Transformer was built for Factorization((3,), Bernoulli()), got "
         "Factorization((2, 3), Categorical(3))",
         lambda: ad.AutoregressiveDistribution(
@@ -1374,6 +1385,12 @@ OTHER_FACTORIZATIONS = (
 )
 
 CONTEXTS = (
+    error(
+        "context: expected (N, 3) with an N that divides num_rows 4, got (3, 3)",
+        lambda: ad.DrawStep(made(context_shape=(3,)).eval()).start(4, torch.zeros(3, 3)),
+        cause="The rows of a draw cannot be divided evenly among the contexts.",
+        cure="Pass one context for each row, or a multiple of their number as `num_rows`.",
+    ),
     error(
         "context: expected (*batch_shape, 3), got none; the network was built with "
         "context_shape (3,)",
@@ -2273,6 +2290,8 @@ FILES = (
         "of your own.",
     ),
     error(
+        "folder: expected a path, got 3",
+        lambda: ad.export.write(made().eval(), 3),
         "path: expected a path, got 3",
         lambda: ad.load(3),
         "classes: expected a sequence of classes, got <class 'ardist.networks.made.MADE'>",
