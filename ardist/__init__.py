@@ -4,7 +4,18 @@ A joint distribution p(x | c) = prod_i p(x_i | earlier x, c), with any ordering 
 the variables and conditionals of any family, is one object with the `torch.distributions` API.
 """
 
-from ardist import families, guides, information, networks, sampling, testing, training, transforms
+from ardist import (
+    export,
+    families,
+    guides,
+    information,
+    networks,
+    rules,
+    sampling,
+    testing,
+    training,
+    transforms,
+)
 from ardist.conditioning import Marginal
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -13,11 +24,13 @@ from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
 from ardist.saving import load, save
+from ardist.static import DrawStep
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AutoregressiveDistribution",
+    "DrawStep",
     "Factorization",
     "LogLikelihood",
     "Marginal",
@@ -25,11 +38,13 @@ __all__ = [
     "Ordering",
     "OrderingMixture",
     "Partition",
+    "export",
     "families",
     "guides",
     "information",
     "load",
     "networks",
+    "rules",
     "sampling",
     "save",
     "testing",

@@ -8,6 +8,7 @@ from torch import Size, Tensor
 
 from ardist.bound_network import BoundNetwork
 from ardist.drawing_order import DrawingOrder
+from ardist.rows import repeat_rows
 
 
 class Batch:
@@ -25,6 +26,7 @@ class Batch:
             in the same way.
 
     Attributes:
+        layout: the conditionals, which a rule may restrict.
         num_rows: the product of `lead`.
         ranks: (rows, num_blocks), or None.
         evidence: the blocks of values and mask in raster order, (rows, *value_shape), or None.
@@ -39,7 +41,8 @@ class Batch:
     ) -> None:
         self.bound, self.lead = bound, lead
         self.factorization = bound.factorization
-        self.layout = bound.factorization.layout
+        self.layout = bound.factorization.conditionals
+        self.restriction = bound.factorization.restriction
         self.num_rows = prod(lead)
         context = (1,) * (len(lead) - len(bound.context_batch)) + bound.context_batch
         shared = [dim for dim, size in enumerate(context) if size == 1]
@@ -72,7 +75,7 @@ class Batch:
     @cached_property
     def order(self) -> DrawingOrder:
         """The order of drawing: one for all rows, or one for each."""
-        shared = self.factorization.drawing_order
+        shared = self.factorization.conditional_order
         return shared if self.ranks is None else DrawingOrder(self.layout, (), self.ranks)
 
     @property
@@ -87,21 +90,51 @@ class Batch:
 
     def forward(self, blocks: Tensor) -> Tensor:
         """The parameters of all blocks, each given the blocks before it: teacher forcing."""
-        return self.bound.forward(blocks, self.ranks)
+        return self.restrict(self.plain_forward(blocks), self.limits(blocks))
+
+    def plain_forward(self, blocks: Tensor) -> Tensor:
+        """The parameters as the network gives them, without those of a rule."""
+        return self.bound.forward(self.readable(blocks), self.ranks)
+
+    def readable(self, blocks: Tensor) -> Tensor:
+        """The blocks as a network reads them: without constants outside of supports."""
+        if self.restriction is None:
+            return blocks
+        return self.restriction.readable(self.layout, blocks)
+
+    def limits(self, blocks: Tensor) -> Tensor | None:
+        """What the rule allows, given the blocks before each block; None without a rule."""
+        if self.restriction is None:
+            return None
+        return self.restriction.limits(blocks, self.ranks, self.contexts, self.bound.reference)
+
+    def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
+        """Parameters of all blocks under what the rule allows."""
+        return params if self.restriction is None else self.restriction.restrict(params, limits)
+
+    @property
+    def contexts(self) -> Tensor | None:
+        """The context of each row, (rows, *context_shape), if the rule reads it."""
+        if self.restriction is None or not self.restriction.rule.reads_context:
+            return None
+        contexts = self.bound.contexts
+        return None if contexts is None else repeat_rows(contexts, self.num_rows)
+
+    def inside(self, blocks: Tensor) -> Tensor:
+        """Whether each block is inside its support and follows the rule: (rows, num_blocks)."""
+        limits = self.limits(blocks)
+        if self.restriction is None or limits is None:
+            return self.layout.inside(blocks)
+        return self.restriction.inside(blocks, limits)
 
     def hidden_states(self, blocks: Tensor) -> Tensor:
         """The hidden states from which the parameters follow, (rows, num_blocks, size)."""
-        return self.bound.hidden_states(blocks, self.ranks)
+        return self.bound.hidden_states(self.readable(blocks), self.ranks)
 
     @cached_property
     def placeholders(self) -> Tensor:
         """Blocks inside the support, for those that are not drawn: (rows, *value_shape)."""
-        reference, rule = self.bound.reference, self.factorization.rule
-        if rule is None:
-            each = self.layout.placeholder(reference)
-        else:
-            dtype = self.layout.dtype(reference.dtype)
-            each = torch.full((), rule.pad, dtype=dtype, device=reference.device)
+        each = self.factorization.placeholder(self.bound.reference)
         return each.expand(self.num_rows, *self.layout.value_shape)
 
     @property

@@ -29,7 +29,7 @@ class BoundNetwork:
     Attributes:
         unwrapped: the conditional network inside `network`.
         context_batch: the leading dimensions of the context.
-        is_own: whether the factorization is the network's own, except for families and end.
+        is_own: whether the factorization is the network's own, except for families and rule.
 
     Raises:
         ValueError: if the arguments do not fit the network.
@@ -84,9 +84,7 @@ class BoundNetwork:
     @property
     def placeholder(self) -> Tensor:
         """An event well inside the support; that of padding alone for sequences with an end."""
-        fac = self.factorization
-        event = fac.merge(fac.layout.placeholder(self.reference))
-        return event if fac.rule is None else event.fill_(fac.rule.pad)
+        return self.factorization.merge(self.factorization.placeholder(self.reference))
 
     def with_params(self, function: Callable[..., Result], *args: Any) -> Result:
         """Calls a function while `params` replace the network's own."""
@@ -105,7 +103,7 @@ class BoundNetwork:
             yield
 
     @property
-    def _contexts(self) -> Tensor | None:
+    def contexts(self) -> Tensor | None:
         """The context with one leading dimension."""
         if self.context is None:
             return None
@@ -140,7 +138,7 @@ class BoundNetwork:
         blocks = self.factorization.layout.finite(blocks)
         if ranks is None and not self.is_own:
             ranks = self.factorization.ranks.flatten().to(self.reference.device)
-        return (blocks, self._contexts) if ranks is None else (blocks, self._contexts, ranks)
+        return (blocks, self.contexts) if ranks is None else (blocks, self.contexts, ranks)
 
     def hidden_states(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
         """The hidden states of all blocks, (rows, num_blocks, size); arguments as of `forward`."""
@@ -155,17 +153,17 @@ class BoundNetwork:
     def make_decoder(self, num_rows: int, ranks: Tensor | None = None) -> Decoder:
         """The network's decoder, for the factorization of the distribution."""
         other = {} if self.is_own else {"factorization": self.network_factorization}
-        return self.unwrapped.decoder(num_rows, self._contexts, ranks, **other)
+        return self.unwrapped.decoder(num_rows, self.contexts, ranks, **other)
 
     def differentiable_decoder(self, num_rows: int) -> Decoder | None:
         """A decoder that keeps the graph of its steps, if the network has one."""
         return self.unwrapped._differentiable_decoder(
-            self.network_factorization, num_rows, self._contexts
+            self.network_factorization, num_rows, self.contexts
         )
 
     def sweep(self, blocks: Tensor) -> Any:
         """The network's reverse sweep through a draw of `blocks`, if it has one."""
-        return self.unwrapped._sweep(blocks, self._contexts) if self.is_own else None
+        return self.unwrapped._sweep(blocks, self.contexts) if self.is_own else None
 
     @property
     def sources(self) -> list[Tensor]:
@@ -195,7 +193,7 @@ class BoundNetwork:
 
 
 def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
-    """A factorization as a network for `own` sees it: with the families and the end of `own`.
+    """A factorization as a network for `own` sees it: with the families and the rule of `own`.
 
     A network does not depend on the families beyond their numbers of parameters and features.
     If these differ, `wanted` stays as it is. If the result equals `own`, it is `own` itself.
@@ -206,11 +204,12 @@ def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
         [(family.event_shape, family.num_params, family.num_features) for family in fac.families]
         for fac in (wanted, own)
     ]
-    ends = (wanted.end, wanted.pad) != (own.end, own.pad)
-    if widths[0] == widths[1] and (wanted.families != own.families or ends):
+    differs = wanted.families != own.families or wanted.rule != own.rule
+    if widths[0] == widths[1] and differs:
         wanted = wanted.replace(
-            families=own.families[0] if own.is_uniform else own.families, end=own.end, pad=own.pad
+            families=own.families[0] if own.is_uniform else own.families, rule=None
         )
+        return own if wanted == own.replace(rule=None) else wanted
     return own if wanted == own else wanted
 
 

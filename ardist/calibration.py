@@ -122,7 +122,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     """
     check_type(p, AutoregressiveDistribution, "p")
     fac = p.factorization
-    if not any(family.has_cdf for family in fac.layout.distinct):
+    if not any(family.has_cdf for family in fac.conditionals.distinct):
         raise ValueError(f"p: expected a family with a CDF, got {fac.layout.distinct}")
     x = p.checked(x, "x")
     lead = torch.broadcast_shapes(x.shape[: x.dim() - len(p.event_shape)], p.batch_shape)

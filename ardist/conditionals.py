@@ -18,7 +18,8 @@ class Conditionals:
 
     Attributes:
         ranks: of each block, (*lead, num_blocks).
-        certain: whether each block is observed or after an end: (*lead, num_blocks) bool.
+        certain: whether each block is observed or has one value that a rule allows, as after an end:
+            (*lead, num_blocks) bool.
 
     Args:
         p: the distribution.
@@ -33,14 +34,16 @@ class Conditionals:
         x = p.checked(x)
         lead = x.shape[: x.dim() - len(p.event_shape)]
         blocks, batch = fac.split(x), p.batch_of(x)
-        params = batch.unflatten(p.bound.with_params(teacher_forced_params, batch, x)[1])
-        self.values = blocks.reshape(prod(lead), *fac.layout.value_shape)
-        self.params = params.reshape(prod(lead), *fac.layout.param_shape)
+        self.layout = batch.layout
+        rows, params = p.bound.with_params(teacher_forced_params, batch, x)
+        self.values = blocks.reshape(prod(lead), *self.layout.value_shape)
+        self.params = batch.unflatten(params).reshape(prod(lead), *self.layout.param_shape)
         ranks = fac.ranks.flatten() if p.ranks is None else p.ranks
         self.ranks = ranks.to(params.device).expand(*lead, fac.num_blocks)
         self.certain = torch.zeros_like(self.ranks, dtype=torch.bool)
-        if fac.rule is not None:
-            self.certain = fac.rule.ended(blocks, self.ranks)
+        limits = batch.limits(rows)
+        if batch.restriction is not None and limits is not None:
+            self.certain = batch.unflatten(batch.restriction.certain(limits))
         if p.evidence is not None:
             if (block := p.partial_block) is not None:
                 raise ValueError(
@@ -52,7 +55,7 @@ class Conditionals:
 
     def log_prob(self) -> Tensor:
         """log_prob of each block, in nats: (*lead, num_blocks)."""
-        return self._unflatten(self.factorization.layout.log_prob(self.params, self.values))
+        return self._unflatten(self.layout.log_prob(self.params, self.values))
 
     def by_block(self, function: Callable[..., Tensor], *others: "Conditionals") -> Tensor:
         """A function of each conditional and of those of `others`: (*lead, num_blocks).
@@ -63,7 +66,7 @@ class Conditionals:
         """
         every = (self, *others)
         groups: dict[tuple[Family, ...], list[int]] = {}
-        families = zip(*(one.factorization.layout.families for one in every), strict=True)
+        families = zip(*(one.layout.families for one in every), strict=True)
         for block, key in enumerate(families):
             groups.setdefault(key, []).append(block)
         found = [
@@ -75,7 +78,7 @@ class Conditionals:
 
     def _of(self, blocks: Sequence[int]) -> tuple[Family, Tensor, Tensor]:
         """Family, parameters and values of blocks of one family."""
-        layout = self.factorization.layout
+        layout = self.layout
         family, shape = layout.families[blocks[0]], (self.params.shape[0], len(blocks))
         params = layout.gather_blocks("param", self.params, blocks)
         values = layout.gather_blocks("value", self.values, blocks)

@@ -1,4 +1,4 @@
-"""Constraints for events whose blocks have different supports, and for sequences that end."""
+"""Constraints for events whose blocks have different supports, and for events under a rule."""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,20 +47,22 @@ class BlockConstraint(constraints.Constraint):
         return f"BlockConstraint({', '.join(repr(f.support) for f in self.layout.distinct)})"
 
 
-class SequenceConstraint(constraints.Constraint):
-    """Constrains sequences of indices to padding after the end.
+class RuleConstraint(constraints.Constraint):
+    """Constrains events to those that follow a rule.
 
     Args:
-        inside: from events (..., *event_shape) to whether each block is inside its support,
-            (..., num_blocks) bool.
+        inside: from events (..., *event_shape) to whether each block is inside its support and
+            follows the rule, (..., num_blocks) bool.
         event_dim: of the events.
-        end: the symbol that ends a sequence.
+        rule: for the text of errors.
+        is_discrete: whether a block is discrete.
     """
 
-    is_discrete = True
-
-    def __init__(self, inside: Callable[[Tensor], Tensor], event_dim: int, end: int) -> None:
-        self.inside, self.event_dim, self.end = inside, event_dim, end
+    def __init__(
+        self, inside: Callable[[Tensor], Tensor], event_dim: int, rule: object, is_discrete: bool
+    ) -> None:
+        self.inside, self.event_dim = inside, event_dim
+        self.rule, self.is_discrete = rule, is_discrete
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class SequenceConstraint(constraints.Constraint):
         return self.inside(value).all(-1)
 
     def __repr__(self) -> str:
-        return f"SequenceConstraint(end={self.end})"
+        return f"RuleConstraint({self.rule!r})"
 
 
 class BlockTransform(Transform):

@@ -1,7 +1,6 @@
 """The product of conditionals as one distribution."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -13,13 +12,14 @@ from torch.distributions import Distribution, constraints
 from ardist.batch import Batch
 from ardist.bound_network import BoundNetwork
 from ardist.conditioning import Marginal, dense, observed_first
-from ardist.constraints import SequenceConstraint
+from ardist.constraints import RuleConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.families.truncated import Likeliest
 from ardist.gradients import reparameterized, rsample
 from ardist.ordering import Ordering
 from ardist.rollout import draw
+from ardist.rules.base import Rule
 from ardist.scoring import score, teacher_forced_params
 from ardist.shapes import (
     as_choice,
@@ -136,11 +136,19 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         """The set of possible events, known to `biject_to` and `transform_to`."""
-        fac = self.factorization
-        if self.ranks is None or fac.end is None:
-            return fac.support
-        inside = partial(fac.inside, ranks=self.ranks)
-        return SequenceConstraint(inside, len(fac.event_shape), fac.end)
+        fac, support = self.factorization, self.factorization.support
+        if isinstance(support, RuleConstraint) and self._differs_by_row:
+            dims = len(fac.event_shape)
+            return RuleConstraint(self._inside, dims, support.rule, support.is_discrete)
+        return support
+
+    @property
+    def _differs_by_row(self) -> bool:
+        """Whether rows may have different events."""
+        rule = self.factorization.rule
+        if rule is None:
+            return False
+        return rule.reads_context or (rule.depends_on_order and self.ranks is not None)
 
     @property
     def ordering(self) -> Ordering | Tensor:
@@ -203,7 +211,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _log_prob_blocks(self, value: Tensor) -> Tensor:
         if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
-            return self._score(self.checked(value))
+            value = self.checked(value, follows=False)
+            scores = self._score(value)
+            # Under a rule the scores tell whether the value follows it.
+            if self._validate_args and not _all(scores > -torch.inf):
+                self.checked(value)
+            return scores
         self.check_value(value, "value")
         kept = ~value.isnan()
         value = torch.where(kept, value, self.bound.placeholder)
@@ -236,30 +249,19 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """The conditional of each block given the blocks before it in `value`.
 
         Returns:
-            one distribution of batch_shape (*lead, *grid_shape) if all blocks have one family,
-            otherwise a tuple by block, or a dict by name for named columns.
+            one distribution of batch_shape (*lead, *grid_shape) if all blocks have one family (and
+            a rule restricts all of them in the same way), otherwise a tuple by block, or a dict by name for named columns.
         """
         value = self.checked(value)
-        fac, layout, batch = self.factorization, self.factorization.layout, self.batch_of(value)
-        blocks, params = self.bound.with_params(teacher_forced_params, batch, value)
+        fac, layout, batch = self.factorization, self.factorization.conditionals, self.batch_of(value)
+        params = self.bound.with_params(teacher_forced_params, batch, value)[1]
         lead = torch.broadcast_shapes(batch.lead, self.batch_shape)
         params = batch.unflatten(params).expand((*lead, *layout.param_shape))
-        ended = None
-        if fac.rule is not None:
-            ended = batch.unflatten(fac.rule.ended(blocks, batch.all_ranks)).expand(*lead, -1)
-        if fac.is_uniform and fac.names is None:
+        if not layout.flat and fac.names is None:
             family = layout.families[0]
-            params = params.reshape(*lead, *fac.grid_shape, family.num_params)
-            if fac.rule is None or ended is None:
-                return family(params)
-            return fac.rule.conditional(family, params, ended.reshape(*lead, *fac.grid_shape))
+            return family(params.reshape(*lead, *fac.grid_shape, family.num_params))
         pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
-        pairs = list(zip(layout.families, pieces, strict=True))
-        if fac.rule is None or ended is None:
-            each = [family(piece) for family, piece in pairs]
-        else:
-            conditional, after = fac.rule.conditional, ended.unbind(-1)
-            each = [conditional(*pair, end) for pair, end in zip(pairs, after, strict=True)]
+        each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
         return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
@@ -327,7 +329,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 "has_rsample_(False) asks Pyro for the score function instead"
             )
         if not (fac.has_rsample or self.has_rsample):
-            without = [f for f in fac.layout.distinct if not f.has_rsample]
+            without = [f for f in fac.conditionals.distinct if not f.has_rsample]
             raise NotImplementedError(
                 f"rsample: no gradients through draws of {without}; has_rsample_(True) asks for "
                 f"those of the other blocks"
@@ -359,7 +361,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         ask for the parts of a site with `has_rsample`, and is biased. Wrappers such as `to_event`
         do not pass the parts on.
         """
-        layout = self.factorization.layout
+        layout = self.factorization.conditionals
         if not self.has_rsample or layout.has_rsample:
             return super().score_parts(x, *args, **kwargs)  # type: ignore[no-untyped-call]
         blocks = self._log_prob_blocks(x)
@@ -453,7 +455,32 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             one = self.factorization.with_ordering(Ordering.from_ranks(row.reshape(grid)))
             if (reason := bound.unsupported_reason(one)) is not None:
                 raise ValueError(f"ordering: {reason}, got {one}")
+        if self.factorization.restriction is not None and ranks.numel():
+            self.factorization.restriction.check_order(ranks.flatten(0, -2), self.factorization)
         return self._with(ranks=ranks)
+
+    def with_rule(self, rule: Rule | None) -> "AutoregressiveDistribution":
+        """The same network with blocks that follow a rule, or with none.
+
+        A network that was trained without the rule gives the same parameters. Each conditional is
+        restricted to the values that the rule allows, and normalized again. This is not the
+        distribution conditioned on the rule, which `ardist.sampling.smc` gives.
+
+        Raises:
+            ValueError: if no event follows the rule, it does not suit the blocks, or something is
+                observed that it does not allow.
+
+        >>> import torch, ardist as ad
+        >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
+        >>> net.condition().with_rule(ad.rules.Sum(2)).sample((3,)).sum(-1)
+        tensor([2., 2., 2.])
+        """
+        if self.evidence is not None:
+            return self._with(evidence=None).with_rule(rule).given(*self.evidence)
+        factorization = self.factorization.replace(rule=rule)
+        new = self._with(bound=self.bound.replace(factorization=factorization))
+        new._reset()
+        return new if self.ranks is None else new.with_ordering(self.ordering)
 
     def with_families(self, families: Family | Sequence[Family]) -> "AutoregressiveDistribution":
         """The same network with conditionals of other families, such as `TopK` or `Tempered`.
@@ -586,8 +613,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         new = new.expand(torch.broadcast_shapes(self.batch_shape, new.row_shape))
         if new.factorization.families != self.factorization.families:
             new._reset()
-        if new.ranks is not None and new.factorization.end is not None:
-            new.has_enumerate_support = False  # rows have different states
+        if new._differs_by_row:
+            new.has_enumerate_support = False
         return new
 
     # Checks of arguments.
@@ -602,7 +629,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             raise ValueError(f"{name}: expected dtype torch.bool, got {mask.dtype}")
         return mask.to(self.bound.reference.device)
 
-    def checked(self, value: Tensor, name: str = "value", *, mask: Tensor | None = None) -> Tensor:
+    def checked(
+        self,
+        value: Tensor,
+        name: str = "value",
+        *,
+        mask: Tensor | None = None,
+        follows: bool = True,
+    ) -> Tensor:
         """A value in the dtype of events, after checks of its shape, its dtype and, if arguments
         are validated, its support. For what is made of this distribution.
 
@@ -610,6 +644,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value: (*lead, *event_shape).
             name: how errors call it.
             mask: of a block that this mask covers in part, only the elements under it are checked.
+            follows: whether to check also that the value follows the rule.
         """
         self.check_value(value, name)
         layout = self.factorization.layout
@@ -617,9 +652,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if not layout.is_index:  # whole floats are valid indices, which the check below tells
             value = value.to(dtype)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
-            inside = self.factorization.inside(value, self.ranks)
+            if follows:
+                inside = self._inside(value)
+            else:
+                inside = self.factorization.conditionals.inside(self.factorization.split(value))
             if mask is not None and not _all(inside):
-                inside = inside | self._possible(value, mask)
+                untouched = self.factorization.layout.count(self.factorization.split(mask)) == 0
+                inside = inside | untouched.to(inside.device) | self._possible(value, mask)
             if not _all(inside):
                 self._explain(value, inside, name)
         return value.to(dtype)
@@ -636,6 +675,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         possible = layout.marginal_log_prob(params, blocks, part) > -torch.inf
         return layout.partially_observed(part) & possible
 
+    def _inside(self, value: Tensor) -> Tensor:
+        """Whether each block is inside its support and follows the rule: (*lead, num_blocks)."""
+        if self.factorization.rule is None:
+            return self.factorization.inside(value)
+        batch = self.batch_of(value)
+        return batch.unflatten(batch.inside(batch.blocks(value)))
+
     def check_value(self, value: Tensor, name: str) -> None:
         """Raises a `ValueError` if the shape, dtype or device of a value is wrong."""
         check_tensor(value, name)
@@ -647,12 +693,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac = self.factorization
         where = (~inside).nonzero()[0].tolist()
         row, block = tuple(where[:-1]), where[-1]
-        if fac.end is not None and fac.layout.inside(fac.split(value)).all():
-            raise ValueError(
-                f"{name}: expected pad {fac.pad} in {fac.block_name(block)}, which comes after "
-                f"the end {fac.end}, got {fac.split(value)[row][block].item()}"
-            )
         entries = fac.layout.gather_blocks("value", fac.split(value)[row].unsqueeze(0), [block])
+        if fac.rule is not None and fac.layout.inside(fac.split(value)).all():
+            got = entries.flatten().tolist()
+            raise ValueError(
+                f"{name}: expected {fac.rule.expected(fac.block_name(block))}, got "
+                f"{got[0] if len(got) == 1 else got}"
+            )
         family = fac.layout.families[block]
         hint = ""
         if entries.isnan().any() and self.nan_policy == "raise":

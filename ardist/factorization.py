@@ -11,13 +11,15 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 from ardist import columns as named_columns
-from ardist.constraints import BlockConstraint, SequenceConstraint
+from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.drawing_order import DrawingOrder
-from ardist.end import End
 from ardist.families import Family
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Blocks, Partition
+from ardist.restriction import Restriction
+from ardist.rules.base import Rule, choices, places
+from ardist.rules.end import End
 from ardist.shapes import (
     as_integer,
     as_size,
@@ -43,7 +45,8 @@ class Factorization(Specified):
         partition: how the event is partitioned into blocks; `Partition.scalars()` by default.
         ordering: the order in which the blocks are drawn; `Ordering.raster()` by default.
         names: of the blocks, if they are columns.
-        end: the symbol that ends a sequence, for blocks of one index each and an ordering without
+        rule: which values a block may have, given the blocks drawn before it; see `ardist.rules`.
+        end: short for `rule=rules.End(end, pad)`: the symbol that ends a sequence, for blocks of one index each and an ordering without
             ties. All blocks drawn after it are `pad`, with probability one.
         pad: the symbol after the end; `end` by default.
 
@@ -64,8 +67,7 @@ class Factorization(Specified):
     partition: Partition
     ordering: Ordering
     names: tuple[str, ...] | None
-    end: int | None
-    pad: int | None
+    rule: Rule | None
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Factorization(Specified):
         partition: Partition | None = None,
         ordering: Ordering | None = None,
         names: Sequence[str] | None = None,
+        rule: Rule | None = None,
         end: int | None = None,
         pad: int | None = None,
     ) -> None:
@@ -83,8 +86,7 @@ class Factorization(Specified):
             "partition": Partition.scalars() if partition is None else partition,
             "ordering": Ordering.raster() if ordering is None else ordering,
             "names": names,
-            "end": None if end is None else as_integer(end, "end"),
-            "pad": end if pad is None else as_integer(pad, "pad"),
+            "rule": _rule_of(rule, end, pad),
         }
         self.__dict__.update(values)
         check_type(self.partition, Partition, "partition")
@@ -96,6 +98,7 @@ class Factorization(Specified):
         columns: Mapping[str, Family] | None = None,
         *,
         ordering: Ordering | None = None,
+        rule: Rule | None = None,
         **families: Family,
     ) -> "Factorization":
         """A row of named columns, each with its own family, given by keyword or in a dict.
@@ -126,6 +129,7 @@ class Factorization(Specified):
             partition=Partition.scalars() if scalar else Partition.split(shapes),
             ordering=ordering,
             names=tuple(named),
+            rule=rule,
         )
 
     # Derived from the arguments.
@@ -178,10 +182,30 @@ class Factorization(Specified):
         """The conditionals of each step, and the permutation between the two orders."""
         return DrawingOrder(self.layout, self.steps)
 
+    @property
+    def end(self) -> int | None:
+        """The symbol that ends a sequence, if the rule is an `End`."""
+        return self.rule.symbol if isinstance(self.rule, End) else None
+
+    @property
+    def pad(self) -> int | None:
+        """The symbol after the end, if the rule is an `End`."""
+        return self.rule.pad if isinstance(self.rule, End) else None
+
     @constant
-    def rule(self) -> End | None:
-        """The end of the sequences, if they have one."""
-        return None if self.end is None or self.pad is None else End(self.end, self.pad)
+    def restriction(self) -> Restriction | None:
+        """The rule over these blocks, if there is one."""
+        return None if self.rule is None else Restriction(self.rule.bind(self), self)
+
+    @property
+    def conditionals(self) -> Layout:
+        """The conditionals that blocks are drawn from: those of `layout`, or restricted ones."""
+        return self.layout if self.restriction is None else self.restriction.layout
+
+    @property
+    def conditional_order(self) -> DrawingOrder:
+        """The steps of `conditionals`."""
+        return self.drawing_order if self.restriction is None else self.restriction.order
 
     @property
     def is_uniform(self) -> bool:
@@ -207,13 +231,14 @@ class Factorization(Specified):
     @property
     def has_rsample(self) -> bool:
         """Whether draws of every block have gradients to the parameters."""
-        return self.layout.has_rsample
+        return self.conditionals.has_rsample
 
     @constant
     def support(self) -> constraints.Constraint:
         """The set of possible events."""
         if self.rule is not None:
-            return SequenceConstraint(self.inside, len(self.event_shape), self.rule.symbol)
+            is_discrete = any(family.support.is_discrete for family in self.conditionals.distinct)
+            return RuleConstraint(self.inside, len(self.event_shape), self.rule, is_discrete)
         first = self.families[0].support
         while isinstance(first, constraints.independent):
             first = first.base_constraint
@@ -240,11 +265,17 @@ class Factorization(Specified):
 
     @constant
     def num_states(self) -> int | None:
-        """The number of possible events, or None if a block has no finite set of states."""
-        sizes = self._num_states
+        """The number of possible events.
+
+        None if a block has no finite set of states, if the rule depends on the context, or if it
+        has more than 65,536 states of its own.
+        """
+        sizes, restriction = self._num_states, self.restriction
         if sizes is None:
             return None
-        return math.prod(sizes) if self.rule is None else self.rule.num_states(sizes)
+        if restriction is None:
+            return math.prod(sizes)
+        return None if restriction.rule.reads_context else restriction.rule.num_events(self)
 
     def enumerate_support(self) -> Tensor:
         """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""
@@ -252,8 +283,8 @@ class Factorization(Specified):
         if sizes is None:
             raise ValueError(f"families: expected finite discrete ones, got {self}")
         dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
-        if self.rule is not None:
-            return self.merge(self.drawing_order.to_raster(self.rule.states(sizes, dtype)))
+        if self.restriction is not None:
+            return self.merge(self._allowed_events(self.restriction.rule, dtype))
         found = [family.enumerate_support() for family in layout.families]
         states = [values for values in found if values is not None]
         choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
@@ -265,21 +296,39 @@ class Factorization(Specified):
         rows = torch.cat([part.to(dtype) for part in flat], -1)
         return self.merge(rows.reshape(-1, *layout.value_shape))
 
-    def inside(self, x: Tensor, ranks: Tensor | None = None) -> Tensor:
-        """Whether each block of the events is inside its support: (*lead, num_blocks) bool.
+    def _allowed_events(self, rule: Rule, dtype: torch.dtype) -> Tensor:
+        """All events that follow a rule, as blocks (num_states, *value_shape) in raster order."""
+        state, pieces = rule.start(1, None, torch.empty(0)), list[Tensor]()
+        for at in places(self).each:
+            row, number, state = choices(rule, state, at)
+            values = at.family.enumerate_support()
+            if values is None:
+                raise ValueError(f"families: expected finite discrete ones, got {self}")
+            pieces = [part.index_select(0, row) for part in pieces]
+            pieces.append(values[number].to(dtype))
+        if self.layout.flat:
+            drawn = torch.cat([part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1)
+        else:
+            drawn = torch.stack(pieces, 1)
+        return self.drawing_order.to_raster(drawn)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether each block of the events is inside its support and follows the rule.
 
         Args:
             x: events (*lead, *event_shape).
-            ranks: (*lead, num_blocks) in place of the factorization's own; they tell which blocks
-                come after the end of a sequence.
+
+        Returns:
+            (*lead, num_blocks) bool.
         """
         blocks = self.split(x)
-        inside = self.layout.inside(blocks)
-        if self.rule is None:
-            return inside
-        return inside & ~self.rule.misplaced(
-            blocks, self.ranks.flatten() if ranks is None else ranks
-        )
+        if self.restriction is None:
+            return self.layout.inside(blocks)
+        rows = blocks.reshape(-1, *self.layout.value_shape)
+        reference = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
+        limits = self.restriction.limits(rows, None, None, reference)
+        inside = self.restriction.inside(rows, limits)
+        return inside.reshape(*x.shape[: x.dim() - len(self.event_shape)], self.num_blocks)
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""
@@ -291,6 +340,13 @@ class Factorization(Specified):
         return f"block {tuple(int(at) for at in place)}"
 
     # Events and blocks.
+
+    def placeholder(self, reference: Tensor) -> Tensor:
+        """Blocks inside the support, or padding if sequences have an end: (*value_shape)."""
+        each = self.layout.placeholder(reference)
+        if self.rule is None or self.rule.filler is None:
+            return each
+        return torch.full_like(each, self.rule.filler)
 
     @constant
     def is_in_order(self) -> bool:
@@ -362,9 +418,7 @@ class Factorization(Specified):
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
         kept = [*self.__dataclass_fields__, "blocks", "num_blocks", "layout", "is_in_order"]
-        kept += ["_block_constraint", "rule"] + (
-            ["support", "num_states"] if self.end is None else []
-        )
+        kept += ["_block_constraint"] + (["support", "num_states"] if self.rule is None else [])
         values = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         other.__dict__.update({**values, "ordering": ordering})
         other._check()
@@ -423,19 +477,19 @@ class Factorization(Specified):
         self.ranks  # noqa: B018  raises if the ordering does not fit the grid
         if self.names is not None:
             self.__dict__["names"] = named_columns.check_names(self.names, self.num_blocks)
-        self._check_end()
+        self._check_rule()
         self.is_in_order, self.num_states, self.layout.sizes, self.layout.placeholders  # noqa: B018
 
-    def _check_end(self) -> None:
+    def _check_rule(self) -> None:
         if self.rule is None:
-            if self.pad is not None:
-                raise ValueError(f"pad: expected none without an end, got {self.pad}")
             return
-        self.rule.check_families(self.layout.distinct)
-        if not self.is_total:
+        check_type(self.rule, Rule, "rule")
+        self.restriction  # noqa: B018  raises if the rule does not suit the blocks
+        if self.rule.needs_total and not self.is_total:
+            name = "end" if isinstance(self.rule, End) else "rule"
             raise ValueError(
-                f"end: expected an order without ties, in which each block that is drawn after the "
-                f"end may depend on it, got {self.ordering!r}"
+                f"{name}: expected an order without ties, in which each block may depend on all "
+                f"that are drawn before it, got {self.ordering!r}"
             )
 
     @constant
@@ -453,7 +507,7 @@ class Factorization(Specified):
         return (
             *(self.event_shape, self.grid_shape, self.blocks.block_shapes, elements),
             *(self.families, self.names, tuple(self.order_key.flatten().tolist())),
-            *(self.end, self.pad),
+            self.rule,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -488,6 +542,8 @@ class Factorization(Specified):
             start += f", ordering={self.ordering!r}"
         if self.end is not None:
             start += f", end={self.end}" + (f", pad={self.pad}" if self.pad != self.end else "")
+        elif self.rule is not None:
+            start += f", rule={self.rule!r}"
         return start + ")"
 
 
@@ -503,6 +559,20 @@ def _check_own_family(family: Family) -> None:
             f"event_shape {tuple(family.event_shape)} for parameters (2, {number}), got "
             f"{tuple(made.batch_shape)} and {tuple(made.event_shape)}"
         )
+
+
+def _rule_of(rule: Rule | None, end: int | None, pad: int | None) -> Rule | None:
+    """The rule, which may be given by the end of sequences."""
+    if end is None:
+        if pad is not None:
+            raise ValueError(f"pad: expected none without an end, got {pad}")
+        return rule
+    if rule is not None:
+        raise ValueError(
+            f"rule, end: expected one of them, got {rule!r} and {end!r}; "
+            f"rules.All(rule, rules.End(end, pad)) combines them"
+        )
+    return End(end, pad)
 
 
 def _rebuild(arguments: dict[str, Any]) -> Factorization:

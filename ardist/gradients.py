@@ -87,8 +87,11 @@ def reparameterized_rows(
     """
     layout, bound, evidence = batch.layout, batch.bound, batch.evidence
     with bound.eval_mode():
+        # A sweep takes bounds as fixed, which may depend on real numbers drawn before.
+        is_fixed = batch.restriction is None or not batch.restriction.follows_reals
         with torch.no_grad():
-            sweep = bound.sweep(blocks) if batch.ranks is None else None
+            read = batch.readable(blocks)
+            sweep = bound.sweep(read) if batch.ranks is None and is_fixed else None
         leaf = blocks.detach().requires_grad_(scored or sweep is None)
         params = batch.forward(leaf)
     same, free = (function or layout.pathwise)(params, blocks), None
@@ -98,7 +101,7 @@ def reparameterized_rows(
         same = torch.where(free, same, evidence[0])
         scores = scores.masked_fill(layout.whole(evidence[1]), 0.0)
     if sweep is not None:
-        solve = by_sweep(batch.factorization, sweep, params, blocks, free)
+        solve = by_sweep(batch.factorization, sweep, params, blocks, read, free)
     else:
         solve = by_iteration(same, leaf, batch.order.num_steps, tol)
 

@@ -277,8 +277,9 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
 
 
 def _is_summed(p: AutoregressiveDistribution, num_samples: int | None) -> bool:
-    # If sequences with an end have an order for each row, the rows differ in their events.
-    same_events = p.factorization.end is None or p.ranks is None
+    # If what a rule allows depends on the order, rows with orders of their own differ in events.
+    rule = p.factorization.rule
+    same_events = p.ranks is None or rule is None or not rule.depends_on_order
     return num_samples is None and p.has_enumerate_support and same_events
 
 
@@ -288,7 +289,7 @@ def _is_one_chain(p: AutoregressiveDistribution, q: AutoregressiveDistribution) 
     shapes = [[f.event_shape for f in fac.layout.families] for fac in (mine, theirs)]
     if (
         shapes[0] != shapes[1]
-        or (mine.end, mine.pad) != (theirs.end, theirs.pad)
+        or mine.rule != theirs.rule
         or not torch.equal(mine.blocks.elements, theirs.blocks.elements)
     ):
         return False

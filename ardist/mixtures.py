@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from ardist.bound_network import unwrap
-from ardist.constraints import BlockConstraint, SequenceConstraint
+from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.logs import log_sum_exp
 from ardist.ordering import Ordering
@@ -118,8 +118,8 @@ class Mixture(TorchDistribution):
         """The union of the components' supports."""
         if not self._sequences:
             return self.components[0].support
-        end: Any = self._sequences[0].factorization.end
-        return SequenceConstraint(self._inside, len(self.event_shape), end)
+        first: Any = self._sequences[0].support
+        return RuleConstraint(self._inside, len(self.event_shape), first.rule, first.is_discrete)
 
     def _inside(self, x: Tensor) -> Tensor:
         """Whether each event is inside the support of a component: (*lead, 1) bool."""
@@ -308,7 +308,7 @@ def _with_ordering(
 
 
 def _sequences(components: Sequence[Distribution]) -> tuple[AutoregressiveDistribution, ...]:
-    """Copies of the components without validation, if all have sequences with the same end symbol.
+    """Copies of the components without validation, if all follow the same rule.
 
     The supports of such components differ with their orders, and the support of the mixture is
     their union. So the components must not check values. Otherwise the result is empty.
@@ -316,9 +316,9 @@ def _sequences(components: Sequence[Distribution]) -> tuple[AutoregressiveDistri
     copies = [
         part.expand(part.batch_shape)
         for part in components
-        if isinstance(part, AutoregressiveDistribution) and part.factorization.end is not None
+        if isinstance(part, AutoregressiveDistribution) and part.factorization.rule is not None
     ]
-    if len(copies) < len(components) or len({part.factorization.end for part in copies}) > 1:
+    if len(copies) < len(components) or len({part.factorization.rule for part in copies}) > 1:
         return ()
     for part in copies:
         part._validate_args = False

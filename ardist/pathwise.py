@@ -107,15 +107,18 @@ def by_sweep(
     sweep: Sweep,
     params: Tensor,
     blocks: Tensor,
+    read: Tensor,
     free: Tensor | None,
 ) -> Adjoint:
     """Solves lambda = g + J^T lambda in one sweep from the last step to the first.
 
     Args:
         params: of all conditionals, (rows, ...), at the draw `blocks`.
+        read: the same blocks as the network reads them.
         free: the elements that were drawn, not observed, (rows, *value_shape) bool.
     """
-    layout, steps, sizes = factorization.layout, factorization.steps, factorization.layout.sizes
+    # A rule adds parameters to those of the network, which come first.
+    layout, steps, sizes = factorization.conditionals, factorization.steps, factorization.layout.sizes
     values = layout.split("value", blocks)
     # Before an optimizer changes the parameters.
     drawn = layout.slopes(
@@ -123,7 +126,7 @@ def by_sweep(
         params,
         lambda f, p, n: f.pathwise(p, values[n]) if f.has_rsample else values[n],
     )
-    read = layout.slopes("value", blocks, lambda family, v, _: family.features(v))
+    slopes = layout.slopes("value", read, lambda family, v, _: family.features(v))
 
     def solve(gradient: Tensor) -> Tensor:
         columns = gradient.flatten(1).T.clone(memory_format=torch.contiguous_format)
@@ -134,15 +137,16 @@ def by_sweep(
             for block in steps[step]:
                 one = total[block] if chosen is None else total[block] * chosen[block]
                 slope = drawn[block]
+                width = sizes["param"][block]
                 if slope is None:
-                    each.append(one.new_zeros(sizes["param"][block], one.shape[1]))
+                    each.append(one.new_zeros(width, one.shape[1]))
                 else:
-                    each.append(_contract(slope, one))
+                    each.append(_contract(slope[:width], one))
             features, before = sweep.step(step, _together(each)), steps[step - 1]
             widths = [sizes["feature"][block] for block in before]
             parts = features.split(widths) if len(before) > 1 else (features,)
             for block, part in zip(before, parts, strict=True):
-                if (slope := read[block]) is not None:
+                if (slope := slopes[block]) is not None:
                     total[block].add_(_contract(slope, part))
         return columns.T.reshape(gradient.shape)
 

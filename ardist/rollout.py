@@ -13,6 +13,7 @@ from ardist.drawing_order import DrawingOrder
 from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.rows import repeat_rows
+from ardist.rules.base import At, State, map_state
 
 _NOISE_AT_ONCE = 2**20  # numbers drawn ahead
 
@@ -29,8 +30,6 @@ class Step:
         layout: the conditionals of the blocks.
         params: their parameters; in a window, those under no guess of its blocks.
         evidence: values and a mask of the blocks, if some are observed in part.
-        ended: whether each row ended in an earlier step, (rows, 1) bool, if the factorization has
-            a rule.
         drawn: the blocks as they were accepted, or None.
     """
 
@@ -44,7 +43,8 @@ class Step:
     ) -> None:
         self._rollout, self._evaluate = rollout, evaluate
         self.index, self.stop = span
-        self.layout, self.params = layout, params
+        self.layout, self._plain = layout, params
+        self.params = rollout.restricted(params, None, *span)
         self.drawn: Tensor | None = None
 
     @property
@@ -53,17 +53,14 @@ class Step:
         return self._evaluate is not None
 
     @property
-    def ended(self) -> Tensor | None:
-        return self._rollout.ended
-
-    @property
     def evidence(self) -> tuple[Tensor, Tensor] | None:
         rollout = self._rollout
         return rollout.evidence_of(self.index, self.stop) if rollout.is_partial else None
 
     def accept(self, blocks: Tensor) -> Tensor:
-        """Takes the blocks of the step; observed blocks and padding replace them. The result."""
+        """Takes the blocks of the step; observed blocks replace them. The result."""
         self.drawn = self._rollout.clamp(blocks, self.index, self.stop)
+        self._rollout.follow(self.drawn, self.index, self.stop)
         return self.drawn
 
     def sample(self) -> Tensor:
@@ -98,12 +95,25 @@ class Step:
             the blocks, and the number of passes.
         """
 
-        def clamped(params: Tensor) -> Tensor:
-            return self._rollout.clamp(update(params), self.index, self.stop)
+        rollout, span = self._rollout, (self.index, self.stop)
 
-        guess, passes = clamped(self.params), 1
+        restriction = rollout.restriction
+
+        def drawn(params: Tensor, guess: Tensor | None) -> Tensor:
+            return rollout.clamp(update(rollout.restricted(params, guess, *span)), *span)
+
+        def solved(params: Tensor, guess: Tensor | None) -> Tensor:
+            if restriction is None:
+                return rollout.clamp(update(params), *span)
+            if restriction.corrects:
+                return rollout.corrected(drawn(params, None), *span)
+            return drawn(params, drawn(params, None) if guess is None else guess)
+
+        if restriction is not None and restriction.follows_reals:
+            tol = 0.0  # a block that is certain given the others fits them exactly
+        guess, passes = solved(self._plain, None), 1
         while self._evaluate is not None and passes < self.stop - self.index:
-            before, guess = guess, clamped(self._evaluate(guess))
+            before, guess = guess, solved(self._evaluate(rollout.readable(guess, *span)), guess)
             passes += 1
             if _is_settled(before, guess, self.layout, tol):
                 break
@@ -123,9 +133,6 @@ class Step:
         params = layout.block("param", self.params, number)
         log_prob = state_logits_of(family, params).log_softmax(-1)
         flat = states.reshape(states.shape[0], -1)
-        rule, ended = self._rollout.rule, self.ended
-        if rule is not None and ended is not None:
-            log_prob = rule.restrict(log_prob, ended.squeeze(-1))
         evidence = self._rollout.evidence_of(self.index, self.stop)
         if evidence is None:
             return log_prob
@@ -147,6 +154,7 @@ class Step:
         The contexts of the rows must not change: rows[i] % N == i % N.
         """
         self.params = self.params.index_select(0, rows)
+        self._plain = self._plain.index_select(0, rows)
         self._rollout.select(rows)
 
 
@@ -157,7 +165,7 @@ class Rollout:
             step.accept(step.sample())
 
     It owns the decoder, the prefill of a prefix that is observed in all rows, the evidence, the
-    end of sequences, orders that differ from row to row, and early stopping. The caller provides
+    state of a rule, orders that differ from row to row, and early stopping. The caller provides
     `torch.no_grad`, `eval_mode` and `with_params`, which must hold whenever the next step is
     asked for.
 
@@ -184,14 +192,15 @@ class Rollout:
     ) -> None:
         self.batch, self.order = batch, batch.order
         self.num_steps = self.order.num_steps if num_steps is None else num_steps
-        self.rule, self.is_partial = batch.factorization.rule, batch.is_partial
+        self.restriction, self.is_partial = batch.restriction, batch.is_partial
         self._decoder, self._windows, self._follow = decoder, windows or whole, follow
         self._pieces: list[Tensor] = []
         self._raster: Tensor | None = None  # the blocks, if whole passes draw them
         self._rows: Tensor | None = None  # of the decoder, if `select` has changed them
         self._back: list[tuple[int, Tensor]] = []  # the selections, by the number of pieces before
         self.num_taken = 0
-        self.ended: Tensor | None = None
+        self._state: State = None  # of the rule
+        self._rest: Tensor | None = None  # the blocks that follow, if the rule makes them certain
         self._evidence = batch.evidence
         is_ragged = self.order.is_ragged or torch._C._is_tracing()
         self._is_whole = whole or (decoder is None and is_ragged)
@@ -205,12 +214,13 @@ class Rollout:
         """The number of first steps that are observed in all rows and skipped."""
 
     def __iter__(self) -> Iterator[Step]:
-        if self.rule is not None:
-            self.ended = self.rule.start(self.batch.placeholders)
         if self._is_whole:
             return self._by_whole_passes()
+        if self.restriction is not None:
+            batch, rule = self.batch, self.restriction.rule
+            self._state = rule.start(batch.num_rows, batch.contexts, batch.bound.reference)
         prefix = self._take_prefix()
-        if self.num_taken == self.num_steps:
+        if self.num_taken == self.num_steps or self._rest is not None:
             return iter(())
         if self._decoder is None:
             self._decoder = self._make_decoder()
@@ -227,13 +237,15 @@ class Rollout:
         if self._evidence is None or not self.num_known:
             return None
         prefix = self._evidence[0][:, : self.order.ends[self.num_known]]
+        self.follow(prefix, 0, self.num_known)
         self._take(prefix, self.num_known)
-        return prefix
+        return self.readable(prefix, 0, self.num_known)
 
     def _by_steps(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
         layouts = self.order.step_layouts
         params = decoder.step(None) if prefix is None else decoder.prefill(prefix)
-        layouts[self.num_known].check_params(params, self.batch.num_rows, type(decoder).__name__)
+        plain = self.batch.factorization.layout.select(self.order.steps[self.num_known])
+        plain.check_params(params, self.batch.num_rows, type(decoder).__name__)
         for index in range(self.num_known, self.num_steps):
             step = Step(self, (index, index + 1), layouts[index], params)
             yield step
@@ -242,7 +254,7 @@ class Rollout:
             if self._rows is not None:
                 decoder.select(self._rows)
                 self._rows = None
-            params = decoder.step(self._pieces[-1])
+            params = decoder.step(self.readable(self._pieces[-1], index, index + 1))
 
     def _by_windows(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
         if prefix is not None:
@@ -254,7 +266,7 @@ class Rollout:
             step = Step(self, (start, stop), layout, window(None), window)
             yield step
             is_last = self._take(step.drawn, stop)
-            window.keep(self._pieces[-1])
+            window.keep(self.readable(self._pieces[-1], start, stop))
             if is_last:
                 return
 
@@ -269,7 +281,11 @@ class Rollout:
             self._raster = torch.where(self._evidence[1], self._evidence[0], self._raster)
         if self._windows and not torch._C._is_tracing():
             step = Step(
-                self, (0, self.num_steps), layout, batch.forward(self._raster), batch.forward
+                self,
+                (0, self.num_steps),
+                layout,
+                batch.plain_forward(self._raster),
+                batch.plain_forward,
             )
             yield step
             self._raster = _accepted(step.drawn)
@@ -282,29 +298,78 @@ class Rollout:
             now = left & layout.expand_to_elements(ranks == index)
             if not now.any():
                 continue
-            step = Step(self, (index, index + 1), layout, batch.forward(self._raster))
+            step = Step(self, (index, index + 1), layout, batch.plain_forward(self._raster))
             yield step
             self._raster = torch.where(now, _accepted(step.drawn), self._raster)
 
     def clamp(self, blocks: Tensor, start: int, stop: int) -> Tensor:
-        """Blocks of the steps from `start` to `stop`, with observed values and padding put in."""
+        """Blocks of the steps from `start` to `stop`, with observed values put in."""
         evidence = self.evidence_of(start, stop)
-        observed = None
-        if evidence is not None:
-            values, observed = (repeat_rows(part, blocks.shape[0]) for part in evidence)
-            blocks = torch.where(observed, values, blocks)
-        if self.rule is None or self.ended is None:
+        if evidence is None:
             return blocks
-        if not self._is_whole:
-            return self.rule.clamp(blocks, self.ended, observed)
-        ranks = self.batch.all_ranks
-        before = blocks
-        if self._raster is not None and stop == start + 1:  # only earlier steps can have ended
-            is_earlier = self.batch.layout.expand_to_elements(ranks.to(blocks.device) < start)
-            before = torch.where(is_earlier, self._raster, -1)
-        ended = self.rule.ended(before, ranks)
-        ended = ended if observed is None else ended & ~observed
-        return blocks.masked_fill(ended, self.rule.pad)
+        values, observed = (repeat_rows(part, blocks.shape[0]) for part in evidence)
+        return torch.where(observed, values, blocks)
+
+    # The rule.
+
+    def restricted(self, params: Tensor, guess: Tensor | None, start: int, stop: int) -> Tensor:
+        """Parameters of the steps from `start` to `stop` under what the rule allows.
+
+        Args:
+            params: as the network gives them.
+            guess: the blocks of these steps. Without one, more than one step is not restricted.
+        """
+        if self.restriction is None:
+            return params
+        limits = None
+        if guess is not None or stop == start + 1:
+            limits = self._limits(guess, start, stop, params.shape[0])
+        at = None if self._is_whole else self._at(start, stop, params.shape[0])
+        return self.restriction.restrict(params, limits, at)
+
+    def corrected(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        """Blocks of these steps, drawn without limits, as the rule allows them."""
+        if self.restriction is None:
+            return blocks
+        rows = blocks.shape[0]
+        at = None if self._is_whole else self._at(start, stop, rows)
+        limits = self._limits(blocks, start, stop, rows)
+        return self.clamp(self.restriction.correct(blocks, limits, at), start, stop)
+
+    def _limits(self, guess: Tensor | None, start: int, stop: int, rows: int) -> Tensor:
+        """What the rule allows in these steps, given a guess of their blocks."""
+        if self._is_whole:
+            limits = self.batch.limits(_accepted(self._raster if guess is None else guess))
+        elif self.restriction is not None:
+            at, reference = self._at(start, stop, rows), self.batch.bound.reference
+            limits = self.restriction.step_limits(self._state, guess, at, reference)
+        return _accepted(limits)
+
+    def readable(self, blocks: Tensor, start: int, stop: int) -> Tensor:
+        """The blocks of these steps as a network reads them."""
+        if self.restriction is None or self._is_whole:  # whole passes see to it themselves
+            return blocks
+        return self.restriction.readable(self.order.layout_of(start, stop), blocks)
+
+    def follow(self, blocks: Tensor, start: int, stop: int) -> None:
+        """Advances the state of the rule by the blocks of these steps."""
+        if self.restriction is None or self._is_whole:
+            return
+        if self._follow is not None:
+            blocks = self.order.part(self._follow, start, stop)
+        rows = blocks.shape[0]
+        at = self._at(start, stop, rows)
+        self._state = self.restriction.advance(self._state, blocks, at)
+        if stop < self.order.num_steps:
+            after = self._at(stop, self.order.num_steps, rows)
+            self._rest = self.restriction.rule.rest(self._state, after)
+
+    def _at(self, start: int, stop: int, rows: int) -> At:
+        """The places of the blocks of these steps, in each row if rows have orders."""
+        if self.restriction is None:
+            raise RuntimeError("only a rule asks for places")
+        order = None if self.batch.ranks is None else self.order.values.order
+        return self.restriction.at(start, stop, None if order is None else repeat_rows(order, rows))
 
     def part(self, x: Tensor, step: Step) -> Tensor:
         """Of values of all blocks in raster order, those of a step."""
@@ -318,23 +383,16 @@ class Rollout:
         return self._evidence[0][:, entries], self._evidence[1][:, entries]
 
     def _take(self, blocks: Tensor | None, stop: int) -> bool:
-        """Keeps the blocks of the steps up to `stop`; whether nothing but padding can follow."""
+        """Keeps the blocks of the steps up to `stop`; whether all that follow are certain."""
         self._pieces.append(_accepted(blocks))
-        start, self.num_taken = self.num_taken, stop
-        if self.rule is None or self.ended is None:
-            return False
-        taken = self._pieces[-1]
-        if self._follow is not None:
-            taken = self.order.part(self._follow, start, stop)
-        self.ended = self.rule.advance(taken, self.ended)
-        return bool(self.ended.all())
+        self.num_taken = stop
+        return self._rest is not None
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was; see `Step.select`."""
         self._rows = rows if self._rows is None else self._rows.index_select(0, rows)
         self._back.append((len(self._pieces), rows))
-        if self.ended is not None:
-            self.ended = self.ended.index_select(0, rows)
+        self._state = map_state(lambda part: part.index_select(0, rows), self._state)
 
     @property
     def drawn(self) -> Tensor:
@@ -349,7 +407,9 @@ class Rollout:
                 rows = earlier if rows is None else earlier.index_select(0, rows)
             pieces[number] = pieces[number] if rows is None else pieces[number][rows]
         blocks = torch.cat(pieces, 1) if pieces else self.batch.placeholders[:, :0]
-        if self.num_taken == self.order.num_steps:
+        if self._rest is not None:
+            blocks = torch.cat((blocks, self._rest.to(blocks.dtype)), 1)
+        if blocks.shape[1] == self.order.ends[-1]:
             return self.order.to_raster(blocks)
         rest = self.batch.placeholders[:1].expand(blocks.shape[0], *self.batch.layout.value_shape)
         return self.order.put(rest.to(blocks.dtype), blocks, 0)
@@ -447,6 +507,17 @@ def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
         for step in rollout:
             step.accept(sample(step))
     return rollout.events()
+
+
+def rollout_by_steps(batch: Batch, prefill: bool = True) -> Rollout:
+    """A rollout in which each step has equally many blocks in all rows."""
+    rollout = Rollout(batch, prefill=prefill)
+    if batch.order.is_ragged:
+        raise ValueError(
+            "p: expected one order for all rows, where blocks differ in family or are tied, "
+            f"got ranks of shape {tuple(batch.all_ranks.shape)}"
+        )
+    return rollout
 
 
 class _NoRows(Decoder):

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.univariate import gumbel
-from ardist.rollout import Rollout
+from ardist.rollout import Rollout, rollout_by_steps
 from ardist.rollout import Step as RolloutStep
 from ardist.shapes import (
     as_flag,
@@ -23,8 +23,18 @@ from ardist.shapes import (
     described,
     is_sequence,
 )
+from ardist.smc import Particles, smc
 
-__all__ = ["Step", "ancestral", "beam_search", "fixed_point", "greedy", "without_replacement"]
+__all__ = [
+    "Particles",
+    "Step",
+    "ancestral",
+    "beam_search",
+    "fixed_point",
+    "greedy",
+    "smc",
+    "without_replacement",
+]
 
 Result = TypeVar("Result")
 
@@ -101,7 +111,9 @@ def ancestral(
             raise ValueError(f"given: expected a value and a mask, got {described(given)}")
         p = p.given(*given)
     skip = as_flag(skip_observed, "skip_observed")
-    rollout = _rollout(p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), skip)
+    rollout = rollout_by_steps(
+        p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape), skip
+    )
     steps = _each_step(p, rollout)
     if not as_flag(progress, "progress"):
         return steps
@@ -110,17 +122,6 @@ def ancestral(
     except ImportError as error:
         raise ImportError("progress: the bar is tqdm's; pip install tqdm") from error
     return iter(bar)
-
-
-def _rollout(batch: Batch, prefill: bool) -> Rollout:
-    """A rollout in which each step has equally many blocks in all rows."""
-    rollout = Rollout(batch, prefill=prefill)
-    if batch.order.is_ragged:
-        raise ValueError(
-            "p: expected one order for all rows, where blocks differ in family or are tied, "
-            f"got ranks of shape {tuple(batch.all_ranks.shape)}"
-        )
-    return rollout
 
 
 def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step]:
@@ -134,24 +135,16 @@ def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step
 
 def _shown(rollout: Rollout, step: RolloutStep, drawn: Tensor, blocks: Tensor) -> Step:
     """A step as users see it, with the blocks so far."""
-    batch, layout, rule = rollout.batch, step.layout, rollout.rule
+    batch, layout = rollout.batch, step.layout
     params, drawn = batch.unflatten(step.params), batch.unflatten(drawn)
-    after = None if step.ended is None else batch.unflatten(step.ended)
     conditional: Distribution | tuple[Distribution, ...]
     value: Tensor | tuple[Tensor, ...]
     if not layout.flat:
-        family, value = layout.families[0], drawn
-        if rule is None or after is None:
-            conditional = family(params)
-        else:
-            conditional = rule.conditional(family, params, after)
+        conditional, value = layout.families[0](params), drawn
     else:
         pieces = params.split(layout.sizes["param"], -1)
-        pairs = list(zip(layout.families, pieces, strict=True))
-        if rule is None or after is None:
-            conditional = tuple(family(piece) for family, piece in pairs)
-        else:
-            conditional = tuple(rule.conditional(*pair, after.squeeze(-1)) for pair in pairs)
+        pairs = zip(layout.families, pieces, strict=True)
+        conditional = tuple(family(piece) for family, piece in pairs)
         values = zip(layout.families, drawn.split(layout.sizes["value"], -1), strict=True)
         value = tuple(part.reshape(*batch.lead, *f.event_shape) for f, part in values)
     return Step(step.index, _blocks_of(rollout, step), conditional, value, batch.events(blocks))
@@ -199,7 +192,7 @@ def fixed_point(
     (torch.Size([64]), True)
     """
     check_type(p, AutoregressiveDistribution, "p")
-    layout, reference = p.factorization.layout, p.bound.reference
+    layout, reference = p.factorization.conditionals, p.bound.reference
     if not layout.has_noise:
         without = [family for family in layout.distinct if not family.has_noise]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
@@ -310,7 +303,7 @@ def _search(
     p: AutoregressiveDistribution, width: int, perturb: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The events of highest rank, their log_prob, and their rank, which may be perturbed."""
-    families = p.factorization.layout.distinct
+    families = p.factorization.conditionals.distinct
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
@@ -318,7 +311,7 @@ def _search(
         scores = p.bound.reference.new_zeros(1, *p.batch_shape)
         return p.sample((1,)), scores, scores
     batch = p.batch(p.batch_shape)
-    rollout = _rollout(batch, True)
+    rollout = rollout_by_steps(batch)
     states = {family: values.to(batch.placeholders) for family, values in states.items()}
     # The rows are beams by contexts, the contexts' own dimension last.
     log_prob = batch.bound.reference.new_zeros(1, batch.num_rows)

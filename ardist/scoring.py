@@ -53,23 +53,32 @@ def _evaluator(batch: Batch, events: Tensor) -> tuple[Tensor, Callable[..., Tens
             return blocks, lambda function, *rows: nothing
         return blocks, lambda function, *rows: function(params, *rows)
     blocks = batch.blocks(events)
-    return blocks, partial(_by_chunks, batch, batch.hidden_states(blocks), chunk_size)
+    parts = batch, batch.hidden_states(blocks), batch.limits(blocks), chunk_size
+    return blocks, partial(_by_chunks, *parts)
 
 
 def _by_chunks(
-    batch: Batch, hidden: Tensor, chunk_size: int, function: Function, *rows: Tensor | None
+    batch: Batch,
+    hidden: Tensor,
+    limits: Tensor | None,
+    chunk_size: int,
+    function: Function,
+    *rows: Tensor | None,
 ) -> Tensor:
     """A function of parameters of which no more than `chunk_size` blocks' exist at a time.
 
     Args:
         hidden: the hidden states of all blocks, (rows, num_blocks, size).
+        limits: what a rule allows, laid out as parameters are.
         function: from parameters and `rows` to (rows, num_blocks).
         rows: values, masks or None, (rows, *value_shape).
     """
     bound, shape = batch.bound, hidden.shape[:2]
 
-    def evaluated(hidden: Tensor, *rows: Tensor | None) -> Tensor:
-        return function(bound.head(hidden), *rows)
+    rows = (limits, *rows)
+
+    def evaluated(hidden: Tensor, limits: Tensor | None, *rows: Tensor | None) -> Tensor:
+        return function(batch.restrict(bound.head(hidden), limits), *rows)
 
     if batch.layout.flat:  # each block has a map of its own: whole rows
         step = max(1, chunk_size // shape[1])
@@ -91,12 +100,10 @@ def _under_mask(
     batch: Batch, evaluate: Callable[..., Tensor], blocks: Tensor, mask: Tensor | None
 ) -> Tensor:
     """Scores of the elements under a mask alone, or of all elements."""
-    layout, rule = batch.layout, batch.factorization.rule
+    layout = batch.layout
     if mask is not None and layout.is_partially_observed(mask):
         return evaluate(layout.marginal_log_prob, blocks, mask)
     scores = evaluate(layout.log_prob, blocks)
-    if rule is not None:
-        scores = rule.mask_scores(scores, blocks, batch.all_ranks)
     return scores if mask is None else torch.where(layout.whole(mask), scores, 0.0)
 
 

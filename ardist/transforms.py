@@ -13,6 +13,7 @@ from ardist.batch import Batch
 from ardist.bound_network import unwrap
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.families.restricted import Restricted
 from ardist.gradients import has_gradients, reparameterized_rows
 from ardist.layout import Layout
 from ardist.rollout import Rollout, Step
@@ -92,7 +93,7 @@ class AutoregressiveTransform(TransformModule):
         as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)  # type: ignore[no-untyped-call]
         p = AutoregressiveDistribution(network, context)
-        without = [family for family in p.factorization.layout.distinct if not family.is_bijective]
+        without = [f for f in p.factorization.conditionals.distinct if not f.is_bijective]
         if without:
             raise ValueError(
                 f"network: expected families whose draws are bijections of real noise, "
@@ -209,13 +210,14 @@ class Rosenblatt(Transform):
         as_integer(cache_size, "cache_size", 0)
         super().__init__(cache_size=cache_size)
         check_type(p, AutoregressiveDistribution, "p")
-        distinct = p.factorization.layout.distinct
+        distinct = p.factorization.conditionals.distinct
         if without := [f for f in distinct if f.event_shape or not f.has_cdf]:
             raise ValueError(f"p: expected families of one number with a CDF, got {without}")
         if p.evidence is not None:
             raise ValueError("p: expected no observed blocks, which have nothing uniform")
         self.p = p
-        self.bijective = not any(family.support.is_discrete for family in distinct)
+        discrete = any(family.support.is_discrete for family in distinct)
+        self.bijective = not discrete and p.factorization.rule is None
         self.domain = p.support
         self.codomain = constraints.independent(constraints.unit_interval, len(p.event_shape))
 
@@ -247,17 +249,14 @@ class Rosenblatt(Transform):
 
         def below(family: Family, params: Tensor, value: Tensor, share: Tensor) -> Tensor:
             cdf = family.cdf(params, value)
-            if not family.support.is_discrete:
+            if not family.support.is_discrete and not isinstance(family, Restricted):
                 return cdf
             return (cdf - share * family.mass(params, value)).clamp(0, 1)
 
         batch, blocks, params = _pass(self.p, x)
         shares = batch.blocks(share)
         each = batch.layout.map(below, ("param", params), ("value", blocks), ("value", shares))
-        u, rule = batch.layout.join("block", each), batch.factorization.rule
-        if rule is not None:  # blocks after an end are certain
-            u = torch.where(rule.ended(blocks, batch.all_ranks), 1 - shares, u)
-        return batch.events(u)
+        return batch.events(batch.layout.join("block", each))
 
     def _inverse(self, u: Tensor) -> Tensor:
         check_tensor(u, "u")
@@ -283,7 +282,7 @@ class Rosenblatt(Transform):
             outside = u[~((u >= 0) & (u <= 1))][0].item()
             raise ValueError(f"u: expected numbers within [0, 1], got {outside}")
         p = self.p
-        has_rsample = any(family.has_rsample for family in p.factorization.layout.distinct)
+        has_rsample = any(family.has_rsample for family in p.factorization.conditionals.distinct)
         given = (_noise(p, "u", u), from_uniforms, differentiable if has_rsample else None)
         return p.bound.with_params(_drawn, p, *given)
 

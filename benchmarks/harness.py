@@ -5,15 +5,31 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 Call = Callable[[], object]
 # What, ours, peers, what is aimed at. A peer may be a part of the work, and how many make it.
 Case = tuple[str, Call, dict[str, Call | tuple[Call, float]], str]
 
 
+def use(device: str) -> None:
+    """Makes tensors and modules on a device. The mode that does it would slow down the CPU."""
+    if device != "cpu":
+        torch.set_default_device(device)
+
+
 def timed(call: Call) -> float:
+    _wait()
     start = time.perf_counter()
     call()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    """Until a device has done its work."""
+    if torch.get_default_device().type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def compare(
@@ -45,7 +61,12 @@ def _status(name: str) -> float:
 
 
 def measure(call: Call) -> float:
-    """Peak resident memory of a call above what is there before, in MiB (Linux)."""
+    """Peak memory of a call above what is there before, in MiB: of CUDA, or resident (Linux)."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     call()

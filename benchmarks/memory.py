@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import attention
 import gradients
 import torch
-from harness import Case, measure
+from harness import Case, measure, use
 
 import ardist as ad
 from ardist import families as fam
@@ -31,7 +31,10 @@ WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
 def peak(name: str, number: int, batch: int) -> float:
     """MiB, measured in a process of its own."""
     result = subprocess.run(
-        [sys.executable, __file__, name, str(number), str(batch), str(torch.get_num_threads())],
+        [
+            sys.executable, __file__, name, str(number), str(batch), str(torch.get_num_threads()),
+            torch.get_default_device().type,
+        ],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return float(result.stdout.split()[-1])
@@ -68,7 +71,8 @@ def memory() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    work, number, size, threads = sys.argv[1], *map(int, sys.argv[2:])
+    work, number, size, threads = sys.argv[1], *map(int, sys.argv[2:5])
+    use(sys.argv[5])
     torch.set_num_threads(threads)
     draw = WORK[work](number)
     draw(1)

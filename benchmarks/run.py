@@ -15,7 +15,7 @@ from convolution import locally_masked, pixelcnn, wavenet
 from fixed_point import fixed_points
 from flows import flows
 from gradients import gradients, gradients_of_many
-from harness import compare
+from harness import compare, use
 from import_time import import_time
 from information import information
 from limits import limits
@@ -58,11 +58,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(CASES)}; all by default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", help="cuda or mps; not tried, for want of one")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    use(args.device)
     torch.manual_seed(0)
     print(
-        f"torch {torch.__version__}, {platform.machine()}, {args.threads} threads, float32, "
+        f"torch {torch.__version__}, {args.device} of a {platform.machine()}, "
+        f"{args.threads} threads, float32, "
         f"median of {args.rounds} rounds in turn"
     )
     for name in args.names or CASES:

@@ -6,15 +6,20 @@ import sys
 import pyro
 import pytest
 import torch
+from table import DEVICE
 
 # Another number replaces every fixed seed: what a test asserts holds for any of them.
 SEED = int(os.environ.get("ARDIST_TEST_SEED", "0"))
 
 
+if "ARDIST_TEST_DEVICE" in os.environ:
+    torch.set_default_device(DEVICE)
+
+
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch):
     # torch's own formats the call stack for each kind of accelerator: 5 ms a call.
-    seeded = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+    seeded = torch.default_generator.manual_seed if DEVICE == "cpu" else torch.manual_seed
     monkeypatch.setattr(torch, "manual_seed", lambda seed: seeded(seed + 1000 * SEED))
     torch.manual_seed(0)
     pyro.clear_param_store()

@@ -36,7 +36,17 @@ from torch.distributions import (
 from torch.utils import data
 
 import ardist as ad
-from ardist import command, guides, information, networks, sampling, testing, training, transforms
+from ardist import (
+    command,
+    guides,
+    information,
+    networks,
+    rules,
+    sampling,
+    testing,
+    training,
+    transforms,
+)
 from ardist import families as fam
 from ardist.tables import TableDensity
 
@@ -337,6 +347,8 @@ SIZES = (
         lambda: sampling.beam_search(p(BITS), 0),
         "k: expected a positive integer, got 0",
         lambda: sampling.without_replacement(p(BITS), 0),
+        "num_particles: expected a positive integer, got 0",
+        lambda: sampling.smc(p(BITS), rules.Sum(1), 0),
         cause="A size is zero, negative or not an integer.",
         cure="Use integers of at least 1.",
     ),
@@ -1192,6 +1204,14 @@ OWN_NETWORKS = (
         "`networks.FromModule`.",
     ),
     error(
+        "network: expected evaluation mode, since a recorded step cannot switch dropout off, got "
+        "a MADE in training mode; call network.eval()",
+        lambda: ad.DrawStep(made()),
+        cause="`DrawStep` and `export.write` record the network as it is, and it is in training "
+        "mode.",
+        cure="Call `network.eval()` first.",
+    ),
+    error(
         "module: expected a Module, got <built-in function abs>",
         lambda: networks.FromModule(abs, SYMBOLS),
         "module: expected a Module, got <built-in function abs>",
@@ -1301,6 +1321,9 @@ OTHER_FACTORIZATIONS = (
         "factorization: MADE was built for Factorization((4,), Normal()), got "
         "Factorization((5,), Normal())",
         lambda: made().decoder(2, factorization=ad.Factorization(5, NORMAL)),
+        "factorization: MADE was built for Factorization((4,), Normal()), got "
+        "Factorization((5,), Normal())",
+        lambda: ad.DrawStep(made().eval(), factorization=ad.Factorization(5, NORMAL)),
         "factorization: Transformer was built for Factorization((3,), Bernoulli()), got "
         "Factorization((2, 3), Categorical(3))",
         lambda: ad.AutoregressiveDistribution(
@@ -1384,6 +1407,12 @@ OTHER_FACTORIZATIONS = (
 )
 
 CONTEXTS = (
+    error(
+        "context: expected (N, 3) with an N that divides num_rows 4, got (3, 3)",
+        lambda: ad.DrawStep(made(context_shape=(3,)).eval()).start(4, torch.zeros(3, 3)),
+        cause="The rows of a draw cannot be divided evenly among the contexts.",
+        cure="Pass one context for each row, or a multiple of their number as `num_rows`.",
+    ),
     error(
         "context: expected (*batch_shape, 3), got none; the network was built with "
         "context_shape (3,)",
@@ -1744,6 +1773,8 @@ SAMPLING = (
     error(
         "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: sampling.greedy(dist.Normal(0.0, 1.0)),
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
+        lambda: sampling.smc(dist.Normal(0.0, 1.0), rules.Sum(1), 10),
         cause="The samplers need the steps of an autoregressive joint, and other distributions "
         "have none.",
         cure="Pass the autoregressive distribution itself, not a wrapper such as `.to_event` or "
@@ -1759,6 +1790,42 @@ SAMPLING = (
         cause="Search compares the states of a block, and some blocks do not have a finite set of "
         "states.",
         cure="Search only if all families are finite and discrete. Otherwise sample and compare.",
+    ),
+    error(
+        "rule: expected a Rule, got 1",
+        lambda: sampling.smc(p(BITS), 1, 10),
+        "threshold: expected a share from 0 to 1, got 2",
+        lambda: sampling.smc(p(BITS), rules.Sum(1), 10, threshold=2),
+        cause="`smc` conditions on a rule of `ardist.rules`, and resamples if the effective sample "
+        "size is under a share of the particles.",
+        cure="Use a rule, and a threshold from 0 (never resample) to 1.",
+    ),
+    error(
+        "rule: expected intervals of Normal() that have a probability, got a number under "
+        "Within(b=(1.0, 1.0)); p.given(value, mask) conditions on it",
+        lambda: sampling.smc(p(COLUMNS), rules.Within(b=(1.0, 1.0)), 10),
+        cause="A continuous block is a given number with probability zero.",
+        cure="Condition on the number by `p.given(value, mask)`, and pass the result to `smc`.",
+    ),
+    error(
+        "p: expected no block observed in part, got block (0,)",
+        lambda: sampling.smc(cut(), rules.Automaton.walk(torch.ones(4, 4)), 10),
+        cause="`smc` weighs whole blocks, and some elements of this one are observed.",
+        cure="Observe the whole block, or partition the event into smaller blocks.",
+    ),
+    error(
+        "p: expected one order for all rows, since Within(a=(0, None)) limits some blocks, got "
+        "ranks of shape (20, 2)",
+        lambda: sampling.smc(
+            transformer(ad.Factorization.columns(a=NORMAL, b=NORMAL))
+            .condition()
+            .with_ordering(torch.tensor([[0, 1], [1, 0]])),
+            rules.Within(a=(0, None)),
+            10,
+        ),
+        cause="The rows have orders of their own, so that a step has other blocks in each, and the "
+        "rule limits some of these and not others.",
+        cure="Use one order for all rows: call `smc` for each of the orders.",
     ),
     error(
         "p: expected families that draw from noise of their own, got [Gamma()]",
@@ -2283,6 +2350,8 @@ FILES = (
         "of your own.",
     ),
     error(
+        "folder: expected a path, got 3",
+        lambda: ad.export.write(made().eval(), 3),
         "path: expected a path, got 3",
         lambda: ad.load(3),
         "classes: expected a sequence of classes, got <class 'ardist.networks.made.MADE'>",
@@ -2599,6 +2668,55 @@ PACKAGES = (
     ),
 )
 
+PATTERNS = (
+    error(
+        "pattern: expected a string, got 1",
+        lambda: rules.Automaton.regex(1, "ab"),
+        "symbols: expected a sequence of strings of at least one character, got ['a', '']",
+        lambda: rules.Automaton.regex("a", ["a", ""]),
+        cause="A pattern is a text, and each symbol stands for at least one character.",
+        cure="Give a symbol that is not part of the texts, such as an end, a name of its own.",
+    ),
+    error(
+        "pattern: expected a regular expression, got '(a': missing ), unterminated subpattern at "
+        "position 0",
+        lambda: rules.Automaton.regex("(a", "ab"),
+        cause="Python's `re` cannot read the pattern.",
+        cure="Correct it at that position. `re.escape` escapes a text that has special characters.",
+    ),
+    error(
+        "pattern: expected none with a back-reference, since no automaton can count what a group "
+        "has matched, got '(a)\\\\1'",
+        lambda: rules.Automaton.regex(r"(a)\1", "ab"),
+        "pattern: expected none with look-ahead or look-behind, since an automaton reads each "
+        "character once and in order, got '(?=a)a'",
+        lambda: rules.Automaton.regex("(?=a)a", "ab"),
+        "pattern: expected none with an anchor or a word boundary inside, since the pattern is "
+        "matched with the whole sequence, got 'a|^b'",
+        lambda: rules.Automaton.regex("a|^b", "ab"),
+        "pattern: expected none with a possessive repetition, since it depends on how a matcher "
+        "searches, and not only on the sequence, got 'a*+b'",
+        lambda: rules.Automaton.regex("a*+b", "ab"),
+        cause="An automaton of finitely many states decides whether a sequence matches, and this "
+        "part of the pattern cannot be decided so.",
+        cure="Write the pattern without it: leave anchors out, use greedy repetition, and list the "
+        "alternatives of a back-reference.",
+    ),
+    error(
+        "pattern: expected one whose automaton has at most 4096 states, got '(a|b)*a(a|b){12}'",
+        lambda: rules.Automaton.regex("(a|b)*a(a|b){12}", "ab"),
+        cause="The automaton has to remember more than it can. Long counted repetitions after an "
+        "alternative multiply its states.",
+        cure="Use smaller numbers of repetitions.",
+    ),
+    error(
+        "pattern: expected one that some sequence of the symbols matches, got 'c'",
+        lambda: rules.Automaton.regex("c", "ab"),
+        cause="The pattern asks for characters that no symbol has.",
+        cure="Add the symbols, or use others in the pattern.",
+    ),
+)
+
 ERRORS = {
     "Sizes": SIZES,
     "Arguments": ARGUMENTS,
@@ -2614,6 +2732,7 @@ ERRORS = {
     "Conditioning and orders": CONDITIONING,
     "Draws and gradients": GRADIENTS,
     "Sampling": SAMPLING,
+    "Patterns": PATTERNS,
     "Mixtures": MIXTURES,
     "Information": INFORMATION,
     "Training": TRAINING,

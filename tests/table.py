@@ -1,6 +1,7 @@
 """The named networks and factorizations that every property is held against."""
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
@@ -17,6 +18,8 @@ from ardist import networks
 from ardist.networks.base import start_near_noise
 
 CONTEXT = (3,)
+# Where all tests run: new tensors are made there, and so are the networks (see `conftest.py`).
+DEVICE = os.environ.get("ARDIST_TEST_DEVICE", "cpu")
 
 
 def random_made(factorization: ad.Factorization, **options: object) -> networks.MADE:
@@ -388,10 +391,11 @@ def condition(network: nn.Module, batch: int | None = None) -> ad.Autoregressive
     """Its distribution, under `batch` contexts if it takes one."""
     if not network.context_shape:
         return network.condition()
-    generator = torch.Generator().manual_seed(5)
     like = next(network.parameters())
+    generator = torch.Generator(like.device).manual_seed(5)
     shape = CONTEXT if batch is None else (batch, *CONTEXT)
-    return network.condition(torch.randn(shape, generator=generator).to(like.dtype))
+    context = torch.randn(shape, generator=generator, device=like.device)
+    return network.condition(context.to(like.dtype))
 
 
 def wild_params(family: fam.Family, count: int) -> torch.Tensor:

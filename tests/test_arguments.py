@@ -35,6 +35,7 @@ INSIDE = {
     "AutoregressiveDistribution.checked_mask": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.check_value": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.score_parts": "called by Pyro; `log_prob` is held",
+    "Particles": "a result",
     "Marginal": "made by `AutoregressiveDistribution.marginal`",
     "Calibration": "a result, of which the method is held",
     "Estimate": "a result",
@@ -47,6 +48,8 @@ INSIDE = {
     "Ordering": "made by its static methods",
     "Partition": "made by its static methods",
     "Decoder": "for those who write networks, and called once a step",
+    "StaticStep": "for those who write networks, and called once a step",
+    "DrawStep.forward": "called once a step, and recorded",
     "AutoregressiveDistribution.batch": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.batch_of": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.reparameterized": "for families made of it; `rsample` is held",
@@ -58,11 +61,14 @@ INSIDE = {
     "Factorization.replace": "the constructor is held",
     "ConditionalNetwork.unsupported_reason": "answers with the reason why not",
     "ConditionalNetwork.make_decoder": "for those who write networks; `decoder` is held",
+    "ConditionalNetwork.make_static_step": "for those who write networks; `DrawStep` is held",
     "ConditionalNetwork.forward": "for those who write networks, and called once a pass",
     "ConditionalNetwork.hidden_states": "for those who write networks, and called once a pass",
     "load": "reads a file; the table of errors holds its arguments",
     "save": "writes a file; the table of errors holds its arguments",
     "ConditionalNetwork.set_extra_state": "called by torch",
+    "record": "passes its arguments on to torch.export",
+    "write": "writes files; the table of errors holds its network",
 }
 
 # What may look wrong and is accepted: parameters, alone or after their callable; values; and why.
@@ -117,7 +123,7 @@ def model():
     pyro.sample("x", dist.Normal(0.0, 1.0).expand((2,)).to_event(1))
 
 
-NET = made(FAC, (5,))
+NET = made(FAC, (5,)).eval()
 P = NET.condition(CONTEXT)
 FREE = made(FAC).condition()
 ANY_SET = networks.Masked(FAC, hidden_features=8).condition()
@@ -169,6 +175,8 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoregressiveDistribution.sample_and_log_prob": lambda: of(P, sample_shape=(3,)),
     "AutoregressiveDistribution.with_families": lambda: of(P, families=fam.Laplace()),
     "AutoregressiveDistribution.with_ordering": lambda: of(P, ordering=torch.arange(4)),
+    "DrawStep": lambda: of(network=made(FAC).eval(), factorization=FAC),
+    "DrawStep.start": lambda: of(ad.DrawStep(NET), num_rows=4, context=CONTEXT),
     "Factorization": lambda: of(
         event_shape=(3,), families=fam.Categorical(3), partition=ad.Partition.scalars(),
         ordering=RASTER, names=("a", "b", "c"), end=1, pad=0,
@@ -311,6 +319,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "beam_search": lambda: of(p=DISCRETE, width=2),
     "fixed_point": lambda: of(p=P, sample_shape=(3,), tol=0.1),
     "greedy": lambda: of(p=DISCRETE),
+    "smc": lambda: of(p=DISCRETE, rule=ad.rules.Sum(1), num_particles=20, threshold=0.5),
     "without_replacement": lambda: of(p=DISCRETE, k=2),
     "check_autoregressive": lambda: of(
         network=NET, context=CONTEXT, factorization=FAC, num_draws=1, seed=0
@@ -349,7 +358,8 @@ def _public():
         found["families.Mixture" if value is fam.Mixture else name.split(".")[-1]] = value
         # Families and networks keep the contract that their base has.
         bases = value.__mro__ if inspect.isclass(value) else ()
-        if issubclass(value, fam.Family | networks.Decoder) if bases else True:
+        kept = fam.Family | networks.Decoder | networks.StaticStep
+        if issubclass(value, kept) if bases else True:
             continue
         if issubclass(value, networks.ConditionalNetwork):
             bases = [value] if value is networks.ConditionalNetwork else []

@@ -39,11 +39,21 @@ ORDER = (
     "constraints",
     "rows",
     "drawing_order",
-    "end",
+    "regex",
+    "rules.base",
+    "rules.automaton",
+    "rules.columns",
+    "rules.conjunction",
+    "rules.distinct",
+    "rules.end",
+    "rules.total",
+    "rules",
+    "restriction",
     "factorization",
     "decoding",
     "recomputation",
     "bound_network",
+    "static",
     "batch",
     "scoring",
     "rollout",
@@ -52,6 +62,7 @@ ORDER = (
     "conditioning",
     "distribution",
     "mixtures",
+    "smc",
     "sampling",
     "conditionals",
     "calibration",
@@ -78,6 +89,7 @@ ORDER = (
     "networks.from_module",
     "networks.masked",
     "networks",
+    "export",
     "saving",
     "transforms",
     "guides",
@@ -130,7 +142,8 @@ def flags():
 before = flags()
 import ardist
 assert flags() == before, (before, flags())
-assert {"matplotlib", "pandas", "scipy", "sklearn"}.isdisjoint(sys.modules)  # imported where they are used
+# Imported where they are used.
+assert {"matplotlib", "pandas", "scipy", "sklearn", "tqdm"}.isdisjoint(sys.modules)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 

@@ -11,7 +11,10 @@ from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, product
+from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
+from ardist.families.noise import uniform_noise
+from ardist.families.quantiles import of_counts, of_reals
 from ardist.shapes import as_positive, as_size, check_type
 
 
@@ -25,7 +28,7 @@ def forwarded(name: str) -> Any:
     return method
 
 
-def _attribute(name: str) -> Any:
+def attribute(name: str) -> Any:
     """A property with the value that the inner family has."""
     return property(lambda self: getattr(self._inner, name))
 
@@ -60,13 +63,13 @@ class Derived(Family):
     has_cdf = _flag("has_cdf")
     has_cdf_gradient = _flag("has_cdf_gradient")
 
-    event_shape = _attribute("event_shape")
-    num_params = _attribute("num_params")
-    num_features = _attribute("num_features")
-    support = _attribute("support")
-    noise_shape = _attribute("noise_shape")
-    is_index = _attribute("is_index")
-    modules = _attribute("modules")
+    event_shape = attribute("event_shape")
+    num_params = attribute("num_params")
+    num_features = attribute("num_features")
+    support = attribute("support")
+    noise_shape = attribute("noise_shape")
+    is_index = attribute("is_index")
+    modules = attribute("modules")
 
     inside = forwarded("inside")
     features = forwarded("features")
@@ -89,7 +92,7 @@ class Selecting(Derived):
         return torch.Size((1 + math.prod(self.family.noise_shape),))
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        out[..., 0].uniform_()
+        uniform_noise(out[..., 0])
         inner = self.family.noise(out.shape[:-1], dtype=out.dtype, device=out.device)
         out[..., 1:] = inner.reshape(*out.shape[:-1], -1)
         return out
@@ -98,6 +101,18 @@ class Selecting(Derived):
         """The uniform number (...), and the noise of the inner family."""
         inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
         return noise[..., 0], inner
+
+
+class _MixtureDistribution(dist.MixtureSameFamily):
+    """torch's mixture, with quantiles if its components have a CDF."""
+
+    @torch.no_grad()
+    def icdf(self, value: Tensor) -> Tensor:
+        uniform = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        ends = ends_of(self.support)
+        if ends.is_discrete:
+            return of_counts(self.cdf, uniform)
+        return of_reals(self.cdf, ends.within(uniform.dtype), uniform)
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +163,7 @@ class Mixture(Selecting):
     def __call__(self, params: Tensor) -> Distribution:
         logits, each = self._split(params)
         mixing = dist.Categorical(logits=logits, validate_args=False)
-        return dist.MixtureSameFamily(mixing, self.family(each), validate_args=False)
+        return _MixtureDistribution(mixing, self.family(each), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family, choose
 from ardist.families.links import Positive
+from ardist.families.noise import uniform_noise
 from ardist.shapes import as_integer, as_positive
 
 
@@ -90,7 +91,7 @@ class DiscretizedLogisticMixture(Family):
         return Positive(0.01 / self.bins)(raw - 2.0)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        out.uniform_().clamp_(min=torch.finfo(out.dtype).tiny)
+        uniform_noise(out)
         out[..., 1].logit_()
         return out
 

@@ -71,7 +71,7 @@ class Hurdle(Selecting):
 
     @property
     def support(self) -> constraints.Constraint:
-        return _Spiked(self.points, self.family)
+        return Spiked(self.points, self.family)
 
     is_index = False
     has_rsample = is_reparameterized = is_bijective = has_cdf_gradient = False
@@ -189,7 +189,7 @@ def _as_points(points: Any) -> tuple[float, ...]:
     return tuple(float(as_real(x, "points", wanted, math.isfinite)) for x in numbers)
 
 
-class _Spiked(constraints.Constraint):
+class Spiked(constraints.Constraint):
     """Points, and the support of a family."""
 
     is_discrete = True

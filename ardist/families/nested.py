@@ -160,8 +160,8 @@ class Nested(Family):
 
     def placeholder(self) -> Tensor:
         factorization = self._inner.factorization
-        placeholder: Tensor = factorization.merge(factorization.layout.placeholder(torch.empty(0)))
-        return placeholder if factorization.pad is None else placeholder.fill_(factorization.pad)
+        placeholder: Tensor = factorization.merge(factorization.placeholder(torch.empty(0)))
+        return placeholder
 
     def enumerate_support(self) -> Tensor | None:
         factorization = self._inner.factorization

@@ -104,3 +104,9 @@ class FromNoise:
 
     def _noise_for(self, params: Tensor) -> Tensor:
         return self.noise(params.shape[:-1], dtype=params.dtype, device=params.device)
+
+
+def uniform_noise(out: Tensor) -> Tensor:
+    """Uniform draws in the open interval (0, 1), in place."""
+    # Both ends are given, also since torch 2.13 cannot load a graph with the default ones.
+    return out.uniform_(torch.finfo(out.dtype).tiny, 1.0)

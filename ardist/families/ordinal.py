@@ -13,6 +13,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.links import Positive
 from ardist.families.logs import log_one_minus_exp
+from ardist.families.noise import uniform_noise
 from ardist.shapes import as_integer
 
 
@@ -90,7 +91,7 @@ class Ordinal(Family):
         return (value.unsqueeze(-1) > levels).to(dtype)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return out.uniform_().clamp_(min=torch.finfo(out.dtype).tiny).logit_()
+        return uniform_noise(out).logit_()
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (noise.unsqueeze(-1) > self._thresholds(params)).sum(-1)

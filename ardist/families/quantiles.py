@@ -43,14 +43,19 @@ def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
         lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
 
 
-def of_reals(cdf: Function, ends: tuple[float, float], uniform: Tensor) -> Tensor:
+def of_reals(
+    cdf: Function, ends: tuple[float | Tensor, float | Tensor], uniform: Tensor
+) -> Tensor:
     """The smallest number between two ends whose CDF reaches the uniform: (...).
 
     The bisection runs over the ordered numbers of the dtype. So the result is monotone in the
     uniform even if the CDF is monotone only up to rounding.
     """
     integer = {32: torch.int32, 64: torch.int64}[torch.finfo(uniform.dtype).bits]
-    lower, upper = (_ordinal(torch.full_like(uniform, end).view(integer)) for end in ends)
+    lower, upper = (
+        _ordinal(torch.as_tensor(end).to(uniform).expand(uniform.shape).contiguous().view(integer))
+        for end in ends
+    )
     for _ in range(torch.finfo(uniform.dtype).bits):
         middle = (lower & upper) + ((lower ^ upper) >> 1)  # the mean, without overflow
         below = cdf(_ordinal(middle).view(uniform.dtype)) < uniform

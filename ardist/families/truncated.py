@@ -21,24 +21,28 @@ from ardist.families.conditional import Conditional
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive, as_real, as_scale
+from ardist.shapes import as_positive, as_real, as_scale, constant
 
 
 @dataclass(frozen=True, repr=False)
-class _Finite(Derived):
+class FiniteFamily(Derived):
     """A finite family, by the log-probabilities of its states."""
 
     has_noise = True
 
-    @abstractmethod
     def state_logits(self, params: Tensor) -> Tensor:
         """Log-probabilities of the states, up to a constant: (..., num_states)."""
+        return self.changed(state_logits_of(self.family, params))
 
-    @cached_property
+    @abstractmethod
+    def changed(self, logits: Tensor) -> Tensor:
+        """The logits that this family makes of those of the inner one."""
+
+    @constant
     def _num_states(self) -> int:
         return _states(self.family).shape[0]
 
-    @cached_property
+    @constant
     def _is_range(self) -> bool:
         """Whether each value is the number of its state."""
         states = _states(self.family)
@@ -96,8 +100,8 @@ def state_logits_of(family: Family, params: Tensor) -> Tensor:
     """Log-probabilities of a finite family's states, up to a constant: (..., num_states)."""
     if isinstance(family, Tempered):
         family = family._inner
-    if isinstance(family, _Finite):
-        return family.state_logits(params)
+    if (own := getattr(family, "state_logits", None)) is not None:
+        return own(params)
     if type(family) in (Categorical, OneHotCategorical):
         return params
     states = _states(family).to(params.device)
@@ -107,14 +111,14 @@ def state_logits_of(family: Family, params: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class _TemperedStates(_Finite):
+class _TemperedStates(FiniteFamily):
     temperature: float
 
     def __repr__(self) -> str:
         return f"Tempered({self.family}, {self.temperature})"
 
-    def state_logits(self, params: Tensor) -> Tensor:
-        return state_logits_of(self.family, params) / self.temperature
+    def changed(self, logits: Tensor) -> Tensor:
+        return logits / self.temperature
 
 
 @dataclass(frozen=True, repr=False)
@@ -204,13 +208,13 @@ class Tempered(Derived):
 
 
 @dataclass(frozen=True, repr=False)
-class Likeliest(_Finite):
+class Likeliest(FiniteFamily):
     """A finite family whose draws are its most probable state, the first one on ties."""
 
     has_noise = False
 
-    def state_logits(self, params: Tensor) -> Tensor:
-        return state_logits_of(self.family, params)
+    def changed(self, logits: Tensor) -> Tensor:
+        return logits
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():
@@ -229,7 +233,7 @@ class Likeliest(_Finite):
 
 
 @dataclass(frozen=True, repr=False)
-class _Truncated(_Finite):
+class _Truncated(FiniteFamily):
     """A subset of the states, renormalized. The other states have probability 0."""
 
     def __post_init__(self) -> None:
@@ -249,7 +253,9 @@ class _Truncated(_Finite):
         """Whether each state is kept: (..., num_states) bool."""
 
     def state_logits(self, params: Tensor) -> Tensor:
-        logits = state_logits_of(self.family, params.to(at_least_single(params.dtype)))
+        return super().state_logits(params.to(at_least_single(params.dtype)))
+
+    def changed(self, logits: Tensor) -> Tensor:
         return logits.masked_fill(~self._kept(logits.detach()), -math.inf)
 
 

@@ -16,17 +16,13 @@ from ardist.families.estimation import frequencies
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import both_logs, log_ndtr, log_one_minus_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale
 
 _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 _LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
-
-
-def _uniform(out: Tensor) -> Tensor:
-    """Uniform draws in the open interval (0, 1), in place."""
-    return out.uniform_().clamp_(min=torch.finfo(out.dtype).tiny)
 
 
 def gumbel(out: Tensor) -> Tensor:
@@ -62,7 +58,7 @@ class Bernoulli(Family):
         return value.unsqueeze(-1)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return torch.logit(_uniform(out))
+        return torch.logit(uniform_noise(out))
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (params[..., 0] > noise).to(params.dtype)
@@ -272,7 +268,7 @@ class Laplace(LocationScale):
         return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-100.0)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return self._standard_icdf(_uniform(out))
+        return self._standard_icdf(uniform_noise(out))
 
 
 @dataclass(frozen=True, repr=False)
@@ -299,7 +295,7 @@ class Logistic(LocationScale):
         return uniform.logit()
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return torch.logit(_uniform(out))
+        return torch.logit(uniform_noise(out))
 
 
 @dataclass(frozen=True, repr=False)
@@ -515,7 +511,7 @@ class Exponential(Family):
         return dist.Exponential(Positive()(params[..., 0]), validate_args=False)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return -_uniform(out).log()
+        return -uniform_noise(out).log()
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return noise / Positive()(params[..., 0])
@@ -639,7 +635,7 @@ class Geometric(_Count):
         return value * F.logsigmoid(-logits) + F.logsigmoid(logits)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return -_uniform(out).log()
+        return -uniform_noise(out).log()
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (noise / F.softplus(_LOG_ODDS(params[..., 0]))).floor()

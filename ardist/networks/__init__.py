@@ -11,6 +11,7 @@ from ardist.networks.recurrent import RNN
 from ardist.networks.transformer import Transformer
 from ardist.networks.unshared import Unshared
 from ardist.networks.wavenet import WaveNet
+from ardist.static import StaticStep
 
 __all__ = [
     "MADE",
@@ -21,6 +22,7 @@ __all__ = [
     "Markov",
     "Masked",
     "PixelCNN",
+    "StaticStep",
     "Transformer",
     "Unshared",
     "WaveNet",

@@ -12,6 +12,7 @@ from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, fingerprint, reference_of
 from ardist.rows import repeat_rows
 from ardist.shapes import as_positive, is_readable
+from ardist.static import StaticStep, WholePassStep
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,12 @@ class AnySet(ConditionalNetwork):
             return super().make_decoder(factorization, batch_size, context, ranks)
         return _AnySetDecoder(self, factorization, batch_size, context, ranks)
 
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """A step that makes one pass."""
+        if is_partial_order(factorization):
+            return super().make_static_step(factorization)
+        return _AnySetStep(self, factorization)
+
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         built_for, name = self.factorization, type(self).__name__
         if factorization == built_for:
@@ -206,3 +213,12 @@ class _AnySetDecoder(WholePasses):
         params = self._network(self._blocks, self._context, observed=observed)
         self.factorization.layout.check_params(params, self.batch_size, "the network")
         return self._order.part(params, start, stop, "param")
+
+
+class _AnySetStep(WholePassStep):
+    """A step that predicts all blocks from those of the steps before."""
+
+    def params(self, blocks: Tensor, position: Tensor, context: Tensor | None) -> Tensor:
+        observed = (self.ranks < position).expand(blocks.shape[0], -1)
+        params: Tensor = self.network.predict(blocks, observed, context)
+        return params

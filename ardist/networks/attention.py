@@ -60,6 +60,18 @@ class Cache:
         return Cache(self.buffer.index_select(1, rows), self.length)
 
 
+class StaticCache(Cache):
+    """A cache whose next token has its position in a tensor. It gives the keys of all tokens."""
+
+    def __init__(self, buffer: Tensor, position: Tensor) -> None:
+        super().__init__(buffer)
+        self.position = position.reshape(1)
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        self.buffer.index_copy_(3, self.position, torch.stack((keys, values)))
+        return self.buffer[0], self.buffer[1]
+
+
 class State(NamedTuple):
     """What a layer keeps between the steps of a draw: weights by name, cross-attention, a cache."""
 

@@ -30,6 +30,7 @@ from ardist.shapes import (
     shortened,
 )
 from ardist.specification import Specified
+from ardist.static import StaticStep, WholePassStep
 
 _MOST_EVENTS = 4096  # that marginals are computed of
 _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
@@ -308,6 +309,16 @@ class ConditionalNetwork(Specified, nn.Module):
         return WholePasses(
             self._evaluate, factorization, batch_size, context, ranks, reference=reference_of(self)
         )
+
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """The step of a draw that compilers and exporters record; override it for cheaper steps.
+
+        By default it makes whole passes. `DrawStep` calls it after its checks.
+
+        Args:
+            factorization: with the order of the draw.
+        """
+        return WholePassStep(self, factorization)
 
     def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
         """Backpropagation through a draw in one sweep over its steps.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ardist.decoding import CacheDecoder, Decoder
+from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import (
@@ -16,9 +17,10 @@ from ardist.networks.base import (
     start_near_noise,
 )
 from ardist.networks.mlp import mlp
-from ardist.networks.sequence import UniformNetwork
+from ardist.networks.sequence import UniformNetwork, encoding_at
 from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_positive, as_size, check_type
+from ardist.static import StaticStep, Tensors
 
 
 class Markov(UniformNetwork):
@@ -175,6 +177,10 @@ class Markov(UniformNetwork):
         """A decoder that calls the module once a step."""
         return _MarkovDecoder(self, factorization, batch_size, context)
 
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """A step that calls the module once."""
+        return _MarkovStep(self, factorization)
+
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         """As for any network; only a stationary one supports other lengths."""
         if self.stationary:
@@ -251,3 +257,25 @@ class _MarkovDecoder(CacheDecoder):
             encoding = repeat_rows(encoding, self.batch_size)
         with self._network.eval_mode():
             return self._network.evaluate(self._past, step, encoding).unsqueeze(1)
+
+
+class _MarkovStep(StaticStep):
+    """Runs the module on the last blocks. There is no state."""
+
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        network = self.network
+        order = Permutation(self.order, self.ranks)
+        encoding = network.encode(network.context_in_order(context, order))
+        return () if encoding is None else (encoding,), ()
+
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        network, rows = self.network, blocks.shape[0]
+        steps = position - network.window + torch.arange(network.window, device=blocks.device)
+        past = blocks.index_select(1, self.order.index_select(0, steps.clamp(min=0)))
+        is_before = (steps < 0).view(-1, *(1,) * network.padding.dim())
+        past = torch.where(is_before, network.padding, past)
+        encoding = encoding_at(encodings[0], position) if encodings else None
+        params: Tensor = network.evaluate(past, position.expand(rows), encoding)
+        return params.unsqueeze(1)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork
-from ardist.networks.gated_stacks import GatedStacks, symmetry_of
+from ardist.networks.gated_stacks import Encodings, GatedStacks, symmetry_of
 from ardist.networks.locally_masked import LocallyMasked
-from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.networks.sequence import BlockEmbedding, BlockHead, encoding_at
 from ardist.shapes import as_flag, as_positive, as_probability, as_size, is_integer
+from ardist.static import StaticStep, Tensors
 
 
 class PixelCNN(ConditionalNetwork):
@@ -135,6 +136,12 @@ class PixelCNN(ConditionalNetwork):
         """A decoder that computes each layer once at each pixel."""
         return _PixelCNNDecoder(self, batch_size, context)
 
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """A step with the layers' inputs so far, or a whole pass if the masks are local."""
+        if isinstance(self.body, GatedStacks):
+            return _PixelCNNStep(self, factorization)
+        return super().make_static_step(factorization)
+
 
 def _check(factorization: Factorization) -> None:
     """Raises a `ValueError` if PixelCNN does not support a factorization."""
@@ -188,3 +195,65 @@ class _PixelCNNDecoder(Decoder):
     def _read(self, blocks: Tensor, offsets: Tensor) -> Tensor:
         """Features (rows, pixels, channels) of drawn blocks."""
         return self._family.project(blocks, self._weight) + offsets
+
+
+class _PixelCNNStep(StaticStep):
+    """Computes the vertical stack at the row of the new pixel, and the horizontal one at the pixel.
+
+    Rows and columns are those of the grid in raster order. For each layer the state has the inputs
+    of the vertical part, (rows, channels, reach + H, reach + W + reach), and those of the
+    horizontal part at the new row, (rows, channels, 1, reach + W). The pixels of the reach are
+    zeros.
+    """
+
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        network, rows = self.network, blocks.shape[0]
+        height, width = network.body.raster_grid
+        encodings = network.body.encode(network.as_grid(context))
+        channels, zeros = network.position.shape[1], network.position.new_zeros
+        state = []
+        for block in network.body.blocks:
+            reach = block.reach
+            state.append(zeros(rows, channels, reach + height, width + 2 * reach))
+            state.append(zeros(rows, channels, 1, reach + width))
+        return tuple(part for pair in encodings for part in pair if part is not None), tuple(state)
+
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        network, width = self.network, self.network.body.raster_grid[1]
+        row, column = (position // width).reshape(1), (position % width).reshape(1)
+        columns = torch.arange(width, device=position.device)
+        # The inputs of the first layer: the features of the row above and of the pixel before.
+        above = self._features(blocks, (row - 1) * width + columns, row > 0)
+        left = self._features(blocks, position.reshape(1) - 1, column > 0)
+        for number, block in enumerate(network.body.blocks):
+            grid, line = state[2 * number : 2 * number + 2]
+            vertical, horizontal = self._encodings_at(encodings, number, row, column)
+            reach = block.reach
+            grid[..., reach : reach + width].index_copy_(2, row + reach, above)
+            rows = torch.arange(reach + 1, device=position.device) + row
+            above = above + block.from_above(grid.index_select(2, rows), vertical)
+            rest = block.to_left(above.index_select(3, column), horizontal)
+            line.index_copy_(3, column + reach, left)
+            taps = torch.arange(reach + 1, device=position.device) + column
+            left = left + block.out(block.from_left(line.index_select(3, taps), rest))
+        return network.head(network.mixed(left.flatten(2).transpose(1, 2)))
+
+    def _features(self, blocks: Tensor, steps: Tensor, inside: Tensor) -> Tensor:
+        """The features of the pixels of some steps, or zeros: (rows, channels, 1, pixels)."""
+        pixels = self.order.index_select(0, steps.clamp(min=0))
+        features = self.network.embedding(blocks.index_select(1, pixels))
+        features = features + self.network.position.index_select(0, pixels)
+        return torch.where(inside, features, 0.0).transpose(1, 2).unsqueeze(2)
+
+    def _encodings_at(
+        self, encodings: Tensors, layer: int, row: Tensor, column: Tensor
+    ) -> Encodings:
+        """Those of a layer, at the row for the vertical part and at the pixel for the other one."""
+        if not encodings:
+            return None, None
+        vertical, horizontal = (
+            encoding_at(part, row, 2).unsqueeze(2) for part in encodings[2 * layer : 2 * layer + 2]
+        )
+        return vertical, encoding_at(horizontal, column, 3).unsqueeze(3)

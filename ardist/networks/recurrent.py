@@ -1,7 +1,7 @@
 """Recurrent networks."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,16 @@ from ardist.decoding import Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
+from ardist.networks.sequence import (
+    BlockEmbedding,
+    BlockHead,
+    SequenceNetwork,
+    SequenceStep,
+    encoding_at,
+)
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_positive, as_probability, is_transformed
+from ardist.static import StaticStep, Tensors
 
 
 class RNN(SequenceNetwork):
@@ -169,6 +176,10 @@ class RNN(SequenceNetwork):
     ) -> Decoder:
         """A decoder that runs one cell of each layer a step."""
         return _RNNDecoder(self, factorization, batch_size, context)
+
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """A step that runs one cell of each layer."""
+        return _RNNStep(self, factorization)
 
     def _differentiable_decoder(
         self, factorization: Factorization, batch_size: int, context: Tensor | None
@@ -436,3 +447,34 @@ class _DifferentiableRNNDecoder(Decoder):
         ]
         if self._encoding is not None:
             self._encoding = select_rows(self._encoding, rows)
+
+
+class _RNNStep(SequenceStep):
+    """Runs one cell of each layer. The state is (rows, states, layers, hidden_size)."""
+
+    def __init__(self, network: RNN, factorization: Factorization) -> None:
+        super().__init__(network, factorization)
+        # The compiler does not trace torch's own modules of these weights.
+        self.weights = nn.ModuleList(
+            nn.ParameterList(network.weights(layer)) for layer in range(network.num_layers)
+        )
+
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        order = Permutation(self.order, self.ranks)
+        encoding, states = self.network.encode(context, blocks.shape[0], order)
+        encodings = () if encoding is None else (encoding,)  # (rows, 1 or T, size)
+        return encodings, (states.permute(2, 0, 1, 3).clone(),)
+
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        network, (states,) = self.network, state
+        x = self.read(blocks, position, network.start)
+        for encoding in encodings:
+            x = x + encoding_at(encoding, position)
+        for layer, weights in enumerate(cast(Iterable[Iterable[Tensor]], self.weights)):
+            before = states[:, :, layer].unbind(1)
+            after = _CELLS[network.cell].step(x, before, *weights)
+            states[:, :, layer] = torch.stack(after, 1)
+            x = after[0]
+        return self.params_of(x)

@@ -12,6 +12,7 @@ from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noise
+from ardist.static import StaticStep
 
 
 class BlockEmbedding(nn.Module):
@@ -187,3 +188,31 @@ class UniformNetwork(SequenceNetwork):
         if context is None or self.context_kind == "vector":
             return context
         return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # for any grid, even ()
+
+
+class SequenceStep(StaticStep):
+    """A step of a network with an embedding, a vector `start` and a head."""
+
+    def read(self, blocks: Tensor, position: Tensor, start: Tensor) -> Tensor:
+        """The embedding of the block of the step before, or `start` at first: (rows, size)."""
+        before = self.block_at(position - 1)
+        if self.is_single:
+            vectors = self.network.embedding(blocks.index_select(1, before))
+        else:
+            vectors = self.network.embedding(blocks).index_select(1, before)
+        return torch.where(position == 0, start, vectors.squeeze(1))
+
+    def params_of(self, hidden: Tensor) -> Tensor:
+        """The parameters that `advance` returns, from a hidden state (rows, size)."""
+        count = 1 if self.is_single else self.factorization.num_blocks
+        params: Tensor = self.network.head(hidden.unsqueeze(1).expand(-1, count, -1))
+        return params
+
+
+def encoding_at(encoding: Tensor, position: Tensor, dim: int = 1) -> Tensor:
+    """The entry of an encoding at a step: along `dim` it has one for each step, or one for all."""
+    return (
+        encoding.select(dim, 0)
+        if encoding.shape[dim] == 1
+        else encoding.index_select(dim, position.reshape(1)).squeeze(dim)
+    )

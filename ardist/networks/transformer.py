@@ -14,17 +14,20 @@ from ardist.factorization import Factorization
 from ardist.networks.attention import (
     AttentionLayer,
     Cache,
+    Memory,
     Part,
     State,
+    StaticCache,
     TokenStep,
     drop,
     sinusoids,
 )
 from ardist.networks.base import ConditionalNetwork, fingerprint
-from ardist.networks.sequence import BlockEmbedding, BlockHead
+from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceStep, encoding_at
 from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_flag, as_positive, as_probability
+from ardist.static import StaticStep, Tensors
 
 _POSITIONS = ("learned", "rotary")
 _DEVIATION = 0.1  # of the entries of the vectors whose sum is a token, at the start
@@ -312,6 +315,12 @@ class Transformer(ConditionalNetwork):
         """A decoder that computes each token once, with a cache of keys and values."""
         return _TransformerDecoder(self, factorization, batch_size, context, ranks)
 
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """A step with caches of all keys and values, or a whole pass if there are two streams."""
+        if self.two_streams:
+            return super().make_static_step(factorization)
+        return _TransformerStep(self, factorization)
+
 
 class _Tokens(NamedTuple):
     """All tokens of a draw without the embeddings of the blocks that they read.
@@ -438,6 +447,57 @@ class _TransformerDecoder(Decoder):
         self._tokens = self._tokens.select(rows)
         self._states = [state.select(rows) for state in self._states]
         self._make_token_steps()
+
+
+class _TransformerStep(SequenceStep):
+    """Computes one token. The state of each layer is (rows, 2, heads, T, size): keys and values.
+
+    The token attends to all places of the caches, and those of later steps are masked.
+    """
+
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        network, rows = self.network, blocks.shape[0]
+        encoding, sequence = network.encode(context)
+        encodings: Tensors = ()
+        if sequence is not None:
+            memories = [layer.project_memory(sequence) for layer in network.attention_layers]
+            encodings = tuple(torch.stack(memory, 1) for memory in memories)
+        elif encoding is not None:  # (rows, 1 or T, dim), in the order of drawing
+            order = Permutation(None if encoding.shape[1] == 1 else self.order)
+            encodings = (order.to_drawing(encoding),)
+        shape = (rows, 2, network.heads, self.order.shape[0], network.dim // network.heads)
+        return encodings, tuple(network.start.new_zeros(shape) for _ in network.attention_layers)
+
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        network = self.network
+        # Of the first two tokens of an order that starts with these blocks, this is the second,
+        # or the first at step 0.
+        pair = torch.cat((self.block_at(position - 1), self.block_at(position)))
+        place = (position > 0).long().reshape(1)
+        tokens = network.tokens(pair, None)
+        contents = tokens.contents.index_select(1, place)
+        memories: Sequence[Memory | None] = [None] * len(state)
+        if network.context_kind == "sequence" and encodings:
+            memories = [Memory(*memory.unbind(1)) for memory in encodings]
+        elif encodings:
+            contents = contents + encoding_at(encodings[0], position).unsqueeze(1)
+        rotations = [
+            None if tokens.rotations is None else tokens.rotations.index_select(-2, place + shift)
+            for shift in (0, 1)
+        ]
+        steps = torch.arange(self.order.shape[0], device=self.order.device)
+        mask = (steps <= position).view(1, 1, 1, -1)
+        part = Part(contents, None, rotations[1], rotations[0], mask)
+        layers = zip(network.attention_layers, memories, state, strict=True)
+        given = [
+            State(layer.weights(), memory, StaticCache(buffer.transpose(0, 1), position))
+            for layer, memory, buffer in layers
+        ]
+        vectors = self.read(blocks, position, torch.zeros_like(network.start))
+        hidden: Tensor = network.run(part, vectors.unsqueeze(1), given)
+        return self.params_of(hidden.squeeze(1))
 
 
 def _as_rows(x: Tensor) -> Tensor:

@@ -10,10 +10,17 @@ from ardist.decoding import Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.networks.base import part
-from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceNetwork
+from ardist.networks.sequence import (
+    BlockEmbedding,
+    BlockHead,
+    SequenceNetwork,
+    SequenceStep,
+    encoding_at,
+)
 from ardist.recomputation import recomputed
 from ardist.rows import select_rows
 from ardist.shapes import as_flag, as_integer, as_positive, as_probability
+from ardist.static import StaticStep, Tensors
 
 
 class WaveNet(SequenceNetwork):
@@ -168,6 +175,10 @@ class WaveNet(SequenceNetwork):
     ) -> Decoder:
         """A decoder whose cost per step does not grow with the length or the receptive field."""
         return _WaveNetDecoder(self, factorization, batch_size, context)
+
+    def make_static_step(self, factorization: Factorization) -> StaticStep:
+        """A step whose cost does not grow with the length or the receptive field."""
+        return _WaveNetStep(self, factorization)
 
 
 class _Layer(nn.Module):
@@ -398,3 +409,43 @@ class _Cache:
         self._inputs = self._inputs.index_select(1, rows)
         self._partial = self._partial.index_select(1, rows)
         self._make_views(context)
+
+
+class _WaveNetStep(SequenceStep):
+    """Computes each layer at the new step. The state is a ring of inputs for each layer.
+
+    A ring is (rows, reach, channels) and has the input of a step at the step's number modulo the
+    reach. It starts with zeros, which are the inputs before the first step.
+    """
+
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        network, rows = self.network, blocks.shape[0]
+        order = Permutation(self.order, self.ranks)
+        encoding = network.encode(context, order)  # (1 or T, rows, C)
+        encodings = () if encoding is None else (encoding.transpose(0, 1),)
+        rings = [
+            network.start.new_zeros(rows, layer.reach, network.channels)
+            for layer in network.gated_layers
+        ]
+        return encodings, tuple(rings)
+
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        network = self.network
+        context = encoding_at(encodings[0], position) if encodings else None  # (rows, C)
+        hidden = self.read(blocks, position, network.start)  # (rows, channels)
+        gated: list[Tensor] = []
+        for layer, ring in zip(network.gated_layers, state, strict=True):
+            current, *earlier = layer.taps.unbind()
+            bias = layer.bias if context is None else layer.context_bias(context)
+            sums = bias + hidden @ current
+            for number, tap in enumerate(earlier, 1):
+                slot = (position - number * layer.dilation) % layer.reach
+                sums = sums + ring.index_select(1, slot.reshape(1)).squeeze(1) @ tap
+            ring.index_copy_(1, (position % layer.reach).reshape(1), hidden.unsqueeze(1))
+            gated.append(_gate(sums))
+            if len(gated) < len(state):
+                hidden = hidden + gated[-1] @ network.residual[len(gated) - 1]
+        skip = network.skip(torch.cat(gated, -1)).relu()
+        return self.params_of(network.mix(skip).relu())

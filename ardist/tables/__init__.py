@@ -5,6 +5,7 @@ does not import it.
 """
 
 from ardist.tables.density import TableDensity
+from ardist.tables.reports import Report
 from ardist.tables.schema import Schema
 
-__all__ = ["Schema", "TableDensity"]
+__all__ = ["Report", "Schema", "TableDensity"]

@@ -167,7 +167,8 @@ class Levels(Column):
         """Raises if there is no state for cells that are not listed, warns if it had no data."""
         if not self.has_other:
             raise ValueError(
-                f"column {self.name!r}: expected one of {list(self.levels)}, got {cells.tolist()[0]!r}"
+                f"column {self.name!r}: expected one of {list(self.levels)}, got "
+                f"{cells.tolist()[0]!r}"
             )
         if not self.pooled:
             warnings.warn(

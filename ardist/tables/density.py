@@ -19,10 +19,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
-from ardist.families import Bernoulli
+from ardist.families import Bernoulli, Family
 from ardist.layout import Layout
 from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
+from ardist.rules import Within
+from ardist.sampling import Particles, smc
 from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
 from ardist.tables.columns import Column, Levels
@@ -41,6 +43,7 @@ _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PASSES = 2**16  # of rows through a network in one batch
 _ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn one after another
+_PARTICLES = 1000  # of limits, at least
 _QUANTILES = 64  # among which the mode of numbers is searched
 
 
@@ -432,12 +435,23 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Draws.
 
-    def sample(self, n: int = 1, *, given: Any = None, random_state: Any = None) -> pd.DataFrame:
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        given: Any = None,
+        where: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> pd.DataFrame:
         """Synthetic rows.
 
         Args:
             n: the number of rows, or of rows for each row of `given`.
             given: a dict of cells, or a table which may lack columns: the cells that rows have.
+            where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
+                of the lowest and the highest value, None for no limit, or a list of values. The
+                rows follow the density given that all limits hold (`ardist.sampling.smc`), under
+                at most one row of `given`.
             random_state: in place of that of the model, under which each call gives the same rows.
 
         Returns:
@@ -449,8 +463,53 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         rows = self._encode(frame, is_whole=False).repeat_interleave(count, 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
+            if where is not None:
+                rows = self._limited(frame, where, count)
             parts = [self._draw(part) for part in self._batches(rows)]
         return self._decode(torch.cat(parts))
+
+    def probability(
+        self, where: Mapping[str, Any], *, given: Any = None, random_state: Any = None
+    ) -> float:
+        """The probability that columns are within limits, estimated by `ardist.sampling.smc`.
+
+        Args:
+            where: limits by name, as in `sample`.
+            given: a dict of cells, or a table of one row.
+            random_state: in place of that of the model.
+        """
+        check_is_fitted(self)
+        frame = self._frame(_evidence(given), is_whole=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed(random_state))
+            return float(self._particles(frame, where, _PARTICLES).log_prob.exp())
+
+    def _limited(self, frame: pd.DataFrame, where: Mapping[str, Any], count: int) -> Tensor:
+        """Rows with the known cells, and draws of the columns that are limited."""
+        found = self._particles(frame, where, max(count, _PARTICLES))
+        weights = found.log_weight.softmax(0)
+        chosen = found.value[weights.multinomial(count, replacement=count > 1)]
+        rows = self._encode(frame, is_whole=False).repeat(count, 1)
+        for name in where:
+            block = len(self._flagged()) + self._place(name)
+            rows[:, block] = chosen[:, block]
+        return rows
+
+    def _particles(self, frame: pd.DataFrame, where: Mapping[str, Any], count: int) -> Particles:
+        """Weighted draws under limits, given the known cells of one row."""
+        if not isinstance(where, Mapping) or not where:
+            raise ValueError(f"where: expected limits by name, got {described(where)}")
+        if len(frame) != 1:
+            raise ValueError(f"given: expected one row with where=, got {len(frame)}")
+        rule = Within({name: _limits(self._column(name), given) for name, given in where.items()})
+        row = self._encode(frame, is_whole=False)[0]
+        for number, place in enumerate(self._flagged()):
+            if self.schema_.columns[place].name in where:
+                row[number] = 0.0  # a cell within limits is not missing
+        joint = self._joint().with_families(self._families(is_listed=False))
+        known = ~row.isnan()
+        p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
+        return smc(p, rule, count)
 
     def _draw(self, rows: Tensor) -> Tensor:
         """Rows whose unknown blocks are drawn."""
@@ -461,6 +520,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         absent = torch.zeros(rows.shape, dtype=torch.bool)
         absent[:, [count + place for place in self._flagged()]] = flagged > 0
         return self._complete(torch.cat((flagged, rows[:, count:]), 1), absent)
+
+    def _families(self, is_listed: bool) -> list[Family]:
+        """The families by which blocks are drawn."""
+        flags = [Bernoulli() for _ in self._flagged()]
+        return [*flags, *(c.listed if is_listed else c.drawn for c in self.schema_.columns)]
 
     @torch.no_grad()
     def _complete(
@@ -474,9 +538,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 them.
             is_listed: whether to draw no values but those that are known.
         """
-        flags = [Bernoulli() for _ in self._flagged()]
-        columns = [c.listed if is_listed else c.drawn for c in self.schema_.columns]
-        joint = self._joint().with_families([*flags, *columns])
+        joint = self._joint().with_families(self._families(is_listed))
         known = ~rows.isnan()
         values = torch.where(known, rows, joint.bound.placeholder)
         stage = (~known).long() if last is None else torch.where(known, 0, 1 + last.long())
@@ -669,6 +731,31 @@ def _cells(values: Any, name: str, column: Column) -> pd.Series:
     return pd.Series(values, name=name)
 
 
+def _limits(column: Column, given: Any) -> Any:
+    """The codes of values, as a set or, for numbers, as a pair of ends."""
+    if not isinstance(given, tuple):
+        return set(column.encode(_cells(list(given), column.name, column)).tolist())
+    if len(given) != 2 or not column.is_ordered:
+        raise ValueError(
+            f"where: expected a list of values for {column.name!r}, of kind {column.kind}, or a "
+            f"tuple of two ends for a column with an order, got {described(given)}"
+        )
+    low, high = (
+        None if end is None else float(column.floor(pd.Series([end], name=column.name))[0])
+        for end in given
+    )
+    if not isinstance(column, Levels):
+        return low, high
+    codes = range(len(column.levels))
+    if low is not None and column.kind != "ordinal" and given[0] not in column.levels:
+        low += 1  # the first level above the end
+    return {
+        float(code)
+        for code in codes
+        if (low or 0) <= code <= (len(codes) if high is None else high)
+    }
+
+
 def _of(layout: Layout, params: Tensor, block: int) -> Tensor:
     """The parameters of one block, (rows, num_params)."""
     return layout.gather_blocks("param", params, [block]).flatten(1)
@@ -686,8 +773,8 @@ def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> Autoregressiv
         return joint
     if not (network := joint.bound.unwrapped).has_row_orders:
         raise ValueError(
-            f"network: expected one that follows any order, such as 'masked', to condition on later "
-            f"columns, got {type(network).__name__}"
+            f"network: expected one that follows any order, such as 'masked', to condition on "
+            f"later columns, got {type(network).__name__}"
         )
     return joint.with_ordering(ranks)
 

@@ -83,7 +83,8 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     column = _MAKERS[kind](cells, present, name, kind)
     if declared is None and present.nunique() == 1:
         warnings.warn(
-            f"column {name!r}: has one value, {present.iloc[0]!r}, and tells nothing of others",
+            f"column {name!r}: has one value, {_plain(present.iloc[0])!r}, and tells nothing of "
+            f"others",
             stacklevel=2,
         )
     return column
@@ -194,7 +195,8 @@ def _listed(cells: pd.Series, name: str, levels: tuple[Any, ...]) -> Column:
     """Ordered levels; a single one is no order."""
     if len(set(levels)) < max(2, len(levels)):
         raise ValueError(
-            f"columns: expected at least two different levels of {name!r}, got {described(list(levels))}"
+            f"columns: expected at least two different levels of {name!r}, got "
+            f"{described(list(levels))}"
         )
     column = Levels(name, "ordinal", _dtype(cells), _missing(cells), levels)
     column.encode(cells)

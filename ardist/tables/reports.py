@@ -36,6 +36,15 @@ class Report:
             copies are chance.
         nearer: the probability that a synthetic row is nearer to its nearest row of the real table
             than a held-out row is: about 0.5 if the model copies nothing. None without such rows.
+
+    >>> import numpy as np, pandas as pd
+    >>> from ardist.tables import TableDensity
+    >>> rng = np.random.default_rng(0)
+    >>> tables = [pd.DataFrame({"height": rng.normal(170, 10, 300)}) for _ in range(2)]
+    >>> model = TableDensity(max_epochs=1).fit(tables[0])
+    >>> report = model.report(tables[0], model.sample(300), held_out=tables[1])
+    >>> report.marginals["difference"].shape, 0.4 < report.accuracy < 0.6
+    ((1,), True)
     """
 
     marginals: pd.DataFrame
@@ -76,7 +85,8 @@ class Report:
         width = min(4, len(shown))
         height = -(-len(shown) // width)
         figure = Figure(figsize=(2.6 * width, 2.0 * height + 3.4), layout="constrained")
-        upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=(2.0 * height, 3.4)))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(2.0 * height, 3.4))
+        upper, lower = parts
         axes = np.ravel(upper.subplots(height, width, squeeze=False))
         for axis in axes[len(shown) :]:
             axis.set_axis_off()

@@ -156,10 +156,10 @@ def _check_any_set(p: AutoregressiveDistribution) -> None:
             f"p: expected a network that predicts from any set, such as Masked, got "
             f"{type(p.bound.unwrapped).__name__}"
         )
-    if p.factorization.end is not None:
+    if p.factorization.rule is not None:
         raise ValueError(
-            f"p: expected sequences without an end, since what follows the end depends on the "
-            f"order, got {p.factorization}"
+            f"p: expected no rule, since what it allows depends on the order, got "
+            f"{p.factorization}; train p.with_rule(None)"
         )
 
 
@@ -205,7 +205,7 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
 
 
 def _scheduled(batch: Batch, blocks: Tensor, probability: float) -> Tensor:
-    layout, rule = batch.layout, batch.factorization.rule
+    layout = batch.layout
     finite = layout.finite(blocks)  # a network reads no infinite numbers
     replaced = torch.rand(batch.num_rows, layout.num_blocks, device=blocks.device) < probability
     replaced = layout.expand_to_elements(replaced)
@@ -215,7 +215,8 @@ def _scheduled(batch: Batch, blocks: Tensor, probability: float) -> Tensor:
     if decoder is None:
         with torch.no_grad():
             drawn = layout.sample(batch.forward(finite))
-        scores = layout.log_prob(batch.forward(torch.where(replaced, drawn, finite)), blocks)
+        params = batch.plain_forward(torch.where(replaced, drawn, finite))
+        scores = layout.log_prob(batch.restrict(params, batch.limits(blocks)), blocks)
     else:
         each = []
         rollout = Rollout(batch, decoder=decoder, follow=blocks)
@@ -224,8 +225,6 @@ def _scheduled(batch: Batch, blocks: Tensor, probability: float) -> Tensor:
             each.append(step.layout.log_prob(step.params, scored))
             step.accept(torch.where(own, step.layout.sample(step.params.detach()), true))
         scores = rollout.in_raster(each)
-    if rule is not None:
-        scores = rule.mask_scores(scores, blocks, batch.all_ranks)
     return batch.unflatten(scores).sum(-1)
 
 

@@ -36,9 +36,7 @@ def example(net):
 
 def exported(module, args):
     """A graph for any number of rows, from four of them."""
-    rows = torch.export.Dim("rows", min=2)
-    shapes = tuple({0: rows} for _ in args)
-    return torch.export.export(module, tuple(arg[:4] for arg in args), dynamic_shapes=shapes)
+    return ad.export.record(module, tuple(arg[:4] for arg in args))
 
 
 QUICK = ("made", "rnn-gru", "wavenet", "transformer", "pixelcnn", "plain")
@@ -124,6 +122,41 @@ def test_onnx(network, factorization):
     names = [given.name for given in session.get_inputs()]
     found = session.run(None, dict(zip(names, (arg.numpy() for arg in args), strict=True)))[0]
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@exporting
+@pytest.mark.parametrize(
+    ("network", "factorization"),
+    [
+        ("made", "columns"),
+        ("rnn-lstm", "ended"),
+        ("wavenet", "normal-permutation"),
+        ("transformer", "columns"),
+        ("transformer-rotary", "categorical-2"),
+        ("pixelcnn", "image-raster"),
+        ("markov", "categorical-2"),
+        ("masked", "columns"),
+    ],
+)
+def test_a_step_in_onnx(network, factorization):
+    net = build(network, factorization, CONTEXT).eval().requires_grad_(False)
+    step = net.make_static_step(net.factorization)
+    context = torch.randn(6, *CONTEXT)
+    blocks = net.factorization.split(net.condition(context).sample())
+    recorded = (blocks[:4], torch.tensor(0), *step.start(blocks[:4], context[:4]))
+    program = torch.onnx.export(ad.export.record(step, recorded), dynamo=True, verbose=False)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    names = [given.name for given in session.get_inputs()]
+    encodings, state = step.start(blocks, context)
+    for index in range(net.factorization.num_steps):
+        args = (blocks, torch.tensor(index), *encodings, *state)
+        found = session.run(None, dict(zip(names, (arg.numpy() for arg in args), strict=True)))
+        params, state = step(blocks, torch.tensor(index), encodings, state)
+        for one, expected in zip(found, (params, *state), strict=True):
+            torch.testing.assert_close(torch.from_numpy(one), expected, rtol=1e-5, atol=1e-5)
 
 
 SMALL = {

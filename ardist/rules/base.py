@@ -1,0 +1,374 @@
+"""What a rule is: which values a block may have, given the blocks drawn before it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+
+import torch
+from torch import Size, Tensor
+
+from ardist.families import Family
+from ardist.families.restricted import Pinned, Restricted, restricted
+from ardist.layout import Layout
+from ardist.ordering import Ordering
+from ardist.specification import Specified
+
+State = Any  # a tensor (rows, ...), or a tuple of such tensors
+
+R = TypeVar("R", bound="Rule")
+
+_MOST_STATES = 2**16  # different states of a rule, while events are counted
+
+
+class Interval(NamedTuple):
+    """The numbers from `low` to `high`, which may be infinite: (rows, n) each.
+
+    A block of a continuous family with equal ends is that number with probability one.
+    """
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class At:
+    """Where blocks are: n of them, by their places in the order of drawing and on the grid.
+
+    Attributes:
+        positions: the number of blocks drawn before each one, (n,) int64, or (rows, n) if rows have
+            orders of their own.
+        blocks: the raster index of each one, (n,) or (rows, n) int64.
+        families: of each block, or one for all.
+        total: the number of blocks of an event.
+    """
+
+    positions: Tensor
+    blocks: Tensor
+    families: tuple[Family, ...]
+    total: int
+
+    @property
+    def family(self) -> Family:
+        """The family of the blocks, which is the same for all where `allowed` is called."""
+        return self.families[0]
+
+    def number(self, value: Tensor) -> Tensor:
+        """A value of a single block as rules see it: an integer if the family is finite."""
+        return value if self.family.enumerate_support() is None else value.long()
+
+    @property
+    def left(self) -> Tensor:
+        """The number of blocks drawn after each one, (n,) or (rows, n) int64."""
+        return self.total - 1 - self.positions
+
+    @cached_property
+    def each(self) -> "list[At]":
+        """One for each of the blocks."""
+        count = self.positions.shape[-1]
+        families = self.families if len(self.families) == count else self.families[:1] * count
+        return [
+            At(self.positions[..., t : t + 1], self.blocks[..., t : t + 1], (families[t],), self.total)
+            for t in range(count)
+        ]
+
+
+class Specification(Protocol):
+    """The part of `Factorization` that rules use."""
+
+    @property
+    def layout(self) -> Layout: ...
+    @property
+    def steps(self) -> list[list[int]]: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def names(self) -> tuple[str, ...] | None: ...
+    @property
+    def ranks(self) -> Tensor: ...
+    @property
+    def dependencies(self) -> Tensor: ...
+    @property
+    def ordering(self) -> Ordering: ...
+    @property
+    def is_total(self) -> bool: ...
+    def block_name(self, block: int) -> str: ...
+
+
+@dataclass(frozen=True)
+class Rule(Specified, ABC):
+    """Which values a block may have, given the blocks that are drawn before it.
+
+    A rule is local: the conditional of each block is restricted to the allowed values and
+    normalized again. The joint is an exact distribution on the events that follow the rule. It is
+    another one than the distribution without the rule, conditioned on these events:
+    `ardist.sampling.smc` gives that one.
+
+    To write a rule, define `start`, `allowed` and `advance`: what is remembered of the blocks so
+    far, what it allows, and how a block changes it. Rows are independent, and row i of a result
+    depends on row i of the arguments only. A value is the number of the state of a block with
+    finitely many, and otherwise the number that was drawn. Override `scan` if all states can be
+    computed at once. An allowed prefix must always have an allowed continuation: look ahead, with
+    `at.left`.
+
+    >>> import torch, ardist as ad
+    >>> class Balanced(ad.rules.Rule):
+    ...     "Brackets, 0 to open and 1 to close. The state is the number of open ones."
+    ...     def start(self, rows, context, reference):
+    ...         return torch.zeros(rows, dtype=torch.int64, device=reference.device)
+    ...     def allowed(self, state, at):
+    ...         return torch.stack((state < at.left, state > 0), -1)
+    ...     def advance(self, state, value, at):
+    ...         return state + 1 - 2 * value
+    >>> fac = ad.Factorization(8, ad.families.Bernoulli(), rule=Balanced())
+    >>> fac.num_states  # the fourth Catalan number
+    14
+    """
+
+    needs_total: ClassVar[bool] = True
+    """Whether it needs one block a step, each of which may depend on all before it."""
+    reads_context: ClassVar[bool] = False
+    """Whether what is allowed depends on the context. Events are not enumerated then."""
+    depends_on_order: ClassVar[bool] = True
+    """Whether other events follow it if the blocks are drawn in another order."""
+    follows_reals: ClassVar[bool] = True
+    """Whether what is allowed depends on real numbers that were drawn."""
+
+    def bind(self, factorization: Specification, loose: bool = False) -> Self:
+        """The rule for the blocks of a factorization: checks it, and computes its tables.
+
+        Args:
+            factorization: the blocks, in their order.
+            loose: whether some allowed prefixes may have no allowed continuation, as in
+                `ardist.sampling.smc`, which drops them.
+
+        Raises:
+            ValueError: if no event follows the rule, or it does not suit the blocks.
+        """
+        return self
+
+    def restricted(self, family: Family, block: int) -> Restricted | None:
+        """The form of a block's conditional under the rule, or None if it never limits the block.
+
+        By default `allowed` may limit each block with a finite set of states, and each number whose
+        family has a CDF.
+        """
+        return restricted(family)
+
+    @abstractmethod
+    def start(self, rows: int, context: Tensor | None, reference: Tensor) -> State:
+        """The state before the first block: a tensor (rows, ...), or a tuple of such tensors.
+
+        Args:
+            rows: their number.
+            context: of each row, (rows, *context_shape), or None.
+            reference: a tensor of the dtype and device of the parameters.
+        """
+
+    @abstractmethod
+    def allowed(self, state: State, at: At) -> Tensor | Interval | None:
+        """What each of n blocks may be, given the state before it.
+
+        Args:
+            state: (rows, n, ...), the state before each block.
+            at: the blocks, all of one family.
+
+        Returns:
+            for blocks with a finite set of states, whether each state is allowed, (rows, n,
+            num_states) bool; for numbers an `Interval`; None if everything is allowed.
+        """
+
+    @abstractmethod
+    def advance(self, state: State, value: Tensor, at: At) -> State:
+        """The state after a block.
+
+        Args:
+            state: (rows, ...), the state before it.
+            value: (rows,), the number of the state of a finite family as int64, or the number.
+            at: the block.
+        """
+
+    def scan(self, state: State, values: Tensor, at: At) -> tuple[State, State]:
+        """The states before each of n consecutive blocks, and the state after the last one.
+
+        Values may not be allowed: in a guess of blocks, or in an event outside the support. Such a
+        value may count as any allowed one. The default goes block by block, and replaces it by the
+        first allowed one.
+
+        Args:
+            state: (rows, ...), the state before the first block.
+            values: (rows, n), as of `advance`; all are floats if one of them is.
+            at: the blocks.
+
+        Returns:
+            the states before the blocks, (rows, n, ...), and the state after them, (rows, ...).
+        """
+        before = list[State]()
+        for value, one in zip(values.unbind(1), at.each, strict=True):
+            before.append(state)
+            ahead = map_state(lambda part: part.unsqueeze(1), state)
+            form, number = self.restricted(one.family, int(one.blocks.flatten()[0])), one.number(value)
+            if form is not None:
+                number = _nearest(form, self.allowed(ahead, one), number)
+            state = self.advance(state, number, one)
+        parts = (torch.stack(each, 1) for each in zip(*map(_parts, before), strict=True))
+        return tuple(parts) if isinstance(state, tuple) else next(parts), state
+
+    def rest(self, state: State, at: At) -> Tensor | None:
+        """All blocks that follow, (rows, n), if they are certain in all rows; otherwise None.
+
+        A draw stops there.
+
+        Args:
+            state: (rows, ...), the state before them.
+            at: the blocks that follow.
+        """
+        return None
+
+    def as_automaton(self, factorization: Specification) -> Any:
+        """The same rule as an `Automaton`, or None. `All` combines automata."""
+        return None
+
+    def log_potential(self, state: State, at: At) -> Tensor | None:
+        """A log weight of what is known after a block, (rows,), for `ardist.sampling.smc`."""
+        return None
+
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
+        """Raises a `ValueError` if blocks cannot be drawn in an order, (rows, num_blocks) ranks."""
+
+    def expected(self, block_name: str) -> str:
+        """How an error describes what is expected of a block that breaks the rule."""
+        return f"{block_name} to follow {self!r}, given the blocks drawn before it"
+
+    @property
+    def filler(self) -> float | None:
+        """The value of blocks that are not drawn; None for any one inside the support."""
+        return None
+
+    def num_events(self, factorization: Specification) -> int | None:
+        """The number of events that follow the rule.
+
+        The default counts by the states of the rule, and gives up, with None, if there are more
+        than 65,536 of them.
+        """
+        state = self.start(1, None, torch.empty(0))
+        counts = [1]  # of the prefixes that lead to each state
+        for at in places(factorization).each:
+            rows, _, state = choices(self, state, at)
+            state, inverse = _distinct(state)
+            merged = [0] * rows_of(state)
+            for target, source in zip(inverse.tolist(), rows.tolist(), strict=True):
+                merged[target] += counts[source]
+            counts = merged
+            if len(counts) > _MOST_STATES:
+                return None
+        return sum(counts)
+
+
+def choices(rule: Rule, state: State, at: At) -> tuple[Tensor, Tensor, State]:
+    """The states of a finite block that a rule allows after each of its own states, (rows, ...).
+
+    Returns:
+        the row of each choice, the number of the block's state, and the state after it.
+    """
+    family, rows = at.family, rows_of(state)
+    states, form = family.enumerate_support(), rule.restricted(family, int(at.blocks))
+    if states is None:
+        raise ValueError(f"families: expected finite discrete ones, got {family}")
+    mask = torch.ones(rows, states.shape[0], dtype=torch.bool)
+    if form is not None:
+        allowed = rule.allowed(map_state(lambda part: part.unsqueeze(1), state), at)
+        limits = form.limits(allowed, Size((rows, 1)), torch.empty(0))
+        mask = form.allows(
+            limits.expand(rows, states.shape[0], -1), states.expand(rows, *states.shape)
+        )
+    row, number = mask.nonzero().unbind(1)
+    chosen = map_state(lambda part: part.index_select(0, row), state)
+    return row, number, rule.advance(chosen, number, at)
+
+
+def places(factorization: Specification) -> At:
+    """All blocks in the order of drawing."""
+    blocks = [block for step in factorization.steps for block in step]
+    families = tuple(factorization.layout.families[block] for block in blocks)
+    if len(factorization.layout.distinct) == 1:
+        families = families[:1]
+    count = len(blocks)
+    return At(torch.arange(count), torch.tensor(blocks, dtype=torch.int64), families, count)
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """A function of each tensor of a state."""
+    if state is None:
+        return None
+    if isinstance(state, tuple):
+        return tuple(map_state(function, part) for part in state)
+    return function(state)
+
+
+def _parts(state: State) -> tuple[Tensor, ...]:
+    if not isinstance(state, tuple):
+        return (state,)
+    return tuple(tensor for part in state for tensor in _parts(part))
+
+
+def rows_of(state: State) -> int:
+    """The number of rows of a state."""
+    return _parts(state)[0].shape[0]
+
+
+def _distinct(state: State) -> tuple[State, Tensor]:
+    """The distinct rows of a state, and for each row the number of its equal."""
+    flat = torch.cat([part.flatten(1).double() if part.dim() > 1 else part.double().unsqueeze(1) for part in _parts(state)], 1)
+    if not flat.shape[1]:
+        return map_state(lambda part: part[:1], state), torch.zeros(flat.shape[0], dtype=torch.int64)
+    unique, inverse = flat.unique(dim=0, return_inverse=True)
+    first = torch.empty(unique.shape[0], dtype=torch.int64)
+    first.scatter_(0, inverse.flip(0), torch.arange(flat.shape[0]).flip(0))
+    return map_state(lambda part: part.index_select(0, first), state), inverse
+
+
+def _nearest(form: Restricted, allowed: Tensor | Interval | None, value: Tensor) -> Tensor:
+    """Values (rows,), with the first allowed state or the nearer end for those not allowed."""
+    if allowed is None:
+        return value
+    if isinstance(allowed, Interval):
+        low, high = (torch.as_tensor(end).to(value) for end in allowed)
+        return torch.minimum(torch.maximum(value, low.squeeze(-1)), high.squeeze(-1))
+    if isinstance(form, Pinned):  # what is allowed is whether the block is free
+        states = form.family.enumerate_support()
+        constant = form.constant if states is None else int((states == form.constant).int().argmax())
+        return value.masked_fill(~allowed.squeeze(1), constant)
+    mask = allowed.squeeze(1)
+    is_allowed = mask.gather(-1, value.unsqueeze(-1)).squeeze(-1)
+    return torch.where(is_allowed, value, mask.int().argmax(-1))
+
+
+def check_finite(rule: Rule, families: Sequence[Family]) -> None:
+    """Raises a `ValueError` unless all families have a finite set of states."""
+    for family in families:
+        if family.enumerate_support() is None:
+            raise ValueError(
+                f"rule: expected blocks with a finite set of states for {rule!r}, got {family}"
+            )
+
+
+def bound(rule: R, **tables: Any) -> R:
+    """A copy of a rule with tables, for `Rule.bind`."""
+    new = copy(rule)
+    vars(new).update(tables)
+    return new
+
+
+def widest(reference: Tensor) -> torch.dtype:
+    """float64, which mps does not have."""
+    return torch.float32 if reference.device.type == "mps" else torch.float64
+
+
+def num_values(factorization: Specification) -> int | None:
+    """The number of states of a block, if it is the same for all of them."""
+    states = [family.enumerate_support() for family in factorization.layout.distinct]
+    counts = {None if each is None else each.shape[0] for each in states}
+    return counts.pop() if len(counts) == 1 else None

@@ -1,0 +1,302 @@
+"""Rules about blocks by their names: conditions on columns, and columns that depend on a trigger."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ardist.families import Family
+from ardist.families.restricted import Limited, Pinned, Restricted, restricted
+from ardist.rules.automaton import Automaton
+from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places
+from ardist.shapes import as_real, described, is_sequence
+
+
+@dataclass(frozen=True, init=False)
+class Within(Rule):
+    """Some columns have values in an interval or in a set, such as `age=(40, None), job={1, 4}`.
+
+    Each conditional is restricted by itself, whatever the other columns are. So the columns drawn
+    before a restricted one do not take the restriction into account.
+
+    Args:
+        columns: for each name a tuple of two ends, None for no end, or a set or list of values.
+
+    Raises:
+        ValueError: if an argument is neither.
+
+    >>> import ardist as ad
+    >>> fac = ad.Factorization.columns(
+    ...     age=ad.families.Gamma(),
+    ...     job=ad.families.Categorical(12),
+    ...     rule=ad.rules.Within(age=(40, None), job={1, 4}),
+    ... )
+    >>> x = ad.networks.MADE(fac, hidden_features=(16,)).condition().sample((100,))
+    >>> bool((x[:, 0] >= 40).all()), x[:, 1].unique()
+    (True, tensor([1., 4.]))
+    """
+
+    columns: tuple[tuple[str, tuple[float | None, float | None] | frozenset[float]], ...]
+
+    needs_total = False
+    depends_on_order = False
+    follows_reals = False
+    _masks: ClassVar[Mapping[int, Tensor]]  # by block: whether each state is allowed
+    _ends: ClassVar[Mapping[int, tuple[float, float]]]
+
+    def __init__(self, columns: Mapping[str, Any] | None = None, **named: Any) -> None:
+        given = {**(columns or {}), **named}
+        if not given:
+            raise ValueError("columns: expected at least one column, got none")
+        pairs = tuple((name, _as_range(name, values)) for name, values in given.items())
+        object.__setattr__(self, "columns", pairs)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {"columns": dict(self.columns)}
+
+    def __repr__(self) -> str:
+        parts = [
+            f"{name}={set(sorted(values)) if isinstance(values, frozenset) else values}"
+            for name, values in self.columns
+        ]
+        return f"Within({', '.join(parts)})"
+
+    def bind(self, factorization: Specification, loose: bool = False) -> "Within":
+        masks, ends = dict[int, Tensor](), dict[int, tuple[float, float]]()
+        for name, values in self.columns:
+            block = block_of(factorization, name)
+            family = factorization.layout.families[block]
+            states = family.enumerate_support()
+            if states is not None and not family.event_shape:
+                masks[block] = _mask(states, values)
+                is_possible = bool(masks[block].any())
+            else:
+                if isinstance(values, frozenset) or family.event_shape or not family.has_cdf:
+                    raise ValueError(
+                        f"{name}: expected a column with finitely many values for a set, or one "
+                        f"number with a CDF for an interval, got {family} for {described(values)}"
+                    )
+                low, high = _numbers(values)
+                ends[block], known = (low, high), family._ends
+                is_possible = high >= known.lower and low <= known.upper and low <= high
+                if not known.is_discrete:
+                    is_possible = is_possible and high > known.lower and low < known.upper
+            if not is_possible:
+                raise ValueError(
+                    f"{name}: expected values of {family}, got {described(values)}: no event "
+                    f"follows {self!r}"
+                )
+        return bound(self, _masks=masks, _ends=ends)
+
+    def restricted(self, family: Family, block: int) -> Restricted | None:
+        return restricted(family) if block in {*self._masks, *self._ends} else None
+
+    # There is nothing to remember: the state is (rows, 0).
+
+    def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
+        return reference.new_zeros(rows, 0)
+
+    def allowed(self, state: State, at: At) -> Tensor | Interval | None:
+        lead = state.shape[:-1]
+        masks = [self._masks.get(block) for block in at.blocks.flatten().tolist()]
+        if any(mask is not None for mask in masks):
+            states = at.family.enumerate_support()
+            every = torch.ones(0 if states is None else states.shape[0], dtype=torch.bool)
+            each = torch.stack([every if mask is None else mask for mask in masks])
+            return each.to(state.device).expand(*lead, -1)
+        everything = (-math.inf, math.inf)
+        ends = [self._ends.get(block, everything) for block in at.blocks.flatten().tolist()]
+        low, high = state.new_tensor(ends, dtype=torch.float64).unbind(-1)
+        return Interval(low.expand(lead), high.expand(lead))
+
+    def advance(self, state: State, value: Tensor, at: At) -> Tensor:
+        return state
+
+    def scan(self, state: State, values: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        return state.unsqueeze(1).expand(-1, values.shape[1], -1), state
+
+    def as_automaton(self, factorization: Specification) -> Automaton | None:
+        width = num_values(factorization)
+        if width is None:
+            return None
+        every = torch.ones(width, dtype=torch.bool)
+        blocks = places(factorization).blocks.tolist()
+        masks = torch.stack([self._masks.get(block, every) for block in blocks])
+        return Automaton(torch.where(masks, 0, -1).unsqueeze(1), (0,))
+
+    def expected(self, block_name: str) -> str:
+        return f"{block_name} within {self!r}"
+
+
+@dataclass(frozen=True, init=False)
+class When(Rule):
+    """Columns that are a constant unless another column has one of some values.
+
+    `When("employed", {1}, income=0.0)`: the income is zero, with probability one, unless the person
+    is employed. Surveys call this a skip pattern. The constant may lie outside the support of the
+    column's family, such as zero for a `LogNormal`; the network then reads a placeholder.
+
+    Args:
+        column: the name of the trigger, with finitely many values. It is drawn before the others,
+            which may depend on it.
+        values: of the trigger under which the others are free.
+        absent: for each of the others its constant.
+
+    Raises:
+        ValueError: if an argument is invalid.
+
+    >>> import ardist as ad
+    >>> fac = ad.Factorization.columns(
+    ...     employed=ad.families.Bernoulli(),
+    ...     income=ad.families.LogNormal(),
+    ...     rule=ad.rules.When("employed", {1}, income=0.0),
+    ... )
+    >>> x = ad.networks.MADE(fac, hidden_features=(16,)).condition().sample((100,))
+    >>> torch.equal(x[:, 1] == 0, x[:, 0] == 0)
+    True
+    """
+
+    column: str
+    values: frozenset[float]
+    absent: tuple[tuple[str, float], ...]
+
+    needs_total = False
+    depends_on_order = False
+    follows_reals = False
+    _trigger: ClassVar[int]
+    _is_value: ClassVar[Tensor]  # of each state of the trigger
+    _constants: ClassVar[Mapping[int, float]]
+
+    def __init__(self, column: str, values: Any, **absent: float) -> None:
+        if not isinstance(column, str):
+            raise ValueError(f"column: expected a name, got {described(column)}")
+        if not absent:
+            raise ValueError("absent: expected a constant for at least one column, got none")
+        object.__setattr__(self, "column", column)
+        object.__setattr__(self, "values", _as_set("values", values))
+        constants = {name: as_real(value, name, "a number", math.isfinite) for name, value in absent.items()}
+        object.__setattr__(self, "absent", tuple(constants.items()))
+
+    def __repr__(self) -> str:
+        absent = "".join(f", {name}={value}" for name, value in self.absent)
+        return f"When({self.column!r}, {set(sorted(self.values))}{absent})"
+
+    def bind(self, factorization: Specification, loose: bool = False) -> "When":
+        trigger = block_of(factorization, self.column)
+        family = factorization.layout.families[trigger]
+        states = family.enumerate_support()
+        if states is None or family.event_shape:
+            raise ValueError(
+                f"column: expected one with finitely many numbers as the trigger, got {family} of "
+                f"{self.column!r}"
+            )
+        constants = dict[int, float]()
+        for name, constant in self.absent:
+            block = block_of(factorization, name)
+            own = factorization.layout.families[block]
+            listed = own.enumerate_support()
+            if own.event_shape or (listed is not None and constant not in listed.tolist()):
+                raise ValueError(
+                    f"{name}: expected a number that {own} can have, got {constant}"
+                )
+            if block == trigger:
+                raise ValueError(f"{name}: expected another column than the trigger")
+            constants[block] = constant
+        new = bound(self, _trigger=trigger, _is_value=_mask(states, self.values), _constants=constants)
+        new.check_order(factorization, factorization.ranks.reshape(1, -1))
+        for block in constants:
+            if not factorization.dependencies[block, trigger]:
+                raise ValueError(_late(factorization, block, trigger))
+        return new
+
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
+        for block in self._constants:
+            if not bool((ranks[:, block] > ranks[:, self._trigger]).all()):
+                raise ValueError(_late(factorization, block, self._trigger))
+
+    def restricted(self, family: Family, block: int) -> Restricted | None:
+        return Pinned(family, self._constants[block]) if block in self._constants else None
+
+    # The state is whether the trigger has one of the values, (rows,) bool.
+
+    def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
+        return torch.zeros(rows, dtype=torch.bool, device=reference.device)
+
+    def allowed(self, state: State, at: At) -> Tensor:
+        depends = torch.zeros(at.total, dtype=torch.bool)
+        depends[list(self._constants)] = True
+        return state | ~depends[at.blocks.cpu()].to(state.device)
+
+    def advance(self, state: State, value: Tensor, at: At) -> Tensor:
+        return state | self._frees(value.unsqueeze(1), at).squeeze(1)
+
+    def scan(self, state: State, values: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        frees = self._frees(values, at)
+        before = (frees.cumsum(1) > frees.long()) | state.unsqueeze(1)
+        return before, frees.any(1) | state
+
+    def _frees(self, values: Tensor, at: At) -> Tensor:
+        """Whether each value, (rows, n), is that of the trigger and one of `values`."""
+        table = self._is_value.to(values.device)
+        number = values.nan_to_num(0).long().clamp(0, table.shape[0] - 1)
+        return (at.blocks.to(values.device) == self._trigger) & table[number]
+
+    def expected(self, block_name: str) -> str:
+        return f"{block_name} to be its constant under {self!r}"
+
+
+def block_of(factorization: Specification, name: str) -> int:
+    """The block that a column is."""
+    names = factorization.names
+    if names is None:
+        raise ValueError(
+            f"rule: expected named columns, got a factorization without names; "
+            f"Factorization.columns gives them, here {name!r}"
+        )
+    if name not in names:
+        raise ValueError(f"rule: expected names of columns among {sorted(names)}, got {name!r}")
+    return names.index(name)
+
+
+def _late(factorization: Specification, block: int, trigger: int) -> str:
+    return (
+        f"rule: expected the trigger {factorization.block_name(trigger)} before "
+        f"{factorization.block_name(block)}, which has to depend on it, got another order; a "
+        f"trigger that is missing or not observed comes later than what is observed"
+    )
+
+
+def _as_range(name: str, values: Any) -> tuple[float | None, float | None] | frozenset[float]:
+    if isinstance(values, tuple):
+        wanted = "two ends (low, high), None for no end"
+        if len(values) != 2:
+            raise ValueError(f"{name}: expected {wanted}, got {described(values)}")
+        ends = [
+            None if end is None else as_real(end, name, wanted, lambda x: x == x) for end in values
+        ]
+        return ends[0], ends[1]
+    return _as_set(name, values)
+
+
+def _as_set(name: str, values: Any) -> frozenset[float]:
+    given = list(values) if isinstance(values, set | frozenset) or is_sequence(values) else []
+    if not given:
+        raise ValueError(f"{name}: expected a set of values, got {described(values)}")
+    return frozenset(as_real(value, name, "numbers", math.isfinite) for value in given)
+
+
+def _numbers(ends: tuple[float | None, float | None]) -> tuple[float, float]:
+    low, high = ends
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _mask(states: Tensor, values: tuple[float | None, float | None] | frozenset[float]) -> Tensor:
+    """Whether each state is one of the values, or between the ends: (num_states,) bool."""
+    if isinstance(values, frozenset):
+        return torch.tensor([state in values for state in states.tolist()])
+    low, high = _numbers(values)
+    return (states >= low) & (states <= high)

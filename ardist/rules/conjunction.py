@@ -1,0 +1,159 @@
+"""Several rules at once."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ardist.families import Family
+from ardist.families.restricted import Pinned, Restricted, restricted
+from ardist.rules.automaton import Automaton, product
+from ardist.rules.base import At, Interval, Rule, Specification, State, bound
+from ardist.shapes import check_type
+
+
+@dataclass(frozen=True, init=False)
+class All(Rule):
+    """All of several rules.
+
+    Rules that limit different blocks are followed each by itself. Rules that limit the same blocks
+    become the product of their automata, so that each allowed prefix can be completed. Otherwise
+    they are refused, since a prefix that each of them allows may have no continuation that all
+    allow. `ardist.sampling.smc` supports such rules.
+
+    Args:
+        rules: at least one.
+
+    Raises:
+        ValueError: if there is none, or one is no rule.
+
+    >>> import ardist as ad
+    >>> rule = ad.rules.All(ad.rules.Sum(2), ad.rules.Automaton.walk([[1, 1], [1, 0]]))
+    >>> fac = ad.Factorization(4, ad.families.Bernoulli(), rule=rule)  # no two ones in a row
+    >>> fac.enumerate_support().tolist()
+    [[0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]]
+    """
+
+    rules: tuple[Rule, ...]
+    _limits: ClassVar[Sequence[frozenset[int]]]  # of a bound rule: the blocks that each one limits
+
+    def __init__(self, *rules: Rule) -> None:
+        if not rules:
+            raise ValueError("rules: expected at least one, got none")
+        for index, rule in enumerate(rules):
+            check_type(rule, Rule, f"rules[{index}]")
+        object.__setattr__(self, "rules", rules)
+        self._follow(rules)
+
+    def _follow(self, rules: Sequence[Rule]) -> None:
+        for name in ("needs_total", "reads_context", "depends_on_order", "follows_reals"):
+            object.__setattr__(self, name, any(getattr(rule, name) for rule in rules))
+
+    def __repr__(self) -> str:
+        return f"All({', '.join(map(repr, self.rules))})"
+
+    def bind(self, factorization: Specification, loose: bool = False) -> "Rule":  # type: ignore[override]
+        rules = [rule.bind(factorization, loose) for rule in self.rules]
+        groups = _overlapping(rules, factorization)
+        if not loose:
+            rules = [self._together([rules[i] for i in group], factorization) for group in groups]
+        if len(rules) == 1:
+            return rules[0]
+        limits = [_limited(rule, factorization) for rule in rules]
+        new = bound(self, rules=tuple(rules), _limits=limits)
+        new._follow(rules)
+        return new
+
+    def _together(self, rules: Sequence[Rule], factorization: Specification) -> Rule:
+        """One rule for some that limit the same blocks."""
+        if len(rules) == 1:
+            return rules[0]
+        automata = [rule.as_automaton(factorization) for rule in rules]
+        if any(automaton is None for automaton in automata):
+            raise ValueError(
+                f"rule: expected rules that limit different blocks or are automata, got "
+                f"{list(rules)} for the same ones; ardist.sampling.smc supports them"
+            )
+        return reduce(product, automata).bind(factorization)
+
+    def restricted(self, family: Family, block: int) -> Restricted | None:
+        forms = [rule.restricted(family, block) for rule in self._of(block)]
+        return forms[0] if len(forms) == 1 else restricted(family) if forms else None
+
+    def _of(self, block: int) -> list[Rule]:
+        return [rule for rule, own in zip(self.rules, self._limits, strict=True) if block in own]
+
+    def start(self, rows: int, context: Tensor | None, reference: Tensor) -> State:
+        return tuple(rule.start(rows, context, reference) for rule in self.rules)
+
+    def allowed(self, state: State, at: At) -> Any:
+        blocks = set(at.blocks.flatten().tolist())
+        found = [
+            (rule.restricted(at.family, min(blocks & own)), rule.allowed(part, at))
+            for rule, part, own in zip(self.rules, state, self._limits, strict=True)
+            if blocks & own
+        ]
+        if len(found) == 1:
+            return found[0][1]
+        return reduce(_both, (_as_set_of(form, allowed, at) for form, allowed in found))
+
+    def advance(self, state: State, value: Tensor, at: At) -> State:
+        pairs = zip(self.rules, state, strict=True)
+        return tuple(rule.advance(part, value, at) for rule, part in pairs)
+
+    def scan(self, state: State, values: Tensor, at: At) -> tuple[State, State]:
+        pairs = zip(self.rules, state, strict=True)
+        before, after = zip(*(rule.scan(part, values, at) for rule, part in pairs), strict=True)
+        return before, after
+
+    def log_potential(self, state: State, at: At) -> Tensor | None:
+        pairs = zip(self.rules, state, strict=True)
+        each = [rule.log_potential(part, at) for rule, part in pairs]
+        found = [one for one in each if one is not None]
+        return torch.stack(found).sum(0) if found else None
+
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
+        for rule in self.rules:
+            rule.check_order(factorization, ranks)
+
+
+def _limited(rule: Rule, factorization: Specification) -> frozenset[int]:
+    """The blocks that a bound rule limits."""
+    families = enumerate(factorization.layout.families)
+    return frozenset(block for block, f in families if rule.restricted(f, block) is not None)
+
+
+def _overlapping(rules: Sequence[Rule], factorization: Specification) -> list[list[int]]:
+    """Groups of rules; those of different groups limit different blocks."""
+    groups: list[tuple[list[int], frozenset[int]]] = []
+    for index, rule in enumerate(rules):
+        members, blocks = [index], _limited(rule, factorization)
+        for group in [group for group in groups if group[1] & blocks]:
+            groups.remove(group)
+            members, blocks = group[0] + members, group[1] | blocks
+        groups.append((members, blocks))
+    return [members for members, _ in groups]
+
+
+def _as_set_of(form: Restricted | None, allowed: Any, at: At) -> Any:
+    """What is allowed as a mask of states or an interval, also for a constant."""
+    if not isinstance(form, Pinned) or allowed is None:
+        return allowed
+    states = at.family.enumerate_support()
+    if states is not None:
+        return allowed.unsqueeze(-1) | (states.to(allowed.device) == form.constant)
+    constant = torch.full(allowed.shape, form.constant, dtype=torch.float64, device=allowed.device)
+    low, high = constant.masked_fill(allowed, -math.inf), constant.masked_fill(allowed, math.inf)
+    return Interval(low, high)
+
+
+def _both(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
+    if isinstance(one, Interval):
+        return Interval(torch.maximum(one.low, other.low), torch.minimum(one.high, other.high))
+    return one & other

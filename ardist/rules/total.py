@@ -1,0 +1,153 @@
+"""Numbers with a fixed sum."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ardist.families import Family
+from ardist.families.restricted import Restricted, restricted
+from ardist.rules.automaton import Automaton
+from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places, widest
+from ardist.shapes import as_real
+
+
+@dataclass(frozen=True)
+class Sum(Rule):
+    """The blocks add up to `total`: exactly k of n bits, particles of a lattice, parts of a budget.
+
+    Blocks are single numbers: consecutive integers, as of `Bernoulli`, `Categorical` and `Poisson`,
+    or reals whose family has a CDF. Each block is restricted to what the later ones can complete.
+    So the last block is certain, and with real blocks the density is that of all others. The state
+    is the sum so far.
+
+    Args:
+        total: a number.
+
+    Raises:
+        ValueError: if it is not finite.
+
+    >>> import ardist as ad
+    >>> ad.Factorization(40, ad.families.Bernoulli(), rule=ad.rules.Sum(20)).num_states
+    137846528820
+    """
+
+    total: float
+
+    depends_on_order = False
+    # Of a bound rule. For t blocks the bounds on their sum, so that the others can complete it, and
+    # for each block its number when its state has the number 0.
+    _least: ClassVar[Tensor]
+    _most: ClassVar[Tensor]
+    _first: ClassVar[Tensor]
+    _is_finite: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        value = as_real(self.total, "total", "a finite number", math.isfinite)
+        object.__setattr__(self, "total", int(value) if value == int(value) else value)
+
+    def bind(self, factorization: Specification, loose: bool = False) -> "Sum":
+        each = [one.family for one in places(factorization).each]
+        low, high = torch.tensor([self._ends(family) for family in each], dtype=torch.float64).T
+        least, most = self.total - _sums_of_rest(high), self.total - _sums_of_rest(low)
+        if not least[0] <= 0 <= most[0]:
+            raise ValueError(
+                f"total: expected a sum from {float(low.sum()):g} to {float(high.sum()):g} of "
+                f"{factorization.num_blocks} blocks, got {self.total}: no event follows {self!r}"
+            )
+        is_counted = all(family.support.is_discrete for family in each)
+        if is_counted and self.total != int(self.total):
+            raise ValueError(f"total: expected an integer for blocks of integers, got {self.total}")
+        is_finite = [family.enumerate_support() is not None for family in each]
+        first = torch.where(torch.tensor(is_finite), low, 0.0)
+        if all(is_finite):
+            least, most, first = least.long(), most.long(), first.long()
+        return bound(
+            self,
+            _least=least,
+            _most=most,
+            _first=first,
+            _is_finite=all(is_finite),
+            follows_reals=not is_counted,
+        )
+
+    def _ends(self, family: Family) -> tuple[float, float]:
+        """The least and the largest value of a block."""
+        states = None if family.event_shape else family.enumerate_support()
+        if states is not None and bool((states.double().diff() == 1).all()):
+            return float(states[0]), float(states[-1])
+        if states is None and not family.event_shape and family.has_cdf:
+            ends = family._ends
+            if not ends.is_discrete or family.support.is_discrete:
+                return ends.lower, ends.upper
+        raise ValueError(
+            f"rule: expected consecutive integers or numbers with a CDF for {self!r}, got {family}"
+        )
+
+    def restricted(self, family: Family, block: int) -> Restricted | None:
+        return restricted(family)
+
+    def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
+        # In double precision, so that both ways to the last number, by steps and at once, agree.
+        dtype = torch.int64 if self._is_finite else widest(reference)
+        return torch.zeros(rows, dtype=dtype, device=reference.device)
+
+    def allowed(self, state: State, at: At) -> Tensor | Interval:
+        after = at.positions + 1
+        low = _of(self._least, after, state) - state
+        high = _of(self._most, after, state) - state
+        states = at.family.enumerate_support()
+        if states is None:
+            return Interval(low, high)
+        # The values come first while they are compared, since they are few.
+        values = states.to(state.device, state.dtype).reshape(-1, *(1,) * state.dim())
+        return ((low <= values) & (values <= high)).movedim(0, -1)
+
+    def advance(self, state: State, value: Tensor, at: At) -> Tensor:
+        return state + value.to(state.dtype) + _of(self._first, at.positions, state).squeeze(-1)
+
+    def scan(self, state: State, values: Tensor, at: At) -> tuple[Tensor, Tensor]:
+        values = values.to(state.dtype) + _of(self._first, at.positions, state)
+        sums = values.cumsum(1) + state.unsqueeze(1)
+        # A sum beyond a bound stays there: the later blocks are then certain.
+        least, most = (_of(part, at.positions + 1, state) for part in (self._least, self._most))
+        sums = torch.where(sums < least, least, torch.where(sums > most, most, sums))
+        return torch.cat((state.unsqueeze(1), sums[:, :-1]), 1), sums[:, -1]
+
+    def num_events(self, factorization: Specification) -> int | None:
+        if not self._is_finite:
+            return None
+        counts = {0: 1}  # of the first blocks that have each sum
+        for one, first in zip(places(factorization).each, self._first.tolist(), strict=True):
+            states = one.family.enumerate_support()
+            found: dict[int, int] = {}
+            for before, count in counts.items():
+                for value in range(first, first + (0 if states is None else states.shape[0])):
+                    found[before + value] = found.get(before + value, 0) + count
+            counts = found
+        return counts[int(self.total)]
+
+    def as_automaton(self, factorization: Specification) -> Automaton | None:
+        width = num_values(factorization)
+        if not self._is_finite or width is None:
+            return None
+        # A state is a sum, counted from the least one of all.
+        least = int(self._first.clamp(max=0).sum())
+        most = int((self._first + width - 1).clamp(min=0).sum())
+        after = torch.arange(most - least + 1).unsqueeze(1) + torch.arange(width)
+        table = after + self._first.reshape(-1, 1, 1)  # (num_blocks, sums, width)
+        table = torch.where((table >= 0) & (table <= most - least), table, -1)
+        return Automaton(table, (int(self.total) - least,), -least)
+
+
+def _sums_of_rest(each: Tensor) -> Tensor:
+    """For t from 0 to n, the sum of all but the first t of n numbers."""
+    return F.pad(each.flip(0).cumsum(0).flip(0), (0, 1))
+
+
+def _of(table: Tensor, places: Tensor, reference: Tensor) -> Tensor:
+    """The entries of a table (n,), in the dtype and on the device of a reference."""
+    return table[places].to(reference.device, reference.dtype)

@@ -1,0 +1,222 @@
+"""Steps of a draw with the same shapes at each step, for compilers, exporters and CUDA graphs."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ardist.bound_network import as_built_for, context_batch, unwrap
+from ardist.factorization import Factorization
+from ardist.rows import repeat_rows
+from ardist.shapes import as_positive, check_kind, check_type, spelled
+
+Tensors = tuple[Tensor, ...]
+
+
+class StaticStep(nn.Module, ABC):
+    """One step of a draw as a function of tensors, with the same numbers as the network's decoder.
+
+    A `Decoder` is fast in a loop of Python: its shapes grow, and the number of the step decides
+    what it computes. Here the number is a tensor, all shapes are the same at each step, and no
+    value is read back. So one graph serves all steps, and `torch.compile(fullgraph=True)`,
+    `torch.export`, ONNX and CUDA graphs can record it. The network has to be in evaluation mode.
+
+    Each row has its context. The first dimension of all tensors but the position is the rows'.
+
+    To write one, define `start` and `advance`, and return it from `make_static_step` of a network.
+
+    Args:
+        network: a conditional network.
+        factorization: with the order of the draw.
+
+    Attributes:
+        order: the raster index of each block in the order of drawing, (num_blocks,) int64.
+        is_single: whether each step draws one block, and all blocks have one family. Then
+            `advance` returns the parameters of that block, and otherwise those of all blocks.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.RNN(ad.Factorization(9, ad.families.Normal()), hidden_size=8).eval()
+    >>> step = net.make_static_step(net.factorization)
+    >>> blocks = torch.zeros(5, 9)
+    >>> encodings, state = step.start(blocks, None)
+    >>> params, state = step(blocks, torch.tensor(0), encodings, state)
+    >>> params.shape  # of the first block, in five rows: loc and scale
+    torch.Size([5, 1, 2])
+    """
+
+    order: Tensor
+    ranks: Tensor
+
+    def __init__(self, network: nn.Module, factorization: Factorization) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.factorization = factorization
+        self.is_single = factorization.is_uniform and (
+            factorization.num_steps == factorization.num_blocks
+        )
+        device = next((parameter.device for parameter in network.parameters()), None)
+        order = torch.tensor(factorization.drawing_order.blocks, device=device)
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("ranks", factorization.ranks.flatten().to(order), persistent=False)
+
+    @abstractmethod
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        """What a draw keeps: the encodings of the context, and the state before the first step.
+
+        Args:
+            blocks: of which only the number of rows counts.
+            context: (rows, *context_shape), or None.
+
+        Returns:
+            tensors that no step changes, and buffers that `advance` writes into.
+        """
+
+    @abstractmethod
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        """The parameters of a step; it writes into the state. Steps are taken in order.
+
+        Args:
+            blocks: the blocks of earlier steps, (rows, *value_shape) in raster order. Others have
+                no effect, but are inside the support.
+            position: the number of the step, () int64.
+            encodings: as returned by `start`.
+            state: as returned by `start`.
+
+        Returns:
+            (rows, 1, num_params) if `is_single`; otherwise (rows, *param_shape), of which the
+            entries of other steps have no meaning.
+        """
+
+    def forward(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> tuple[Tensor, Tensors]:
+        """The parameters of a step and the next state, as new tensors; see `advance`."""
+        state = tuple(part.clone() for part in state)
+        return self.advance(blocks, position, encodings, state), state
+
+    def block_at(self, position: Tensor) -> Tensor:
+        """The raster index of the block of a step, if each draws one: (1,) int64; 0 before them."""
+        return self.order.index_select(0, position.clamp(min=0).reshape(1))
+
+
+class WholePassStep(StaticStep):
+    """A step of any network, by a parallel pass over all blocks."""
+
+    def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
+        return () if context is None else (context,), ()
+
+    def advance(
+        self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> Tensor:
+        params = self.params(blocks, position, encodings[0] if encodings else None)
+        return params.index_select(1, self.block_at(position)) if self.is_single else params
+
+    def params(self, blocks: Tensor, position: Tensor, context: Tensor | None) -> Tensor:
+        """The parameters of all blocks, (rows, *param_shape), of which those of the step count."""
+        is_own = self.factorization is self.network.factorization
+        params: Tensor = self.network(blocks, context, None if is_own else self.ranks)
+        return params
+
+
+class DrawStep(nn.Module):
+    """A module whose `forward` draws the blocks of one step, for compilers and exporters.
+
+    It takes and returns events and a state, so that a loop of a few lines draws in any program that
+    runs the graph. All shapes are the same at each step, and no value is read back:
+    `torch.compile(fullgraph=True)`, `torch.export` and CUDA graphs can record it. See `StaticStep`.
+    `AutoregressiveDistribution.sample` is faster in plain Python.
+
+    To condition on first blocks, such as a prompt, write them into the events after their steps.
+
+    Args:
+        network: a conditional network in evaluation mode.
+        factorization: in place of the network's own, as for `AutoregressiveDistribution`.
+
+    Raises:
+        ValueError: if there is no conditional network inside, it is in training mode, or it does
+            not support the factorization.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.RNN(ad.Factorization(9, ad.families.Normal()), hidden_size=8).eval()
+    >>> draw = ad.DrawStep(net)
+    >>> with torch.no_grad():
+    ...     events, encodings, state = draw.start(5)
+    ...     for position in range(9):
+    ...         events, state = draw(events, torch.tensor(position), encodings, state)
+    >>> events.shape
+    torch.Size([5, 9])
+    """
+
+    def __init__(self, network: nn.Module, *, factorization: Factorization | None = None) -> None:
+        super().__init__()
+        unwrapped = unwrap(network)
+        if any(module.training for module in unwrapped.modules()):
+            raise ValueError(
+                f"network: expected evaluation mode, since a recorded step cannot switch dropout "
+                f"off, got a {type(unwrapped).__name__} in training mode; call network.eval()"
+            )
+        own: Factorization = unwrapped.factorization
+        if factorization is not None:
+            check_type(factorization, Factorization, "factorization")
+        self.factorization = factorization or own
+        built_for = as_built_for(own, self.factorization)
+        if (reason := unwrapped.unsupported_reason(built_for)) is not None:
+            raise ValueError(f"factorization: {reason}, got {factorization}")
+        self.step: StaticStep = unwrapped.make_static_step(built_for)
+
+    def start(
+        self, num_rows: int, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensors, Tensors]:
+        """The arguments of the first call, besides the position.
+
+        Args:
+            num_rows: the number of events.
+            context: (N, *context_shape), where N divides num_rows. Row i has context i % N.
+
+        Returns:
+            events inside the support (num_rows, *event_shape), the encodings of the context, which
+            all calls take, and the state before the first step.
+
+        Raises:
+            ValueError: if the context does not fit the network or the number of rows.
+        """
+        as_positive(num_rows, "num_rows")
+        batch = context_batch(self.step.network, context)
+        reference = next(self.parameters(), torch.empty(0))
+        if context is not None:
+            check_kind(context, "context", reference, exact=True)
+            if len(batch) != 1 or num_rows % batch[0]:
+                raise ValueError(
+                    f"context: expected (N, {spelled(context.shape[len(batch) :])}) with an N that "
+                    f"divides num_rows {num_rows}, got {tuple(context.shape)}"
+                )
+            context = repeat_rows(context, num_rows)
+        fac = self.factorization
+        blocks = fac.layout.placeholder(reference).expand(num_rows, *fac.layout.value_shape)
+        return fac.merge(blocks).clone(), *self.step.start(blocks, context)
+
+    def forward(
+        self, events: Tensor, position: Tensor, encodings: Tensors, state: Tensors
+    ) -> tuple[Tensor, Tensors]:
+        """The events with the blocks of one more step, and the next state.
+
+        Args:
+            events: with the blocks of the steps before, (rows, *event_shape).
+            position: the number of the step, () int64.
+            encodings: from `start`.
+            state: from `start`, or from the call before.
+        """
+        fac, ranks = self.factorization, self.step.ranks
+        blocks = fac.split(events)
+        params, state = self.step(blocks, position, encodings, state)
+        drawn = fac.layout.sample(params)
+        if fac.rule is not None:
+            is_earlier = fac.layout.expand_to_elements(ranks < position)
+            drawn = drawn.expand_as(blocks).masked_fill(
+                fac.rule.ended(torch.where(is_earlier, blocks, -1), ranks), fac.rule.pad
+            )
+        is_drawn = fac.layout.expand_to_elements(ranks == position)
+        return fac.merge(torch.where(is_drawn, drawn, blocks)), state
