@@ -25,7 +25,7 @@ from ardist.shapes import described, is_sequence
 
 MAX_DEPTH = 64  # of values inside values
 MAX_ELEMENTS = 2**18  # of an event
-MAX_SIZE = 2**24  # of an integer that a network or family takes
+MAX_SIZE = 2**24  # of an integer that a network, a family or a rule takes
 
 _FUNCTIONS = "abs cos erf exp log1p relu selu sigmoid sin square tanh"
 _ACTIVATIONS = (
@@ -269,7 +269,7 @@ def _call(maker: Callable[..., Any], args: dict[str, Any]) -> Any:
         raise ValueError(f"expected arguments {list(signature.parameters)}, got {unknown}")
     flat = {name: value if isinstance(value, tuple) else (value,) for name, value in args.items()}
     sizes = {name: [n for n in values if isinstance(n, int)] for name, values in flat.items()}
-    if _names.get(id(maker), "").startswith(("families.", "networks.")):
+    if _names.get(id(maker), "").startswith(("families.", "networks.", "rules.")):
         for name, numbers in sizes.items():
             if max(map(abs, numbers), default=0) > MAX_SIZE:
                 raise ValueError(f"{name}: expected at most {MAX_SIZE}, got {max(numbers)}")

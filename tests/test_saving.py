@@ -38,7 +38,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
+from ardist import networks, rules
 from ardist.specification import Reader, Writer
 
 FOREIGN = ("foreign", "masked-module")  # refused: their constructors take modules
@@ -149,6 +149,32 @@ def test_an_argument_without_equality_returns():
 def test_other_values_are_refused(value):
     with pytest.raises(ValueError, match=r"to_spec: expected a value that JSON can hold as"):
         Holding(held=value).to_spec()
+
+
+COLUMNS = {"age": fam.Normal(), "job": fam.Categorical(3), "sex": fam.Bernoulli()}
+RULES = {
+    "end": (rules.End(2, pad=0), fam.Categorical(3)),
+    "distinct": (rules.Distinct(), fam.Categorical(4)),
+    "sum": (rules.Sum(2), fam.Bernoulli()),
+    "automaton": (rules.Automaton([[0, 1], [1, 0]], {0}), fam.Bernoulli()),
+    "regex": (rules.Automaton.regex("a(b|c)*", "abc", end=2), fam.Categorical(3)),
+    "within": (rules.Within(age=(0.5, None), job={0, 2}), COLUMNS),
+    "when": (rules.When("sex", {1}, age=0.0, job=1), COLUMNS),
+    "all": (rules.All(rules.Within(age=(None, 1.0)), rules.Within(job={1})), COLUMNS),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_returns(name):
+    rule, families = RULES[name]
+    if isinstance(families, dict):
+        ordering = ad.Ordering.permutation([2, 0, 1])
+        fac = ad.Factorization.columns(families, rule=rule, ordering=ordering)
+    else:
+        fac = ad.Factorization(4, families, rule=rule)
+    loaded = check_round_trip(networks.MADE(fac, hidden_features=8))
+    assert loaded.factorization == fac
+    assert loaded.factorization.rule == rule
 
 
 # Objects that two places hold.

@@ -14,6 +14,7 @@ from ardist.families import Family
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.layout import Layout
 from ardist.ordering import Ordering
+from ardist.specification import Specified
 
 State = Any  # a tensor (rows, ...), or a tuple of such tensors
 
@@ -129,7 +130,7 @@ class Specification(Protocol):
 
 
 @dataclass(frozen=True)
-class Rule(ABC):
+class Rule(Specified, ABC):
     """Which values a block may have, given the blocks that are drawn before it.
 
     A rule is local: the conditional of each block is restricted to the allowed values and

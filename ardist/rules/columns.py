@@ -56,6 +56,10 @@ class Within(Rule):
         pairs = tuple((name, _as_range(name, values)) for name, values in given.items())
         object.__setattr__(self, "columns", pairs)
 
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {"columns": dict(self.columns)}
+
     def __repr__(self) -> str:
         parts = [
             f"{name}={_spelled(values) if isinstance(values, frozenset) else values}"
