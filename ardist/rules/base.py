@@ -270,7 +270,7 @@ class Rule(Specified, ABC):
         """A log weight of what is known after a block, (rows,), for `ardist.sampling.smc`."""
         return None
 
-    def check_order(self, factorization: Specification, ranks: Tensor) -> None:  # noqa: B027
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
         """Raises a `ValueError` if blocks cannot be drawn in an order, (rows, num_blocks) ranks."""
 
     def expected(self, block_name: str) -> str:

@@ -186,6 +186,10 @@ class When(Rule):
         }
         object.__setattr__(self, "absent", tuple(constants.items()))
 
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {"column": self.column, "values": self.values, "absent": dict(self.absent)}
+
     def __repr__(self) -> str:
         absent = "".join(f", {name}={value}" for name, value in self.absent)
         return f"When({self.column!r}, {_spelled(self.values)}{absent})"

@@ -584,3 +584,15 @@ def test_graphs_and_transforms_of_torch():
     torch.testing.assert_close(torch.func.vmap(score)(x), expected)
     compiled = torch.compile(score, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected)
+
+
+@pytest.mark.parametrize("name", [*CASES, *COLUMNS])
+def test_a_file_holds_the_rule(name, tmp_path):
+    if name in COLUMNS:
+        rule, columns, _ = COLUMNS[name]
+        fac = ad.Factorization.columns(columns, rule=rule)
+    else:
+        fac = of_case(name, "permuted")
+    net = networks.Unshared(fac, hidden_features=4)
+    ad.save(net, tmp_path / "net")
+    assert ad.load(tmp_path / "net", classes=[Balanced]).factorization == fac
