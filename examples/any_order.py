@@ -1,32 +1,55 @@
-"""One network for every order: regions filled in, p(x_S) of any set, and mixtures over orders.
+"""One network for every order: inpainting, p(x_S) of any set, and mixtures over orders.
 
-Beside one that learns raster order alone. Needs scikit-learn, matplotlib and tqdm.
+A causal Transformer and a masked perceptron are trained on random orders, and a Transformer of the
+same size on raster order only. Needs scikit-learn, matplotlib and tqdm.
 """
 
 import argparse
-import copy
-import math
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import digits  # the example beside this one
+import digits  # the example of that name
 import numpy as np
 import torch
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Categorical
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 import ardist as ad
 
-Net = ad.networks.Transformer
-LEARNING_RATE, STEPS = 2e-3, 2500
-# Rows in a batch, and options of the network.
-PRESETS = {"nltcs": (200, {"dim": 32}), "digits": (64, {"dim": 64, "dropout": 0.1})}
-EXPECTED = {
-    "nltcs": "6.00 nats of raster, 6.04 of any order, 6.02 of the mixture of 16",
-    "digits": "79.4 nats of raster, 91.0 of any order, 88.9 of the mixture of 16",
+LEARNING_RATE = 2e-3
+
+
+class Recipe(NamedTuple):
+    """Rows in a batch, epochs, and options of the network and of `fit`."""
+
+    batch: int
+    epochs: int
+    network: dict[str, Any]
+    fit: dict[str, Any]
+
+
+_ADAM = partial(torch.optim.AdamW, betas=(0.9, 0.98))
+_ROWS = {"optimizer": _ADAM, "orderings": "row"}  # a random order for each row
+RECIPES = {
+    "nltcs": {
+        "one order": Recipe(200, 31, {"dim": 32}, {"optimizer": _ADAM}),
+        "causal": Recipe(200, 31, {"dim": 32}, _ROWS),
+        "masked": Recipe(
+            200, 62, {"hidden_features": (256, 256), "dropout": 0.1}, {"average": 0.998}
+        ),
+    },
+    "digits": {
+        "one order": Recipe(64, 119, {"dim": 64, "dropout": 0.1}, {"optimizer": _ADAM}),
+        "causal": Recipe(64, 119, {"dim": 64, "dropout": 0.1}, _ROWS),
+        "masked": Recipe(
+            64, 300, {"hidden_features": (512, 512), "dropout": 0.4}, {"average": 0.998}
+        ),
+    },
 }
 
 
@@ -46,58 +69,73 @@ def random_ranks(count: int, fac: ad.Factorization) -> Tensor:
 
 @torch.no_grad()
 def nats(p: torch.distributions.Distribution, x: Tensor) -> float:
-    """Mean negative log likelihood."""
+    """Mean negative log-likelihood."""
     return -p.log_prob(x).mean().item()
 
 
-def fit(name: str, fac: ad.Factorization, train: Tensor, valid: Tensor, any_order: bool) -> Net:
-    """Maximum likelihood: the network as it was when it was best on the validation set."""
-    count, options = PRESETS[name]
-    net, best = Net(fac, depth=3, heads=4, **options), math.inf
-    orders = random_ranks if any_order else lambda count, fac: fac.ordering  # the one of all rows
-    optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.98))
-    for step in tqdm(range(1, STEPS + 1), leave=False, disable=None):
-        batch = train[torch.randint(len(train), (count,))]
-        batch = digits.shifted(batch) if name == "digits" else batch
-        p = net.train().condition().with_ordering(orders(count, fac))
-        loss = -p.log_prob(batch).mean()
-        decay = math.cos(math.pi / 2 * step / STEPS) ** 2
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(step / 100, decay)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        if step % 50 == 0:
-            p = net.eval().condition().with_ordering(orders(len(valid), fac))
-            if (score := nats(p, valid)) < best:
-                best, chosen = score, copy.deepcopy(net)
-    return chosen
+def fit(
+    name: str, kind: str, fac: ad.Factorization, train: Tensor, valid: Tensor, seed: int
+) -> ad.networks.ConditionalNetwork:
+    """Maximum likelihood, by the recipe for this data and this kind of network."""
+    batch, epochs, options, training = RECIPES[name][kind]
+    torch.manual_seed(seed)
+    if kind == "masked":
+        net = ad.networks.Masked(fac, **options)
+    else:
+        net = ad.networks.Transformer(fac, depth=3, heads=4, **options)
+    collate = digits.stack_shifted if name == "digits" else None
+    ad.training.fit(
+        net,
+        DataLoader(train, batch, shuffle=True, collate_fn=collate),
+        valid=valid,
+        lr=LEARNING_RATE,
+        warmup=100,
+        max_epochs=epochs,
+        patience=None,
+        seed=seed,
+        **training,
+    )
+    return net
 
 
-def compare(train: Tensor, test: Tensor, one: Net, free: Net) -> None:
-    p, fac = free.condition(), free.factorization
+def compare(
+    train: Tensor,
+    valid: Tensor,
+    test: Tensor,
+    networks: dict[str, ad.networks.ConditionalNetwork],
+    seconds: dict[str, float],
+) -> ad.networks.ConditionalNetwork:
+    """Prints nats of test events by network, and returns the best one for any order."""
     counts = torch.nn.functional.one_hot(train).sum(0) + 1.0
-    alone = -Categorical(counts).log_prob(test)  # each element by itself
+    alone = -Categorical(counts).log_prob(test)  # independent elements
     orderings = [ad.Ordering.random(seed) for seed in range(16)]
-    singles = [nats(p.with_ordering(ordering), test) for ordering in orderings]
-    print("nats on test, by order of training and of scoring")
-    print(f"  independent elements     {alone.flatten(1).sum(-1).mean():8.3f}")
-    print(f"  raster, under raster     {nats(one.condition(), test):8.3f}")
-    print(f"  any order, under raster  {nats(p, test):8.3f}")
-    for count in (1, 4, 16):
-        some, mixture = singles[:count], nats(ad.OrderingMixture(free, orderings[:count]), test)
-        text = f"{sum(some) / count:8.3f} on average, {min(some):.3f} at best"
-        print(f"  any order, {count:2} random     {text}, {mixture:.3f} as a mixture")
-    print("nats of x_S on test, mean of 8 random sets S of each size")
+    columns = ("seconds", "raster", "random", "mix of 4", "mix of 16")
+    print(f"{'nats on test':<21}" + "".join(f"{column:>10}" for column in columns))
+    print(f"{'independent elements':<31}{alone.flatten(1).sum(-1).mean():10.3f}")
+    scores = {}
+    for kind, net in networks.items():
+        p = net.condition()
+        line = f"{kind:<21}{seconds[kind]:10.0f}{nats(p, test):10.3f}"
+        if kind != "one order":
+            each = [nats(p.with_ordering(ordering), test) for ordering in orderings]
+            line += f"{sum(each) / len(each):10.3f}"
+            for count in (4, 16):
+                line += f"{nats(ad.OrderingMixture(net, orderings[:count]), test):10.3f}"
+            scores[kind] = nats(ad.OrderingMixture(net, orderings), valid)
+        print(line, flush=True)
+    kind = min(scores, key=scores.__getitem__)
+    p, fac = networks[kind].condition(), networks[kind].factorization
+    print(f"nats of x_S on test by {kind!r}, mean of 8 random sets S of each size")
     for size in (fac.num_blocks * share // 16 for share in (1, 4, 8, 12)):
         kept = [ranks < size for ranks in random_ranks(8, fac)]
         own = sum(nats(p.marginal(mask), test[:, mask]) for mask in kept) / 8
         other = sum(alone[:, mask].sum(-1).mean().item() for mask in kept) / 8
         print(f"  {size:2} elements  {own:8.3f}, independent {other:8.3f}")
+    return networks[kind]
 
 
-def picture(net: Net, test: Tensor, path: Path, draws: int = 6) -> None:
-    """Digits with regions filled in: data in white, what the model drew in orange."""
+def picture(net: ad.networks.ConditionalNetwork, test: Tensor, path: Path, draws: int = 6) -> None:
+    """Digits with inpainted regions: data in white, sampled pixels in orange."""
     inks = ("white", "#ffa62b")
     data, drawn = (LinearSegmentedColormap.from_list("", ["#14141c", ink]) for ink in inks)
     row, column = torch.arange(8).unsqueeze(-1), torch.arange(8)
@@ -115,7 +153,7 @@ def picture(net: Net, test: Tensor, path: Path, draws: int = 6) -> None:
         tiles = np.stack((original, given, *tiles), 1)  # (4, 2 + draws, 8, 8, 4)
         framed = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
         axis.imshow(framed.swapaxes(1, 2).reshape(4 * 9, -1, 4))
-        axis.set_xticks([3.5, 12.5, 17.5 + 4.5 * draws], ["original", "given", "filled in"])
+        axis.set_xticks([3.5, 12.5, 17.5 + 4.5 * draws], ["original", "given", "inpainted"])
         axis.set(title=name, yticks=[], frame_on=False)
         axis.tick_params(length=0)
     figure.savefig(path, dpi=150, bbox_inches="tight")
@@ -135,14 +173,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     for name in ("nltcs", "digits") if args.dataset == "both" else (args.dataset,):
         torch.manual_seed(args.seed)
-        (fac, train, valid, test), start = load(name, path), time.process_time()
-        one, free = (fit(name, fac, train, valid, any_order) for any_order in (False, True))
-        print(f"\n{name}: twice {STEPS} steps in {time.process_time() - start:.0f} s of CPU time")
-        compare(train, test, one, free)
-        print(f"To expect: {EXPECTED[name]}")
+        fac, train, valid, test = load(name, path)
+        networks, seconds = {}, {}
+        for kind in RECIPES[name]:
+            start = time.process_time()
+            networks[kind] = fit(name, kind, fac, train, valid, args.seed)
+            seconds[kind] = time.process_time() - start
+        print(f"\n{name}")
+        best = compare(train, valid, test, networks, seconds)
         if name == "digits":
             args.output.mkdir(parents=True, exist_ok=True)
-            picture(free, test, args.output / "any_order.png")
+            picture(best, test, args.output / "any_order.png")
             print(f"picture: {args.output / 'any_order.png'}")
 
 
