@@ -12,6 +12,7 @@ from ardist.mixtures import Mixture, OrderingMixture
 from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
+from ardist.saving import load, save
 
 __version__ = "0.1.0"
 
@@ -27,8 +28,10 @@ __all__ = [
     "families",
     "guides",
     "information",
+    "load",
     "networks",
     "sampling",
+    "save",
     "testing",
     "training",
     "transforms",

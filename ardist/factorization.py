@@ -27,10 +27,11 @@ from ardist.shapes import (
     described,
     spelled,
 )
+from ardist.specification import Specified
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
-class Factorization:
+class Factorization(Specified):
     """The blocks of an event, the order in which they are drawn, and their conditionals' families.
 
     A frozen value, compared by meaning: two factorizations with the same blocks, dependencies and

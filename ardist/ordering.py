@@ -1,9 +1,10 @@
 """The order in which blocks are drawn."""
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Size, Tensor
@@ -18,13 +19,14 @@ from ardist.shapes import (
     check_type,
     shortened,
 )
+from ardist.specification import Specified, register
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
-class Ordering:
+class Ordering(Specified):
     """The order in which the blocks of a grid are drawn.
 
     Its static methods make orderings, which compare by value. An ordering gives each block a rank.
@@ -287,6 +289,19 @@ class Ordering:
     def _adjacency(self) -> Tensor:
         return torch.tensor(self.arguments, dtype=torch.bool).view((self._grid or ()) * 2)
 
+    @property
+    def _maker(self) -> Callable[..., "Ordering"]:
+        return getattr(Ordering, self.name)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        given: Sequence[Any] = self.arguments
+        if self._grid is not None:
+            shape = self._grid * 2 if self.is_graph else self._grid
+            given = [torch.tensor(given).view(shape).tolist()]
+        names = inspect.signature(self._maker).parameters
+        return dict(zip(names, given, strict=False))  # an argument that has its default is left out
+
     # Text and figures.
 
     def _example_grid(self, side: int) -> Size:
@@ -364,6 +379,10 @@ class Ordering:
 
     def __repr__(self) -> str:
         return f"Ordering.{self.name}({shortened(self.arguments)})"
+
+
+_NAMES = (*PATTERNS, "permutation", "from_ranks", "from_graph")
+register("Ordering", {name: getattr(Ordering, name) for name in _NAMES})
 
 
 def _depths(parents: Tensor) -> Tensor:

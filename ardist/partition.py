@@ -1,7 +1,8 @@
 """Partitions of an event into blocks."""
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from ardist.shapes import (
     is_sequence,
     shortened,
 )
+from ardist.specification import Specified, register
 
 
 class Blocks(NamedTuple):
@@ -28,7 +30,7 @@ class Blocks(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Partition:
+class Partition(Specified):
     """A partition of an event into blocks. Each conditional is a distribution of one block.
 
     Its static methods make partitions, which compare by value. A partition has no event shape.
@@ -215,6 +217,21 @@ class Partition:
             )
         return Blocks(torch.Size((len(shapes),)), shapes, elements)
 
+    @property
+    def _maker(self) -> Callable[..., "Partition"]:
+        return getattr(Partition, self.name)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        given: Any = self.arguments[0] if self.name == "patches" else self.arguments
+        if self._shape is not None:
+            given = torch.tensor(given).view(self._shape).tolist()
+        return dict.fromkeys(inspect.signature(self._maker).parameters, given)
+
     def __repr__(self) -> str:
         inside = repr(list(self.arguments)) if self.name == "split" else shortened(self.arguments)
         return f"Partition.{self.name}({inside})"
+
+
+_NAMES = ("scalars", "along", "patches", "from_labels", "split")
+register("Partition", {name: getattr(Partition, name) for name in _NAMES})

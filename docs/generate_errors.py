@@ -21,6 +21,7 @@ METHODS = {
     "mean",
     "mode",
     "rsample",
+    "to_spec",
     "variance",
 }
 

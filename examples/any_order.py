@@ -33,21 +33,27 @@ class Recipe(NamedTuple):
     fit: dict[str, Any]
 
 
-_ADAM = partial(torch.optim.AdamW, betas=(0.9, 0.98))
+_ADAM = partial(torch.optim.AdamW, betas=(0.9, 0.98), fused=True)
 _ROWS = {"optimizer": _ADAM, "orderings": "row"}  # a random order for each row
 RECIPES = {
     "nltcs": {
         "one order": Recipe(200, 31, {"dim": 32}, {"optimizer": _ADAM}),
         "causal": Recipe(200, 31, {"dim": 32}, _ROWS),
         "masked": Recipe(
-            200, 62, {"hidden_features": (256, 256), "dropout": 0.1}, {"average": 0.998}
+            200,
+            62,
+            {"hidden_features": (256, 256), "dropout": 0.1},
+            {"optimizer": _ADAM, "average": 0.998},
         ),
     },
     "digits": {
         "one order": Recipe(64, 119, {"dim": 64, "dropout": 0.1}, {"optimizer": _ADAM}),
         "causal": Recipe(64, 119, {"dim": 64, "dropout": 0.1}, _ROWS),
         "masked": Recipe(
-            64, 300, {"hidden_features": (512, 512), "dropout": 0.4}, {"average": 0.998}
+            64,
+            250,
+            {"hidden_features": (512, 512), "dropout": 0.3},
+            {"optimizer": _ADAM, "average": 0.998},
         ),
     },
 }

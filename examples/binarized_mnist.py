@@ -1,12 +1,15 @@
-"""Statically binarized MNIST, pixel by pixel: likelihoods beside published ones, and a picture.
+"""Statically binarized MNIST, pixel by pixel: likelihoods next to published ones, and a picture.
 
-Can be stopped at any time: the same command goes on from its last checkpoint. Needs matplotlib
-and tqdm.
+    torchrun --nproc-per-node 2 examples/binarized_mnist.py --data DIR
+
+trains in several processes, each with its share of the images of a step. A run that was stopped
+resumes from its last checkpoint, with `torchrun` or without. Needs matplotlib and tqdm.
 """
 
 import argparse
 import math
-import time
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor, distributed, nn
 
 import ardist as ad
 
@@ -24,7 +26,7 @@ WARMUP, SAVE_EVERY, MAX_NORM = 50, 500, 50.0
 
 
 class Recipe(NamedTuple):
-    """A network, and Adam with a learning rate that falls to zero along a cosine."""
+    """A network and how it is trained."""
 
     network: type[ad.networks.ConditionalNetwork]
     steps: int
@@ -73,8 +75,7 @@ def load(path: Path) -> list[Tensor]:
 
 @torch.no_grad()
 def nats(network: nn.Module, images: Tensor) -> Tensor:
-    """Of each pixel, given those before it: (N, 28, 28)."""
-    network.eval()  # without dropout
+    """Of each pixel given the earlier ones: (N, 28, 28)."""
     p, device = ad.AutoregressiveDistribution(network), next(network.parameters()).device
     return torch.cat([-p.log_prob_blocks(part.to(device)).cpu() for part in images.split(250)])
 
@@ -83,64 +84,45 @@ def mean(scores: Tensor) -> float:
     return scores.double().sum((1, 2)).mean().item()
 
 
+class Likelihood(ad.LogLikelihood):
+    """The log-likelihood, on a GPU in bfloat16."""
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            return super().forward(x, *others)
+
+
 def fit(network: nn.Module, recipe: Recipe, train: Tensor, valid: Tensor, path: Path) -> float:
-    """Maximum likelihood, from the checkpoint on where there is one; the minutes of all runs."""
-    device = next(network.parameters()).device
-    optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
-    done, seconds, score = 0, 0.0, math.nan
-    if path.is_file():
-        state = torch.load(path, weights_only=True)
-        if state["recipe"] != repr(recipe):
-            raise SystemExit(f"{path} is of another recipe: move it away to start anew")
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        done, seconds, score = state["done"], state["seconds"], state["score"]
-        torch.set_rng_state(state["rng"])
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    start = time.perf_counter() - seconds
-    per_epoch = len(train) // recipe.batch
-    bar = tqdm(range(done, recipe.steps), initial=done, total=recipe.steps, ncols=100)
-    for step in bar:
-        epoch, place = divmod(step, per_epoch)
-        if place == 0 or step == done:  # the same order of images after a stop
-            generator = torch.Generator().manual_seed(epoch)
-            batches = torch.randperm(len(train), generator=generator).split(recipe.batch)
-        lr = recipe.lr * math.cos(math.pi / 2 * step / recipe.steps) ** 2
-        optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / WARMUP)
-        network.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            images = train[batches[place]].to(device)
-            loss = -ad.AutoregressiveDistribution(network).log_prob(images).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)
-        optimizer.step()
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
-            score = mean(nats(network, valid[:1000]))
-            state = {
-                **{"recipe": repr(recipe), "done": step + 1, "score": score},
-                **{"network": network.state_dict(), "optimizer": optimizer.state_dict()},
-                "seconds": time.perf_counter() - start,
-                **{"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()},
-            }
-            torch.save(state, path.with_suffix(".new"))
-            path.with_suffix(".new").replace(path)  # never half a file
-        if step % 10 == 0:
-            bar.set_postfix_str(f"nats: batch {loss.item():.1f}, validation {score:.2f}")
-    return (time.perf_counter() - start) / 60
+    """Maximum likelihood, resumed from the checkpoint if it exists. Returns the minutes in all."""
+    every = min(SAVE_EVERY, recipe.steps)
+    history = ad.training.fit(
+        Likelihood(network),
+        train,
+        valid=valid[:1000],
+        batch_size=recipe.batch,
+        lr=recipe.lr,
+        warmup=WARMUP,
+        clip=MAX_NORM,
+        optimizer=partial(torch.optim.Adam, betas=(0.9, 0.99)),
+        max_epochs=math.ceil(recipe.steps / every),
+        steps_per_epoch=every,
+        patience=None,
+        checkpoint=path,
+    )
+    return history.seconds[-1] / 60
 
 
 def picture(network: nn.Module, test: Tensor, path: Path, columns: int = 10) -> None:
-    """Samples, and where the nats of some test digits are."""
+    """Samples, and the nats of each pixel of some test digits."""
     samples = ad.AutoregressiveDistribution(network).sample((4 * columns,)).cpu()
     digits = test[500 :: len(test) // columns]
     maps = nats(network, digits)
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     axes = figure.subplots(3, height_ratios=[4, 1, 1])
     for axis, tiles, colors, top, title in (
-        (axes[0], samples, "gray", 1, "Digits drawn by the model"),
+        (axes[0], samples, "gray", 1, "Digits sampled from the model"),
         (axes[1], digits, "gray", 1, "Digits of the test set"),
-        (axes[2], maps, "inferno", 3, "Their nats, pixel by pixel, and in all"),
+        (axes[2], maps, "inferno", 3, "Their nats, by pixel and in total"),
     ):
         framed = F.pad(tiles, (1, 1, 1, 1), value=math.nan).unflatten(0, (-1, columns))
         rows = framed.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -162,24 +144,38 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, help="in place of the recipe's, for a quick look")
+    parser.add_argument("--steps", type=int, help="instead of the recipe's, for a quick look")
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder to write to")
     args = parser.parse_args()
     if not (args.data / FILE).is_file():
         parser.error(f"{args.data / FILE} is missing: bits of `train`, `valid` and `test` images")
     torch.set_num_threads(args.threads)
+    device = args.device
+    if "RANK" in os.environ:  # set by torchrun
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
     torch.manual_seed(0)
     args.output.mkdir(parents=True, exist_ok=True)
     recipe = RECIPES[args.network, args.device]
     recipe = recipe._replace(steps=args.steps or recipe.steps)
     train, valid, test = load(args.data / FILE)
     factorization = ad.Factorization((SIDE, SIDE), ad.families.Bernoulli())  # in raster order
-    network = recipe.network(factorization, **recipe.options).to(args.device)
+    network = recipe.network(factorization, **recipe.options).to(device)
+    rank = distributed.get_rank() if distributed.is_initialized() else 0
     size = sum(weight.numel() for weight in network.parameters())
-    print(f"{args.network} {recipe.options}, {size} weights; {recipe.steps} steps of")
-    print(f"{recipe.batch} images, learning rate {recipe.lr}, {args.threads} threads", flush=True)
+    if rank == 0:
+        print(f"{args.network} {recipe.options}, {size} weights; {recipe.steps} steps of")
+        print(
+            f"{recipe.batch} images, learning rate {recipe.lr}, {args.threads} threads", flush=True
+        )
     path = args.output / f"binarized_mnist_{args.network}.pt"
     minutes = fit(network, recipe, train, valid, path)
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    if rank > 0:
+        return
     print(f"{minutes:.0f} minutes; {mean(nats(network, valid)):.2f} nats on the validation images")
     own = f"{mean(nats(network, test)):6.2f}  {'ardist, ' + args.network:32} <<< this run"
     print("\nnats on the test images", *sorted([own, *PUBLISHED.splitlines()])[::-1], sep="\n")

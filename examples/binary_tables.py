@@ -1,10 +1,9 @@
-"""Binary tables: MADEs under several orderings, and their mixture, beside published numbers.
+"""Binary tables: MADEs under several orderings, and their mixture, compared with published numbers.
 
-The validation set picks each network's epoch; the test set is read once, at the end.
+The validation set selects the epoch of each network. The test set is read once, at the end.
 """
 
 import argparse
-import copy
 import math
 import time
 from pathlib import Path
@@ -12,10 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 import ardist as ad
 
@@ -23,12 +19,12 @@ PATIENCE = 10  # epochs without a better validation score
 
 
 class Preset(NamedTuple):
-    """What was chosen for a table, on its validation set alone."""
+    """The options for a table, which were chosen on its validation set alone."""
 
     hidden: tuple[int, ...]  # () is a chain of logistic regressions
     lr: float
     decay: float  # AdamW's, on all but the direct connections
-    l1: float  # on the direct connections: most pairs of columns have nothing to say
+    l1: float  # on the direct connections, since most pairs of columns are independent
     batch: int
     orderings: int
 
@@ -59,41 +55,41 @@ PUBLISHED = {  # by model and source: mean test log-likelihood in nats on each o
 
 @torch.no_grad()
 def score(network: torch.nn.Module, x: Tensor) -> Tensor:
-    """log p of every row, in float64."""
+    """log p of each row, in float64."""
     p = ad.AutoregressiveDistribution(network)
     return torch.cat([p.log_prob(rows).double() for rows in x.split(4096)])
 
 
 def mix(scores: list[Tensor]) -> Tensor:
-    """log of the mean of whole p(x); a mean of logits would be no distribution."""
+    """log of the mean of p(x). A mean of logits would not give a distribution."""
     return torch.stack(scores).logsumexp(0) - math.log(len(scores))
 
 
-def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor) -> torch.nn.Module:
+class Penalized(nn.Module):
+    """The log-likelihood, minus a penalty on the direct connections in training."""
+
+    def __init__(self, network: ad.networks.MADE, l1: float) -> None:
+        super().__init__()
+        self.network, self.l1 = network, l1
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.network.condition().log_prob(x)
+        penalty = self.l1 * self.network.direct.weight.abs().sum()
+        return scores - penalty if self.training else scores
+
+
+def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor, seed: int) -> None:
     direct = network.direct.weight
-    torch.nn.init.zeros_(direct)  # each connection has to earn its weight
-    others = [parameter for parameter in network.parameters() if parameter is not direct]
-    groups = [{"params": others}, {"params": [direct], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, preset.lr, weight_decay=preset.decay)
-    plan = ReduceLROnPlateau(optimizer, "max", 0.5, patience=PATIENCE // 3, threshold=1e-5)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))  # less noisy
-    best_score, best_epoch = -math.inf, 0
-    for epoch in (bar := tqdm(range(400), leave=False, disable=None)):
-        for rows in torch.randperm(len(train)).split(preset.batch):
-            loss = -network.condition().log_prob(train[rows]).mean()
-            optimizer.zero_grad()
-            (loss + preset.l1 * direct.abs().sum()).backward()
-            optimizer.step()
-            average.update_parameters(network)
-        now = score(average.module, valid).mean().item()
-        plan.step(now)
-        bar.set_postfix(valid=f"{now:.3f}", best=f"{best_score:.3f}")
-        if now > best_score + 1e-3:
-            best, best_score, best_epoch = copy.deepcopy(average.module), now, epoch
-        elif epoch - best_epoch >= PATIENCE:
-            break
-    bar.close()
-    return best
+    nn.init.zeros_(direct)  # a connection is used only if it outweighs the penalty
+
+    def optimizer(groups: list[dict], lr: float) -> torch.optim.Optimizer:
+        others = [weight for weight in network.parameters() if weight is not direct]
+        decayed = {"params": others, "weight_decay": preset.decay}
+        return torch.optim.AdamW([decayed, {"params": [direct], "weight_decay": 0.0}], lr)
+
+    options = {"lr": preset.lr, "batch_size": preset.batch, "optimizer": optimizer, "seed": seed}
+    options |= {"average": 0.99, "clip": None, "warmup": 0, "patience": PATIENCE}
+    ad.training.fit(Penalized(network, preset.l1), train, valid=valid, **options)
 
 
 def main() -> None:
@@ -122,7 +118,8 @@ def main() -> None:
     for number in range(count):
         ordering = ad.Ordering.random(args.seed + number) if number else ad.Ordering.raster()
         fac = ad.Factorization(train.shape[1:], ad.families.Bernoulli(), ordering=ordering)
-        network = fit(ad.networks.MADE(fac, hidden_features=preset.hidden), preset, train, valid)
+        network = ad.networks.MADE(fac, hidden_features=preset.hidden)
+        fit(network, preset, train, valid, args.seed)
         networks.append(network)
         scores.append(score(network, valid))
         text = f"valid {scores[-1].mean():.3f}, mixture so far {mix(scores).mean():.3f}"

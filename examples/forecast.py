@@ -1,14 +1,14 @@
-"""Time series: Pacific sea surface temperatures, a year ahead, as 500 paths drawn from an RNN.
+"""Time series: Pacific sea surface temperatures, a year ahead, as 500 paths sampled from an RNN.
 
     python examples/forecast.py --family studentt
 
-Four years are one event, each month a block with a context; a forecast is one given three years.
-Prints CRPS, MAE and coverage, from every month of test years that vary more than those before,
-beside a seasonal naive forecast and the climatology. Needs statsmodels, matplotlib and tqdm.
+Four years are one event, and each month is a block with a context. A forecast is conditioned on
+three years. Prints CRPS, MAE and coverage of forecasts from every month of the test years, which
+vary more than the years before, next to a seasonal naive forecast and the climatology. Needs
+statsmodels, matplotlib and tqdm.
 """
 
 import argparse
-import copy
 import math
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from statsmodels.datasets import elnino
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import ardist as ad
@@ -25,7 +25,7 @@ STUDENT, NORMAL = ad.families.StudentT(), ad.families.Normal()
 FAMILIES = {"studentt": STUDENT, "mixture": ad.families.Mixture(NORMAL, 3), "normal": NORMAL}
 YEAR, PAST, AHEAD, PATHS = 12, 36, 12, 500
 VALID, TEST, END = (YEAR * (year - 1950) for year in (1986, 1993, 2011))  # in months
-STEPS, BATCH, LEARNING_RATE = 600, 64, 3e-3
+EPOCHS, BATCH, LEARNING_RATE = 100, 64, 3e-3
 
 
 class Series:
@@ -50,26 +50,23 @@ def windows(first: int, end: int) -> Tensor:
     return torch.arange(first, end - AHEAD + 1).unsqueeze(-1) + torch.arange(-PAST, AHEAD)
 
 
-def nats(net: ad.networks.RNN, series: Series, months: Tensor) -> Tensor:
-    """Mean negative log likelihood of a month in the last years of windows."""
-    p = net.condition(series.context[months])
-    return -p.log_prob_blocks(series.anomaly[months])[:, PAST:].mean()
+class LastYear(nn.Module):
+    """The log-likelihood of a month in the last year of each window, (N,)."""
+
+    def __init__(self, net: ad.networks.RNN, series: Series) -> None:
+        super().__init__()
+        self.net, self.series = net, series
+
+    def forward(self, months: Tensor) -> Tensor:
+        p = self.net.condition(self.series.context[months])
+        return p.log_prob_blocks(self.series.anomaly[months])[:, PAST:].mean(1)
 
 
-def fit(net: ad.networks.RNN, series: Series) -> None:
-    """Maximum likelihood. Of the weights on the way, those best on the validation years stay."""
-    optimizer = torch.optim.AdamW(net.parameters(), LEARNING_RATE, weight_decay=0.05)
-    train, valid, best = windows(2 * YEAR + PAST, VALID), windows(VALID, TEST), math.inf
-    for step in (bar := tqdm(range(1, STEPS + 1), "training", leave=False, disable=None)):
-        optimizer.zero_grad()
-        nats(net.train(), series, train[torch.randint(len(train), (BATCH,))]).backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        if step % 20 == 0:
-            if (score := nats(net.eval(), series, valid).item()) < best:
-                best, weights = score, copy.deepcopy(net.state_dict())
-            bar.set_postfix_str(f"validation {score:.3f}, best {best:.3f} nats a month")
-    net.load_state_dict(weights)
+def fit(net: ad.networks.RNN, series: Series, seed: int) -> None:
+    train, valid = windows(2 * YEAR + PAST, VALID), windows(VALID, TEST)
+    options = {"batch_size": BATCH, "weight_decay": 0.05, "patience": None, "seed": seed}
+    options |= {"valid": valid, "max_epochs": EPOCHS, "lr": LEARNING_RATE}
+    ad.training.fit(LastYear(net, series), train, **options)
 
 
 def forecast(net: ad.networks.RNN, series: Series, test: Tensor) -> dict[str, Tensor]:
@@ -139,7 +136,7 @@ def main() -> None:
     options = {"cell": "tanh", "hidden_size": 64, "dropout": 0.2, "context_kind": "blocks"}
     net = ad.networks.RNN(fac, context_shape=(*fac.grid_shape, 4), **options)
     series, test = Series(), windows(TEST, END)
-    fit(net, series)
+    fit(net, series, args.seed)
     forecasts = forecast(net, series, test)
     print(f"{len(test)} forecasts of a year, {time.process_time():.0f} s of CPU time")
     report(forecasts, series.celsius[test[:, PAST:]])

@@ -1,12 +1,13 @@
-"""Guides in Pyro: autoregressive posteriors of a funnel and of eight schools, beside Gaussian ones.
+"""Guides in Pyro: autoregressive posteriors of a funnel and eight schools, and Gaussian ones.
 
     python examples/guides.py
 
 Neal's funnel and the eight schools (Rubin 1981), centred: the scale of some latents is a latent
 too. Prints for each guide the ELBO and KL(guide, posterior) in nats, the Pareto k of importance
-weights (trusted below 0.7: Yao et al. 2018) and KS, the largest Kolmogorov-Smirnov distance of a
-latent's draws from the truth's: exact draws, or a long NUTS run for the schools. Gaussian guides,
-whose steps are cheaper, get three times as many. Draws all posteriors. Needs scipy and matplotlib.
+weights (reliable below 0.7: Yao et al. 2018) and KS, the largest Kolmogorov-Smirnov distance of a
+latent's samples from the true ones: exact samples, or a long NUTS run for the schools. Gaussian
+guides have cheaper steps and take three times as many. Plots all posteriors. The training loop is
+Pyro's SVI, since the objective is an ELBO. Needs scipy, matplotlib and tqdm.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def nuts() -> dict[str, Tensor]:
 
 
 def as_vectors(draws: dict[str, Tensor]) -> Tensor:
-    """The latents side by side, the scale as its logarithm: (N, 10)."""
+    """The latents as columns, with the logarithm of the scale: (N, 10)."""
     columns = [(name, draws[name].reshape(len(draws[name]), -1)) for name in ORDER if name in draws]
     return torch.cat([x.log() if name == "scale" else x for name, x in columns], -1)
 
@@ -106,7 +107,7 @@ def judge(model: Callable, guide: Callable, truth: Tensor) -> tuple[Tensor, floa
 
 
 def draw(panels: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """What the logarithm of the scale says of one latent: a row for each model."""
+    """The logarithm of the scale against one latent: a row for each model."""
     figure = Figure((14, 5.6), layout="constrained")
     axes = figure.subplots(2, len(GUIDES) + 1, sharex="row", sharey="row")
     for row, (title, draws) in zip(axes, panels.items(), strict=True):

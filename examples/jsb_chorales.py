@@ -1,11 +1,10 @@
 """Bach's chorales: an RNN over time and a MADE within each chord (an RNN-NADE).
 
-Three models are scored beside published ones; the last composes. Needs matplotlib, mido, tqdm.
+Three models are compared with published ones. The last one composes. Needs matplotlib, mido and
+tqdm.
 """
 
 import argparse
-import copy
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 import ardist as ad
 from ardist.networks import MADE, RNN
@@ -30,48 +29,71 @@ INNER = partial(MADE, hidden_features=(400, 400), context_shape=(128,), residual
 IN_TIME = ad.Partition.along(0)  # blocks are chords
 SEMITONES = 5  # by which no key of these data leaves the keyboard
 HEAD = "nats a step             seconds  valid   test  published ([C] read there, [M] from memory)"
-LENGTH, GIVEN = 64, 8  # steps of what is drawn, and how many of a real chorale to go on from
+LENGTH, GIVEN = 64, 8  # steps of a sample, and of a real chorale to continue
 
 
-def nats(net: RNN, rolls: list[Tensor]) -> Tensor:
-    """Mean negative log likelihood of a step given its whole past, over all steps of all rolls.
+def batch_of(rolls: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Padded rolls (N, steps, 88), and a mask of their steps (N, steps)."""
+    masks = [torch.ones(len(roll), dtype=torch.bool) for roll in rolls]
+    return pad_sequence(rolls, batch_first=True), pad_sequence(masks, batch_first=True)
 
-    Lengths are known and not modelled: what pads a roll comes after it and is not scored.
+
+class PerStep(nn.Module):
+    """The log-likelihood of each roll, divided by the mean number of steps, (N,).
+
+    Lengths are known and not modelled: the padding comes after a roll and is not scored.
     """
-    x = pad_sequence(rolls, batch_first=True)
-    real = pad_sequence([torch.ones(len(roll)) for roll in rolls], batch_first=True) > 0
-    fac = ad.Factorization(x.shape[1:], net.factorization.families[0], partition=IN_TIME)
-    p = ad.AutoregressiveDistribution(net, factorization=fac)  # an RNN serves any length
-    return -p.log_prob_blocks(x)[real].mean()
+
+    def __init__(self, net: RNN, steps: float) -> None:
+        super().__init__()
+        self.net, self.steps = net, steps
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        fac = ad.Factorization(x.shape[1:], self.net.factorization.families[0], partition=IN_TIME)
+        p = ad.AutoregressiveDistribution(self.net, factorization=fac)  # an RNN supports any length
+        return (p.log_prob_blocks(x) * real).sum(1) / self.steps
 
 
-score = torch.no_grad()(nats)
+@torch.no_grad()
+def score(net: RNN, rolls: list[Tensor]) -> float:
+    """Mean negative log-likelihood of a step given all earlier ones, over all steps."""
+    return -PerStep(net, sum(map(len, rolls)))(*batch_of(rolls)).sum().item()
 
 
-def fit(net: RNN, data: dict[str, list[Tensor]], moved: bool, epochs: int) -> float:
-    """Maximum likelihood; the weights of the epoch that is best in validation stay."""
-    optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=DECAY)
-    best = math.inf
-    for epoch in tqdm(range(epochs), "training", leave=False, disable=None):
-        optimizer.param_groups[0]["lr"] = LR * math.cos(math.pi / 2 * epoch / epochs) ** 2
-        net.train()
-        for rows in torch.randperm(len(data["train"])).split(BATCH):
-            # Other keys teach harmony, but all of these chorales are in C: ever fewer are moved.
-            away = torch.rand(rows.shape) < moved * (1 - epoch / epochs)
-            shifts = torch.randint(-SEMITONES, SEMITONES + 1, rows.shape) * away
-            pairs = zip(rows.tolist(), shifts.tolist(), strict=True)
-            optimizer.zero_grad()
-            nats(net, [data["train"][row].roll(shift, 1) for row, shift in pairs]).backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimizer.step()
-        if (now := score(net.eval(), data["valid"]).item()) < best:
-            best, weights = now, copy.deepcopy(net.state_dict())
-    net.load_state_dict(weights)
-    return best
+class Transposed:
+    """Makes batches in which a share of the rolls is in another key. The share falls to zero.
+
+    Other keys teach harmony, but all of these chorales are in C.
+    """
+
+    def __init__(self, share: float, epochs: int) -> None:
+        self.share, self.fall = share, share / epochs
+
+    def __call__(self, rolls: list[Tensor]) -> tuple[Tensor, Tensor]:
+        away = torch.rand(len(rolls)) < self.share
+        shifts = torch.randint(-SEMITONES, SEMITONES + 1, away.shape) * away
+        pairs = zip(rolls, shifts.tolist(), strict=True)
+        return batch_of([roll.roll(shift, 1) for roll, shift in pairs])
+
+    def after_epoch(self, history: ad.training.History) -> None:
+        self.share -= self.fall
+
+
+def fit(net: RNN, data: dict[str, list[Tensor]], moved: bool, epochs: int, seed: int) -> None:
+    train, make = data["train"], Transposed(float(moved), epochs)
+    options = {"lr": LR, "weight_decay": DECAY, "warmup": 0, "patience": None, "seed": seed}
+    ad.training.fit(
+        PerStep(net, sum(map(len, train)) / len(train)),
+        DataLoader(train, BATCH, shuffle=True, collate_fn=make),
+        valid=DataLoader(data["valid"], BATCH, collate_fn=batch_of),
+        max_epochs=epochs,
+        callbacks=[make.after_epoch],
+        **options,
+    )
 
 
 def picture(rows: dict[str, Tensor], path: Path) -> None:
-    """Two rolls a row: 0 is silence, 1 data in white, 2 drawn in orange."""
+    """Two rolls a row: 0 is silence, 1 data in white, 2 sampled in orange."""
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(len(rows), 2, sharex=True, sharey=True)
     colors = ListedColormap(["#14141c", "white", "#ffa62b"])
@@ -130,8 +152,9 @@ def main() -> None:
         start = time.perf_counter()
         fac = ad.Factorization((LENGTH, KEYS), family, partition=IN_TIME)
         net = RNN(fac, hidden_size=HIDDEN, dropout=DROPOUT)
-        valid = fit(net, data, moved, args.epochs)
-        test, seconds = score(net, data["test"]).item(), time.perf_counter() - start
+        fit(net, data, moved, args.epochs, args.seed)
+        seconds = time.perf_counter() - start
+        valid, test = (score(net, data[part]) for part in ("valid", "test"))
         print(f"{name:<22}{seconds:9.0f}{valid:7.3f}{test:7.3f}  {published}", flush=True)
     p, given = net.condition(), (torch.arange(LENGTH) < GIVEN).unsqueeze(-1)
     real = torch.stack([roll[:LENGTH] for roll in data["test"] if len(roll) >= LENGTH][:2])
@@ -139,7 +162,7 @@ def main() -> None:
     rows = {
         "Real, from the test set": real,
         f"Their first {GIVEN} steps, continued": continued * torch.where(given, 1, 2),
-        "Drawn": 2 * drawn,
+        "Sampled": 2 * drawn,
     }
     picture(rows, args.output / "jsb_chorales.png")
     write_midi(drawn[0], args.output / "jsb_chorales.mid")

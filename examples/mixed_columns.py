@@ -1,15 +1,14 @@
-"""Mixed columns: a table as one distribution, scored by column, filled in, and drawn anew.
+"""Mixed columns: a table as one distribution, scored by column, imputed, and sampled.
 
     python examples/mixed_columns.py --data DIR    # with adult_mixed.npz, UCI's Adult, in it
     python examples/mixed_columns.py --csv FILE --family zip=categorical --family age=logistic
 
-One Transformer learns the natural order, categorical columns first, and random orders beside it:
-by the first it scores and draws; missing cells it fills in by the order that puts the others
-first. The validation rows pick the step; the test rows are read at the end.
+One Transformer learns the natural order, with categorical columns first, and random orders. It
+scores and samples in the natural order, and imputes missing cells in an order in which the observed
+ones come first. The validation rows select the epoch. The test rows are read at the end.
 """
 
 import argparse
-import copy
 import math
 import time
 from pathlib import Path
@@ -18,9 +17,6 @@ import numpy as np
 import torch
 from columns import KINDS, Column, read_adult, read_csv, write_csv
 from torch import Tensor
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 import ardist as ad
 
@@ -28,13 +24,6 @@ DIM, DEPTH, HEADS, DROPOUT = 64, 3, 4, 0.05
 BATCH, LR, DECAY = 256, 3e-3, 0.1
 HIDDEN, ROWS, DRAWS = 0.2, 2000, 25  # cells to hide, in how many test rows, and draws of each
 Network = torch.nn.Module
-
-
-def orders(x: Tensor) -> Tensor:
-    """The natural order for every other row, a random one for each of the rest."""
-    ranks = torch.rand(x.shape).argsort(-1)
-    ranks[::2] = torch.arange(x.shape[1])
-    return ranks
 
 
 @torch.no_grad()
@@ -53,26 +42,25 @@ def fill(network: Network, x: Tensor, draws: int) -> np.ndarray:
     return torch.cat(parts, 1).double().numpy()
 
 
-def fit(network: Network, train: Tensor, valid: Tensor, steps: int) -> Network:
-    optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=DECAY)
-    plan = OneCycleLR(optimizer, LR, steps, pct_start=max(0.05, 1.5 / steps))  # 1 / steps fails
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.997))  # less noisy
-    best, best_score, fixed = network, -math.inf, orders(valid)
-    for step in (bar := tqdm(range(1, steps + 1), leave=False, disable=None)):
-        x = train[torch.randint(len(train), (BATCH,))]
-        p = network.condition(nan_policy="marginalize").with_ordering(orders(x))
-        optimizer.zero_grad()
-        (-p.log_prob(x).mean()).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        plan.step()
-        average.update_parameters(network)
-        if step % max(steps // 40, 1) == 0:
-            now = score(average.module.eval(), valid, fixed).sum(-1).mean()
-            bar.set_postfix(valid=f"{now:.3f}", best=f"{best_score:.3f}")
-            if now > best_score:
-                best, best_score = copy.deepcopy(average.module), now
-    return best
+def fit(network: Network, train: Tensor, valid: Tensor, steps: int, seed: int) -> None:
+    every = max(steps // 40, 1)
+    ad.training.fit(
+        network,
+        train,
+        valid=valid,
+        orderings="row",
+        in_order=0.5,
+        nan_policy="marginalize",
+        batch_size=BATCH,
+        lr=LR,
+        weight_decay=DECAY,
+        warmup=steps // 20,
+        average=0.997,
+        max_epochs=math.ceil(steps / every),
+        steps_per_epoch=every,
+        patience=None,
+        seed=seed,
+    )
 
 
 def report(network: Network, table: dict[str, Column], x: Tensor, rows: np.ndarray) -> None:
@@ -140,7 +128,7 @@ def main() -> None:
     fac = ad.Factorization.columns({name: column.family for name, column in table.items()})
     x = torch.from_numpy(np.stack([column.codes for column in table.values()], 1)).float()
     network = ad.networks.Transformer(fac, dim=DIM, depth=DEPTH, heads=HEADS, dropout=DROPOUT)
-    network = fit(network, x[part == 0], x[part == 1], args.steps)
+    fit(network, x[part == 0], x[part == 1], args.steps, args.seed)
     print(f"{args.steps} steps, threads {args.threads}, seed {args.seed}")
     report(network, table, x, part == 2)
     drawn = fac.unpack(network.condition().sample((len(x),)))

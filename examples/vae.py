@@ -1,12 +1,13 @@
-"""Variational autoencoders of binarized MNIST in Pyro, with autoregressive parts where you like.
+"""Variational autoencoders of binarized MNIST in Pyro, with autoregressive parts.
 
     python examples/vae.py --data DIR      # the plainest: Normal prior and guide, Bernoulli pixels
     python examples/vae.py --data DIR --prior made --guide iaf --likelihood pixelcnn
-    python examples/vae.py --data DIR --table       # all of TABLE; goes on after a stop
+    python examples/vae.py --data DIR --table       # all of TABLE; resumes after a stop
 
-Prior, guide and likelihood are chosen each on its own and trained for the same CPU time. Prints,
-of test images and in nats, the ELBO, the KL divergence in it, and the importance-weighted bound
-(Burda et al. 2016); draws digits. Needs matplotlib and tqdm.
+Prior, guide and likelihood are chosen independently, and each model is trained for the same CPU
+time. Prints the ELBO, its KL divergence and the importance-weighted bound (Burda et al. 2016) of
+test images, in nats, and plots samples. The training loop is Pyro's SVI, since the objective is an
+ELBO. Needs matplotlib and tqdm.
 """
 
 import argparse
@@ -112,7 +113,7 @@ class Guide(nn.Module):
             q = self.network.condition(context)
         else:
             q = ad.families.Normal()(self.normal(context).unflatten(-1, (LATENTS, 2))).to_event(1)
-        if self.kind == "iaf":  # the cache spares the way back, which goes latent by latent
+        if self.kind == "iaf":  # the cache avoids the inverse, which goes latent by latent
             cached = partial(ad.transforms.AutoregressiveTransform, context=context, cache_size=1)
             q = dist.TransformedDistribution(q, [cached(network).inv for network in self.flow])
         with pyro.plate("images", len(x)):
@@ -187,7 +188,7 @@ def main() -> None:
     chosen = TABLE if args.table else f"{args.prior} {args.guide} {args.likelihood}"
     keys = [(*k.split(), f"{args.minutes:g}", f"{args.seed}") for k in chosen.split(",")]
     missing = [key for key in keys if key not in rows]
-    # Minutes become steps by costs taken in turns: what else the machine does slows all alike.
+    # The costs of steps are measured in turns, so that other load on the machine affects all alike.
     rounds = [[learn(key, train, 6)[-1] for key in missing] for _ in range(10)]
     for key, cost in zip(missing, map(min, zip(*rounds, strict=True)), strict=True):
         rows[key] = [*key, f"{math.ceil(60 * args.minutes / cost)}"]

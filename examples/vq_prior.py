@@ -2,25 +2,24 @@
 
     python examples/vq_prior.py [--data DIR]     # on digits, or on MNIST if DIR has mnist.npz
 
-Prints how well test images are rebuilt from their codes (van den Oord et al. 2017), and what these
-cost under three priors; draws from each. Needs scikit-learn, matplotlib and tqdm.
+Prints how well test images are reconstructed from their codes (van den Oord et al. 2017), and the
+nats of the codes under three priors. Samples from each. Needs scikit-learn, matplotlib and tqdm.
 """
 
 import argparse
-import copy
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import digits  # the example beside this one
+import digits  # the example of that name
 import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 import ardist as ad
 
@@ -41,7 +40,7 @@ class VQVAE(nn.Module):
         first, last = nn.Conv2d(SIZE, WIDTH, **near), nn.Conv2d(WIDTH, SIZE, **near)
         self.encoder = nn.Sequential(down, nn.GELU(), inner[0], nn.GELU(), last)
         self.decoder = nn.Sequential(first, nn.GELU(), inner[1], nn.GELU(), up)
-        # Running sums of the vectors that each code stands for, and how many these are.
+        # Running sums of the vectors of each code, and of their number.
         self.register_buffer("sums", torch.ones(num_codes, SIZE + 1))
 
     @property
@@ -56,18 +55,19 @@ class VQVAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(z.movedim(-1, 1)).squeeze(1)
 
-    def loss(self, x: Tensor) -> Tensor:
-        """How far pixels are off, and vectors from their codes; in training these follow."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Minus the errors of pixels and of rounding, (N,). Training updates the codebook."""
         z, codes = self.encode(x)
         if self.training:
             one_hot = F.one_hot(codes.flatten(), len(self.sums)).float()
             seen = F.pad(z.detach().flatten(0, 2), (0, 1), value=1.0)
             self.sums.lerp_(one_hot.T @ seen, 0.02)
-            unused = self.sums[:, SIZE] < 1  # these begin anew, at vectors of this batch
+            unused = self.sums[:, SIZE] < 1  # these start again, at vectors of this batch
             self.sums[unused] = seen[torch.randint(len(seen), (int(unused.sum()),))]
         rounded = self.codebook[codes]
         passed = z + (rounded - z).detach()  # the gradient is that without rounding
-        return F.mse_loss(self.decode(passed), x) + 0.02 * F.mse_loss(z, rounded)
+        errors = (self.decode(passed) - x).square().flatten(1).mean(1)
+        return -errors - 0.02 * (z - rounded).square().flatten(1).mean(1)
 
 
 def load(data: Path | None) -> list[Tensor]:
@@ -79,19 +79,12 @@ def load(data: Path | None) -> list[Tensor]:
     return [images[:-1000], images[-1000:], test]
 
 
-def fit(net: nn.Module, loss: Callable[[Tensor], Tensor], train: Tensor, valid: Tensor) -> None:
-    """Of the weights on the way, those best on the validation images stay."""
-    optimizer, best = torch.optim.AdamW(net.parameters()), math.inf
-    for step in tqdm(range(1, STEPS + 1), type(net).__name__, leave=False, disable=None):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * math.cos(math.pi / 2 * step / STEPS) ** 2
-        x = train[torch.randint(len(train), (BATCH,))]
-        net.train().zero_grad()
-        loss(digits.shifted(x) if x.shape[-1] == 8 else x).backward()
-        optimizer.step()
-        net.eval()
-        if step % 50 == 0 and (score := loss(valid).item()) < best:
-            best, weights = score, copy.deepcopy(net.state_dict())
-    net.load_state_dict(weights)
+def fit(module: nn.Module, train: Tensor, valid: Tensor, collate: Callable, seed: int) -> None:
+    loader = DataLoader(train, BATCH, shuffle=True, collate_fn=collate)
+    every = min(50, len(loader))
+    options = {"lr": LEARNING_RATE, "warmup": 0, "clip": None, "patience": None, "seed": seed}
+    options |= {"max_epochs": STEPS // every, "steps_per_epoch": every}
+    ad.training.fit(module, loader, valid=valid, **options)
 
 
 @torch.no_grad()
@@ -106,17 +99,17 @@ def report(vqvae: VQVAE, net: ad.networks.Transformer, train: Tensor, test: Tens
         "independent codes": Independent(Categorical(counts), 2),  # each position's frequencies
         "uniform codes": Independent(Categorical(torch.ones_like(counts)), 2),
     }
-    panels = {"Test images": test[:16], "Test images, rebuilt from codes": rebuilt[:16]}
+    panels = {"Test images": test[:16], "Test images, reconstructed from codes": rebuilt[:16]}
     for name, prior in priors.items():
         nats = -prior.log_prob(codes).mean().item()
         print(f"  {name:18}{nats:8.2f} nats an image, {nats / h / w / math.log(2):.3f} bits a code")
         drawn = prior.sample((48 if name == "Transformer" else 16,))
-        panels[f"Drawn, {name}"] = vqvae.decode(vqvae.codebook[drawn])
+        panels[f"Sampled, {name}"] = vqvae.decode(vqvae.codebook[drawn])
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     axes = figure.subplots(len(panels), height_ratios=[len(x) for x in panels.values()])
     for axis, (title, images) in zip(axes, panels.items(), strict=True):
         tiles = F.pad(images, (0, 1, 0, 1), value=math.nan).unflatten(0, (-1, 16)).transpose(1, 2)
-        color = "copper" if title.startswith("Drawn") else "gray"
+        color = "copper" if title.startswith("Sampled") else "gray"
         axis.imshow(tiles.flatten(2).flatten(0, 1), color, vmin=0, vmax=1)
         axis.set_title(title, loc="left")
         axis.set_axis_off()
@@ -137,11 +130,21 @@ def main() -> None:
     train, valid, test = load(args.data)
     scale, num_codes = (4, 128) if args.data else (2, 64)
     vqvae, side = VQVAE(scale, num_codes), test.shape[-1] // scale
-    fit(vqvae, vqvae.loss, train, valid)
-    vqvae.requires_grad_(False)
+
+    def images_of(rows: list[Tensor]) -> Tensor:
+        x = torch.stack(rows)
+        return x if args.data else digits.shifted(x)
+
+    @torch.no_grad()
+    def codes_of(rows: list[Tensor]) -> Tensor:
+        return vqvae.encode(images_of(rows))[1]
+
+    fit(vqvae, train, valid, images_of, args.seed)
     fac = ad.Factorization((side, side), ad.families.Categorical(num_codes))
     net = ad.networks.Transformer(fac, dim=64, depth=3, heads=4, any_order=False, dropout=0.2)
-    fit(net, lambda x: -net.condition().log_prob(vqvae.encode(x)[1]).mean(), train, valid)
+    with torch.no_grad():
+        valid = vqvae.encode(valid)[1]
+    fit(net, train, valid, codes_of, args.seed)
     report(vqvae, net, train, test)
     print(f"picture: output/vq_prior.png, after {time.process_time():.0f} s of CPU time")
 

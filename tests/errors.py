@@ -4,17 +4,22 @@
 errors is made of this table.
 """
 
+import json
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
+from files import edited, pickled, saved, with_bytes, with_header
 from pyro.distributions import transforms as flows
 from pyro.nn import PyroSample
 from pyro.nn.module import to_pyro_module_
@@ -31,6 +36,7 @@ from torch.utils import data
 import ardist as ad
 from ardist import families as fam
 from ardist import guides, information, networks, sampling, testing, training, transforms
+from ardist.tables import TableDensity
 
 
 class Case(NamedTuple):
@@ -213,6 +219,47 @@ def without(module, call):
     """A call where a package is not installed."""
     with mock.patch.dict(sys.modules, {module: None}):
         call()
+
+
+class Foreign(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.linear = nn.Linear(size, 2)
+
+
+def of_one_name():
+    """Two functions with the same name."""
+    named = [lambda x: x, lambda x: -x]
+    for function in named:
+        function.__name__ = "link"
+    return dict(zip(("loc", "scale"), named, strict=True))
+
+
+def normalized():
+    net = made()
+    nn.utils.parametrizations.weight_norm(net.head)
+    return net
+
+
+def loaded(change, **args):
+    """Loads a file whose specification, tensors or metadata are changed by hand."""
+    return ad.load(edited(change), **args)
+
+
+def with_arguments(**args):
+    return loaded(lambda spec, tensors, texts: spec["args"].update(args))
+
+
+def with_texts(**changed):
+    changed = {name.replace("_", "."): text for name, text in changed.items()}
+    return loaded(lambda spec, tensors, texts: texts.update(changed))
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def twice():
@@ -2180,6 +2227,329 @@ CHECKS = (
     ),
 )
 
+FILES = (
+    error(
+        "to_spec: expected a value that JSON can hold as MADE.activation, got <lambda>; functions "
+        "and classes need a name of their own",
+        lambda: ad.save(made(activation=eval("lambda x: x")), "made.safetensors"),
+        "to_spec: expected a value that JSON can hold as Parametric.links['scale'], got "
+        "of_one_name.<locals>.<lambda>; functions and classes need a name of their own",
+        lambda: fam.Parametric(dist.Normal, links=of_one_name()).to_spec(),
+        cause="A file holds the names of functions and classes, and these have no name, or share "
+        "one.",
+        cure="Define the function by `def`, with a name of its own, and pass it to `ad.load` by "
+        "`classes=`.",
+    ),
+    error(
+        "to_spec: expected Foreign to keep the argument 'size' of its constructor as an attribute, "
+        "got none of that name; a frozen dataclass keeps them, and a network of your own can make "
+        "a foreign module in its constructor",
+        lambda: ad.save(networks.Markov(FOUR, window=2, module=Foreign(2)), "markov.safetensors"),
+        "to_spec: expected a value that JSON can hold as Markov.module, got a module Linear; a "
+        "network of your own can make it in its constructor",
+        lambda: ad.save(
+            networks.Markov(FOUR, window=2, module=nn.Linear(2, 2)), "markov.safetensors"
+        ),
+        "to_spec: expected a value that JSON can hold as Parametric.fixed['rate'], got a learned "
+        "tensor; a module of your own can make it in its constructor",
+        lambda: fam.Parametric(
+            dist.Gamma, fixed={"rate": torch.ones((), requires_grad=True)}
+        ).to_spec(),
+        cause="A specification holds the arguments of constructors, and not a module or a learned "
+        "tensor that was made outside of them.",
+        cure="Write a subclass of `networks.ConditionalNetwork` that makes the module in its "
+        "constructor, and pass it to `ad.load` by `classes=`. Or save the `state_dict` alone.",
+    ),
+    error(
+        "network: expected the tensors that the constructor of MADE makes, got another "
+        "'head.parametrizations.weight.original0'; changes after construction, such as "
+        "weight_norm, belong in the constructor",
+        lambda: ad.save(normalized(), "made.safetensors"),
+        "path: expected the tensors that the constructor of MADE makes, got another 'more'; "
+        "changes after construction, such as weight_norm, belong in the constructor",
+        lambda: loaded(lambda spec, tensors, texts: tensors.update(more=torch.zeros(0))),
+        cause="The network was changed after its construction, or the file was changed.",
+        cure="Remove a parametrization before saving, or make it in the constructor of a network "
+        "of your own.",
+    ),
+    error(
+        "path: expected a path, got 3",
+        lambda: ad.load(3),
+        "classes: expected a sequence of classes, got <class 'ardist.networks.made.MADE'>",
+        lambda: ad.load(saved(), classes=networks.MADE),
+        "map_location: expected a device, got 0",
+        lambda: ad.load(saved(), map_location=0),
+        "metadata: expected texts by name, got {'columns': 3}",
+        lambda: ad.save(made(), "made.safetensors", metadata={"columns": 3}),
+        cause="An argument of `ad.save` or `ad.load` is invalid.",
+        cure="Pass what the message names.",
+    ),
+    error(
+        "path: expected names of ardist, torch, Pyro and classes=, got 'Plain'",
+        lambda: loaded(lambda spec, tensors, texts: {"class": "Plain", "args": {}}),
+        "path: expected names of ardist, torch, Pyro and classes=, got 'os.system'",
+        lambda: with_arguments(activation={"name": "os.system"}),
+        cause="The network has a class or a function that is not part of ardist. A file cannot "
+        "name any other code than that which you pass.",
+        cure="Pass it: `ad.load(path, classes=[Plain])`.",
+    ),
+    error(
+        "path: expected format 1, got 2, which ardist 9.0 wrote; a newer ardist reads it",
+        lambda: with_texts(ardist_format="2", ardist_version="9.0"),
+        cause="A newer version of ardist wrote the file.",
+        cure="Install that version.",
+    ),
+    error(
+        "path: expected a file that ardist.save wrote, got made.safetensors; torch.load reads "
+        "those of torch.save",
+        lambda: ad.load(pickled()),
+        "path: expected JSON in the file, got Expecting value: line 1 column 1 (char 0)",
+        lambda: ad.load(with_bytes(b"")),
+        "path: expected JSON in the file, got a key twice among ['a']",
+        lambda: ad.load(with_header('{"a": {}, "a": {}}')),
+        "path: expected JSON in the file, got the number NaN",
+        lambda: ad.load(with_header('{"a": NaN}')),
+        "path: made.safetensors is damaged: Error while deserializing header: incomplete metadata, "
+        "file not fully covered",
+        lambda: ad.load(with_bytes(saved().read_bytes()[:-1])),
+        "path: made.safetensors is damaged: its checksum is that of other content",
+        lambda: ad.load(with_bytes(saved().read_bytes()[:-1] + b"x")),
+        cause="The file is of another kind, or was changed after it was written.",
+        cure="Copy or download it again.",
+    ),
+    error(
+        "path: expected a specification, got {'activation': 'relu'}",
+        lambda: with_arguments(activation={"activation": "relu"}),
+        "path: expected a specification of at most 64 levels, got more",
+        lambda: with_arguments(hidden_features=nested(70)),
+        "path: expected integers of 64 bits, got 9223372036854775808",
+        lambda: with_arguments(hidden_features=2**63),
+        "path: expected a dtype of floats, got int64",
+        lambda: with_texts(ardist_dtype="int64"),
+        "path: networks.MADE cannot be made: expected arguments ['factorization', "
+        "'hidden_features', 'context_shape', 'direct', 'residual', 'activation', 'dropout'], got "
+        "['width']",
+        lambda: with_arguments(width=3),
+        "path: networks.MADE cannot be made: hidden_features: expected at most 16777216, got "
+        "1073741824",
+        lambda: with_arguments(hidden_features=[8, 2**30]),
+        "path: ardist.Factorization cannot be made: event_shape: expected at most 262144 elements, "
+        "got [1024, 1024]",
+        lambda: with_arguments(
+            factorization={
+                "class": "ardist.Factorization",
+                "args": {"event_shape": [1024, 1024], "families": NORMAL.to_spec()},
+            }
+        ),
+        "path: networks.MADE cannot be made: it takes more memory than a network with these "
+        "tensors needs",
+        lambda: with_arguments(hidden_features=[2**20, 2**20]),
+        "path: the tensors do not fit the specification: Expecting value: line 1 column 1 (char 0)",
+        lambda: loaded(lambda spec, tensors, texts: tensors["_extra_state"].fill_(0)),
+        cause="A file was changed by hand, or asks for more than a network with its tensors needs.",
+        cure="Do not use it.",
+    ),
+)
+
+
+PEOPLE = pd.DataFrame({"job": ["nurse", "cook"] * 20, "age": np.arange(40) % 7 + 0.5})
+MADE = partial(networks.MADE, hidden_features=8)
+
+
+@cache
+def table_model(network="masked"):
+    kinds = {"age": "real"}
+    return TableDensity(network, columns=kinds, max_epochs=1).fit(PEOPLE.assign(size=[1.5, 2] * 20))
+
+
+def fit_table(cells, kind=None, name="x"):
+    columns = None if kind is None else {name: kind}
+    return TableDensity(columns=columns, max_epochs=1).fit(pd.DataFrame({name: cells}))
+
+
+def load_table(text, network=None):
+    """A model from a file with this text as its columns."""
+    path = f"{tempfile.mkdtemp()}/model.safetensors"
+    texts = {} if text is None else {"ardist.tables": text}
+    ad.save(table_model().network_ if network is None else network, path, metadata=texts)
+    return TableDensity.load(path)
+
+
+OTHER_COLUMNS = {
+    "missing": "model",
+    "names": ["age"],
+    "schema": {
+        "columns": [
+            {
+                "class": "Levels",
+                "name": "age",
+                "kind": "bool",
+                "dtype": "bool",
+                "missing": 0.0,
+                "levels": [False, True],
+            }
+        ],
+        "left_out": {},
+    },
+}
+
+
+TABLES = (
+    error(
+        "X: expected a data frame, a dict of columns or an array, got 'people.csv'; "
+        "pandas.read_csv and pandas.read_parquet read files",
+        lambda: TableDensity().fit("people.csv"),
+        "X: expected a data frame, a dict of columns or an array, got None; "
+        "pandas.read_csv and pandas.read_parquet read files",
+        lambda: TableDensity().fit(None),
+        "X: expected columns of one length, got All arrays must be of the same length",
+        lambda: TableDensity().fit({"age": [1, 2], "job": ["cook"]}),
+        "X: expected different names of columns, got ['age'] twice",
+        lambda: TableDensity().fit(pd.DataFrame([[1, 2]], columns=["age", "age"])),
+        cause="The argument is no table: the name of a file, columns of different "
+        "lengths, or two columns of one name.",
+        cure="Read a file by `pandas.read_csv` or `pandas.read_parquet`, and give each "
+        "column a name of its own.",
+    ),
+    error(
+        "X: expected at least one column, got 0 feature(s)",
+        lambda: TableDensity().fit(pd.DataFrame(index=range(9))),
+        "X: expected at least 2 rows, got 1 sample(s)",
+        lambda: fit_table([1.0]),
+        "X: expected a column that can be modelled, got {'x': 'it is declared so'}",
+        lambda: fit_table([1, 2], "left out"),
+        cause="A density needs at least two rows and a column whose cells are neither "
+        "all missing nor an identifier.",
+        cure="Check how the table was read. `columns=` declares the kind of a column "
+        "that would be left out.",
+    ),
+    error(
+        "column 'x': expected cells of one type, numbers, text, bools or dates, got int, "
+        "str; for example 1",
+        lambda: fit_table([1, "two"] * 20),
+        "column 'x': expected finite numbers, got infinity in 20 of 40 cells; NaN marks "
+        "missing cells",
+        lambda: fit_table([1.0, np.inf] * 20),
+        "column 'pay': expected numbers, got text such as '1.234,50'; pandas.read_csv "
+        "with decimal=, thousands= or na_values= reads numbers, and columns={'pay': "
+        "'category'} takes them as text",
+        lambda: fit_table(["1.234,50", "20,00"] * 20, name="pay"),
+        "column 'x': expected numbers, got text such as '1 234'; pandas.read_csv with "
+        "decimal=, thousands= or na_values= reads numbers, and columns={'x': 'category'} "
+        "takes them as text",
+        lambda: fit_table(["1 234", "n/a", *map(str, range(38))]),
+        "column 'x': expected dates such as 2024-12-31, got '2024-02-30'; "
+        "pandas.to_datetime with format= reads others, and columns={'x': 'category'} "
+        "takes them as text",
+        lambda: fit_table(["2024-02-30", "2024-02-28"] * 20),
+        "column 'x': expected dates such as 2024-12-31, got '31.12.2024'; "
+        "pandas.to_datetime with format= reads others, and columns={'x': 'category'} "
+        "takes them as text",
+        lambda: fit_table(["31.12.2024", "01.02.2024"] * 20),
+        cause="Cells of one column have several types, are infinite, or are text that "
+        "looks like numbers or dates which were not read.",
+        cure="Read the table with the options that the message names, replace infinities "
+        "by NaN, or declare the column a category.",
+    ),
+    error(
+        "column 'x': expected numbers, got 'one'",
+        lambda: fit_table(["one", "two"] * 20, "real"),
+        "column 'x': expected integers, got 0.5; columns={'x': 'real'} declares other numbers",
+        lambda: fit_table([0.5, 1.0] * 20, "count"),
+        "column 'x': expected numbers above 0, apart from spikes, got -1.5",
+        lambda: fit_table([-1.5, 1.0] * 20, "positive"),
+        "column 'x': expected dates, got 20240101",
+        lambda: fit_table([20240101, 20240102] * 20, "date"),
+        "column 'x': expected dates such as 2024-12-31, got 'Monday' in 20 of 40 cells; "
+        "pandas.to_datetime with format= reads others",
+        lambda: fit_table(["2024-01-01", "Monday"] * 20, "date"),
+        "column 'x': expected one of [False, True], got 2.0",
+        lambda: fit_table([2, 1] * 20, "bool"),
+        "column 'x': expected one of ['S', 'M', 'L'], got 'XL'",
+        lambda: fit_table(["S", "XL"] * 20, ["S", "M", "L"]),
+        cause="A cell does not fit the kind of its column, which was declared or found by `fit`.",
+        cure="Correct the cell, set it to a missing value, or declare another kind in `columns=`.",
+    ),
+    error(
+        "columns: expected a dict of kinds by name, got ['real']",
+        lambda: TableDensity(columns=["real"]).fit(PEOPLE),
+        "columns: expected names of ['job', 'age'], got ['jobs']",
+        lambda: TableDensity(columns={"jobs": "category"}).fit(PEOPLE),
+        "columns: expected a kind of ['bool', 'category', 'ordinal', 'discrete', "
+        "'count', 'real', 'positive', 'date', 'time', 'left out'], or a list of ordered "
+        "levels, for 'age', got 'integer'",
+        lambda: TableDensity(columns={"age": "integer"}).fit(PEOPLE),
+        "columns: expected a list of the levels of 'job' in their order, since its dtype "
+        "str has none, got 'ordinal'",
+        lambda: TableDensity(columns={"job": "ordinal"}).fit(PEOPLE),
+        "columns: expected at least two different levels of 'job', got ['cook']",
+        lambda: TableDensity(columns={"job": ["cook"]}).fit(PEOPLE),
+        cause="`columns` is a dict by name, of kinds or of lists of ordered levels.",
+        cure="Print `Schema.of(table)` for the names and the proposed kinds.",
+    ),
+    error(
+        "network: expected 'masked' or a callable from a factorization to a network, got "
+        "'transformer'",
+        lambda: TableDensity("transformer").fit(PEOPLE),
+        "network: expected a callable that returns a network of ardist.networks, got None",
+        lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
+        "network: expected one that follows any order, such as 'masked', to condition on "
+        "later columns, got MADE",
+        lambda: table_model(MADE).predict_proba({"age": 1.5}, "job"),
+        cause="The argument `network` is a name other than the default or makes no "
+        "network, or a network with one order is asked for a column given later ones.",
+        cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default.",
+    ),
+    error(
+        "X has 2 features, but TableDensity is expecting 3 features as input",
+        lambda: table_model().score(np.zeros((3, 2))),
+        "X: expected columns of ['job', 'age', 'size'], got ['id']",
+        lambda: table_model().score(PEOPLE.assign(id=1)),
+        "X: expected the columns ['job', 'age', 'size'], got none named ['size']; "
+        "X.assign(size=None) adds missing cells, and marginal(columns) needs no others",
+        lambda: table_model().score(PEOPLE),
+        "column: expected one of ['job', 'age', 'size'], got 'id'",
+        lambda: table_model().predict_proba(PEOPLE, "id"),
+        "columns: expected names, got 'age'",
+        lambda: table_model().marginal("age"),
+        cause="The columns of the table are not those of `fit`.",
+        cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, "
+        "...) accept tables that lack columns, and scores accept them from `marginal`.",
+    ),
+    error(
+        "column: expected one with finitely many values, got 'age', of kind real; "
+        "density, cdf and quantile answer for numbers",
+        lambda: table_model().predict_proba({"job": "cook"}, "age"),
+        "column: expected one with an order, got 'job', of kind category; predict_proba "
+        "gives the probabilities of its levels",
+        lambda: table_model().cdf({"age": 1.5}, "job", ["cook"]),
+        "q: expected probabilities within [0, 1], got 95",
+        lambda: table_model().quantile({"job": "cook"}, "age", 95),
+        "values: expected a list of values, got 40",
+        lambda: table_model().density({"job": "cook"}, "age", 40),
+        cause="The query does not fit the kind of the column, or its values or "
+        "probabilities are invalid.",
+        cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for "
+        "categories, and lists of values.",
+    ),
+    error(
+        "path: expected a file that TableDensity.save wrote, got a network without "
+        "columns in model.safetensors; ardist.load reads it",
+        lambda: load_table(None),
+        "path: expected the columns of a table in model.safetensors, got KeyError('missing')",
+        lambda: load_table("{}"),
+        "path: expected the columns of a table in model.safetensors, got "
+        "TypeError(\"'int' object is not iterable\")",
+        lambda: load_table('{"missing": "model", "schema": {"columns": 1}}'),
+        "path: expected a network of the columns in model.safetensors, got one of "
+        "('job', 'age', 'size')",
+        lambda: load_table(json.dumps(OTHER_COLUMNS)),
+        cause="The file was written by `ardist.save`, not by `TableDensity.save`, or it "
+        "was changed.",
+        cure="Use `ardist.load` for a network, or save the model again.",
+    ),
+)
+
 PACKAGES = (
     error(
         "Ordering.plot needs matplotlib: pip install 'ardist[examples]'",
@@ -2216,5 +2586,7 @@ ERRORS = {
     "Transforms": TRANSFORMS,
     "Pyro": PYRO,
     "Checks": CHECKS,
+    "Files": FILES,
+    "Tables": TABLES,
     "Packages": PACKAGES,
 }

@@ -41,6 +41,7 @@ INSIDE = {
     "Exposure": "a result",
     "History": "a result",
     "Reach": "a result",
+    "Specified.to_spec": "takes no arguments",
     "Step": "a result",
     "Family": "abstract, and made of nothing",
     "Ordering": "made by its static methods",
@@ -59,6 +60,8 @@ INSIDE = {
     "ConditionalNetwork.make_decoder": "for those who write networks; `decoder` is held",
     "ConditionalNetwork.forward": "for those who write networks, and called once a pass",
     "ConditionalNetwork.hidden_states": "for those who write networks, and called once a pass",
+    "load": "reads a file; the table of errors holds its arguments",
+    "save": "writes a file; the table of errors holds its arguments",
     "ConditionalNetwork.set_extra_state": "called by torch",
 }
 
@@ -541,6 +544,12 @@ def _attempts(name):
             error = _attempt(function, {**valid, parameter.name: value})
             found.append((f"{called}.{parameter.name}", label, error))
     return found
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """Where arguments that are paths may make files."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", VALID)

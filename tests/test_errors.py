@@ -44,7 +44,7 @@ def test_it_says_what_the_table_says(index, raised):
 
 
 def test_no_error_is_left_out(raised):
-    reached = {_place(error.__traceback__) for error in raised if error}
+    reached = {_place(error.__traceback__) for error in _with_causes(raised)}
     missing = {
         f"{path.relative_to(ROOT).as_posix()}: {name}"
         for path in ROOT.rglob("*.py")
@@ -52,6 +52,14 @@ def test_no_error_is_left_out(raised):
         if not any((str(path), line) in reached for line in lines)
     }
     assert missing == set(UNREACHABLE)
+
+
+def _with_causes(errors):
+    """The errors, and those that they are raised from."""
+    for error in errors:
+        while error is not None:
+            yield error
+            error = error.__cause__
 
 
 def _place(traceback):

@@ -394,13 +394,13 @@ def test_the_bar_and_lines_show_nats(capsys, monkeypatch):
     fit(Point(), ONES, **options)
     shown = capsys.readouterr().err
     assert "2/2" in shown
-    assert "nats: train " in shown
-    assert ", valid " in shown
+    assert " nats in training, " in shown
+    assert " in validation" in shown
     monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
     fit(Point(1.0), ONES, **options)
     assert capsys.readouterr().err.splitlines() == [
-        "epoch 1, nats: train 0.000, valid 0.000",
-        "epoch 2, nats: train 0.000, valid 0.000",
+        "epoch 1: 0.000 nats in training, 0.000 in validation",
+        "epoch 2: 0.000 nats in training, 0.000 in validation",
     ]
     fit(Point(), ONES, **options, progress=False)
     assert capsys.readouterr().err == ""

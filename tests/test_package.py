@@ -27,6 +27,7 @@ PUBLIC = {
 # Each module imports only those before it.
 ORDER = (
     "shapes",
+    "specification",
     "partition",
     "patterns",
     "ordering",
@@ -75,6 +76,7 @@ ORDER = (
     "networks.from_module",
     "networks.masked",
     "networks",
+    "saving",
     "transforms",
     "guides",
 )

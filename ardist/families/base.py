@@ -19,6 +19,7 @@ from ardist.families.guards import HALF, Ends, at_least_single, ends_of, guard
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
 from ardist.shapes import is_between
+from ardist.specification import Specified
 
 MOST_STATES = 2**16  # of one block that is enumerated
 
@@ -27,7 +28,7 @@ _OPTIONAL = ("sample_noise", "from_noise", "to_noise", "log_abs_det_jacobian", "
 
 
 @guard
-class Family(FromNoise, Cumulative, ABC):
+class Family(FromNoise, Cumulative, Specified, ABC):
     """The form of one block's conditional: it turns unconstrained reals into a distribution.
 
     A family is a frozen value and is compared by value. It is not a distribution: `Normal()` has

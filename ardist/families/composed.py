@@ -11,7 +11,9 @@ from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, product
+from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
+from ardist.families.quantiles import of_counts, of_reals
 from ardist.shapes import as_positive, as_size, check_type
 
 
@@ -100,6 +102,18 @@ class Selecting(Derived):
         return noise[..., 0], inner
 
 
+class _MixtureDistribution(dist.MixtureSameFamily):
+    """torch's mixture, with quantiles if its components have a CDF."""
+
+    @torch.no_grad()
+    def icdf(self, value: Tensor) -> Tensor:
+        uniform = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        ends = ends_of(self.support)
+        if ends.is_discrete:
+            return of_counts(self.cdf, uniform)
+        return of_reals(self.cdf, ends.within(uniform.dtype), uniform)
+
+
 @dataclass(frozen=True, repr=False)
 class Mixture(Selecting):
     """A mixture of `num_components` conditionals of one family.
@@ -148,7 +162,7 @@ class Mixture(Selecting):
     def __call__(self, params: Tensor) -> Distribution:
         logits, each = self._split(params)
         mixing = dist.Categorical(logits=logits, validate_args=False)
-        return dist.MixtureSameFamily(mixing, self.family(each), validate_args=False)
+        return _MixtureDistribution(mixing, self.family(each), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)

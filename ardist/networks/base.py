@@ -1,11 +1,12 @@
 """The base class of conditional networks, and the fingerprint of their state."""
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.nn import PyroModule, PyroSample
@@ -28,12 +29,13 @@ from ardist.shapes import (
     outside_modes,
     shortened,
 )
+from ardist.specification import Specified
 
 _MOST_EVENTS = 4096  # that marginals are computed of
 _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
 
 
-class ConditionalNetwork(nn.Module):
+class ConditionalNetwork(Specified, nn.Module):
     """Maps earlier blocks and a context to the parameters of all conditionals.
 
     To write a network, define `forward`. The parameters of a block must depend only on the blocks
@@ -66,6 +68,22 @@ class ConditionalNetwork(nn.Module):
     """Whether each row may have its own `ranks`."""
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
+
+    __signature__: ClassVar[inspect.Signature]
+    _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]
+
+    # The arguments of the constructor, and the dtype of its constants, for a specification.
+    # `__init__` cannot keep them: a subclass calls that of its base with other arguments.
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        make: Any = super().__new__
+        network = make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+        network.__dict__["_constructed"] = args, kwargs, torch.get_default_dtype()
+        return network
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = _signature_of(cls)  # not that of `__new__`
 
     def __init__(
         self,
@@ -329,6 +347,13 @@ class ConditionalNetwork(nn.Module):
             params: Tensor = self(blocks, context, ranks, **masks)
         return params
 
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        args, kwargs, _ = self._constructed
+        bound = inspect.signature(self._maker).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         """Why the network does not support a factorization, or None if it does."""
         if factorization == self.factorization:
@@ -436,6 +461,15 @@ class ConditionalNetwork(nn.Module):
             raise ValueError(
                 f"state_dict: made for another factorization; {'; '.join(differences)}"
             )
+
+
+def _signature_of(kind: Any) -> inspect.Signature:
+    """The signature of a constructor, without `self`."""
+    signature = inspect.signature(kind.__init__)
+    return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+
+ConditionalNetwork.__signature__ = _signature_of(ConditionalNetwork)
 
 
 class LogLikelihood(nn.Module):

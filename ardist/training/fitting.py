@@ -18,14 +18,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    Subset,
-    TensorDataset,
-)
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from ardist import shapes
 from ardist.bound_network import unwrap
@@ -75,13 +69,16 @@ class History:
         """The index of the epoch whose weights are kept: the best in validation, or the last."""
         return self.valid.index(min(self.valid)) if self.valid else len(self.train) - 1
 
+    def _nats(self, epoch: int) -> str:
+        """The mean negative log-likelihoods of an epoch, as text."""
+        valid = f", {self.valid[epoch]:.3f} in validation" if self.valid else ""
+        return f"{self.train[epoch]:.3f} nats in training{valid}"
+
     def __str__(self) -> str:
         if not self.train:
             return "no epochs"
-        best = self.best_epoch
-        text = f"{self.train[best]:.3f} nats in training"
-        text += f", {self.valid[best]:.3f} in validation" if self.valid else ""
-        return f"epoch {best + 1} of {len(self.train)} ({self.seconds[-1]:.0f} s): {text}"
+        best, count, seconds = self.best_epoch, len(self.train), self.seconds[-1]
+        return f"epoch {best + 1} of {count} ({seconds:.0f} s): {self._nats(best)}"
 
 
 def fit(
@@ -117,10 +114,10 @@ def fit(
     a batch, it returns a number for each row, of which fit maximizes the mean.
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
-    `max_epochs` or `time_limit`. Without either it is halved whenever validation has not improved
-    for a third of `patience`. Training ends at whichever comes first. The network is in eval mode
-    afterwards. The random numbers of an epoch depend on the seed alone, and torch's global
-    generator is as it was.
+    `max_epochs` or `time_limit`. Without either, each epoch without improvement in validation
+    lowers it: a third of `patience` of them halve it. Training ends at whichever comes first. The
+    network is in eval mode afterwards. The random numbers of an epoch depend on the seed alone,
+    and torch's global generator is as it was.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
     and seeds of its own. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
@@ -149,10 +146,10 @@ def fit(
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
-            is validated and kept in place of the weights. 0 for none.
+            is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
         checkpoint: a file that the first process replaces after each epoch, in one step. Any
             number of processes can resume from it, as many as before to the same numbers.
-        resume: whether to go on from the checkpoint if it exists.
+        resume: whether to resume from the checkpoint if it exists.
         seed: of the split, the order of the rows, dropout and orderings.
         progress: whether to show a bar (tqdm), or a line for each epoch if tqdm is missing.
         callbacks: called with the history after each epoch, in the first process.
@@ -330,13 +327,12 @@ class _Run:
                 "max_epochs: expected a number, since neither time_limit nor patience in "
                 "validation ends the training, got None"
             )
-        average = get_ema_multi_avg_fn(options.average)
-        self.averaged = (
-            AveragedModel(self.objective, multi_avg_fn=average) if options.average else None
-        )
-        parts = self.objective.modules()
+        self.averaged: AveragedModel | None = None
+        if options.average:
+            average = get_ema_multi_avg_fn(options.average)
+            self.averaged = AveragedModel(self.objective, multi_avg_fn=average)
+        self.model, parts = self.objective, self.objective.modules()
         is_ddp = any(isinstance(part, DistributedDataParallel) for part in parts)
-        self.model = self.objective
         if _place()[1] > 1 and not is_ddp and not is_sharded(self.model):
             self.model = DistributedDataParallel(self.model)
         self.steps: int = options.steps_per_epoch or sys.maxsize
@@ -349,18 +345,21 @@ class _Run:
         self.settings = {name: getattr(options, name) for name in ("batch_size", "lr", "seed")}
 
     def __call__(self) -> History:
-        o, path = self.options, self.options.checkpoint
-        if path and o.resume and path.is_file():
-            self.load(path)
+        o, is_first = self.options, _place()[0] == 0
+        if o.checkpoint is not None and o.resume and o.checkpoint.is_file():
+            self.load(o.checkpoint)
         history = self.history
         self.start = perf_counter() - sum(history.seconds[-1:])
-        self.bar = self.make_bar() if o.progress and _place()[0] == 0 else None
+        self.bar = self.make_bar() if o.progress and is_first else None
         while not self.is_over:
             self.epoch(len(history.train))
-            self.report()
-            if path:
-                self.save(path)
-            for callback in o.callbacks if _place()[0] == 0 else ():
+            if self.bar is not None:
+                self.bar.set_postfix_str(history._nats(-1), refresh=False)
+            elif o.progress and is_first:
+                print(f"epoch {len(history.train)}: {history._nats(-1)}", file=sys.stderr)
+            if o.checkpoint is not None:
+                self.save(o.checkpoint)
+            for callback in o.callbacks if is_first else ():
                 callback(history)
         if self.bar is not None:
             self.bar.close()
@@ -462,16 +461,10 @@ class _Run:
             return None
         most, done = self.options.max_epochs, len(self.history.train)
         total = None if most is None else most * self.steps
-        return tqdm(total=total, initial=done * self.steps, desc="training", ncols=100)
-
-    def report(self) -> None:
-        history = self.history
-        text = f"nats: train {history.train[-1]:.3f}"
-        text += f", valid {history.valid[-1]:.3f}" if history.valid else ""
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-        elif self.options.progress and _place()[0] == 0:
-            print(f"epoch {len(history.train)}, {text}", file=sys.stderr)
+        pause = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log has fewer lines
+        return tqdm(
+            None, "training", total, initial=done * self.steps, mininterval=pause, ncols=100
+        )
 
     def save(self, path: Path) -> None:
         averaged = {} if self.averaged is None else self.averaged.state_dict()
@@ -494,10 +487,11 @@ class _Run:
                 f"resume=False starts again"
             )
         own = self.objective.state_dict()
-        self.best = {name: _like(own[name], value) for name, value in saved["best"].items()}
-        self.objective.load_state_dict(
-            {name: _like(own[name], value) for name, value in saved["model"].items()}
+        model, self.best = (
+            {name: _like(own[name], value) for name, value in saved[part].items()}
+            for part in ("model", "best")
         )
+        self.objective.load_state_dict(model)
         params = [each for group in self.optimizer.param_groups for each in group["params"]]
         for index, state in saved["optimizer"]["state"].items():
             for name, value in state.items():

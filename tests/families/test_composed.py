@@ -1,6 +1,7 @@
 """Mixture and Independent, against the families that they are made of."""
 
 import pyro.distributions as dist
+import pytest
 import torch
 
 from ardist import families as fam
@@ -15,6 +16,16 @@ def test_a_mixture_is_torchs_mixture(float64):
     x = torch.randn(50)
     torch.testing.assert_close(family.log_prob(params, x), reference.log_prob(x))
     torch.testing.assert_close(family.cdf(params, x), reference.cdf(x))
+
+
+@pytest.mark.parametrize("component", [fam.Normal(), fam.LogNormal(), fam.Gamma()])
+def test_the_distribution_of_a_mixture_has_the_quantiles_of_the_family(component, float64):
+    family = fam.Mixture(component, 3)
+    params = torch.randn(4, family.num_params)
+    uniform = torch.tensor([[0.05], [0.5], [0.95]])
+    found = family(params)
+    torch.testing.assert_close(found.icdf(uniform), family.icdf(params, uniform))
+    assert found.expand((2, 4)).icdf(uniform[0]).shape == (2, 4)
 
 
 def test_independent_elements_are_given_and_kept_one_by_one(float64):

@@ -1,0 +1,388 @@
+"""Columns of a table: their cells as codes that a family models, and back."""
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch.distributions.transforms import AffineTransform, ExpTransform
+
+from ardist.families import (
+    Bernoulli,
+    Categorical,
+    Family,
+    Hurdle,
+    Mixture,
+    Normal,
+    Ordinal,
+    Rounded,
+    Transformed,
+    Truncated,
+)
+
+OTHER = "other"
+COMPONENTS = 8  # of the mixture of a number
+SECONDS = "s"  # the unit of times, while dates have days
+UNITS = {"date": "D", "time": SECONDS}
+_TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S"}
+
+Codes = np.ndarray  # float64 (rows,), NaN for missing cells
+
+
+@dataclass(frozen=True)
+class Column(ABC):
+    """A column whose cells are modelled.
+
+    Attributes:
+        name: of the column.
+        kind: one of `KINDS` of `ardist.tables.proposals`.
+        dtype: of the cells that are written, as pandas spells it.
+        missing: the share of missing cells in the table that it was made for.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    missing: float
+
+    @property
+    @abstractmethod
+    def family(self) -> Family:
+        """The family of the codes, by which cells are scored."""
+
+    @property
+    def drawn(self) -> Family:
+        """The family of codes that are drawn or predicted: without those of unseen values."""
+        return self.family
+
+    @property
+    def listed(self) -> Family:
+        """The family of the codes of values that are known."""
+        return self.drawn
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the codes have the order of the cells."""
+        return True
+
+    @abstractmethod
+    def encode(self, cells: pd.Series) -> Codes:
+        """The codes of cells.
+
+        Raises:
+            ValueError: if a cell is impossible in this column.
+        """
+
+    @abstractmethod
+    def floor(self, cells: pd.Series) -> Codes:
+        """The largest code that is not above each of the cells, which need no code of their own."""
+
+    @abstractmethod
+    def decode(self, codes: Codes) -> pd.Series:
+        """The cells of codes, missing where a code is NaN."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The values that are modelled, in a few words."""
+
+
+@dataclass(frozen=True)
+class Levels(Column):
+    """A column with finitely many values: a bool, a category, an ordinal or a discrete number.
+
+    Categories and numbers have one more state, for values that are not listed: those that `fit`
+    saw once, and unseen ones.
+
+    Attributes:
+        levels: the values, in the order of their codes.
+        pooled: the number of cells of the table whose value is not listed.
+    """
+
+    levels: tuple[Any, ...]
+    pooled: int = 0
+
+    @property
+    def has_other(self) -> bool:
+        """Whether there is a state for values that are not listed."""
+        return self.kind in ("category", "discrete")
+
+    @property
+    def writes_other(self) -> bool:
+        """Whether draws may have that state, which is then a text."""
+        return self.pooled > 0 and self.kind == "category" and isinstance(self.levels[0], str)
+
+    @property
+    def is_ordered(self) -> bool:
+        return self.kind != "category"
+
+    @property
+    def other(self) -> str:
+        """The text of the state for values that are not listed."""
+        name = OTHER
+        while name in self.levels:
+            name = f"({name})"
+        return name
+
+    @property
+    def written(self) -> list[Any]:
+        """The values that draws may have, in the order of their codes."""
+        return [*self.levels, *([self.other] if self.writes_other else [])]
+
+    @cached_property
+    def family(self) -> Family:
+        if self.kind == "bool":
+            return Bernoulli()
+        if self.kind == "ordinal":
+            return Ordinal(len(self.levels))
+        return Categorical(len(self.levels) + 1)
+
+    @property
+    def drawn(self) -> Family:
+        return self.family if self.writes_other else self.listed
+
+    @cached_property
+    def listed(self) -> Family:
+        return Truncated(self.family, 0, len(self.levels) - 1) if self.has_other else self.family
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        is_number = self.kind in ("bool", "discrete")
+        return pd.Index(np.asarray(self.levels, float) if is_number else list(self.levels))
+
+    def encode(self, cells: pd.Series) -> Codes:
+        is_missing = cells.isna().to_numpy()
+        present = self._comparable(cells[~is_missing])
+        found = self._index.get_indexer(present).astype(float)
+        if (found < 0).any():
+            self._check_unlisted(present[found < 0])
+        codes = np.full(len(cells), math.nan)
+        codes[~is_missing] = np.where(found < 0, len(self.levels), found)
+        return codes
+
+    def _check_unlisted(self, cells: pd.Index) -> None:
+        """Raises if there is no state for cells that are not listed, warns if it had no data."""
+        if not self.has_other:
+            raise ValueError(
+                f"column {self.name!r}: expected one of {list(self.levels)}, "
+                f"got {cells.tolist()[0]!r}"
+            )
+        if not self.pooled:
+            warnings.warn(
+                f"column {self.name!r}: {cells[0]!r} was not in the table of fit; {len(cells)} "
+                f"such cells are scored as one rare level",
+                stacklevel=2,
+            )
+
+    def _comparable(self, cells: pd.Series) -> pd.Index:
+        """Cells in the type of the levels, as far as they have it."""
+        if self.kind in ("bool", "discrete"):
+            return pd.Index(numbers_of(cells, self.name))
+        return pd.Index(cells.astype(object))
+
+    def floor(self, cells: pd.Series) -> Codes:
+        if self.kind == "ordinal":
+            return self.encode(cells)
+        numbers = numbers_of(cells, self.name)
+        return np.searchsorted(np.asarray(self.levels, float), numbers, "right") - 1.0
+
+    def decode(self, codes: Codes) -> pd.Series:
+        values = self.written
+        is_missing = np.isnan(codes)
+        indices = np.where(is_missing, -1, codes).astype(int)
+        if self.dtype == "category":
+            cells: Any = pd.Categorical.from_codes(indices, values, ordered=self.kind == "ordinal")
+            return pd.Series(cells, name=self.name)
+        cells = np.array([*values, None], dtype=object)[indices]
+        return pd.Series(cells, name=self.name, dtype=object).astype(_holding(self, is_missing))
+
+    def describe(self) -> str:
+        if self.kind == "bool":
+            return "False, True"
+        count = len(self.levels)
+        if self.kind == "discrete":
+            ends = f"{self.levels[0]:g} to {self.levels[-1]:g}"
+            return f"{count} number{'s' * (count > 1)}, {ends}"
+        listed = ", ".join(map(str, self.levels[:3])) + (", ..." if count > 3 else "")
+        pooled = f"; {self.pooled} rare cells pooled" if self.pooled else ""
+        return f"{count} level{'s' * (count > 1)}: {listed}{pooled}"
+
+
+@dataclass(frozen=True)
+class Numbers(Column):
+    """A column of numbers, dates or times, by a mixture of normals in units of its own.
+
+    A code is a number minus the `origin`. Dates are days, and times and durations seconds, since
+    1970. Integers are rounded values, whose score is a log-probability. The score of other numbers
+    is a log density, in the units of the table. A point has a probability of its own.
+
+    Attributes:
+        origin: is subtracted in float64, since float32 has 7 digits.
+        center: of the numbers without points, or of their logarithms, minus the origin.
+        scale: their standard deviation.
+        is_log: whether the logarithms of the numbers are modelled.
+        is_integer: whether all numbers are integers.
+        points: numbers with a probability of their own.
+        decimals: of the numbers that are written, None for all.
+        low: the smallest number in the table.
+        high: the largest one.
+    """
+
+    origin: float
+    center: float
+    scale: float
+    is_log: bool
+    is_integer: bool
+    points: tuple[float, ...]
+    decimals: int | None
+    low: float
+    high: float
+
+    @property
+    def _least(self) -> float:
+        """The smallest standard deviation of a component, in units of `scale`.
+
+        A density has no peaks that are narrower than what the numbers are rounded to.
+        """
+        if self.is_log or not (self.is_integer or self.decimals is not None):
+            return 1e-3
+        return max(0.3 * 10.0 ** -(self.decimals or 0) / self.scale, 1e-4)
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether all components are wider than one.
+
+        The sum of their density over all integers is then 1 up to 1e-8 (by Poisson's summation),
+        so that it serves as the probability of an integer, at half the cost.
+        """
+        return self._least * self.scale * (self.low if self.is_log else 1.0) >= 1.0
+
+    @cached_property
+    def family(self) -> Family:
+        inner = Mixture(Normal(min_scale=self._least), COMPONENTS)
+        transforms: list[Any] = [AffineTransform(self.center, self.scale)]
+        if self.is_log:
+            transforms.append(ExpTransform())
+            if self.is_integer:
+                transforms.append(AffineTransform(-0.5, 1.0))  # so that zero has a logarithm
+        family: Family = Transformed(inner, transforms)
+        if self.is_integer and not self._is_wide:
+            family = Rounded(family)
+        if self.points:
+            family = Hurdle([point - self.origin for point in self.points], family)
+        return family
+
+    def encode(self, cells: pd.Series) -> Codes:
+        numbers = numbers_of(cells, self.name, self.kind)
+        if self.is_integer and (numbers % 1 > 0).any():
+            odd = float(numbers[numbers % 1 > 0][0])
+            raise ValueError(
+                f"column {self.name!r}: expected integers, got {odd}; columns="
+                f"{{{self.name!r}: 'real'}} declares other numbers"
+            )
+        return numbers - self.origin
+
+    def floor(self, cells: pd.Series) -> Codes:
+        return numbers_of(cells, self.name, self.kind) - self.origin
+
+    def decode(self, codes: Codes) -> pd.Series:
+        numbers = codes.astype(float) + self.origin
+        if self.is_integer:
+            numbers = numbers.round()
+        elif self.decimals is not None:
+            numbers = numbers.round(self.decimals)
+        if self.kind in UNITS:
+            return _as_times(self, numbers)
+        cells = pd.Series(numbers, name=self.name)
+        return cells.astype(_holding(self, np.isnan(codes)))
+
+    def describe(self) -> str:
+        ends = [f"{end:.6g}" for end in (self.low, self.high)]
+        if self.kind in UNITS and not self.dtype.startswith("timedelta"):
+            both = pd.to_datetime([self.low, self.high], unit=UNITS[self.kind])
+            ends = [moment.strftime(_TEXT_OF[self.kind]) for moment in both]
+        text = f"{ends[0]} to {ends[1]}"
+        if self.is_log:
+            text += ", by logarithms"
+        if self.points:
+            listed = ", ".join(f"{point:g}" for point in self.points[:3])
+            text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"
+        return text
+
+
+def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
+    """Cells as float64, NaN where missing: days of a date, seconds of a time or duration.
+
+    Raises:
+        ValueError: if a cell is no number or infinite, or no date or time.
+    """
+    if kind in UNITS:
+        return _times_of(cells, name, UNITS[kind])
+    try:
+        numbers = pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan)
+    except (TypeError, ValueError):
+        text = cells.dropna()
+        odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]
+        got = repr((odd if len(odd) else text).iloc[0])
+        raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
+    if (count := int(np.isinf(numbers).sum())) > 0:
+        raise ValueError(
+            f"column {name!r}: expected finite numbers, got infinity in {count} of {len(numbers)} "
+            f"cells; NaN marks missing cells"
+        )
+    return numbers
+
+
+def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
+    is_missing = cells.isna().to_numpy()
+    if isinstance(cells.dtype, np.dtype) and cells.dtype.kind == "m":
+        ticks = cells.astype("timedelta64[s]")
+    else:
+        present = cells[~is_missing]
+        if pd.api.types.is_numeric_dtype(present.dtype) and len(present):
+            raise ValueError(f"column {name!r}: expected dates, got {present.iloc[0]}")
+        moments = as_dates(cells)
+        odd = moments.isna().to_numpy() & ~is_missing
+        if odd.any():
+            raise ValueError(
+                f"column {name!r}: expected dates such as 2024-12-31, got "
+                f"{cells[odd].iloc[0]!r} in {odd.sum()} of {len(cells)} cells; pandas.to_datetime "
+                f"with format= reads others"
+            )
+        ticks = moments.dt.tz_convert("UTC").dt.tz_localize(None).astype(f"datetime64[{SECONDS}]")
+    numbers = ticks.to_numpy().astype(np.int64).astype(float)
+    numbers[is_missing] = math.nan
+    return np.floor(numbers / 86400) if unit == "D" else numbers
+
+
+def as_dates(cells: pd.Series) -> pd.Series:
+    """Dates, and text in the format of ISO 8601, in UTC; NaT for what is neither."""
+    return pd.to_datetime(cells, utc=True, format="ISO8601", errors="coerce")
+
+
+def _as_times(column: Numbers, numbers: np.ndarray) -> pd.Series:
+    is_missing = np.isnan(numbers)
+    ticks = np.where(is_missing, 0, numbers).astype(np.int64)
+    if column.dtype.startswith("timedelta"):
+        cells = pd.Series(ticks.astype("timedelta64[s]"), name=column.name).astype(column.dtype)
+        return cells.mask(is_missing)
+    moments = pd.Series(ticks.astype(f"datetime64[{UNITS[column.kind]}]"), name=column.name)
+    if column.dtype.startswith("datetime64"):
+        dtype: Any = pd.api.types.pandas_dtype(column.dtype)
+        if isinstance(dtype, pd.DatetimeTZDtype):
+            moments = moments.dt.tz_localize("UTC")
+        return moments.astype(dtype).mask(is_missing)
+    text = moments.dt.strftime(_TEXT_OF[column.kind])
+    return text.astype(column.dtype).mask(is_missing)
+
+
+def _holding(column: Column, is_missing: np.ndarray) -> str:
+    """The dtype of the column, or a nullable one if it cannot hold missing cells."""
+    if is_missing.any() and column.dtype.startswith(("int", "uint")):
+        return column.dtype.replace("i", "I").replace("uI", "UI")
+    if is_missing.any() and column.dtype == "bool":
+        return "boolean"
+    return column.dtype

@@ -1,0 +1,56 @@
+"""Tables of any library as data frames of pandas."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+from sklearn.utils import check_array
+
+from ardist.shapes import described
+
+
+def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
+    """A table as a data frame whose columns have different names, all text.
+
+    Args:
+        data: a frame of pandas, a table of polars, pyarrow or another library with the Arrow
+            interface, a dict of columns or of cells (one row), or an array (rows, columns), whose
+            columns are named x0, x1, ...
+        name: how errors call it.
+
+    Raises:
+        ValueError: if it is no table, or two columns have the same name.
+    """
+    if isinstance(data, pd.DataFrame):
+        frame = data
+    elif isinstance(data, Mapping) and not issparse(data):  # a sparse matrix may be a dict
+        frame = _from_dict(data, name)
+    elif hasattr(data, "__arrow_c_stream__"):
+        frame = pd.DataFrame.from_arrow(data)
+    elif isinstance(data, str | bytes) or data is None:
+        raise ValueError(
+            f"{name}: expected a data frame, a dict of columns or an array, got {described(data)}; "
+            f"pandas.read_csv and pandas.read_parquet read files"
+        )
+    else:
+        array = check_array(
+            data, dtype=None, ensure_all_finite=False, input_name=name, ensure_min_samples=0
+        )
+        frame = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+        frame = frame.infer_objects() if array.dtype == object else frame
+    names = frame.columns.map(str)
+    if not names.is_unique:
+        twice = sorted(set(names[names.duplicated()]))
+        raise ValueError(f"{name}: expected different names of columns, got {twice} twice")
+    return frame.set_axis(names, axis=1)
+
+
+def _from_dict(columns: Mapping[Any, Any], name: str) -> pd.DataFrame:
+    if all(np.ndim(column) == 0 for column in columns.values()):
+        columns = {key: [cell] for key, cell in columns.items()}
+    try:
+        return pd.DataFrame(dict(columns))
+    except ValueError as error:
+        raise ValueError(f"{name}: expected columns of one length, got {error}") from error

@@ -1,0 +1,190 @@
+"""Columns: their cells as codes, and the families of these."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from people import people, with_holes
+
+from ardist.tables import Schema
+from ardist.tables.proposals import KINDS
+
+CELLS = {
+    "bool": pd.Series([True, False] * 60),
+    "bool, nullable": pd.Series([True, False, None] * 40, dtype="boolean"),
+    "bool, objects": pd.Series([True, False, None] * 40, dtype=object),
+    "category": pd.Series(["a", "b", "b", None] * 30),
+    "category, objects": pd.Series(["a", "b", "b", None] * 30, dtype=object),
+    "category, string": pd.Series(["a", "b", "b", pd.NA] * 30, dtype="string"),
+    "category, dtype": pd.Series(["a", "b", "b", None] * 30, dtype="category"),
+    "ordinal": pd.Series(pd.Categorical(["S", "L", "M", None] * 30, ["S", "M", "L"], ordered=True)),
+    "discrete": pd.Series([3, 5, 4, 4] * 30),
+    "discrete, int8": pd.Series([3, 5, 4, 4] * 30, dtype="int8"),
+    "discrete, nullable": pd.Series([3, 5, None, 4] * 30, dtype="Int64"),
+    "discrete, with NaN": pd.Series([3, 5, np.nan, 4] * 30),
+    "discrete, fractions": pd.Series([0.5, 1.5, 2.5, np.nan] * 30),
+    "count": pd.Series(np.arange(200) ** 2 + 7),
+    "count, nullable": pd.Series([*(np.arange(200) ** 2), None], dtype="Int64"),
+    "real": pd.Series(np.random.default_rng(0).normal(3e6, 1.0, 200)),
+    "real, rounded": pd.Series(np.random.default_rng(0).normal(1.7, 0.1, 200).round(2)),
+    "real, float32": pd.Series(np.random.default_rng(0).normal(0, 1.0, 200).astype("float32")),
+    "positive": pd.Series(np.exp(np.random.default_rng(0).normal(0, 2, 200))),
+    "date": pd.Series(pd.date_range("1960-01-01", periods=200, freq="31D")),
+    "date, text": pd.Series(pd.date_range("1960-01-01", periods=200, freq="31D").strftime("%F")),
+    "date, objects": pd.Series(pd.date_range("1960-01-01", periods=200, freq="31D").date),
+    "time": pd.Series([pd.NaT, *pd.date_range("1960-01-01", periods=200, freq="301h")]),
+    "time, zone": pd.Series(pd.date_range("1960-01-01", periods=200, freq="7h", tz="Asia/Tokyo")),
+    "time, text": pd.Series(pd.date_range("2020", periods=200, freq="3h").strftime("%F %T")),
+    "time, durations": pd.Series(pd.to_timedelta(np.arange(200) ** 2, "min")),
+}
+
+
+def column_of(cells, declared=None):
+    (column,) = Schema.of(pd.DataFrame({"x": cells}), {"x": declared} if declared else None).columns
+    return column
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_column_has_its_kind_and_comes_back(name):
+    cells = CELLS[name].rename("x")
+    column = column_of(cells)
+    assert column.kind == name.split(",")[0]
+    decoded = column.decode(column.encode(cells))
+    if name == "date, objects":
+        cells = pd.to_datetime(cells).astype("datetime64[us]")
+    rtol = 1e-6 if name == "real, float32" else 1e-12
+    pd.testing.assert_series_equal(decoded, cells, check_categorical=False, rtol=rtol)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_families_have_their_codes_in_the_support_and_draw_known_cells(name):
+    cells = CELLS[name].rename("x")
+    column = column_of(cells)
+    codes = torch.from_numpy(column.encode(cells)).float()
+    known = codes[~codes.isnan()]
+    params = torch.zeros(column.family.num_params)
+    assert column.family.log_prob(params, known).isfinite().all()
+    assert column.family.num_params == column.drawn.num_params == column.listed.num_params
+    drawn = column.decode(column.drawn.sample(params.expand(50, -1)).double().numpy())
+    assert not drawn.isna().any()
+    column.encode(drawn)
+    if column.kind in ("category", "ordinal", "discrete", "bool"):
+        assert set(drawn) <= set(cells.dropna())
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_columns_survive_json(name):
+    schema = Schema.of(pd.DataFrame({"x": CELLS[name]}))
+    again = Schema.from_dict(json.loads(json.dumps(schema.to_dict())))
+    assert again == schema
+    assert [c.family for c in again.columns] == [c.family for c in schema.columns]
+
+
+def test_dates_far_from_zero_keep_their_digits():
+    seconds = pd.Series(pd.to_datetime(np.arange(1000) + 1_700_000_000, unit="s"))
+    column = column_of(seconds)
+    codes = torch.from_numpy(column.encode(seconds)).float()
+    assert column.decode(codes.double().numpy()).equals(seconds.rename("x"))
+
+
+def test_the_density_is_in_the_units_of_the_table():
+    heights = pd.Series(np.random.default_rng(0).normal(1.7, 0.1, 500))
+    params = torch.randn(24)
+    grid = np.linspace(-5, 8, 20_001)
+    for factor in (1.0, 100.0):
+        column = column_of(heights * factor)
+        codes = torch.from_numpy(column.encode(pd.Series(grid * factor, name="x")))
+        density = column.family.log_prob(params.double(), codes).exp().numpy()
+        assert np.trapezoid(density, grid * factor) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "values", [np.arange(5000) * 7, np.arange(200) ** 2, np.arange(1, 5000) ** 2]
+)
+def test_integers_have_probabilities_that_sum_to_one(values):
+    column = column_of(pd.Series(values), "count")
+    width = 4000 if values.max() > 1e6 else 10**6
+    # All components at the center, as narrow as they may be.
+    params = torch.zeros(24, dtype=torch.double)
+    params[8:] = torch.tensor([0.0, -60.0]).repeat(8)
+    center = int(column.decode(column.drawn.icdf(params, torch.tensor([0.5])).numpy())[0])
+    grid = pd.Series(np.arange(max(0, center - width), center + width), name="x")
+    codes = torch.from_numpy(column.encode(grid))
+    assert column.family.log_prob(params, codes).exp().sum() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_spikes_have_a_probability():
+    income = pd.Series([0.0] * 200 + np.exp(np.random.default_rng(0).normal(9, 1, 300)).tolist())
+    column = column_of(income)
+    assert column.points == (0.0,)
+    params = torch.zeros(column.family.num_params)
+    assert column.family.mass(params, torch.tensor(0.0)) == 0.5
+
+
+def test_rare_and_unseen_levels_are_one():
+    cells = pd.Series(["a", "b"] * 50 + ["rare", "once"], name="x")
+    column = column_of(cells)
+    assert (column.levels, column.pooled) == (("a", "b"), 2)
+    assert column.encode(pd.Series(["a", "once", "new", None], name="x")).tolist()[:3] == [0, 2, 2]
+    assert column.decode(np.array([0.0, 2.0, np.nan])).tolist()[:2] == ["a", "other"]
+    assert column.listed.log_prob(torch.zeros(3), torch.arange(3.0)).exp().tolist() == [0.5, 0.5, 0]
+
+
+def test_the_text_of_rare_levels_is_new():
+    cells = pd.Series(["a", "other"] * 50 + ["rare"], name="x")
+    assert column_of(cells).written == ["a", "other", "(other)"]
+
+
+def test_unseen_levels_warn_without_rare_ones():
+    column = column_of(pd.Series(["a", "b"] * 50))
+    with pytest.warns(UserWarning, match="'x': 'c' was not in the table of fit; 2 such cells"):
+        codes = column.encode(pd.Series(["c", "a", "c"], name="x"))
+    assert codes.tolist() == [2, 0, 2]
+
+
+def test_a_schema_prints_as_a_table():
+    table = people().assign(id=range(1000, 1400))
+    with pytest.warns(UserWarning, match="'id': left out, since it is an identifier: 400"):
+        schema = Schema.of(table)
+    assert repr(schema).splitlines()[:4] == [
+        "column  kind      missing  values",
+        "size    ordinal        0%  3 levels: S, M, L",
+        "job     category       0%  3 levels: cook, nurse, pilot",
+        "age     discrete       0%  42 numbers, 18 to 59",
+    ]
+    assert repr(schema).splitlines()[-1].startswith("id      left out           it is an ident")
+
+
+def test_tables_with_holes_come_back():
+    table = with_holes(people())
+    schema = Schema.of(table)
+    decoded = schema.decode(schema.encode(table))
+    assert decoded.isna().equals(table.isna())
+    pd.testing.assert_frame_equal(decoded, table, check_exact=False, rtol=1e-12)
+
+
+DECLARED = {
+    "category": pd.Series([3, 4, 4] * 30),
+    "discrete": pd.Series(np.arange(500)),
+    "count": pd.Series([3, 4, 4] * 30),
+    "real": pd.Series([3, 4, 4] * 30),
+    "positive": pd.Series([3, 4, 4] * 30),
+    "bool": pd.Series([0, 1] * 50),
+    "date": pd.Series(pd.date_range("2020", periods=50, freq="h")),
+}
+
+
+@pytest.mark.parametrize("kind", DECLARED)
+def test_kinds_can_be_declared(kind):
+    cells = DECLARED[kind].rename("x")
+    column = column_of(cells, kind)
+    assert column.kind == kind
+    assert np.isfinite(column.encode(cells)).all()
+    assert set(DECLARED) < set(KINDS)
+
+
+def test_levels_can_be_declared_in_order():
+    column = column_of(pd.Series(["low", "high"] * 30), ["low", "middle", "high"])
+    assert (column.kind, column.levels) == ("ordinal", ("low", "middle", "high"))

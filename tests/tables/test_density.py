@@ -1,0 +1,286 @@
+"""The estimator: its scores, draws and answers agree with each other."""
+
+import pickle
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from people import people, with_holes
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from ardist import networks
+from ardist.tables import TableDensity
+
+QUERY = {"size": "M", "job": "nurse"}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return people()
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return TableDensity(max_epochs=15).fit(table)
+
+
+@pytest.fixture(scope="module")
+def holes(table):
+    return with_holes(table)
+
+
+@pytest.fixture(scope="module")
+def whole(holes):
+    """A model of which cells are missing too."""
+    return TableDensity(max_epochs=15, missing="model").fit(holes)
+
+
+def test_the_cells_of_a_row_sum_to_its_score(model, table, holes):
+    for rows in (table[:20], holes[:20]):
+        cells = model.cell_scores(rows)
+        assert list(cells) == list(table)
+        assert (cells.isna() == rows.isna()).all(axis=None)
+        np.testing.assert_allclose(cells.sum(axis=1), model.score_samples(rows), rtol=1e-5)
+    assert model.score(table[:20]) == model.score_samples(table[:20]).mean()
+
+
+def test_training_improves_on_independent_columns(model, table):
+    other = people(seed=7)
+    alone = sum(model.marginal([name]).score(other[[name]]) for name in ("size", "job"))
+    assert model.marginal(["size", "job"]).score(other[["size", "job"]]) > alone + 0.02
+
+
+def test_missing_cells_are_integrated_out(model, table):
+    rows = table[["size", "job", "age"]][:10]
+    part = table[:10].assign(**{name: None for name in table if name not in rows})
+    np.testing.assert_allclose(
+        model.score_samples(part), model.marginal(list(rows)).score_samples(rows), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("column", ["smokes", "job", "size", "age"])
+def test_probabilities_are_those_of_whole_rows(model, table, column):
+    others = [name for name in ("income", "height", "visits") if name != column]
+    rows = table[[column, *others]][:5]
+    probs = model.predict_proba(rows, column)
+    np.testing.assert_allclose(probs.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(model.density(rows, column, list(probs)), probs, rtol=1e-5)
+
+
+def test_probabilities_are_ratios_of_those_of_rows(model, table):
+    rows = table[["job", "income", "smokes"]][:5]
+    joint = model.marginal(list(rows)).score_samples(rows)
+    below = model.marginal(["job", "income"]).score_samples(rows.drop(columns="smokes"))
+    probs = model.predict_proba(rows, "smokes").to_numpy()
+    picked = probs[np.arange(5), rows["smokes"].astype(int)]
+    np.testing.assert_allclose(np.log(picked), joint - below, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_may_have_holes_of_their_own(model, holes):
+    rows = holes.drop(columns="job")[:12]
+    together = model.predict_proba(rows, "job")
+    each = [model.predict_proba(rows[i : i + 1], "job") for i in range(12)]
+    pd.testing.assert_frame_equal(together, pd.concat(each), rtol=1e-5)
+
+
+@pytest.mark.parametrize("column", ["income", "height", "visits", "age", "size", "born", "seen"])
+def test_quantiles_invert_the_cdf(model, column):
+    q = [0.1, 0.5, 0.9]
+    values = model.quantile(QUERY, column, q).iloc[0]
+    reached = model.cdf(QUERY, column, values.to_list())[0]
+    assert (reached >= np.array(q) - 1e-3).all()
+    if column in ("height", "seen"):
+        np.testing.assert_allclose(reached, q, atol=1e-3)
+    assert model.quantile(QUERY, column).iloc[0] == values[0.5]
+
+
+def test_densities_integrate_to_the_cdf(model):
+    grid = np.linspace(100, 240, 3001)
+    density = model.density(QUERY, "height", grid)[0]
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-3)
+    upto = model.cdf(QUERY, "height", [165.0])[0, 0]
+    assert np.trapezoid(density[grid <= 165.0], grid[grid <= 165.0]) == pytest.approx(
+        upto, abs=1e-2
+    )
+
+
+def test_a_spike_has_its_probability(model):
+    spike = model.density(QUERY, "income", [0.0])[0, 0]
+    assert spike == pytest.approx(model.cdf(QUERY, "income", [0.0])[0, 0], rel=1e-5)
+    assert spike == pytest.approx(0.3, abs=0.15)
+    assert model.quantile(QUERY, "income", spike / 2).iloc[0] == 0.0
+
+
+def test_draws_follow_the_conditionals(model):
+    drawn = model.sample(1000, given=QUERY)
+    assert (drawn["job"] == "nurse").all()
+    assert (drawn["size"] == "M").all()
+    probs = model.predict_proba(QUERY, "smokes").iloc[0]
+    assert drawn["smokes"].mean() == pytest.approx(probs[True], abs=0.05)
+    below = model.cdf(QUERY, "height", [170.0])[0, 0]
+    assert (drawn["height"] <= 170.0).mean() == pytest.approx(below, abs=0.06)
+
+
+def test_draws_have_the_dtypes_of_the_table(model, table):
+    drawn = model.sample(50)
+    assert drawn.dtypes.astype(str).equals(table.dtypes.astype(str))
+    assert drawn["age"].between(18, 59).all()
+    assert (drawn["income"] >= 0).all()
+    model.score(drawn)
+    assert drawn.equals(model.sample(50))
+    assert not drawn.equals(model.sample(50, random_state=1))
+
+
+def test_draws_given_several_rows(model):
+    given = pd.DataFrame({"job": ["cook", "pilot"], "age": [None, 30]})
+    drawn = model.sample(3, given=given)
+    assert drawn["job"].tolist() == ["cook"] * 3 + ["pilot"] * 3
+    assert drawn["age"][3:].tolist() == [30] * 3
+
+
+@pytest.mark.parametrize("method", ["median", "mode", "draw"])
+def test_imputation_fills_the_holes_alone(model, holes, method):
+    rows = holes.assign(id=1)[:60].drop(columns="id")
+    rows.index = rows.index + 100
+    full = model.impute(rows, method)
+    assert not full.isna().any(axis=None)
+    assert full.dtypes.equals(rows.dtypes)
+    assert full.index.equals(rows.index)
+    pd.testing.assert_frame_equal(full.mask(rows.isna()), rows)
+    model.score(full)
+
+
+def test_imputation_is_the_median_and_the_mode(model, holes):
+    rows = holes[:40]
+    medians, modes = model.impute(rows), model.impute(rows, "mode")
+    for name in ("age", "height", "size"):
+        hole = rows[name].isna()
+        predicted = model.quantile(rows, name)[hole]
+        assert medians[name][hole].tolist() == predicted.tolist()
+    hole = rows["job"].isna()
+    assert (
+        modes["job"][hole].tolist()
+        == model.predict_proba(rows, "job").idxmax(axis=1)[hole].tolist()
+    )
+    assert modes["job"].equals(medians["job"])
+    # The density at a mode is that of no median less.
+    hole = rows["height"].isna().to_numpy()
+    at = [
+        np.diag(model.density(rows, "height", each["height"].to_list()))[hole]
+        for each in (modes, medians)
+    ]
+    assert (at[0] >= at[1] - 1e-4).all()
+
+
+def test_missing_cells_can_be_modelled(whole, holes):
+    cells = whole.cell_scores(holes[:20])
+    assert not cells.isna().any(axis=None)
+    np.testing.assert_allclose(cells.sum(axis=1), whole.score_samples(holes[:20]), rtol=1e-5)
+    drawn = whole.sample(400)
+    assert drawn.isna().to_numpy().mean() == pytest.approx(0.2, abs=0.06)
+    full = whole.impute(holes[:30], "draw")
+    assert not full.isna().any(axis=None)
+
+
+def test_marginals_have_their_columns_alone(model, table):
+    part = model.marginal(["job", "age"])
+    assert list(part.sample(3)) == ["job", "age"]
+    assert list(part.cell_scores(table[["age", "job"]][:3])) == ["job", "age"]
+    assert part.predict_proba({"age": 30}, "job").equals(model.predict_proba({"age": 30}, "job"))
+
+
+def test_columns_are_found_by_name(model, table):
+    shuffled = table[list(table)[::-1]]
+    assert (model.score_samples(shuffled) == model.score_samples(table)).all()
+
+
+def test_scores_move_with_the_units(table):
+    rows = table[["height", "job"]]
+    other = rows.assign(height=rows["height"] / 100)
+    one, two = (TableDensity(max_epochs=3).fit(part) for part in (rows, other))
+    np.testing.assert_allclose(
+        two.score_samples(other), one.score_samples(rows) + np.log(100), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("kind", ["transformer", "made"])
+def test_other_networks(kind, table):
+    makers = {
+        "transformer": partial(networks.Transformer, dim=16, depth=1, heads=2),
+        "made": partial(networks.MADE, hidden_features=(32,)),
+    }
+    rows = table[["job", "age", "height", "smokes"]]
+    model = TableDensity(makers[kind], max_epochs=2).fit(rows)
+    joint, below = model.score_samples(rows), model.marginal(["job", "age", "height"])
+    last = model.predict_proba(rows, "smokes").to_numpy()
+    last = np.log(last[np.arange(len(rows)), rows["smokes"].astype(int)])
+    expected = joint - below.score_samples(rows.drop(columns="smokes"))
+    np.testing.assert_allclose(expected, last, atol=1e-4)
+    model.sample(5)
+    if kind == "made":
+        with pytest.raises(ValueError, match="later columns, got MADE"):
+            model.predict_proba(rows, "job")
+    else:
+        assert model.predict_proba(rows, "job").shape == (len(rows), 3)
+
+
+def test_a_model_is_saved_and_loaded(model, table, tmp_path):
+    model.save(tmp_path / "people.safetensors")
+    other = TableDensity.load(tmp_path / "people.safetensors")
+    assert (other.score_samples(table) == model.score_samples(table)).all()
+    assert other.schema_ == model.schema_
+    assert other.sample(5).equals(model.sample(5))
+
+
+# scikit-learn.
+
+
+class WithoutProba(TableDensity):
+    """Its `predict_proba` takes a column, which the checks do not give."""
+
+    @property
+    def predict_proba(self):
+        raise AttributeError
+
+
+def test_the_checks_of_scikit_learn():
+    names = "check_dataframe_column_names_consistency: columns are found by name, in any order"
+    results = check_estimator(WithoutProba(max_epochs=1), on_fail=None, on_skip=None)
+    failed = {
+        entry["check_name"]: entry["exception"] for entry in results if entry["status"] == "failed"
+    }
+    assert not failed, names
+    assert len(results) > 30
+
+
+def test_clones_and_pickles(model, table):
+    again = clone(model)
+    assert again.get_params() == model.get_params()
+    assert not hasattr(again, "network_")
+    copied = pickle.loads(pickle.dumps(model))
+    assert (copied.score_samples(table) == model.score_samples(table)).all()
+
+
+def test_model_selection_and_pipelines(table):
+    rows = table[["job", "age", "smokes"]]
+    assert np.isfinite(cross_val_score(TableDensity(max_epochs=1), rows, cv=2)).all()
+    grid = {"columns": [None, {"age": "count"}]}
+    search = GridSearchCV(TableDensity(max_epochs=1), grid, cv=2).fit(rows)
+    assert search.best_params_["columns"] in grid["columns"]
+    steps = [("same", FunctionTransformer()), ("density", TableDensity(max_epochs=1))]
+    assert np.isfinite(Pipeline(steps).fit(rows).score(rows))
+
+
+def test_fit_leaves_the_random_state(table):
+    before = torch.get_rng_state()
+    first = TableDensity(max_epochs=1).fit(table[["job", "age"]])
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(3)
+    second = TableDensity(max_epochs=1).fit(table[["job", "age"]])
+    assert first.score(table[["job", "age"]]) == second.score(table[["job", "age"]])
