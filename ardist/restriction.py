@@ -1,6 +1,7 @@
 """A rule over the blocks of a factorization: the one place that turns it into parameters."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Size, Tensor
@@ -283,7 +284,7 @@ class Restriction:
         for number, block in enumerate(at.blocks.tolist()):
             form = self._forms[block]
             if form is not None:
-                one = map_state(lambda part, n=number: part[:, n : n + 1], before)
+                one = map_state(partial(_narrow, number), before)
                 allowed = self.rule.allowed(one, at.each[number])
                 limits = form.limits(allowed, Size((rows, 1)), reference)
                 each.append(limits.squeeze(1).to(reference.dtype))
@@ -307,3 +308,8 @@ class Restriction:
                 number = states.number(piece.reshape(-1, *states.event_shape))
                 each.append(number if self._is_finite else number.to(values.dtype))
         return torch.stack(each, 1)
+
+
+def _narrow(number: int, part: Tensor) -> Tensor:
+    """One of the entries along dimension 1."""
+    return part[:, number : number + 1]

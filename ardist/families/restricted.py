@@ -295,7 +295,8 @@ class Pinned(Restricted):
         inner, free = self._split(params)
         logits = state_logits_of(self.family, inner)
         states = self.family.enumerate_support()
-        certain = torch.where(states == self.constant, 0.0, -torch.inf).to(logits)
+        is_constant = torch.as_tensor(states, device=logits.device) == self.constant
+        certain = torch.where(is_constant, 0.0, -torch.inf).to(logits)
         return torch.where(free.unsqueeze(-1), logits, certain)
 
     def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from ardist.families import Family
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.layout import Layout
 from ardist.ordering import Ordering
+from ardist.specification import Specified
 
 State = Any  # a tensor (rows, ...), or a tuple of such tensors
 
@@ -129,7 +130,7 @@ class Specification(Protocol):
 
 
 @dataclass(frozen=True)
-class Rule(ABC):
+class Rule(Specified, ABC):
     """Which values a block may have, given the blocks that are drawn before it.
 
     A rule is local: the conditional of each block is restricted to the allowed values and
@@ -269,7 +270,7 @@ class Rule(ABC):
         """A log weight of what is known after a block, (rows,), for `ardist.sampling.smc`."""
         return None
 
-    def check_order(self, factorization: Specification, ranks: Tensor) -> None:  # noqa: B027
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
         """Raises a `ValueError` if blocks cannot be drawn in an order, (rows, num_blocks) ranks."""
 
     def expected(self, block_name: str) -> str:

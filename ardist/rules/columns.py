@@ -56,6 +56,10 @@ class Within(Rule):
         pairs = tuple((name, _as_range(name, values)) for name, values in given.items())
         object.__setattr__(self, "columns", pairs)
 
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {"columns": dict(self.columns), "named": {}}
+
     def __repr__(self) -> str:
         parts = [
             f"{name}={_spelled(values) if isinstance(values, frozenset) else values}"
@@ -181,6 +185,10 @@ class When(Rule):
             for name, value in absent.items()
         }
         object.__setattr__(self, "absent", tuple(constants.items()))
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        return {"column": self.column, "values": self.values, "absent": dict(self.absent)}
 
     def __repr__(self) -> str:
         absent = "".join(f", {name}={value}" for name, value in self.absent)
