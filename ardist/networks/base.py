@@ -275,16 +275,19 @@ class ConditionalNetwork(Specified, nn.Module):
         known = ~blocks.isnan()
         blocks = torch.where(known, blocks, layout.placeholder(reference))
         blocks = blocks.to(layout.dtype(reference.dtype))
-        inside = layout.inside(blocks)
+        inside = fac.conditionals.inside(blocks)
         if not inside.all():
             raise ValueError(
                 f"x: expected values inside the support, or NaN for missing ones, got "
                 f"{int((~inside).sum())} blocks outside"
             )
-        if fac.restriction is not None and not fac.restriction.rule.reads_context:
-            limits = fac.restriction.limits(blocks, None, None, reference)
-            known = known & ~layout.expand_to_elements(fac.restriction.certain(limits))
-        return blocks, known
+        restriction = fac.restriction
+        if restriction is None:
+            return blocks, known
+        if not restriction.rule.reads_context:  # certain blocks, such as padding, tell nothing
+            certain = restriction.certain(restriction.limits(blocks, None, None, reference))
+            known = known & ~layout.expand_to_elements(certain)
+        return restriction.readable(fac.conditionals, blocks), known
 
     def make_decoder(
         self,
