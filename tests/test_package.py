@@ -143,7 +143,7 @@ before = flags()
 import ardist
 assert flags() == before, (before, flags())
 # Imported where they are used.
-assert {"matplotlib", "pandas", "scipy", "sklearn", "tqdm"}.isdisjoint(sys.modules)
+assert {"matplotlib", "pandas", "scipy", "sklearn"}.isdisjoint(sys.modules)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
