@@ -2606,6 +2606,13 @@ TABLES = (
         lambda: table_model().quantile({"job": "cook"}, "age", 95),
         "values: expected a list of values, got 40",
         lambda: table_model().density({"job": "cook"}, "age", 40),
+        "where: expected limits by name, got ['job']",
+        lambda: table_model().sample(where=["job"]),
+        "where: expected a list of values for 'job', of kind category, or a tuple of two ends for "
+        "a column with an order, got ('cook', None)",
+        lambda: table_model().sample(where={"job": ("cook", None)}),
+        "given: expected one row with where=, got 40",
+        lambda: table_model().sample(where={"size": [2]}, given=PEOPLE),
         cause="The query does not fit the kind of the column, or its values or "
         "probabilities are invalid.",
         cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for "
