@@ -25,7 +25,9 @@ def trained(network, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_loss_under_autocast_is_that_of_float32(network):
-    expected = trained(network, torch.float32)
-    for dtype in (torch.bfloat16, torch.float16):
-        torch.manual_seed(0)
-        assert trained(network, dtype) == pytest.approx(expected, rel=0.02), dtype
+    # oneDNN has an LSTM of half precision on some processors only, and torch does not ask which.
+    with torch.backends.mkldnn.flags(enabled=False):
+        expected = trained(network, torch.float32)
+        for dtype in (torch.bfloat16, torch.float16):
+            torch.manual_seed(0)
+            assert trained(network, dtype) == pytest.approx(expected, rel=0.02), dtype
