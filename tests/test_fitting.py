@@ -1,7 +1,6 @@
 """`fit`: it reaches the optimum, keeps the best weights, and gives the same numbers every time."""
 
 import itertools
-import sys
 
 import pytest
 import torch
@@ -389,19 +388,12 @@ def test_gradients_are_clipped():
     assert model.loc.item() == pytest.approx(0.1)
 
 
-def test_the_bar_and_lines_show_nats(capsys, monkeypatch):
+def test_the_bar_shows_nats(capsys):
     options = {"max_epochs": 2, "valid": ONES, "warmup": 0}
-    fit(Point(), ONES, **options)
+    fit(Point(1.0), ONES, **options)
     shown = capsys.readouterr().err
     assert "2/2" in shown
-    assert "train " in shown
-    assert ", valid " in shown
-    monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
-    fit(Point(1.0), ONES, **options)
-    assert capsys.readouterr().err.splitlines() == [
-        "epoch 1: train 0.000, valid 0.000 nats",
-        "epoch 2: train 0.000, valid 0.000 nats",
-    ]
+    assert "train 0.000, valid 0.000 nats" in shown
     fit(Point(), ONES, **options, progress=False)
     assert capsys.readouterr().err == ""
 

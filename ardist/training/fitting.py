@@ -151,7 +151,7 @@ def fit(
             number of processes can resume from it, as many as before to the same numbers.
         resume: whether to resume from the checkpoint if it exists.
         seed: of the split, the order of the rows, dropout and orderings.
-        progress: whether to show a bar (tqdm), or a line for each epoch if tqdm is missing.
+        progress: whether to show a bar with the nats of the last epoch.
         callbacks: called with the history after each epoch, in the first process.
 
     Raises:
@@ -350,19 +350,15 @@ class _Run:
             self.load(o.checkpoint)
         history = self.history
         self.start = perf_counter() - sum(history.seconds[-1:])
-        self.bar = self.make_bar() if o.progress and is_first else None
+        self.bar = self.make_bar(o.progress and is_first)
         while not self.is_over:
             self.epoch(len(history.train))
-            if self.bar is not None:
-                self.bar.set_postfix_str(history._nats(-1), refresh=False)
-            elif o.progress and is_first:
-                print(f"epoch {len(history.train)}: {history._nats(-1)}", file=sys.stderr)
+            self.bar.set_postfix_str(history._nats(-1), refresh=False)
             if o.checkpoint is not None:
                 self.save(o.checkpoint)
             for callback in o.callbacks if is_first else ():
                 callback(history)
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
         self.objective.load_state_dict(self.best)
         self.objective.eval()
         return history
@@ -398,8 +394,7 @@ class _Run:
             if self.averaged is not None:
                 self.averaged.update_parameters(self.objective)
             total, rows = total + nats.detach().sum(), rows + nats.shape[0]
-            if self.bar is not None:
-                self.bar.update()
+            self.bar.update()
         history.train.append(_mean(total, rows))
         if not math.isfinite(history.train[-1]):
             raise ValueError(
@@ -454,17 +449,14 @@ class _Run:
         seconds = perf_counter() - self.start
         return seconds if self.options.time_limit is None else max(_gathered(seconds))
 
-    def make_bar(self) -> Any:
-        try:
-            from tqdm import tqdm  # type: ignore[import-untyped]
-        except ImportError:  # each epoch has a line then
-            return None
-        most, done = self.options.max_epochs, len(self.history.train)
+    def make_bar(self, is_shown: bool) -> Any:
+        from tqdm import tqdm  # type: ignore[import-untyped]  # pyro-ppl depends on it
+
+        most, done = self.options.max_epochs, len(self.history.train) * self.steps
         total = None if most is None else most * self.steps
         pause = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log has fewer lines
-        return tqdm(
-            None, "training", total, initial=done * self.steps, mininterval=pause, ncols=100
-        )
+        look = {"mininterval": pause, "ncols": 100, "disable": not is_shown}
+        return tqdm(desc="training", total=total, initial=done, **look)
 
     def save(self, path: Path) -> None:
         averaged = {} if self.averaged is None else self.averaged.state_dict()
