@@ -235,7 +235,7 @@ def test_a_stream_has_epochs_of_so_many_steps():
 
     net = made()
     loader, seen = DataLoader(Stream(), 16), []
-    net.register_forward_hook(lambda *args: seen.append(0))
+    net.register_forward_hook(lambda module, *args: seen.extend([0] * module.training))
     fit(net, loader, valid=None, max_epochs=3, steps_per_epoch=5, progress=False)
     assert len(seen) == 15
 
@@ -409,3 +409,23 @@ def test_a_likelihood_is_trained_as_its_network_is():
     fit(ad.LogLikelihood(net), data(), max_epochs=1, batch_size=32, progress=False)
     pairs = zip(net.parameters(), expected.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("name", ["MADE", "RNN", "Masked"])
+def test_a_new_network_starts_at_the_marginals_and_a_trained_one_where_it_was(name):
+    torch.manual_seed(0)
+    ones = (torch.rand(400, 1) < 0.1).float()
+    net = NETWORKS[name]()
+    shape = net.factorization.event_shape
+    x = ones.expand(400, 4).reshape(400, *shape)  # all bits are equal
+    options = {"valid": None, "progress": False, "max_epochs": 1, "lr": 1e-9, "warmup": 0}
+    state = torch.get_rng_state()
+    fit(net, x, **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    probs = net.condition().conditionals(torch.ones(shape)).probs
+    torch.testing.assert_close(probs, ones.mean().expand(shape), rtol=0.02, atol=0)
+    fit(net, x, valid=None, progress=False, max_epochs=8, lr=0.02)
+    trained = [weight.clone() for weight in net.parameters()]
+    fit(net, x, **options)
+    for weight, before in zip(net.parameters(), trained, strict=True):
+        torch.testing.assert_close(weight, before)

@@ -69,6 +69,8 @@ class ConditionalNetwork(Specified, nn.Module):
     """Whether each row may have its own `ranks`."""
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
+    starts_at_data: ClassVar[bool] = False
+    """Whether `ad.training.fit` calls `start_at` first."""
 
     __signature__: ClassVar[inspect.Signature]
     _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]

@@ -51,6 +51,8 @@ class MADE(ConditionalNetwork):
     (torch.Size([3, 7, 4]), torch.Size([7]))
     """
 
+    starts_at_data = True
+
     def __init__(
         self,
         factorization: Factorization,

@@ -58,6 +58,7 @@ class Masked(AnySet):
     """
 
     context_kinds = ("vector", "blocks", "sequence")
+    starts_at_data = True
 
     def __init__(
         self,

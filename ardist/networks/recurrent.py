@@ -53,6 +53,8 @@ class RNN(SequenceNetwork):
     torch.Size([50])
     """
 
+    starts_at_data = True
+
     def __init__(
         self,
         factorization: Factorization,

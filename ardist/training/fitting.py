@@ -41,6 +41,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     **{"optimizer": shapes.as_callable, "checkpoint": shapes.as_path},
     **{"callbacks": shapes.as_callables},
 }
+_STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
 
@@ -113,6 +114,8 @@ def fit(
     any other one `log_prob`. Any other module is called as `LogLikelihood` is: with the tensors of
     a batch, it returns a number for each row, of which fit maximizes the mean.
 
+    A new `MADE`, `RNN` or `Masked` starts at the marginals of the rows (`network.start_at`).
+
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
     `max_epochs` or `time_limit`. Without either, each epoch without improvement in validation
     lowers it: a third of `patience` of them halve it. Training ends at whichever comes first. The
@@ -168,9 +171,9 @@ def fit(
         if (value := getattr(options, name)) is not None or name not in _OPTIONAL:
             setattr(options, name, check(value, name))
     shapes.check_type(network, nn.Module, "network")
-    run = _Run(options)
-    with torch.random.fork_rng([run.device] if run.device.type == "cuda" else []):
-        return run()
+    device = reference_of(network).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        return _Run(options)()
 
 
 def _place() -> tuple[int, int]:
@@ -327,6 +330,11 @@ class _Run:
                 "max_epochs: expected a number, since neither time_limit nor patience in "
                 "validation ends the training, got None"
             )
+        self.steps: int = options.steps_per_epoch or sys.maxsize
+        with suppress(TypeError):  # a stream has no length
+            self.steps = min(self.steps, len(self.train))
+        self.device = reference_of(self.objective).device
+        self.start_at_data()
         self.averaged: AveragedModel | None = None
         if options.average:
             average = get_ema_multi_avg_fn(options.average)
@@ -335,14 +343,33 @@ class _Run:
         is_ddp = any(isinstance(part, DistributedDataParallel) for part in parts)
         if _place()[1] > 1 and not is_ddp and not is_sharded(self.model):
             self.model = DistributedDataParallel(self.model)
-        self.steps: int = options.steps_per_epoch or sys.maxsize
-        with suppress(TypeError):  # a stream has no length
-            self.steps = min(self.steps, len(self.train))
         self.optimizer = _optimizer(self.model, options)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.device = reference_of(self.model).device
         self.best = self.objective.state_dict()
         self.settings = {name: getattr(options, name) for name in ("batch_size", "lr", "seed")}
+
+    def start_at_data(self) -> None:
+        """Starts a network at the marginals of the first rows, if they are more likely then.
+
+        A network that has learned more than the marginals stays as it is.
+        """
+        network: Any = getattr(self.objective, "network", None)
+        options = self.options
+        is_own = isinstance(network, ConditionalNetwork) and not is_sharded(network)
+        if not (is_own and network.starts_at_data):
+            return
+        torch.manual_seed(options.seed)
+        count = min(self.steps, -(-_STARTING_ROWS // options.batch_size))
+        batches = list(islice(self.train, count))
+        rows = [batch[0] if isinstance(batch, list | tuple) else batch for batch in batches]
+        before = copy.deepcopy(network.state_dict())
+        with torch.no_grad(), network.eval_mode():
+            torch.manual_seed(options.seed)
+            score = self.log_prob(self.objective, batches[0]).mean()
+            network.start_at(torch.cat(rows).to(self.device))
+            torch.manual_seed(options.seed)
+            if not self.log_prob(self.objective, batches[0]).mean() > score:
+                network.load_state_dict(before)
 
     def __call__(self) -> History:
         o, is_first = self.options, _place()[0] == 0
