@@ -28,8 +28,8 @@ class Schema:
     >>> table = pd.DataFrame({"age": [31, 45, 31, 60] * 90, "job": jobs * 90})
     >>> Schema.of(table)
     column  kind      missing  values
-    age     discrete      0 %  30 numbers, 31 to 60
-    job     category     25 %  2 levels: cook, nurse
+    age     discrete       0%  30 numbers, 31 to 60
+    job     category      25%  2 levels: cook, nurse
     """
 
     columns: tuple[Column, ...]
