@@ -34,6 +34,12 @@ class Particles(NamedTuple):
             the mean weight. Its exponential is unbiased. If the rule has potentials, that is the
             mean of their product, or 0 for events outside the rule.
         ess: the smallest effective sample size of all steps, before resampling, batch_shape.
+
+    >>> import torch, ardist as ad
+    >>> net = ad.networks.Markov(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=())
+    >>> particles = ad.sampling.smc(net.condition(), ad.rules.Sum(2), 100)
+    >>> particles.value.sum(-1).unique(), particles.problem
+    (tensor([2.]), None)
     """
 
     value: Tensor

@@ -136,8 +136,8 @@ class DrawStep(nn.Module):
         factorization: in place of the network's own, as for `AutoregressiveDistribution`.
 
     Raises:
-        ValueError: if there is no conditional network inside, it is in training mode, or it does
-            not support the factorization.
+        ValueError: if there is no conditional network inside, it is in training mode, it does not
+            support the factorization, or a rule reads the context.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.RNN(ad.Factorization(9, ad.families.Normal()), hidden_size=8).eval()
@@ -165,6 +165,12 @@ class DrawStep(nn.Module):
         built_for = as_built_for(own, self.factorization)
         if (reason := unwrapped.unsupported_reason(built_for)) is not None:
             raise ValueError(f"factorization: {reason}, got {factorization}")
+        rule = self.factorization.rule
+        if rule is not None and rule.reads_context:
+            raise ValueError(
+                f"factorization: expected a rule that does not read the context, which a recorded "
+                f"step does not keep, got {type(rule).__name__}"
+            )
         self.step: StaticStep = unwrapped.make_static_step(built_for)
 
     def start(
@@ -209,14 +215,17 @@ class DrawStep(nn.Module):
             encodings: from `start`.
             state: from `start`, or from the call before.
         """
-        fac, ranks = self.factorization, self.step.ranks
+        fac, rule = self.factorization, self.factorization.restriction
         blocks = fac.split(events)
-        params, state = self.step(blocks, position, encodings, state)
-        drawn = fac.layout.sample(params)
-        if fac.rule is not None:
-            is_earlier = fac.layout.expand_to_elements(ranks < position)
-            drawn = drawn.expand_as(blocks).masked_fill(
-                fac.rule.ended(torch.where(is_earlier, blocks, -1), ranks), fac.rule.pad
-            )
-        is_drawn = fac.layout.expand_to_elements(ranks == position)
+        readable = blocks if rule is None else rule.readable(fac.layout, blocks)
+        params, state = self.step(readable, position, encodings, state)
+        if rule is not None:
+            limits = rule.limits(blocks, None, None, params)
+            if self.step.is_single and rule.layout.flat:
+                params = params.expand(-1, fac.num_blocks, -1)
+            elif self.step.is_single:
+                limits = limits.index_select(1, self.step.block_at(position))
+            params = rule.restrict(params, limits)
+        drawn = fac.conditionals.sample(params)
+        is_drawn = fac.layout.expand_to_elements(self.step.ranks == position)
         return fac.merge(torch.where(is_drawn, drawn, blocks)), state

@@ -183,6 +183,21 @@ def with_sample():
     return net
 
 
+class ContextMask(rules.Rule):
+    """A rule whose state is the context."""
+
+    reads_context = True
+
+    def start(self, rows, context, reference):
+        return context
+
+    def allowed(self, state, at):
+        return None
+
+    def advance(self, state, value, at):
+        return state
+
+
 @dataclass
 class Mutable(fam.Family):
     """A family that is not frozen, and so not hashable."""
@@ -1371,6 +1386,15 @@ OWN_NETWORKS = (
         cause="`DrawStep` and `export.write` record the network as it is, and it is in training "
         "mode.",
         cure="Call `network.eval()` first.",
+    ),
+    error(
+        "factorization: expected a rule that does not read the context, which a recorded step does "
+        "not keep, got ContextMask",
+        lambda: ad.DrawStep(
+            made().eval(), factorization=ad.Factorization(4, NORMAL, rule=ContextMask())
+        ),
+        cause="The rule of the factorization sets `reads_context`.",
+        cure="Sample with `AutoregressiveDistribution.sample`.",
     ),
     error(
         "module: expected a Module, got <built-in function abs>",

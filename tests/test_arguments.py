@@ -26,7 +26,7 @@ from torch.distributions import ExpTransform
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
+from ardist import networks, tables
 
 # What is public and is not held here, and why.
 RULES = [
@@ -73,6 +73,15 @@ INSIDE = {
     "save": "writes a file; the table of errors holds its arguments",
     "ConditionalNetwork.set_extra_state": "called by torch",
     "record": "passes its arguments on to torch.export",
+    "Report": "made by `TableDensity.report`",
+    **{
+        f"{kind.__name__}.{method}": "takes tables; the table of errors and tests/tables hold them"
+        for kind in (tables.TableDensity, tables.Schema, tables.Report)
+        for method, member in vars(kind).items()
+        if inspect.isfunction(getattr(member, "__func__", member)) and not method.startswith("_")
+    },
+    "TableDensity": "checks its arguments in `fit`, as scikit-learn asks",
+    "Schema": "made by `Schema.of`",
     "write": "writes files; the table of errors holds its network",
     "At": "made by the package, for rules",
     "At.number": "for those who write rules",

@@ -257,8 +257,8 @@ def test_an_infinite_divergence_is_infinite_and_has_no_gradient(num_samples):
     """Where a state is impossible under q, and its probability under p rounds to 0 or does not."""
     net = networks.Unshared(ad.Factorization(2, fam.Categorical(3)), modules=[None, None])
     with torch.no_grad():
-        net.factors[0].value.copy_(torch.tensor([0.0, 0.0, -200.0]))
-        net.factors[1].value.zero_()
+        net.factors[0].bias.copy_(torch.tensor([0.0, 0.0, -200.0]))
+        net.factors[1].bias.zero_()
     p = net.condition()
     q = p.with_families(fam.TopK(fam.Categorical(3), 2))
     found = kl_divergence(p, q, num_samples)

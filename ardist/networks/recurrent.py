@@ -1,6 +1,7 @@
 """Recurrent networks."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple, cast
 
 import torch
@@ -146,7 +147,11 @@ class RNN(SequenceNetwork):
             states: the initial states, (states, layers, rows, hidden_size).
         """
         if not is_transformed():
-            return self.rnn(inputs, self._as_torch_state(states))[0]
+            # On some processors oneDNN has no LSTM in the types of autocast.
+            is_half = inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+            with torch.autocast("cpu", enabled=False) if is_half else nullcontext():
+                inputs, states = (part.to(self.start.dtype) for part in (inputs, states))
+                return self.rnn(inputs, self._as_torch_state(states))[0]
         # torch's modules do not support the transforms of `torch.func`.
         step = _CELLS[self.cell].step
         for layer, initial in enumerate(states.unbind(1)):

@@ -121,6 +121,7 @@ def test_trap_02_trace_graph_ignores_score_parts(float64):
     with pytest.raises(NotImplementedError, match=r"has_rsample_\(True\) asks for"):
         p.rsample()
     assert Chain().error("TraceGraph") < quantile(BATCHES)
+    torch.manual_seed(0)  # always the same network, of which the bias is large
     assert Chain(has_rsample=True).error("TraceGraph") > 10
     with pytest.raises(NotImplementedError, match="fully reparameterized"):
         Chain().error("TraceMeanField")
