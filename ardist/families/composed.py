@@ -103,7 +103,7 @@ class Selecting(Derived):
         return noise[..., 0], inner
 
 
-class _MixtureDistribution(dist.MixtureSameFamily):
+class _MixtureDistribution(dist.MixtureSameFamily):  # type: ignore[misc]  # it has no types
     """torch's mixture, with quantiles if its components have a CDF."""
 
     @torch.no_grad()
