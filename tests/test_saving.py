@@ -20,7 +20,6 @@ from pyro.distributions import transforms as flows
 from pyro.nn import PyroModule
 from safetensors import safe_open
 from table import (
-    CASES,
     CONTEXT,
     COVERING,
     FACTORIZATIONS,
@@ -74,7 +73,7 @@ def test_a_network_returns(network, factorization):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "factorization"), CASES)
+@pytest.mark.parametrize(("network", "factorization"), COVERING)
 def test_a_network_with_a_context_returns(network, factorization):
     if network in FOREIGN:
         with pytest.raises(ValueError, match="to keep the argument 'fac'"):
