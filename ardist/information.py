@@ -72,7 +72,7 @@ def entropy(p: AutoregressiveDistribution, num_samples: int | None = None) -> Es
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
     >>> fac = ad.Factorization(8, ad.families.Bernoulli())
-    >>> p = ad.networks.MADE(fac, hidden_features=16).condition()
+    >>> p = ad.networks.RNN(fac, hidden_size=16).condition()
     >>> exact, estimate = ad.information.entropy(p), ad.information.entropy(p, 1000)
     >>> bool((estimate.value - exact.value).abs() < 4 * estimate.standard_error)
     True
