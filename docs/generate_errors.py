@@ -66,7 +66,8 @@ def entries(errors: Iterable[Error]) -> dict[str, str]:
     for error in errors:
         texts = defaultdict(list)
         for case in error.cases:
-            texts[subject(case.text)].append(case.text)
+            # Headings that differ only in case would have one anchor.
+            texts[subject(case.text).lower()].append(case.text)
         for name, each in texts.items():
             found[name].append(entry(error, each))
     return {name: "".join(found[name]) for name in sorted(found)}
