@@ -4,8 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import ardist
 from ardist.bound_network import unwrap
 from ardist.networks.base import ConditionalNetwork
-from ardist.shapes import as_path, check_type, described, is_sequence
+from ardist.shapes import as_path, check_type, default_dtype, described, is_sequence
 from ardist.specification import DTYPES, Reader, Writer
 
 FORMAT = 1  # of the metadata
@@ -216,7 +215,7 @@ def _make(
     node = _json(spec)
     if dtype is None or not dtype.is_floating_point:
         raise ValueError(f"{subject}: expected a dtype of floats, got {texts.get('ardist.dtype')}")
-    with _Budget(spec, tensors), _default_dtype(dtype), torch.random.fork_rng(devices=[]):
+    with _Budget(spec, tensors), default_dtype(dtype), torch.random.fork_rng(devices=[]):
         network = Reader(subject, classes).read(node)
     check_type(network, ConditionalNetwork, subject)
     made = _distinct(network)
@@ -246,16 +245,6 @@ def _fill(network: ConditionalNetwork, tensors: Mapping[str, Tensor]) -> None:
         network.load_state_dict({name: tensors[first] for name, first in _names(network).items()})
     except Exception as error:  # of a network's own state
         raise ValueError(f"path: the tensors do not fit the specification: {error}") from error
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class _Budget(TorchFunctionMode):

@@ -18,6 +18,17 @@ T = TypeVar("T")
 
 
 @contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Sets the default dtype, with which networks and families make tensors of plain numbers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def outside_modes() -> Iterator[None]:
     """Makes plain tensors on the CPU, whatever mode or default device is set.
 

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -22,7 +21,7 @@ from ardist.families import Family, Hurdle
 from ardist.families.interval import integers
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import as_integer, as_positive, as_tolerance
+from ardist.shapes import as_integer, as_positive, as_tolerance, default_dtype
 
 __all__ = [
     "CheckError",
@@ -132,7 +131,7 @@ def check_autoregressive(
             columns.append(_changed_blocks(changed, params, block_of))
         return torch.stack(columns, -1)  # (num_blocks, num_blocks)
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _default_dtype(torch.float64):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
         torch.manual_seed(seed)
         base, other = _two_events(layout, max(num_draws, 2))  # batch norm needs two rows
         other_context = None if context is None else context + torch.randn_like(context)
@@ -203,17 +202,6 @@ def _randomize_zeros(network: nn.Module) -> None:
     for parameter in network.parameters():
         if not parameter.any():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Sets the default dtype, with which networks and families make tensors of plain numbers."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _two_events(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:
