@@ -2234,7 +2234,7 @@ TRAINING = (
         "x: expected two rows at least, one to validate, got 1",
         lambda: fit(x=torch.zeros(1, 4), valid=0.1),
         cause="The first dimension of the data is not that of the rows, or there are too few.",
-        cure="Stack events along the first dimension, and contexts likewise.",
+        cure="Stack events along the first dimension. Stack contexts in the same way.",
     ),
     error(
         "valid: expected a share in [0, 1) or a set, got 1.0",
