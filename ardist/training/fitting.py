@@ -358,17 +358,21 @@ class _Run:
         is_own = isinstance(network, ConditionalNetwork) and not is_sharded(network)
         if not (is_own and network.starts_at_data):
             return
-        torch.manual_seed(options.seed)
         count = min(self.steps, -(-_STARTING_ROWS // options.batch_size))
         batches = list(islice(self.train, count))
         rows = [batch[0] if isinstance(batch, list | tuple) else batch for batch in batches]
+        first = torch.cat(_gathered(torch.cat(rows))).to(self.device)  # the same in each process
+
+        def score() -> float:
+            torch.manual_seed(options.seed)
+            scores = self.log_prob(self.objective, batches[0])
+            return _mean(scores.sum(), scores.shape[0])
+
         before = copy.deepcopy(network.state_dict())
         with torch.no_grad(), network.eval_mode():
-            torch.manual_seed(options.seed)
-            score = self.log_prob(self.objective, batches[0]).mean()
-            network.start_at(torch.cat(rows).to(self.device))
-            torch.manual_seed(options.seed)
-            if not self.log_prob(self.objective, batches[0]).mean() > score:
+            former = score()
+            network.start_at(first)
+            if not score() > former:
                 network.load_state_dict(before)
 
     def __call__(self) -> History:

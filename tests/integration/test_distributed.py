@@ -156,19 +156,19 @@ def a_wrapper_that_is_sharded_says_so(rank):
 
 
 FIT = {"batch_size": 4, "lr": 0.02, "warmup": 0, "max_epochs": 4, "progress": False}
-FITTED = {
-    "ddp": (lambda net: net, {"average": 0.5}),  # which fit wraps itself
-    "ddp, wrapped": (by_ddp, {}),
-    "fsdp": (lambda net: by_fsdp(net).network, {}),
+FITTED = {  # how it is wrapped, the options of fit, and whether it starts at the marginals
+    "ddp": (lambda net: net, {"average": 0.5}, True),  # which fit wraps itself
+    "ddp, wrapped": (by_ddp, {}, False),
+    "fsdp": (lambda net: by_fsdp(net).network, {}, False),
 }
 
 
-def fitted(name, how, stop_after=None, **options):
-    """A network that is fitted on 20 rows in any number of processes, and its history."""
+def fitted(name, how, world=WORLD, stop_after=None, **options):
+    """A network that is fitted on 20 rows as in so many processes, and its history."""
     net, context = build(name), torch.randn(20, 3, dtype=torch.float64)
     x, calls = net.condition(context).sample(), itertools.count()
-    wrap, more = FITTED.get(how, (lambda net: net, {}))
-    model = wrap(net)
+    wrap, more, net.starts_at_data = FITTED[how]
+    model = wrap(net) if world > 1 else net
 
     def stop(*_):
         if next(calls) == stop_after:
@@ -242,12 +242,11 @@ def test_a_network_inside_a_sharded_wrapper_says_how_to_shard_it(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["made", "rnn"])
 def test_two_processes_fit_and_resume_as_one(name, tmp_path):
-    for how, (_, more) in FITTED.items():
-        net, history = fitted(name, None, **more)
+    for how in FITTED:
+        net, history = fitted(name, how, world=1)
         expected = {"weights": list(net.parameters()), "nats": (history.train, history.valid)}
         torch.save(expected, tmp_path / f"{how}.expected")
     in_two_processes(tmp_path, fits_as_one, name, tmp_path)
     for how in ("ddp", "fsdp"):  # the checkpoint of two processes is resumed by one
         expected = torch.load(tmp_path / f"{how}.expected")
-        more = FITTED[how][1]
-        assert_fitted(fitted(name, None, checkpoint=tmp_path / f"{how}.half", **more), expected)
+        assert_fitted(fitted(name, how, world=1, checkpoint=tmp_path / f"{how}.half"), expected)
