@@ -16,13 +16,13 @@ CASES = [(case, error) for error in chain(*ERRORS.values()) for case in error.ca
 UNREACHABLE = {
     "networks/gated_stacks.py: GatedStacks.__init__": "PixelCNN asks first whether the order fits",
     "networks/sequence.py: UniformNetwork.in_order": "every network of the package defines it",
-    "recomputation.py: gathered": "only in several processes; integration/test_distributed.py",
+    "recomputation.py: gathered": "only in several processes; test_distributed.py",
     "families/restricted.py: Restricted.correct": "only bits and constants are corrected",
     "rules/base.py: choices": "it is asked about finite blocks only",
     "factorization.py: Factorization._allowed_events": "it is asked about finite blocks only",
     "restriction.py: Restriction.__init__": "only a rule of one's own limits some of many vectors",
     "rollout.py: Rollout._at": "only a rule asks for places",
-    "training/fitting.py: _loader": "only in several processes; integration/test_distributed.py",
+    "training/batches.py: make_loader": "only in several processes; test_distributed.py",
     "rollout.py: _accepted": "the clients of the package accept the blocks of each step",
 }
 

@@ -1,6 +1,7 @@
 """Maximum likelihood by `fit`, other objectives, and a measure of exposure bias."""
 
-from ardist.training.fitting import History, fit
+from ardist.training.fitting import fit
+from ardist.training.history import History
 from ardist.training.objectives import (
     Exposure,
     exposure_bias,

@@ -1,0 +1,101 @@
+"""The batches of a training run: rows to train and to validate on, shares of processes, orders."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from ardist import shapes
+from ardist.distribution import AutoregressiveDistribution
+from ardist.networks.base import ConditionalNetwork, LogLikelihood
+from ardist.ordering import Ordering
+from ardist.shapes import described
+from ardist.training.processes import place
+
+
+def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
+    """A Dataset or DataLoader as it is, and tensors as a dataset."""
+    if isinstance(x, Dataset | DataLoader) and context is None:
+        return x
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"{name}: expected a tensor, or a Dataset or DataLoader and no context, got "
+            f"{type(x).__name__}"
+        )
+    shapes.check_data(x, name)
+    if isinstance(model, LogLikelihood):
+        p = AutoregressiveDistribution(model.network, context, nan_policy=model.nan_policy)
+        p.check_value(x, name)
+        if x.dim() == len(p.event_shape) or x.shape[0] == 0:
+            raise ValueError(f"{name}: expected (N, *event_shape), got {tuple(x.shape)}")
+    if context is not None and context.shape[:1] != x.shape[:1]:
+        raise ValueError(
+            f"context: expected one for each row of {name}, {tuple(x.shape)}, got "
+            f"{tuple(context.shape)}"
+        )
+    return TensorDataset(x) if context is None else TensorDataset(x, context)
+
+
+def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
+    """The rows to train on, and those to validate on or None."""
+    valid = options.valid
+    if isinstance(valid, Tensor | Dataset | DataLoader):
+        return data, as_dataset(model, "valid", valid)
+    if isinstance(valid, tuple) and len(valid) == 2:
+        return data, as_dataset(model, "valid", *valid)
+    if valid is None or not shapes.as_real(
+        valid, "valid", "a share in [0, 1) or a set", lambda x: 0 <= x < 1
+    ):
+        return data, None
+    if isinstance(data, DataLoader):
+        raise ValueError(f"valid: expected a set, or None, with a DataLoader, got {valid}")
+    count = max(1, round(valid * len(data)))
+    if count >= len(data):
+        raise ValueError(f"x: expected two rows at least, one to validate, got {len(data)}")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
+    return Subset(data, order[count:].tolist()), Subset(data, order[:count].tolist())
+
+
+def make_loader(data: Any, options: Any, shuffle: bool) -> DataLoader[Any]:
+    """The batches of this process, in an order that depends on the seed and the epoch alone."""
+    if isinstance(data, DataLoader):
+        return data
+    rank, world = place()
+    if options.batch_size % world:
+        raise ValueError(
+            f"batch_size: expected a multiple of {world} processes, got {options.batch_size}"
+        )
+    sampler: Any = DistributedSampler(data, world, rank, shuffle=shuffle, seed=options.seed)
+    size = options.batch_size // world
+    if isinstance(getattr(data, "dataset", data), TensorDataset):  # takes a batch at once
+        return DataLoader(data, None, sampler=BatchSampler(sampler, size, drop_last=False))
+    return DataLoader(data, size, sampler=sampler)
+
+
+def sampler_of(loader: Any) -> Any:
+    sampler = getattr(loader.sampler, "sampler", loader.sampler)
+    return sampler if isinstance(sampler, DistributedSampler) else None
+
+
+def order_of(options: Any) -> Callable[[int], Ordering | Tensor] | None:
+    """A function that draws the order of a batch of so many rows."""
+    kinds = options.orderings
+    if kinds is None:
+        return None
+    if shapes.is_sequence(kinds) and kinds and all(isinstance(each, Ordering) for each in kinds):
+        return lambda rows: kinds[int(torch.randint(len(kinds), ()))]
+    if not isinstance(kinds, str) or kinds not in ("row", "batch"):
+        raise ValueError(f'orderings: expected "row", "batch" or Orderings, got {described(kinds)}')
+    nets = (part for part in options.network.modules() if isinstance(part, ConditionalNetwork))
+    fac = next(nets).factorization
+
+    def draw(rows: int) -> Tensor:
+        ranks = torch.rand(rows if kinds == "row" else 1, fac.num_blocks).argsort(-1)
+        ranks[torch.rand(ranks.shape[0]) < options.in_order] = fac.ranks.flatten()
+        ranks = ranks.reshape(-1, *fac.grid_shape)
+        return ranks if kinds == "row" else ranks[0]
+
+    return draw

@@ -1,0 +1,57 @@
+"""Checkpoints of a training run, which any number of processes can resume."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ardist.training.processes import place
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes a state with whole tensors, by all processes. The file is never half a state."""
+    state = _whole(state)
+    if place()[0] == 0:
+        new = path.with_name(f"{path.name}.new")
+        torch.save(state, new)
+        new.replace(path)
+
+
+def load_checkpoint(
+    path: Path, settings: dict[str, Any], model: nn.Module, optimizer: Optimizer
+) -> dict[str, Any]:
+    """The state in a file, in shards where the model and the optimizer have shards."""
+    own = model.state_dict()
+    params = [each for group in optimizer.param_groups for each in group["params"]]
+    device = next(iter(own.values())).device
+    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    if saved["settings"] != settings:
+        raise ValueError(
+            f"checkpoint: expected one of a run with {settings}, got {saved['settings']}; "
+            f"resume=False starts again"
+        )
+    for part in ("model", "best"):
+        saved[part] = {name: _sharded(value, own[name]) for name, value in saved[part].items()}
+    for index, state in saved["optimizer"]["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == params[index].shape:
+                state[name] = _sharded(value, params[index])
+    return saved
+
+
+def _whole(value: Any) -> Any:
+    """With whole tensors in place of the shards of FSDP2."""
+    if isinstance(value, dict):
+        return {key: _whole(each) for key, each in value.items()}
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def _sharded(value: Tensor, own: Any) -> Tensor:
+    """In shards as another tensor, if that is in shards."""
+    if not hasattr(own, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, own.device_mesh, own.placements)

@@ -1,0 +1,26 @@
+"""What the processes of one training run know of each other, if there are several."""
+
+from typing import Any
+
+from torch import Tensor, distributed
+
+
+def place() -> tuple[int, int]:
+    """The rank of this process, and how many there are."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes."""
+    values = [value] * place()[1]
+    if len(values) > 1:
+        distributed.all_gather_object(values, value)
+    return values
+
+
+def mean(total: Tensor, rows: int) -> float:
+    """The mean over the rows of all processes."""
+    totals, counts = zip(*gathered((total.item(), rows)), strict=True)
+    return sum(totals) / sum(counts)
