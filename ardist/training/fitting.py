@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 from time import perf_counter
@@ -48,6 +49,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "checkpoint": shapes.as_path,
     "callbacks": shapes.as_callables,
 }
+_ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
 _STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
@@ -67,7 +69,7 @@ def fit(
     orderings: str | Sequence[Ordering] | None = None,
     in_order: float = 0.0,
     nan_policy: str = "raise",
-    optimizer: Callable[..., Optimizer] = AdamW,
+    optimizer: Callable[..., Optimizer] = _ADAM_W,
     weight_decay: float = 0.0,
     warmup: int = 50,
     clip: float | None = 1.0,
@@ -114,7 +116,7 @@ def fit(
             default the network's own, or random sets if it predicts from any set.
         in_order: the share of rows in the network's own order among random ones.
         nan_policy: "raise", or "marginalize" if NaN in x is missing.
-        optimizer: called with parameter groups and `lr`.
+        optimizer: called with parameter groups and `lr`. By default torch's fused AdamW.
         weight_decay: of weights, which are parameters of two dimensions or more, not of biases.
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
