@@ -1,4 +1,4 @@
-"""Two processes train as one does, and sharded networks draw: DDP and FSDP2, by gloo on the CPU."""
+"""Processes train as one does, and sharded networks draw: DDP and FSDP2, by gloo on the CPU."""
 
 import copy
 import itertools
@@ -107,7 +107,8 @@ def _trains_as_one(rank, name, wrap):
     x = net.condition(context).sample()
     model, reference = wrap(net), ad.LogLikelihood(alone)
     optimizers = [torch.optim.SGD(module.parameters(), 0.1) for module in (model, reference)]
-    mine = slice(rank * ROWS // WORLD, (rank + 1) * ROWS // WORLD)
+    world = torch.distributed.get_world_size()
+    mine = slice(rank * ROWS // world, (rank + 1) * ROWS // world)
     for _ in range(STEPS):
         losses = [-model(x[mine], context[mine]).mean(), -reference(x, context).mean()]
         for optimizer, loss in zip(optimizers, losses, strict=True):
@@ -115,7 +116,7 @@ def _trains_as_one(rank, name, wrap):
             loss.backward()
         mean = losses[0].detach().clone()
         torch.distributed.all_reduce(mean)  # the sum
-        torch.testing.assert_close(mean / WORLD, losses[1].detach(), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mean / world, losses[1].detach(), rtol=1e-9, atol=1e-9)
         for own, other in zip(net.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(whole(own.grad), other.grad, rtol=1e-9, atol=1e-9)
         for optimizer in optimizers:
@@ -198,10 +199,10 @@ def fits_as_one(rank, name, folder):
         assert_fitted(fitted(name, how, checkpoint=folder / f"{how}.pt"), expected)
 
 
-def _run(rank, check, file, args):
+def _run(rank, check, file, world, args):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{file}", rank=rank, world_size=WORLD
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=world
     )
     try:
         check(rank, *args)
@@ -209,8 +210,8 @@ def _run(rank, check, file, args):
         torch.distributed.destroy_process_group()
 
 
-def in_two_processes(folder, check, *args):
-    torch.multiprocessing.spawn(_run, (check, folder / "store", args), nprocs=WORLD)
+def in_processes(folder, check, *args, world=WORLD):
+    torch.multiprocessing.spawn(_run, (check, folder / "store", world, args), nprocs=world)
 
 
 IN_CHUNKS = "fsdp, in chunks"  # which a MADE does not support
@@ -223,20 +224,22 @@ WRAPPERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-def test_two_processes_train_as_one(name, tmp_path):
-    in_two_processes(tmp_path, trains_as_one, name)
+@pytest.mark.parametrize(
+    ("name", "world"), [*((name, WORLD) for name in NETWORKS), ("made", 4), ("transformer", 4)]
+)
+def test_processes_train_as_one(name, world, tmp_path):
+    in_processes(tmp_path, trains_as_one, name, world=world)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_sharded_network_draws(name, tmp_path):
-    in_two_processes(tmp_path, draws_as_one, name)
+    in_processes(tmp_path, draws_as_one, name)
 
 
 @pytest.mark.slow
 def test_a_network_inside_a_sharded_wrapper_says_how_to_shard_it(tmp_path):
-    in_two_processes(tmp_path, a_wrapper_that_is_sharded_says_so)
+    in_processes(tmp_path, a_wrapper_that_is_sharded_says_so)
 
 
 @pytest.mark.slow
@@ -246,7 +249,7 @@ def test_two_processes_fit_and_resume_as_one(name, tmp_path):
         net, history = fitted(name, how, world=1)
         expected = {"weights": list(net.parameters()), "nats": (history.train, history.valid)}
         torch.save(expected, tmp_path / f"{how}.expected")
-    in_two_processes(tmp_path, fits_as_one, name, tmp_path)
+    in_processes(tmp_path, fits_as_one, name, tmp_path)
     for how in ("ddp", "fsdp"):  # the checkpoint of two processes is resumed by one
         expected = torch.load(tmp_path / f"{how}.expected")
         assert_fitted(fitted(name, how, world=1, checkpoint=tmp_path / f"{how}.half"), expected)
