@@ -2208,11 +2208,25 @@ def fit(network=None, x=None, context=None, **options):
     return training.fit(made() if network is None else network, x, context, **options)
 
 
-def fit_twice():
-    """The second run has another learning rate than its checkpoint."""
-    with tempfile.TemporaryDirectory() as folder:
-        fit(checkpoint=f"{folder}/run.pt")
-        fit(checkpoint=f"{folder}/run.pt", lr=0.1)
+def fit_twice(**options):
+    """The second run has other options than its checkpoint."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        fit(checkpoint="run.pt")
+        fit(checkpoint="run.pt", **options)
+
+
+def fit_from_text():
+    """The checkpoint is another file."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("run.pt").write_text("a text")
+        fit(checkpoint="run.pt")
+
+
+class Stream(data.IterableDataset):
+    """No rows, of unknown number."""
+
+    def __iter__(self):
+        return iter(())
 
 
 ROWS = data.TensorDataset(torch.zeros(5, 4))
@@ -2223,6 +2237,13 @@ TRAINING = (
         lambda: fit(x=[[0.0, 1.0]]),
         "x: expected a tensor, or a Dataset or DataLoader and no context, got TensorDataset",
         lambda: fit(x=ROWS, context=torch.zeros(5, 3)),
+        "x: expected a Dataset with a length, got Stream; a DataLoader of it makes batches of a "
+        "stream",
+        lambda: fit(x=Stream()),
+        "x: expected batches of a tensor or of tensors, got {'x': tensor([[0., 0., 0., 0.]])}",
+        lambda: fit(x=data.DataLoader([{"x": torch.zeros(4)}])),
+        "x: expected a batch at least, got none",
+        lambda: fit(x=data.DataLoader(Stream())),
         cause="The data is not a tensor, or it is a Dataset next to a context.",
         cure="Convert an array by `torch.as_tensor`. The items of a Dataset are `(x, context)`.",
     ),
@@ -2231,14 +2252,14 @@ TRAINING = (
         lambda: fit(x=torch.zeros(4)),
         "context: expected one for each row of x, (5, 4), got (1, 3)",
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(1, 3)),
-        "x: expected two rows at least, one to validate, got 1",
-        lambda: fit(x=torch.zeros(1, 4), valid=0.1),
-        cause="The first dimension of the data is not that of the rows, or there are too few.",
+        cause="The first dimension of the data is not that of the rows.",
         cure="Stack events along the first dimension. Stack contexts in the same way.",
     ),
     error(
         "valid: expected a share in [0, 1) or a set, got 1.0",
         lambda: fit(valid=1.0),
+        "valid: expected a share that leaves a row to train on, got 0.1 of 1 rows",
+        lambda: fit(x=torch.zeros(1, 4), valid=0.1),
         "valid: expected a set, or None, with a DataLoader, got 0.1",
         lambda: fit(x=data.DataLoader(ROWS), valid=0.1),
         cause="No rows would be left to train on, or a DataLoader cannot be split.",
@@ -2278,9 +2299,17 @@ TRAINING = (
         cure="Check that the data is inside the support, or use a smaller `lr` or `clip`.",
     ),
     error(
-        "checkpoint: expected one of a run with {'batch_size': 128, 'lr': 0.1, 'seed': 0}, got "
-        "{'batch_size': 128, 'lr': 0.001, 'seed': 0}; resume=False starts again",
-        fit_twice,
+        "checkpoint: expected one of a run with {'batch_size': 128, 'lr': 0.1, 'seed': 0, "
+        "'optimizer': 'AdamW'}, got {'batch_size': 128, 'lr': 0.001, 'seed': 0, 'optimizer': "
+        "'AdamW'}; resume=False starts again",
+        lambda: fit_twice(lr=0.1),
+        "checkpoint: expected one of this network, got run.pt with weights of other names or "
+        "shapes; resume=False starts again",
+        lambda: fit_twice(network=made(hidden_features=5)),
+        "checkpoint: expected a file that fit has written, got run.pt; resume=False replaces it",
+        fit_from_text,
+        "checkpoint: expected a file in a folder that exists, got missing/run.pt",
+        lambda: fit(checkpoint="missing/run.pt"),
         "checkpoint: expected a path, got 3",
         lambda: fit(checkpoint=3),
         cause="The file was written by a run with other options, so that a resumed run would be "

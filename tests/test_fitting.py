@@ -429,3 +429,12 @@ def test_a_new_network_starts_at_the_marginals_and_a_trained_one_where_it_was(na
     fit(net, x, **options)
     for weight, before in zip(net.parameters(), trained, strict=True):
         torch.testing.assert_close(weight, before)
+
+
+def test_columns_of_one_value_leave_the_others_as_they_are():
+    torch.manual_seed(0)
+    x = torch.randn(400, 4).exp()
+    x[:, 1], x[::2, 2] = 1.5, 0.0  # a density has no maximum there
+    net = networks.MADE(ad.Factorization(4, fam.Normal()), hidden_features=16)
+    history = fit(net, x, max_epochs=5, progress=False)
+    assert history.valid[-1] < history.valid[0] < 4 * 2.5

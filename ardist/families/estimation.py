@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 256  # values of a block that the likelihood is computed of
 _NUM_STEPS = 100
+_MOST_TIES = 4  # a continuous block has ties if one in so many of its values is the same
 _TOLERANCE = 1e-3  # nats that the step of a parameter gains, below which it is left out
 
 
@@ -25,6 +26,11 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
     noise = torch.randn(values.shape[1], family.num_params, generator=generator) / 2
     params = noise.to(weights).requires_grad_()
     optimizer = torch.optim.Rprop([params], lr=0.5, step_sizes=(1e-6, 1e9))
+    # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.
+    count = values.shape[0]
+    gap = count // _MOST_TIES
+    ties = (values[gap:] == values[: count - gap]).any(0)  # (n, *event_shape), of sorted values
+    is_tied = ties.reshape(ties.shape[0], -1).any(-1)  # (n,); also of few rows
     best, chosen = weights.new_full(values.shape[1:2], -math.inf), torch.zeros_like(params)
     for _ in range(_NUM_STEPS):
         with torch.enable_grad():
@@ -37,6 +43,7 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
         sizes = optimizer.state[params].get("step_size", torch.ones_like(params))
         # Otherwise the logit of an unseen state would fall for ever.
         params.grad[~(params.grad.abs() * sizes > _TOLERANCE)] = 0.0
+        params.grad[is_tied & (each > 0)] = 0.0
         if not params.grad.any():
             break
         optimizer.step()

@@ -19,6 +19,11 @@ from ardist.training.processes import place
 def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
     """A Dataset or DataLoader as it is, and tensors as a dataset."""
     if isinstance(x, Dataset | DataLoader) and context is None:
+        if not isinstance(x, DataLoader) and not hasattr(x, "__len__"):
+            raise ValueError(
+                f"{name}: expected a Dataset with a length, got {type(x).__name__}; a DataLoader "
+                f"of it makes batches of a stream"
+            )
         return x
     if not isinstance(x, Tensor):
         raise ValueError(
@@ -54,7 +59,10 @@ def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
         raise ValueError(f"valid: expected a set, or None, with a DataLoader, got {valid}")
     count = max(1, round(valid * len(data)))
     if count >= len(data):
-        raise ValueError(f"x: expected two rows at least, one to validate, got {len(data)}")
+        raise ValueError(
+            f"valid: expected a share that leaves a row to train on, got {valid} of "
+            f"{len(data)} rows"
+        )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
     return Subset(data, order[count:].tolist()), Subset(data, order[:count].tolist())
 
@@ -73,6 +81,14 @@ def make_loader(data: Any, options: Any, shuffle: bool) -> DataLoader[Any]:
     if isinstance(getattr(data, "dataset", data), TensorDataset):  # takes a batch at once
         return DataLoader(data, None, sampler=BatchSampler(sampler, size, drop_last=False))
     return DataLoader(data, size, sampler=sampler)
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """What the network is called with for a batch: (x,) or (x, context)."""
+    tensors = list(batch) if isinstance(batch, list | tuple) else [batch]
+    if not tensors or not all(isinstance(each, Tensor) for each in tensors):
+        raise ValueError(f"x: expected batches of a tensor or of tensors, got {described(batch)}")
+    return tensors
 
 
 def sampler_of(loader: Any) -> Any:

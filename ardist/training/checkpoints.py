@@ -1,6 +1,8 @@
 """Checkpoints of a training run, which any number of processes can resume."""
 
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,11 +28,16 @@ def load_checkpoint(
     own = model.state_dict()
     params = [each for group in optimizer.param_groups for each in group["params"]]
     device = next(iter(own.values())).device
-    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    saved = _read(path, device)
     if saved["settings"] != settings:
         raise ValueError(
             f"checkpoint: expected one of a run with {settings}, got {saved['settings']}; "
             f"resume=False starts again"
+        )
+    if _shapes(saved["model"]) != _shapes(own):
+        raise ValueError(
+            f"checkpoint: expected one of this network, got {path} with weights of other names or "
+            f"shapes; resume=False starts again"
         )
     for part in ("model", "best"):
         saved[part] = {name: _sharded(value, own[name]) for name, value in saved[part].items()}
@@ -39,6 +46,20 @@ def load_checkpoint(
             if isinstance(value, Tensor) and value.shape == params[index].shape:
                 state[name] = _sharded(value, params[index])
     return saved
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    with suppress(UnpicklingError, RuntimeError, LookupError, EOFError):
+        saved = torch.load(path, map_location=device, weights_only=True)
+        if isinstance(saved, dict) and "settings" in saved:
+            return saved
+    raise ValueError(
+        f"checkpoint: expected a file that fit has written, got {path}; resume=False replaces it"
+    )
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
 
 
 def _whole(value: Any) -> Any:

@@ -28,7 +28,7 @@ from ardist.networks.base import ConditionalNetwork, LogLikelihood, reference_of
 from ardist.ordering import Ordering
 from ardist.recomputation import is_sharded
 from ardist.shapes import described
-from ardist.training.batches import as_dataset, make_loader, order_of, sampler_of, split
+from ardist.training.batches import as_dataset, make_loader, order_of, sampler_of, split, tensors_of
 from ardist.training.checkpoints import load_checkpoint, save_checkpoint
 from ardist.training.history import History, nats
 from ardist.training.objectives import masked_log_prob
@@ -219,6 +219,10 @@ class _Run:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.best = self.objective.state_dict()
         self.settings = {name: getattr(options, name) for name in ("batch_size", "lr", "seed")}
+        self.settings["optimizer"] = type(self.optimizer).__name__
+        path: Path | None = options.checkpoint
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ValueError(f"checkpoint: expected a file in a folder that exists, got {path}")
 
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
@@ -232,7 +236,9 @@ class _Run:
             return
         count = min(self.steps, -(-_STARTING_ROWS // options.batch_size))
         first = list(islice(self.train, count))
-        own = torch.cat([batch[0] if isinstance(batch, list | tuple) else batch for batch in first])
+        if not first:
+            return
+        own = torch.cat([tensors_of(batch)[0] for batch in first])
         rows = torch.cat(gathered(own)).to(self.device)  # the same in each process
 
         def score() -> float:
@@ -290,6 +296,8 @@ class _Run:
             scores = self.step(batch, rate)
             total, rows = total - scores.sum(), rows + scores.shape[0]
             self.bar.update()
+        if not rows:
+            raise ValueError("x: expected a batch at least, got none")
         history.train.append(mean(total, rows))
         if not math.isfinite(history.train[-1]):
             raise ValueError(
@@ -330,8 +338,7 @@ class _Run:
         return fall * min(1.0, (epoch * self.steps + step + 1) / max(o.warmup, 1))
 
     def log_prob(self, model: nn.Module, batch: Any) -> Tensor:
-        each = batch if isinstance(batch, list | tuple) else [batch]
-        tensors = [tensor.to(self.device) for tensor in each]
+        tensors = [tensor.to(self.device) for tensor in tensors_of(batch)]
         rows = tensors[0].shape[:1]
         kwargs = {} if self.order is None else {"ordering": self.order(rows[0])}
         result: Tensor = model(*tensors, **kwargs)
