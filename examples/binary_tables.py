@@ -35,7 +35,7 @@ PRESETS = {
     "jester": Preset((500,), 1e-3, 1.0, 1e-3, 100, 6),
     "dna": Preset((), 1e-2, 0.0, 3e-3, 50, 16),
     "mushrooms": Preset((300,), 1e-3, 0.03, 1e-4, 25, 4),
-    "nips": Preset((), 5e-3, 0.0, 1.5e-2, 20, 4),
+    "nips": Preset((), 5e-2, 0.0, 1.8e-2, 20, 4),
 }
 COLUMNS = ("nltcs", "plants", "jester", "dna 1400/600", "dna 1600/400", "mushrooms", "nips")
 NO = math.nan
