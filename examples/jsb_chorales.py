@@ -6,11 +6,10 @@ matplotlib, mido and tqdm.
 
 import argparse
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import batches  # the module next to this one
 import mido
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ import torch.nn.functional as F
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Sampler
 
 import ardist as ad
 from ardist.networks import MADE, RNN
@@ -39,37 +36,6 @@ PUBLISHED = {  # nats a step of jsb_chorales.npz; [C] read in the source, [M] fr
     "RNN-NADE": "5.83, Hessian-free 5.56 [M]",
 }
 LENGTH, GIVEN = 64, 8  # steps of a sample, and of a real chorale to continue
-
-
-def batch_of(rolls: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Padded rolls (N, steps, 88), and a mask of their steps (N, steps)."""
-    masks = [torch.ones(len(roll), dtype=torch.bool) for roll in rolls]
-    return pad_sequence(rolls, batch_first=True), pad_sequence(masks, batch_first=True)
-
-
-class Bucketed(Sampler[list[int]]):
-    """Batches of rolls of about the same length, in random order, so that there is little padding.
-
-    Args:
-        rolls: the data.
-        jitter: the share by which lengths vary when they are sorted; 0 for the same batches always.
-    """
-
-    def __init__(self, rolls: list[Tensor], jitter: float) -> None:
-        self.lengths, self.jitter = torch.tensor([len(roll) for roll in rolls]), jitter
-
-    def __len__(self) -> int:
-        return -(-len(self.lengths) // BATCH)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = self.lengths * (1 + self.jitter * torch.rand(len(self.lengths)))
-        batches = order.argsort().split(BATCH)
-        for number in torch.randperm(len(batches)):
-            yield batches[number].tolist()
-
-
-def loader(rolls: list[Tensor], jitter: float = 0.0, make: Any = batch_of) -> DataLoader:
-    return DataLoader(rolls, batch_sampler=Bucketed(rolls, jitter), collate_fn=make)
 
 
 class PerStep(nn.Module):
@@ -92,7 +58,7 @@ class PerStep(nn.Module):
 def score(net: RNN, rolls: list[Tensor]) -> float:
     """Mean negative log-likelihood of a step given all earlier ones, over all steps."""
     model = PerStep(net, sum(map(len, rolls)))
-    return -sum(model(*batch).sum().item() for batch in loader(rolls))
+    return -sum(model(*batch).sum().item() for batch in batches.loader(rolls, BATCH))
 
 
 def transposed(roll: Tensor, shift: int) -> Tensor:
@@ -116,7 +82,7 @@ class Transposed:
         away = torch.rand(len(rolls)) < self.share
         shifts = torch.randint(-SEMITONES, SEMITONES + 1, away.shape) * away
         pairs = zip(rolls, shifts.tolist(), strict=True)
-        return batch_of([transposed(roll, shift) for roll, shift in pairs])
+        return batches.padded([transposed(roll, shift) for roll, shift in pairs])
 
     def after_epoch(self, history: ad.training.History) -> None:
         self.share -= self.fall
@@ -127,8 +93,8 @@ def fit(net: RNN, data: dict[str, list[Tensor]], moved: bool, epochs: int, seed:
     options = {"lr": LR, "weight_decay": DECAY, "warmup": 0, "patience": None, "seed": seed}
     ad.training.fit(
         PerStep(net, sum(map(len, train)) / len(train)),
-        loader(train, jitter=0.5, make=make),
-        valid=loader(data["valid"]),
+        batches.loader(train, BATCH, jitter=0.5, make=make),
+        valid=batches.loader(data["valid"], BATCH),
         max_epochs=epochs,
         callbacks=[make.after_epoch],
         **options,

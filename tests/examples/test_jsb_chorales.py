@@ -1,8 +1,7 @@
-"""The piano rolls of examples/jsb_chorales.py: their batches, their keys, and a short run."""
+"""The piano rolls of examples/jsb_chorales.py: their keys, and a short run."""
 
 import sys
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,6 @@ RNG = np.random.default_rng(0)
 def example(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
     return import_module("jsb_chorales")
-
-
-def test_batches_have_rolls_of_similar_lengths(example):
-    torch.manual_seed(0)
-    rolls = [torch.zeros(length, 88) for length in RNG.permutation(np.arange(1, 101))]
-    for jitter in (0.0, 0.5):
-        batches = list(example.Bucketed(rolls, jitter))
-        assert sorted(chain(*batches)) == list(range(100))
-        lengths = [[len(rolls[index]) for index in batch] for batch in batches]
-        assert sum(len(each) * max(each) for each in lengths) < (1.1 + jitter) * sum(range(101))
-    assert list(example.Bucketed(rolls, 0.5)) != batches
 
 
 def test_a_transposed_roll_keeps_its_chords(example):
