@@ -1,7 +1,8 @@
 """One network for every order: inpainting, p(x_S) of any set, and mixtures over orders.
 
 A causal Transformer and a masked perceptron are trained on random orders, and a Transformer of the
-same size on raster order only. Needs scikit-learn, matplotlib and tqdm.
+same size on raster order only: on a table of categories 0, 1, ..., or on digits of 8x8 pixels.
+Needs scikit-learn, matplotlib and tqdm.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import digits  # the example of that name
 import numpy as np
+import table_files  # the module next to this one
 import torch
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
@@ -22,6 +24,7 @@ from torch.utils.data import DataLoader
 import ardist as ad
 
 LEARNING_RATE = 2e-3
+ELEMENTS = 2**20  # that are scored at once
 
 
 class Recipe(NamedTuple):
@@ -36,7 +39,7 @@ class Recipe(NamedTuple):
 _ADAM = partial(torch.optim.AdamW, betas=(0.9, 0.98), fused=True)
 _ROWS = {"optimizer": _ADAM, "orderings": "row"}  # a random order for each row
 RECIPES = {
-    "nltcs": {
+    "table": {
         "one order": Recipe(200, 31, {"dim": 32}, {"optimizer": _ADAM}),
         "causal": Recipe(200, 31, {"dim": 32}, _ROWS),
         "masked": Recipe(
@@ -59,13 +62,17 @@ RECIPES = {
 }
 
 
-def load(name: str, path: Path) -> tuple[ad.Factorization, Tensor, Tensor, Tensor]:
+def load(table: Path | None) -> tuple[ad.Factorization, Tensor, Tensor, Tensor]:
     """The factorization, and train, validation and test events."""
-    if name == "digits":
+    if table is None:
         family = ad.families.DiscretizedLogisticMixture(5, bins=digits.LEVELS)
         return ad.Factorization((8, 8), family), *digits.load()
-    parts = (torch.from_numpy(np.load(path)[part]).long() for part in ("train", "valid", "test"))
-    return ad.Factorization(16, ad.families.Bernoulli()), *parts
+    parts = [torch.from_numpy(part) for part in table_files.read(table)]
+    if not all((part >= 0).all() and not (part % 1).any() for part in parts):
+        raise SystemExit(f"{table}: expected categories 0, 1, ...")
+    states = int(max(part.max() for part in parts)) + 1
+    family = ad.families.Bernoulli() if states <= 2 else ad.families.Categorical(states)
+    return ad.Factorization(parts[0].shape[1:], family), *(part.long() for part in parts)
 
 
 def random_ranks(count: int, fac: ad.Factorization) -> Tensor:
@@ -76,20 +83,21 @@ def random_ranks(count: int, fac: ad.Factorization) -> Tensor:
 @torch.no_grad()
 def nats(p: torch.distributions.Distribution, x: Tensor) -> float:
     """Mean negative log-likelihood."""
-    return -p.log_prob(x).mean().item()
+    rows = x.split(max(1, ELEMENTS // p.event_shape.numel() ** 2))
+    return -torch.cat([p.log_prob(part) for part in rows]).mean().item()
 
 
 def fit(
-    name: str, kind: str, fac: ad.Factorization, train: Tensor, valid: Tensor, seed: int
+    kind: str, recipe: Recipe, fac: ad.Factorization, train: Tensor, valid: Tensor, seed: int
 ) -> ad.networks.ConditionalNetwork:
     """Maximum likelihood, by the recipe for this data and this kind of network."""
-    batch, epochs, options, training = RECIPES[name][kind]
+    batch, epochs, options, training = recipe
     torch.manual_seed(seed)
     if kind == "masked":
         net = ad.networks.Masked(fac, **options)
     else:
         net = ad.networks.Transformer(fac, depth=3, heads=4, **options)
-    collate = digits.stack_shifted if name == "digits" else None
+    collate = digits.stack_shifted if len(fac.grid_shape) == 2 else None
     ad.training.fit(
         net,
         DataLoader(train, batch, shuffle=True, collate_fn=collate),
@@ -112,7 +120,8 @@ def compare(
     seconds: dict[str, float],
 ) -> ad.networks.ConditionalNetwork:
     """Prints nats of test events by network, and returns the best one for any order."""
-    counts = torch.nn.functional.one_hot(train).sum(0) + 1.0
+    states = int(max(x.max() for x in (train, valid, test))) + 1
+    counts = torch.nn.functional.one_hot(train, states).sum(0) + 1.0
     alone = -Categorical(counts).log_prob(test)  # independent elements
     orderings = [ad.Ordering.random(seed) for seed in range(16)]
     columns = ("seconds", "raster", "random", "mix of 4", "mix of 16")
@@ -132,11 +141,11 @@ def compare(
     kind = min(scores, key=scores.__getitem__)
     p, fac = networks[kind].condition(), networks[kind].factorization
     print(f"nats of x_S on test by {kind!r}, mean of 8 random sets S of each size")
-    for size in (fac.num_blocks * share // 16 for share in (1, 4, 8, 12)):
+    for size in sorted({-(-fac.num_blocks * share // 16) for share in (1, 4, 8, 12)}):
         kept = [ranks < size for ranks in random_ranks(8, fac)]
         own = sum(nats(p.marginal(mask), test[:, mask]) for mask in kept) / 8
         other = sum(alone[:, mask].sum(-1).mean().item() for mask in kept) / 8
-        print(f"  {size:2} elements  {own:8.3f}, independent {other:8.3f}")
+        print(f"  {size:3} elements  {own:8.3f}, independent {other:8.3f}")
     return networks[kind]
 
 
@@ -167,30 +176,27 @@ def picture(net: ad.networks.ConditionalNetwork, test: Tensor, path: Path, draws
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("data"), help="has debd_nltcs.npz")
-    parser.add_argument("--dataset", choices=("nltcs", "digits", "both"), default="both")
+    parser.add_argument("--table", type=Path, help=f"{table_files.FORMATS}; digits by default")
+    parser.add_argument("--epochs", type=float, default=1.0, help="as a share of the recipes'")
     parser.add_argument("--threads", type=int, default=1, help="more are slower on a busy machine")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("output"), help="for any_order.png")
     args = parser.parse_args()
-    path = args.data / "debd_nltcs.npz"
-    if args.dataset != "digits" and not path.is_file():
-        parser.error(f"{path} is missing: an npz file of 0/1 rows by the names train, valid, test")
     torch.set_num_threads(args.threads)
-    for name in ("nltcs", "digits") if args.dataset == "both" else (args.dataset,):
-        torch.manual_seed(args.seed)
-        fac, train, valid, test = load(name, path)
-        networks, seconds = {}, {}
-        for kind in RECIPES[name]:
-            start = time.process_time()
-            networks[kind] = fit(name, kind, fac, train, valid, args.seed)
-            seconds[kind] = time.process_time() - start
-        print(f"\n{name}")
-        best = compare(train, valid, test, networks, seconds)
-        if name == "digits":
-            args.output.mkdir(parents=True, exist_ok=True)
-            picture(best, test, args.output / "any_order.png")
-            print(f"picture: {args.output / 'any_order.png'}")
+    torch.manual_seed(args.seed)
+    fac, train, valid, test = load(args.table)
+    networks, seconds, recipes = {}, {}, RECIPES["digits" if args.table is None else "table"]
+    for kind, recipe in recipes.items():
+        start = time.process_time()
+        epochs = max(1, round(args.epochs * recipe.epochs))
+        networks[kind] = fit(kind, recipe._replace(epochs=epochs), fac, train, valid, args.seed)
+        seconds[kind] = time.process_time() - start
+    print(f"{'digits' if args.table is None else args.table.stem}: {len(train)} training rows")
+    best = compare(train, valid, test, networks, seconds)
+    if args.table is None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        picture(best, test, args.output / "any_order.png")
+        print(f"picture: {args.output / 'any_order.png'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Binary tables: MADEs under several orderings, and their mixture, compared with published numbers.
 
-The validation set selects the epoch of each network. The test set is read once, at the end.
+It takes any table of 0 and 1. Options were chosen on six tables; another one has those of the table
+of the nearest size. The validation set selects the epoch of each network. The test set is read
+once, at the end.
 """
 
 import argparse
@@ -9,7 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+import table_files  # the module next to this one
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +21,10 @@ PATIENCE = 10  # epochs without a better validation score
 
 
 class Preset(NamedTuple):
-    """The options for a table, which were chosen on its validation set alone."""
+    """The options for a table, which were chosen on its validation set alone, and its size."""
 
+    rows: int  # for training
+    columns: int
     hidden: tuple[int, ...]  # () is a chain of logistic regressions
     lr: float
     decay: float  # AdamW's, on all but the direct connections
@@ -30,12 +34,12 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "nltcs": Preset((200,), 5e-3, 0.1, 1e-4, 200, 4),
-    "plants": Preset((1000,), 2e-3, 0.1, 1e-4, 200, 4),
-    "jester": Preset((500,), 1e-3, 1.0, 1e-3, 100, 6),
-    "dna": Preset((), 1e-2, 0.0, 3e-3, 50, 16),
-    "mushrooms": Preset((300,), 1e-3, 0.03, 1e-4, 25, 4),
-    "nips": Preset((), 5e-2, 0.0, 1.8e-2, 20, 4),
+    "nltcs": Preset(16181, 16, (200,), 5e-3, 0.1, 1e-4, 200, 4),
+    "plants": Preset(17412, 69, (1000,), 2e-3, 0.1, 1e-4, 200, 4),
+    "jester": Preset(9000, 100, (500,), 1e-3, 1.0, 1e-3, 100, 6),
+    "dna": Preset(1600, 180, (), 1e-2, 0.0, 3e-3, 50, 16),
+    "mushrooms": Preset(2000, 112, (300,), 1e-3, 0.03, 1e-4, 25, 4),
+    "nips": Preset(400, 500, (), 5e-2, 0.0, 1.8e-2, 20, 4),
 }
 COLUMNS = ("nltcs", "plants", "jester", "dna 1400/600", "dna 1600/400", "mushrooms", "nips")
 NO = math.nan
@@ -51,6 +55,16 @@ PUBLISHED = {  # by model and source: mean test log-likelihood in nats on each o
     ("MADE, mask sampling", "M"): (NO, NO, NO, -79.66, NO, -9.69, -277.28),
     ("best of five SPNs and trees", "M"): (-5.99, -12.54, -52.46, NO, -79.05, NO, NO),
 }
+
+
+def nearest(rows: int, columns: int) -> str:
+    """The preset for the table whose size is nearest, in ratios."""
+    return min(
+        PRESETS,
+        key=lambda name: math.hypot(
+            math.log(PRESETS[name].rows / rows), math.log(PRESETS[name].columns / columns)
+        ),
+    )
 
 
 @torch.no_grad()
@@ -94,26 +108,26 @@ def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="the folder of debd_NAME.npz")
-    parser.add_argument("--dataset", choices=PRESETS, required=True)
-    parser.add_argument("--dna-split", choices=("1400/600", "1600/400"), default="1400/600")
+    parser.add_argument("--table", type=Path, required=True, help=table_files.FORMATS)
+    parser.add_argument("--suffix", default="", help="of the arrays train and valid in the .npz")
+    parser.add_argument("--preset", choices=PRESETS, help="by default that of the nearest size")
     parser.add_argument("--orderings", type=int, help="how many networks to fit and mix")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    path = args.data / f"debd_{args.dataset}.npz"
-    if not path.is_file():
-        parser.error(f"{path} is missing: an npz file of 0/1 rows by the names train, valid, test")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    preset, start = PRESETS[args.dataset], time.perf_counter()
+    parts = table_files.read(args.table, args.suffix, args.seed)
+    if not all(((part == 0) | (part == 1)).all() for part in parts):
+        parser.error(f"--table: {args.table} has other numbers than 0 and 1")
+    train, valid, test = (torch.from_numpy(part).float() for part in parts)
+    name = args.preset or nearest(*train.shape)
+    preset, start = PRESETS[name], time.perf_counter()
     count = args.orderings or preset.orderings
-    column = f"dna {args.dna_split}" if args.dataset == "dna" else args.dataset
-    suffix = "_larochelle" if column == "dna 1400/600" else ""
-    data = np.load(path)
-    train, valid = (torch.from_numpy(data[part + suffix]).float() for part in ("train", "valid"))
-    print(f"{column}: {len(train)} train / {len(valid)} valid rows of {train.shape[1]} columns")
-    print(f"{preset}, fitting {count}, threads {args.threads}, seed {args.seed}")
+    table = args.table.stem
+    print(f"{table}: {len(train)} train / {len(valid)} valid rows of {train.shape[1]} columns")
+    print(f"options of {name}: {preset}")
+    print(f"fitting {count}, threads {args.threads}, seed {args.seed}")
     networks, scores = [], []
     for number in range(count):
         ordering = ad.Ordering.random(args.seed + number) if number else ad.Ordering.raster()
@@ -125,22 +139,27 @@ def main() -> None:
         text = f"valid {scores[-1].mean():.3f}, mixture so far {mix(scores).mean():.3f}"
         print(f"{ordering!r}: {text}, {time.perf_counter() - start:.0f} s")
     print(f"parameters of one, masked included: {sum(p.numel() for p in network.parameters())}")
-    test = torch.from_numpy(data["test"]).float()
     scores = [score(network, test) for network in networks]
     own = {"natural order": scores[0]}
     if count > 1:
         own |= {f"mean of {count} orders": torch.stack(scores), f"mixture of {count}": mix(scores)}
-    rows = [(values[COLUMNS.index(column)], *key) for key, values in PUBLISHED.items()]
+    column = table.removeprefix("debd_") + f" {len(train)}/{len(valid)}" * (table == "debd_dna")
+    rows = [
+        (values[COLUMNS.index(column)], *key)
+        for key, values in PUBLISHED.items()
+        if column in COLUMNS
+    ]
     rows += [(each.mean().item(), f"ardist MADE, {name}", "") for name, each in own.items()]
-    print(f"\n{column}, mean test log-likelihood of {len(test)} rows in nats, best last")
+    print(f"\n{table}, mean test log-likelihood of {len(test)} rows in nats, best last")
     for value, model, source in sorted(row for row in rows if not math.isnan(row[0])):
         text = f"{value:8.2f}  [{source}]" if source else f"{value:9.3f} <<< this run"
         print(f"  {model:<32} {text}")
-    print("[own] computed on this file, not published; [M] quoted from memory of the paper")
-    if args.dataset == "nltcs":
-        states = torch.arange(2**16).unsqueeze(-1) >> torch.arange(16) & 1
+    if column in COLUMNS:
+        print("[own] computed on this file, not published; [M] quoted from memory of the paper")
+    if (width := train.shape[1]) <= 16:
+        states = torch.arange(2**width).unsqueeze(-1) >> torch.arange(width) & 1
         total = mix([score(network, states.float()) for network in networks]).exp().sum()
-        print(f"sum of p over all 2^16 states: {total:.7f}")
+        print(f"sum of p over all 2^{width} states: {total:.7f}")
 
 
 if __name__ == "__main__":

@@ -312,6 +312,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "Truncated": lambda: of(family=NORMAL, low=-1.0, high=2.0),
     "Transformed": lambda: of(family=NORMAL, transforms=[ExpTransform()]),
     "VonMises": of,
+    "auto": lambda: of(column=[0.5, 1.5]),
     "AutoAutoregressive": lambda: of(model=model, hidden_features=8, init_scale=0.1),
     "AutoAutoregressive.get_base_dist": lambda: of(guide()),
     "AutoAutoregressive.get_posterior": lambda: of(guide()),

@@ -78,6 +78,7 @@ ORDER = (
     "networks.any_set",
     "networks.masking",
     "networks.sequence",
+    "networks.sizes",
     "networks.made",
     "networks.recurrent",
     "networks.wavenet",

@@ -8,6 +8,7 @@ from ardist.families.interval import Rounded, Truncated
 from ardist.families.nested import Nested
 from ardist.families.ordinal import Ordinal
 from ardist.families.parametric import Parametric
+from ardist.families.proposed import auto
 from ardist.families.relaxed import Relaxed
 from ardist.families.spline import Spline
 from ardist.families.transformed import Transformed
@@ -70,4 +71,5 @@ __all__ = [
     "Transformed",
     "Truncated",
     "VonMises",
+    "auto",
 ]

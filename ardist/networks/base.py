@@ -71,6 +71,8 @@ class ConditionalNetwork(Specified, nn.Module):
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
     starts_at_data: ClassVar[bool] = False
     """Whether `ad.training.fit` calls `start_at` first."""
+    _sizes: ClassVar[tuple[str, ...]] = ()
+    """Arguments that follow from the factorization if they are None, and are attributes then."""
 
     __signature__: ClassVar[inspect.Signature]
     _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]
@@ -368,7 +370,8 @@ class ConditionalNetwork(Specified, nn.Module):
         args, kwargs, _ = self._constructed
         bound = inspect.signature(self._maker).bind(*args, **kwargs)
         bound.apply_defaults()
-        return bound.arguments
+        sizes = {name for name in self._sizes if bound.arguments.get(name, ...) is None}
+        return {**bound.arguments, **{name: getattr(self, name) for name in sizes}}
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         """Why the network does not support a factorization, or None if it does."""

@@ -13,6 +13,7 @@ from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, start_near_noise
 from ardist.networks.masking import MaskedLinear, VisibleSets, is_subset
+from ardist.networks.sizes import hidden_layers
 from ardist.pathwise import Sweep
 from ardist.rows import add_to_rows, repeat_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
@@ -29,7 +30,10 @@ class MADE(ConditionalNetwork):
 
     Args:
         factorization: its dependencies give the masks.
-        hidden_features: width of each hidden layer; `()` gives direct connections only.
+        hidden_features: width of each hidden layer; `()` gives direct connections only. By
+            default there are two layers, whose width is four times the number of features of the
+            event, rounded up to a power of two within 64 and 512, and without direct connections
+            at least the number of distinct sets of dependencies.
         context_shape: `(C,)`, or `()` for none.
         direct: whether there are also direct connections from inputs to outputs. With them, all
             dependencies are kept even if a layer has fewer units than there are distinct sets of
@@ -52,12 +56,13 @@ class MADE(ConditionalNetwork):
     """
 
     starts_at_data = True
+    _sizes = ("hidden_features",)
 
     def __init__(
         self,
         factorization: Factorization,
         *,
-        hidden_features: int | Sequence[int],
+        hidden_features: int | Sequence[int] | None = None,
         context_shape: Sequence[int] = (),
         direct: bool = True,
         residual: bool = False,
@@ -67,18 +72,22 @@ class MADE(ConditionalNetwork):
         super().__init__(factorization, context_shape=context_shape)
         self.residual = as_flag(residual, "residual")
         self.activation: Callable[[Tensor], Tensor] = as_callable(activation, "activation")
+        layout = factorization.layout
+        visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
+        if hidden_features is None:
+            least = 0 if direct else visible.sets.shape[0]
+            ruled = hidden_layers(sum(layout.sizes["feature"]))
+            hidden_features = [max(width, least) for width in ruled]
         widths = as_size(hidden_features, "hidden_features")
         if not as_flag(direct, "direct") and not widths:
             raise ValueError("hidden_features: expected a layer, or direct=True, got neither")
         self.dropout = as_probability(dropout, "dropout")
-        visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
         if not direct and min(widths) < visible.sets.shape[0]:
             raise ValueError(
                 f"hidden_features: without direct connections every layer needs a unit for each "
                 f"of the {visible.sets.shape[0]} distinct sets of dependencies, got {tuple(widths)}"
             )
         self.hidden_features = tuple(widths)
-        layout = factorization.layout
         # The set of blocks on which each unit depends, (units, num_blocks) bool.
         features = torch.eye(layout.num_blocks, dtype=torch.bool).repeat_interleave(
             torch.tensor(layout.sizes["feature"]), 0

@@ -18,6 +18,7 @@ from ardist.networks.base import (
 )
 from ardist.networks.mlp import mlp
 from ardist.networks.sequence import UniformNetwork, encoding_at
+from ardist.networks.sizes import hidden_layers
 from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_positive, as_size, check_type
 from ardist.static import StaticStep, Tensors
@@ -47,7 +48,9 @@ class Markov(UniformNetwork):
         factorization: in an order in which each block depends on all earlier ones. Dependencies
             beyond the window are ignored.
         window: the number of last blocks on which a conditional depends.
-        hidden_features: width of each hidden layer of a perceptron; `()` makes it linear.
+        hidden_features: width of each hidden layer of a perceptron; `()` makes it linear. By
+            default there are two layers, whose width is four times the number of features in the
+            window, rounded up to a power of two within 64 and 512.
         module: a module as above, instead of `hidden_features`.
         stationary: whether `step` is at most `window`. Then the chain is homogeneous once the
             window is full, and the network supports any length.
@@ -56,7 +59,7 @@ class Markov(UniformNetwork):
 
     Raises:
         ValueError: if the blocks differ in family, the ordering has ties or is a graph's, or both
-            or neither of `hidden_features` and `module` are given.
+            `hidden_features` and `module` are given.
 
     >>> import torch, ardist as ad
     >>> trigram = ad.networks.Markov(
@@ -83,6 +86,7 @@ class Markov(UniformNetwork):
     """
 
     padding: Tensor
+    _sizes = ("hidden_features",)
 
     def __init__(
         self,
@@ -96,11 +100,8 @@ class Markov(UniformNetwork):
         context_kind: str = "vector",
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
-        if (hidden_features is None) == (module is None):
-            raise ValueError(
-                "hidden_features, module: expected one of the two, got "
-                f"{'neither' if module is None else 'both'}"
-            )
+        if hidden_features is not None and module is not None:
+            raise ValueError("hidden_features, module: expected at most one of the two, got both")
         if module is not None:
             check_type(module, nn.Module, "module")
         self.window = as_positive(window, "window")
@@ -108,7 +109,9 @@ class Markov(UniformNetwork):
         family = factorization.layout.families[0]
         self.encoder: nn.Module = nn.Identity()
         if module is None:
-            hidden = as_size(() if hidden_features is None else hidden_features, "hidden_features")
+            if hidden_features is None:
+                hidden_features = hidden_layers(self.window * family.num_features)
+            hidden = as_size(hidden_features, "hidden_features")
             widths = (*hidden, family.num_params)
             num_steps = self.window + 1 if stationary else factorization.num_steps
             module = _WindowMLP(family, self.window, num_steps, widths)
@@ -125,7 +128,7 @@ class Markov(UniformNetwork):
                 dtype=factorization.layout.dtype(reference.dtype),
                 device=reference.device,
             )
-        self.module = module
+        self.module, self.hidden_features = module, hidden_features
         self.register_buffer("padding", padding, persistent=False)
 
     @property

@@ -13,6 +13,7 @@ from ardist.factorization import Factorization
 from ardist.networks.any_set import AnySet, Passes, is_partial_order
 from ardist.networks.base import start_near_noise
 from ardist.networks.from_module import MaskedModule
+from ardist.networks.sizes import hidden_layers
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_flag, as_probability, as_size
 
@@ -35,7 +36,9 @@ class Masked(AnySet):
 
     Args:
         factorization: the blocks, and the order that applies by default.
-        hidden_features: width of each hidden layer, of which there is at least one.
+        hidden_features: width of each hidden layer, of which there is at least one. By default
+            there are two layers, whose width is four times the number of features of the event,
+            rounded up to a power of two within 64 and 512.
         residual: whether layers of equal width add their input to their output.
         dropout: the probability of dropping a hidden unit in training mode. It applies to
             `log_prob`, not to draws.
@@ -59,12 +62,13 @@ class Masked(AnySet):
 
     context_kinds = ("vector", "blocks", "sequence")
     starts_at_data = True
+    _sizes = ("hidden_features",)
 
     def __init__(
         self,
         factorization: Factorization,
         *,
-        hidden_features: int | Sequence[int],
+        hidden_features: int | Sequence[int] | None = None,
         residual: bool = True,
         dropout: float = 0.0,
         context_shape: Sequence[int] = (),
@@ -77,12 +81,14 @@ class Masked(AnySet):
             context_kind=context_kind,
             chunk_size=chunk_size,
         )
-        widths = as_size(hidden_features, "hidden_features")
+        layout = factorization.layout
+        if hidden_features is None:
+            hidden_features = hidden_layers(sum(layout.sizes["feature"]))
+        self.hidden_features = widths = as_size(hidden_features, "hidden_features")
         if not widths:
             raise ValueError("hidden_features: expected at least one layer, got ()")
         self.residual = as_flag(residual, "residual")
         self.dropout = as_probability(dropout, "dropout")
-        layout = factorization.layout
         self._feature_ends = [0, *accumulate(layout.sizes["feature"])]
         self._param_ends = [0, *accumulate(layout.sizes["param"])]
         # A row for each feature, and one for each block, which tells that it is observed.

@@ -11,6 +11,7 @@ from ardist.networks.base import ConditionalNetwork
 from ardist.networks.gated_stacks import Encodings, GatedStacks, symmetry_of
 from ardist.networks.locally_masked import LocallyMasked
 from ardist.networks.sequence import BlockEmbedding, BlockHead, encoding_at
+from ardist.networks.sizes import block_width
 from ardist.shapes import as_flag, as_positive, as_probability, as_size, is_integer
 from ardist.static import StaticStep, Tensors
 
@@ -32,8 +33,10 @@ class PixelCNN(ConditionalNetwork):
 
     Args:
         factorization: over a two-dimensional grid; blocks of one family, of any shape.
-        channels: width of each layer.
-        depth: number of layers.
+        channels: width of each layer. By default it is twice the number of features of a pixel,
+            rounded up to a power of two within 64 and 256.
+        depth: number of layers. By default their receptive field reaches over half of the longer
+            side of the grid, with at most 12 layers, or there is a layer for each `dilation`.
         kernel_size: odd, at least 3; a layer uses the part of the kernel on earlier pixels.
         dilation: the distance between the pixels that a kernel reads, for all layers or for each.
         dropout: the probability of dropping an entry of a layer's output in training mode. It
@@ -59,12 +62,14 @@ class PixelCNN(ConditionalNetwork):
 
     context_kinds = ("vector", "blocks")
 
+    _sizes = ("channels", "depth")
+
     def __init__(
         self,
         factorization: Factorization,
         *,
-        channels: int,
-        depth: int,
+        channels: int | None = None,
+        depth: int | None = None,
         kernel_size: int = 3,
         dilation: int | Sequence[int] = 1,
         dropout: float = 0.0,
@@ -78,8 +83,12 @@ class PixelCNN(ConditionalNetwork):
             raise ValueError(
                 f"kernel_size: expected an odd number of at least 3, got {kernel_size}"
             )
-        depth = as_positive(depth, "depth")
         dilations = as_size(dilation, "dilation")
+        if depth is None:
+            reach = kernel_size // 2 * dilations[0] if is_integer(dilation) else 0
+            sides = max(factorization.grid_shape)
+            depth = min(-(-sides // (2 * reach)), 12) if reach else len(dilations)
+        self.depth = depth = as_positive(depth, "depth")
         if is_integer(dilation):
             dilations = dilations * depth
         elif len(dilations) != depth:
@@ -87,7 +96,9 @@ class PixelCNN(ConditionalNetwork):
                 f"dilation: expected one for all or one for each of {depth} layers, "
                 f"got {tuple(dilations)}"
             )
-        self.embedding = BlockEmbedding(factorization, as_positive(channels, "channels"))
+        channels = block_width(factorization) if channels is None else channels
+        self.channels = channels = as_positive(channels, "channels")
+        self.embedding = BlockEmbedding(factorization, channels)
         # Convolutions alone depend on the position only through the zeros at the border.
         self.position = nn.Parameter(torch.randn(factorization.num_blocks, channels) * 0.1)
         body = LocallyMasked if symmetry_of(factorization) is None else GatedStacks

@@ -19,6 +19,7 @@ from ardist.networks.sequence import (
     SequenceStep,
     encoding_at,
 )
+from ardist.networks.sizes import block_width
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_positive, as_probability, is_transformed
 from ardist.static import StaticStep, Tensors
@@ -34,7 +35,8 @@ class RNN(SequenceNetwork):
         factorization: in an order in which each block depends on all earlier ones.
         cell: "tanh" (Elman 1990), "gru" (Cho et al. 2014) or "lstm" (Hochreiter & Schmidhuber
             1997).
-        hidden_size: width of the state of each layer.
+        hidden_size: width of the state of each layer. By default it is twice the number of features
+            of the widest block, rounded up to a power of two within 64 and 256.
         num_layers: number of layers.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
         context_kind: "vector", or "blocks", a vector for each block, which enters its step.
@@ -55,13 +57,14 @@ class RNN(SequenceNetwork):
     """
 
     starts_at_data = True
+    _sizes = ("hidden_size",)
 
     def __init__(
         self,
         factorization: Factorization,
         *,
         cell: str = "gru",
-        hidden_size: int,
+        hidden_size: int | None = None,
         num_layers: int = 1,
         context_shape: Sequence[int] = (),
         context_kind: str = "vector",
@@ -70,6 +73,7 @@ class RNN(SequenceNetwork):
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
         self.cell = as_choice(cell, sorted(_CELLS), "cell")
+        hidden_size = block_width(factorization) if hidden_size is None else hidden_size
         self.hidden_size = hidden_size = as_positive(hidden_size, "hidden_size")
         self.num_layers = num_layers = as_positive(num_layers, "num_layers")
         size = hidden_size if embedding_size is None else embedding_size

@@ -24,6 +24,7 @@ from ardist.networks.attention import (
 )
 from ardist.networks.base import ConditionalNetwork, fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceStep, encoding_at
+from ardist.networks.sizes import block_width
 from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_choice, as_flag, as_positive, as_probability
@@ -44,9 +45,12 @@ class Transformer(ConditionalNetwork):
 
     Args:
         factorization: with any ordering whose dependencies are transitive.
-        dim: width of a token.
-        depth: number of layers.
-        heads: number of attention heads, which divides `dim`.
+        dim: width of a token. By default it is twice the number of features of the widest block,
+            rounded up to a power of two within 64 and 256.
+        depth: number of layers. By default it is half the binary logarithm of the number of blocks,
+            within 2 and 6.
+        heads: number of attention heads, which divides `dim`; by default 4, or the largest power
+            of two below for which heads have an even width.
         any_order: whether tokens also embed the position of the block that they read. Then the
             order may change from call to call, by `factorization=`, and from row to row, by
             `ranks`. A network that was built without ties supports any order without ties. With
@@ -77,6 +81,7 @@ class Transformer(ConditionalNetwork):
 
     context_kinds = ("vector", "blocks", "sequence")
     has_row_orders = True
+    _sizes = ("dim", "depth", "heads")
     _order: Tensor | None
     _visible: Tensor | None
 
@@ -84,9 +89,9 @@ class Transformer(ConditionalNetwork):
         self,
         factorization: Factorization,
         *,
-        dim: int,
-        depth: int,
-        heads: int,
+        dim: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
         any_order: bool = True,
         positions: str = "learned",
         context_shape: Sequence[int] = (),
@@ -101,8 +106,12 @@ class Transformer(ConditionalNetwork):
                 f"factorization: Transformer needs transitive dependencies, since a token reads "
                 f"the hidden states of those it depends on, got {factorization.ordering!r}"
             )
-        self.dim, self.depth = as_positive(dim, "dim"), as_positive(depth, "depth")
-        self.heads, self.any_order = as_positive(heads, "heads"), as_flag(any_order, "any_order")
+        dim = as_positive(block_width(factorization) if dim is None else dim, "dim")
+        if depth is None:
+            depth = min(max(factorization.num_blocks.bit_length() // 2, 2), 6)
+        heads = max(math.gcd(dim, 8) // 2, 1) if heads is None else as_positive(heads, "heads")
+        self.dim, self.depth, self.heads = dim, as_positive(depth, "depth"), heads
+        self.any_order = as_flag(any_order, "any_order")
         if dim % (2 * heads if positions == "rotary" else heads):
             divisor = "twice the number of" if positions == "rotary" else "the number of"
             raise ValueError(f"heads: expected {divisor} heads to divide dim {dim}, got {heads}")
@@ -130,7 +139,9 @@ class Transformer(ConditionalNetwork):
         width = as_positive(
             4 * dim if hidden_features is None else hidden_features, "hidden_features"
         )
-        self.layers = nn.ModuleList(AttentionLayer(dim, heads, width, cross) for _ in range(depth))
+        self.layers = nn.ModuleList(
+            AttentionLayer(dim, heads, width, cross) for _ in range(self.depth)
+        )
         self._initialize()
         order = Permutation.of_ranks(factorization.ranks.flatten()).order
         self.register_buffer("_order", order, persistent=False)

@@ -10,6 +10,7 @@ from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, reference_of, start_near_noise
 from ardist.networks.mlp import Constant, mlp
+from ardist.networks.sizes import hidden_layers
 from ardist.rows import repeat_rows
 from ardist.shapes import as_size, described
 
@@ -28,15 +29,16 @@ class Unshared(ConditionalNetwork):
     Args:
         factorization: its dependencies give the inputs of each module.
         hidden_features: width of each hidden layer of a perceptron for each block; `()` makes
-            them linear.
+            them linear. By default there are two layers, whose width is four times the number of
+            features of the event, rounded up to a power of two within 64 and 512.
         modules: instead of `hidden_features`, a module for each block in raster order of the grid,
             or a dict by the names of the columns. None makes the parameters of a block learned
             constants.
         context_shape: `(C,)`, or `()` for none.
 
     Raises:
-        ValueError: if both or neither of `hidden_features` and `modules` are given, or a module
-            does not fit its block. The constructor calls each module once to check it.
+        ValueError: if both `hidden_features` and `modules` are given, or a module does not fit its
+            block. The constructor calls each module once to check it.
 
     >>> import torch, ardist as ad
     >>> fac = ad.Factorization.columns(a=ad.families.Bernoulli(), b=ad.families.Normal())
@@ -49,6 +51,7 @@ class Unshared(ConditionalNetwork):
     """
 
     columns: Tensor
+    _sizes = ("hidden_features",)
 
     def __init__(
         self,
@@ -59,11 +62,8 @@ class Unshared(ConditionalNetwork):
         context_shape: Sequence[int] = (),
     ) -> None:
         super().__init__(factorization, context_shape=context_shape)
-        if (hidden_features is None) == (modules is None):
-            raise ValueError(
-                "hidden_features, modules: expected one of the two, got "
-                f"{'neither' if modules is None else 'both'}"
-            )
+        if hidden_features is not None and modules is not None:
+            raise ValueError("hidden_features, modules: expected at most one of the two, got both")
         layout = factorization.layout
         columns = [
             layout.columns("feature", parents.nonzero().flatten().tolist())
@@ -75,12 +75,14 @@ class Unshared(ConditionalNetwork):
         num_inputs = [width + sum(self.context_shape) for width in self.widths]
         self._has_mlps = modules is None
         if modules is None:
-            widths = as_size(() if hidden_features is None else hidden_features, "hidden_features")
+            if hidden_features is None:
+                hidden_features = hidden_layers(sum(layout.sizes["feature"]))
+            widths = as_size(hidden_features, "hidden_features")
             sizes = zip(num_inputs, layout.sizes["param"], strict=True)
             factors = [mlp((inputs, *widths, outputs)) for inputs, outputs in sizes]
         else:
             factors = _as_list(modules, factorization)
-        self.factors = nn.ModuleList(factors)
+        self.factors, self.hidden_features = nn.ModuleList(factors), hidden_features
         start_near_noise(factorization, *self.output_maps)
         with torch.no_grad(), self.eval_mode():
             for block, inputs in enumerate(num_inputs):

@@ -1,6 +1,7 @@
 """Dilated causal convolutions over a sequence."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from ardist.networks.sequence import (
     SequenceStep,
     encoding_at,
 )
+from ardist.networks.sizes import block_width
 from ardist.recomputation import recomputed
 from ardist.rows import select_rows
 from ardist.shapes import as_flag, as_integer, as_positive, as_probability
@@ -36,8 +38,10 @@ class WaveNet(SequenceNetwork):
 
     Args:
         factorization: in an order in which each block depends on all earlier ones.
-        channels: width of each layer.
-        depth: number of layers.
+        channels: width of each layer. By default it is twice the number of features of the widest
+            block, rounded up to a power of two within 64 and 256.
+        depth: number of layers. By default there are as many as the receptive field needs to cover
+            all blocks, within 2 and 30.
         kernel_size: the number of inputs, `dilation` apart, of each output of a layer; at least 2.
         max_dilation: the dilations of the layers are 1, 2, 4, ... up to this, and then 1 again.
         skip_channels: width of the sum over the layers and of the map after it; `channels` by
@@ -62,12 +66,14 @@ class WaveNet(SequenceNetwork):
     32
     """
 
+    _sizes = ("channels", "depth")
+
     def __init__(
         self,
         factorization: Factorization,
         *,
-        channels: int,
-        depth: int,
+        channels: int | None = None,
+        depth: int | None = None,
         kernel_size: int = 2,
         max_dilation: int = 512,
         skip_channels: int | None = None,
@@ -77,10 +83,15 @@ class WaveNet(SequenceNetwork):
         checkpoint_layers: bool = False,
     ) -> None:
         super().__init__(factorization, context_shape=context_shape, context_kind=context_kind)
+        channels = block_width(factorization) if channels is None else channels
         self.channels = channels = as_positive(channels, "channels")
-        depth = as_positive(depth, "depth")
         kernel_size = as_integer(kernel_size, "kernel_size", 2)
         cycle = as_positive(max_dilation, "max_dilation").bit_length()
+        if depth is None:
+            reach = accumulate((kernel_size - 1) * 2 ** (layer % cycle) for layer in range(30))
+            depth = 1 + sum(reached + 1 < factorization.num_blocks for reached in reach)
+            depth = min(max(depth, 2), 30)
+        self.depth = depth = as_positive(depth, "depth")
         width = as_positive(channels if skip_channels is None else skip_channels, "skip_channels")
         context_size = self.context_shape[-1] if self.context_shape else 0
         self.embedding = BlockEmbedding(factorization, channels)

@@ -9,23 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch.distributions.transforms import AffineTransform, ExpTransform
 
-from ardist.families import (
-    Bernoulli,
-    Categorical,
-    Family,
-    Hurdle,
-    Mixture,
-    Normal,
-    Ordinal,
-    Rounded,
-    Transformed,
-    Truncated,
-)
+from ardist.families import Bernoulli, Categorical, Family, Ordinal, Truncated
+from ardist.families.proposed import NumberForm
 
 OTHER = "other"
-COMPONENTS = 8  # of the mixture of a number
 SECONDS = "s"  # the unit of times, while dates have days
 UNITS = {"date": "D", "time": SECONDS}
 _TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S"}
@@ -212,68 +200,13 @@ class Levels(Column):
 
 
 @dataclass(frozen=True)
-class Numbers(Column):
+class Numbers(NumberForm, Column):
     """A column of numbers, dates or times, by a mixture of normals in units of its own.
 
     A code is a number minus the `origin`. Dates are days, and times and durations seconds, since
     1970. Integers are rounded values, whose score is a log-probability. The score of other numbers
     is a log density, in the units of the table. A point has a probability of its own.
-
-    Attributes:
-        origin: is subtracted in float64, since float32 has 7 digits.
-        center: of the numbers without points, or of their logarithms, minus the origin.
-        scale: their standard deviation.
-        is_log: whether the logarithms of the numbers are modelled.
-        is_integer: whether all numbers are integers.
-        points: numbers with a probability of their own.
-        decimals: of the numbers that are written, None for all.
-        low: the smallest number in the table.
-        high: the largest one.
     """
-
-    origin: float
-    center: float
-    scale: float
-    is_log: bool
-    is_integer: bool
-    points: tuple[float, ...]
-    decimals: int | None
-    low: float
-    high: float
-
-    @property
-    def _least(self) -> float:
-        """The smallest standard deviation of a component, in units of `scale`.
-
-        A density has no peaks that are narrower than what the numbers are rounded to.
-        """
-        if self.is_log or not (self.is_integer or self.decimals is not None):
-            return 1e-3
-        return max(0.3 * 10.0 ** -(self.decimals or 0) / self.scale, 1e-4)
-
-    @property
-    def _is_wide(self) -> bool:
-        """Whether all components are wider than one.
-
-        The sum of their density over all integers is then 1 up to 1e-8 (by Poisson's summation),
-        so that it serves as the probability of an integer, at half the cost.
-        """
-        return self._least * self.scale * (self.low if self.is_log else 1.0) >= 1.0
-
-    @cached_property
-    def family(self) -> Family:
-        inner = Mixture(Normal(min_scale=self._least), COMPONENTS)
-        transforms: list[Any] = [AffineTransform(self.center, self.scale)]
-        if self.is_log:
-            transforms.append(ExpTransform())
-            if self.is_integer:
-                transforms.append(AffineTransform(-0.5, 1.0))  # so that zero has a logarithm
-        family: Family = Transformed(inner, transforms)
-        if self.is_integer and not self._is_wide:
-            family = Rounded(family)
-        if self.points:
-            family = Hurdle([point - self.origin for point in self.points], family)
-        return family
 
     def encode(self, cells: pd.Series) -> Codes:
         numbers = numbers_of(cells, self.name, self.kind)

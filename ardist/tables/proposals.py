@@ -2,12 +2,13 @@
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ardist.families.proposed import WIDEST, NumberForm, kind_of, split_points
 from ardist.shapes import described, is_sequence
 from ardist.tables.columns import (
     UNITS,
@@ -32,8 +33,6 @@ KINDS = {
     "left out": "not modelled",
 }
 
-WIDEST = 256  # the number of integers, at most, that are states of their own
-MOST_POINTS = 32  # of one column
 _OF_OBJECTS = {
     "integer": "Int64",
     **dict.fromkeys(("floating", "mixed-integer-float", "decimal"), "float64"),
@@ -114,20 +113,11 @@ def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
 
 
 def _kind_of_numbers(numbers: np.ndarray) -> str | LeftOut:
-    values, counts = np.unique(numbers, return_counts=True)
-    span, rows = values[-1] - values[0], len(numbers)
-    is_integer = not (values % 1).any()
-    if is_integer and rows >= 50 and len(values) == rows and 2 * span < rows**1.5:
+    values, rows = np.unique(numbers), len(numbers)
+    is_dense = 2 * (values[-1] - values[0]) < rows**1.5
+    if rows >= 50 and len(values) == rows and is_dense and not (values % 1).any():
         return LeftOut(f"it is an identifier: {rows} different integers in {rows} rows")
-    if is_integer and span < WIDEST and (rows >= 5 * span or span < 2):
-        return "discrete"
-    is_repeated = (counts == 1).sum() <= 0.01 * rows
-    if len(values) <= MOST_POINTS and rows >= 20 * len(values) and is_repeated:
-        return "discrete"
-    if is_integer and span < 1e9:
-        return "count"
-    rest = numbers[~np.isin(numbers, _points(values, counts))]
-    return "positive" if len(rest) and rest.min() > 0 and _is_skewed(rest) else "real"
+    return kind_of(numbers)
 
 
 def _kind_of_dates(moments: pd.Series) -> str:
@@ -218,34 +208,12 @@ def _discrete(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Col
 
 def _numbers(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
     numbers = numbers_of(present, name, kind)
-    values, counts = np.unique(numbers, return_counts=True)
-    is_integer = kind in ("count", *UNITS)
-    points = _points(values, counts) if kind not in UNITS else values[:0]
-    rest = numbers[~np.isin(numbers, points)]
-    rest = rest if len(rest) else numbers
-    is_log = kind == "positive" or (kind == "count" and rest.min() >= 0 and _is_skewed(rest + 0.5))
-    if kind == "positive" and rest.min() <= 0:
+    if kind == "positive" and (least := split_points(numbers)[1].min()) <= 0:
         raise ValueError(
-            f"column {name!r}: expected numbers above 0, apart from spikes, got {rest.min():g}"
+            f"column {name!r}: expected numbers above 0, apart from spikes, got {least:g}"
         )
-    origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
-    form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
-    center = float(form.mean())
-    column = Numbers(
-        name,
-        kind,
-        _dtype(cells),
-        _missing(cells),
-        origin=origin,
-        center=center,
-        scale=float(form.std()) or 1.0,
-        is_log=is_log,
-        is_integer=is_integer,
-        points=tuple(points.tolist()),
-        decimals=None if is_integer else _decimals(values),
-        low=float(values[0]),
-        high=float(values[-1]),
-    )
+    form = NumberForm.of(numbers, kind)
+    column = Numbers(name, kind, _dtype(cells), _missing(cells), **asdict(form))
     column.encode(cells)
     return column
 
@@ -257,35 +225,6 @@ _MAKERS: dict[str, Any] = {
     "discrete": _discrete,
     **dict.fromkeys(("count", "real", "positive", *UNITS), _numbers),
 }
-
-
-def _points(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The values that are far more frequent than others, at most `MOST_POINTS`."""
-    rows = counts.sum()
-    is_point = (counts >= max(5, 0.005 * rows)) & (counts >= 10 * np.median(counts))
-    if len(values) == 1:
-        is_point[:] = True
-    most = np.argsort(-counts, kind="stable")[:MOST_POINTS]
-    return np.sort(values[most][is_point[most]])
-
-
-def _is_skewed(numbers: np.ndarray) -> bool:
-    """Whether positive numbers are skewed, and their logarithms less so."""
-    raw = _skewness(numbers)
-    return raw > 1 and abs(_skewness(np.log(numbers))) < raw
-
-
-def _skewness(numbers: np.ndarray) -> float:
-    deviation = numbers - numbers.mean()
-    return float((deviation**3).mean() / max((deviation**2).mean() ** 1.5, 1e-300))
-
-
-def _decimals(values: np.ndarray) -> int | None:
-    """The number of decimals that all values are rounded to, up to 6."""
-    for decimals in range(7):
-        if np.allclose(values.round(decimals), values, rtol=1e-12, atol=0):
-            return decimals
-    return None
 
 
 def _missing(cells: pd.Series) -> float:

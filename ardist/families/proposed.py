@@ -1,0 +1,227 @@
+"""The family that fits a column of numbers, from the numbers alone."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.distributions.transforms import AffineTransform, ExpTransform
+
+from ardist.families.base import Family
+from ardist.families.composed import Mixture
+from ardist.families.hurdle import Hurdle
+from ardist.families.interval import Rounded
+from ardist.families.transformed import Transformed
+from ardist.families.univariate import Bernoulli, Categorical, Normal
+from ardist.shapes import described
+
+COMPONENTS = 8  # of the mixture of a number
+WIDEST = 256  # the number of integers, at most, that are states of their own
+MOST_POINTS = 32  # of one column
+_WITH_POINTS = ("real", "positive", "count")
+
+
+def auto(column: Any) -> Family:
+    """A family for a column of numbers, in the units of the column.
+
+    - Few different integers from 0 on, or bools: `Bernoulli` or `Categorical`.
+    - Few different numbers: a `Hurdle` with a point for each.
+    - Other numbers: a mixture of eight normals around the mean of the column, or of the logarithms
+      of positive numbers that are skewed. Integers are `Rounded`, and numbers that are far more
+      frequent than others are the points of a `Hurdle`.
+
+    `ardist.tables.TableDensity` chooses in the same way. Its families also have a state for
+    categories that it has not seen.
+
+    Args:
+        column: a tensor, array, series or list. NaN is a missing number.
+
+    Raises:
+        ValueError: if it has other values than finite numbers, or all are missing.
+
+    >>> import torch, ardist as ad
+    >>> ad.families.auto(torch.arange(100) % 3)
+    Categorical(3)
+    >>> income = torch.logspace(3, 5, 100)
+    >>> ad.families.auto(income).support
+    GreaterThan(lower_bound=0.0)
+    """
+    numbers = _as_numbers(column)
+    values, kind = np.unique(numbers), kind_of(numbers)
+    is_integer = not (values % 1).any()
+    if kind == "discrete" and is_integer and values[0] >= 0 and values[-1] < WIDEST:
+        return Bernoulli() if values[-1] <= 1 else Categorical(int(values[-1]) + 1)
+    if kind == "discrete":
+        form = NumberForm.of(numbers, "count" if is_integer else "real")
+        form = replace(form, points=tuple(values.tolist()))
+    else:
+        form = NumberForm.of(numbers, kind)
+    form = replace(form, origin=0.0, center=form.center + form.origin)
+    return form.with_rounding(form.is_integer)
+
+
+def _as_numbers(column: Any) -> np.ndarray:
+    """The numbers that are not missing, (count,) float64."""
+    array = np.asarray(column.detach().cpu() if isinstance(column, Tensor) else column)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"column: expected numbers, categories as 0, 1, ..., got {described(column)}"
+        )
+    numbers = array.astype(float).ravel()
+    numbers = numbers[~np.isnan(numbers)]
+    if not len(numbers) or np.isinf(numbers).any():
+        raise ValueError(
+            f"column: expected finite numbers, or NaN for missing ones, got "
+            f"{'infinity' if len(numbers) else 'none'}"
+        )
+    return numbers
+
+
+def kind_of(numbers: np.ndarray) -> str:
+    """How numbers are modelled: "discrete", "count", "positive" or "real".
+
+    Args:
+        numbers: (count,) float64, at least one.
+    """
+    values, counts = np.unique(numbers, return_counts=True)
+    span, rows = values[-1] - values[0], len(numbers)
+    is_integer = not (values % 1).any()
+    if is_integer and span < WIDEST and (rows >= 5 * span or span < 2):
+        return "discrete"
+    is_repeated = (counts == 1).sum() <= 0.01 * rows
+    if len(values) <= MOST_POINTS and rows >= 20 * len(values) and is_repeated:
+        return "discrete"
+    if is_integer and span < 1e9:
+        return "count"
+    _, rest = split_points(numbers)
+    return "positive" if rest.min() > 0 and _is_skewed(rest) else "real"
+
+
+@dataclass(frozen=True)
+class NumberForm:
+    """The location, scale and form of numbers, which give their family.
+
+    Attributes:
+        origin: is subtracted in float64, since float32 has 7 digits.
+        center: of the numbers without points, or of their logarithms, minus the origin.
+        scale: their standard deviation.
+        is_log: whether the logarithms of the numbers are modelled.
+        is_integer: whether all numbers are integers.
+        points: numbers with a probability of their own.
+        decimals: of the numbers that are written, None for all.
+        low: the smallest number of the column.
+        high: the largest one.
+    """
+
+    origin: float
+    center: float
+    scale: float
+    is_log: bool
+    is_integer: bool
+    points: tuple[float, ...]
+    decimals: int | None
+    low: float
+    high: float
+
+    @staticmethod
+    def of(numbers: np.ndarray, kind: str) -> "NumberForm":
+        """The form of numbers of a kind.
+
+        Args:
+            numbers: (count,) float64, at least one.
+            kind: "real", "positive", "count", or another name for integers without points.
+        """
+        is_integer, has_points = kind not in ("real", "positive"), kind in _WITH_POINTS
+        points, rest = split_points(numbers) if has_points else (numbers[:0], numbers)
+        is_count = kind == "count" and rest.min() >= 0
+        is_log = kind == "positive" or (is_count and _is_skewed(rest + 0.5))
+        origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
+        form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
+        return NumberForm(
+            origin=origin,
+            center=float(form.mean()),
+            scale=float(form.std()) or 1.0,
+            is_log=is_log,
+            is_integer=is_integer,
+            points=tuple(points.tolist()),
+            decimals=None if is_integer else _decimals(np.unique(numbers)),
+            low=float(numbers.min()),
+            high=float(numbers.max()),
+        )
+
+    @property
+    def _least(self) -> float:
+        """The smallest standard deviation of a component, in units of `scale`.
+
+        A density has no peaks that are narrower than what the numbers are rounded to.
+        """
+        if self.is_log or not (self.is_integer or self.decimals is not None):
+            return 1e-3
+        return max(0.3 * 10.0 ** -(self.decimals or 0) / self.scale, 1e-4)
+
+    @property
+    def _is_wide(self) -> bool:
+        """Whether all components are wider than one.
+
+        The sum of their density over all integers is then 1 up to 1e-8 (by Poisson's summation),
+        so that it serves as the probability of an integer, at half the cost.
+        """
+        return self._least * self.scale * (self.low if self.is_log else 1.0) >= 1.0
+
+    @cached_property
+    def family(self) -> Family:
+        """The family of the numbers minus the origin; draws of integers may need rounding."""
+        return self.with_rounding(self.is_integer and not self._is_wide)
+
+    def with_rounding(self, is_rounded: bool) -> Family:
+        """The family of the numbers minus the origin."""
+        inner = Mixture(Normal(min_scale=self._least), COMPONENTS)
+        transforms: list[Any] = [AffineTransform(self.center, self.scale)]
+        if self.is_log:
+            transforms.append(ExpTransform())
+            if self.is_integer:
+                transforms.append(AffineTransform(-0.5, 1.0))  # so that zero has a logarithm
+        family: Family = Transformed(inner, transforms)
+        if is_rounded:
+            family = Rounded(family)
+        if self.points:
+            family = Hurdle([point - self.origin for point in self.points], family)
+        return family
+
+
+def split_points(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers that are far more frequent than others, and the rest, or all if none is left."""
+    values, counts = np.unique(numbers, return_counts=True)
+    points = _points(values, counts)
+    rest = numbers[~np.isin(numbers, points)]
+    return points, rest if len(rest) else numbers
+
+
+def _points(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The values that are far more frequent than others, at most `MOST_POINTS`."""
+    rows = counts.sum()
+    is_point = (counts >= max(5, 0.005 * rows)) & (counts >= 10 * np.median(counts))
+    if len(values) == 1:
+        is_point[:] = True
+    most = np.argsort(-counts, kind="stable")[:MOST_POINTS]
+    return np.sort(values[most][is_point[most]])
+
+
+def _is_skewed(numbers: np.ndarray) -> bool:
+    """Whether positive numbers are skewed, and their logarithms less so."""
+    raw = _skewness(numbers)
+    return raw > 1 and abs(_skewness(np.log(numbers))) < raw
+
+
+def _skewness(numbers: np.ndarray) -> float:
+    deviation = numbers - numbers.mean()
+    return float((deviation**3).mean() / max((deviation**2).mean() ** 1.5, 1e-300))
+
+
+def _decimals(values: np.ndarray) -> int | None:
+    """The number of decimals that all values are rounded to, up to 6."""
+    for decimals in range(7):
+        if np.allclose(values.round(decimals), values, rtol=1e-12, atol=0):
+            return decimals
+    return None

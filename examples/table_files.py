@@ -1,0 +1,44 @@
+"""Tables of numbers in files, for the examples that take any table."""
+
+from pathlib import Path
+
+import numpy as np
+
+PARTS = ("train", "valid", "test")
+FORMATS = "an .npz file with arrays train, valid and test, or a CSV file of numbers"
+
+
+def read(path: Path, suffix: str = "", seed: int = 0) -> list[np.ndarray]:
+    """Training, validation and test rows of a file, (rows, columns) float64 each.
+
+    A CSV file, with or without a line of names, is split into 80, 10 and 10 percent of its rows in
+    an order that depends on the seed.
+
+    Args:
+        path: of the file, in one of `FORMATS`.
+        suffix: of the names of the arrays of training and validation rows.
+        seed: of the split.
+    """
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing: expected {FORMATS}")
+    if path.suffix == ".npz":
+        names = [f"train{suffix}", f"valid{suffix}", "test"]
+        with np.load(path) as file:
+            if missing := set(names) - set(file.files):
+                raise SystemExit(f"{path} has no arrays {sorted(missing)}, but {file.files}")
+            parts = [file[name].astype(float) for name in names]
+    else:
+        rows = np.random.default_rng(seed).permutation(_rows_of(path))
+        parts = np.split(rows, [len(rows) * 8 // 10, len(rows) * 9 // 10])
+    if not all(part.ndim == 2 and len(part) and np.isfinite(part).all() for part in parts):
+        raise SystemExit(f"{path}: expected rows of finite numbers in each of {PARTS}")
+    return parts
+
+
+def _rows_of(path: Path) -> np.ndarray:
+    lines = path.read_text().splitlines()
+    has_names = any(cell.strip().strip('"').isidentifier() for cell in lines[0].split(","))
+    try:
+        return np.loadtxt(lines[has_names:], delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise SystemExit(f"{path}: expected numbers, separated by commas; {error}") from error
