@@ -1,4 +1,4 @@
-"""Calibration: tests of conditionals against data, block by block."""
+"""Calibration: tests of conditionals against data, block by block, and a score of draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
-from ardist.shapes import check_type, described, is_sequence
+from ardist.shapes import check_data, check_type, described, is_sequence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,6 +133,52 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     statistic, p_value = _kolmogorov_smirnov(pit)
     names = tuple(fac.block_name(block) for block in range(fac.num_blocks))
     return Calibration(pit, statistic, p_value, names)
+
+
+def crps(draws: Tensor, x: Tensor) -> Tensor:
+    """The continuous ranked probability score (CRPS) of a forecast, element by element.
+
+    It is E|X - x| - E|X - X'| / 2 for independent X and X' from the forecast, in the units of x.
+    For a forecast without spread it is the absolute error. Lower is better, and no forecast has a
+    lower mean than the true distribution. Gneiting and Raftery 2007, "Strictly proper scoring
+    rules, prediction, and estimation". The estimate from draws is unbiased (Ferro 2014, "Fair
+    scores for ensemble forecasts").
+
+    Args:
+        draws: from the forecast, (num_draws, *lead, *event_shape), at least two.
+        x: the observed values, which broadcast with one draw.
+
+    Returns:
+        The score of each element, of the shape of one draw and x. It is differentiable.
+
+    Raises:
+        ValueError: if there are fewer than two draws, or x does not broadcast with a draw.
+
+    >>> import torch, ardist as ad
+    >>> _ = torch.manual_seed(0)
+    >>> p = ad.networks.RNN(ad.Factorization(5, ad.families.Normal()), hidden_size=8).condition()
+    >>> ad.information.crps(p.sample((1000,)), torch.zeros(5)).shape
+    torch.Size([5])
+    """
+    check_data(draws, "draws")
+    check_data(x, "x")
+    count = draws.shape[0] if draws.dim() else 0
+    if count < 2:
+        raise ValueError(
+            f"draws: expected at least two in the first dimension, got {tuple(draws.shape)}"
+        )
+    try:
+        torch.broadcast_shapes(draws.shape[1:], x.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"draws, x: expected (num_draws, *shape) and a shape that broadcasts with it, got "
+            f"{tuple(draws.shape)} and {tuple(x.shape)}"
+        ) from error
+    dtype = torch.promote_types(torch.result_type(draws, x), torch.get_default_dtype())
+    draws, x = draws.to(dtype), x.to(dtype)
+    weights = torch.arange(1 - count, count, 2, dtype=dtype, device=draws.device)
+    spread = torch.tensordot(weights, draws.sort(0).values, 1) / (count * (count - 1))
+    return (draws - x).abs().mean(0) - spread
 
 
 def _pit(family: Family, params: Tensor, values: Tensor) -> Tensor:

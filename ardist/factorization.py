@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +31,6 @@ from ardist.shapes import (
 from ardist.specification import Specified
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Factorization(Specified):
     """The blocks of an event, the order in which they are drawn, and their conditionals' families.
 
@@ -69,6 +67,9 @@ class Factorization(Specified):
     ordering: Ordering
     names: tuple[str, ...] | None
     rule: Rule | None
+
+    # No dataclass: programs that write dataclasses field by field, as the mixin of the Hugging Face
+    # hub does, cannot read this one again.
 
     def __init__(
         self,
@@ -420,7 +421,7 @@ class Factorization(Specified):
     def with_ordering(self, ordering: Ordering) -> "Factorization":
         """The same blocks and families in another order."""
         other: Factorization = object.__new__(Factorization)
-        kept = [*self.__dataclass_fields__, "blocks", "num_blocks", "layout", "is_in_order"]
+        kept = [*Factorization.__annotations__, "blocks", "num_blocks", "layout", "is_in_order"]
         kept += ["_block_constraint"] + (["support", "num_states"] if self.rule is None else [])
         values = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         other.__dict__.update({**values, "ordering": ordering})
@@ -513,6 +514,9 @@ class Factorization(Specified):
             self.rule,
         )
 
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{name}: a factorization is frozen; replace makes another one")
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Factorization) and self._key == other._key
 
@@ -526,7 +530,7 @@ class Factorization(Specified):
     def _arguments(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         families = self.families[0] if self.is_uniform else self.families
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values = {name: getattr(self, name) for name in Factorization.__annotations__}
         return {**values, "families": families}
 
     def __repr__(self) -> str:

@@ -17,13 +17,13 @@ from torch.distributions import (
 from torch.distributions.kl import kl_divergence as analytic_kl
 from torch.distributions.kl import register_kl
 
-from ardist.calibration import Calibration, calibration
+from ardist.calibration import Calibration, calibration, crps
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 from ardist.shapes import as_integer, check_type
 
-__all__ = ["Calibration", "Estimate", "calibration", "entropy", "kl_divergence"]
+__all__ = ["Calibration", "Estimate", "calibration", "crps", "entropy", "kl_divergence"]
 
 _NUM_SAMPLES = 1000  # the default
 

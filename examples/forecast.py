@@ -84,19 +84,12 @@ def forecast(net: ad.networks.RNN, series: Series, test: Tensor) -> dict[str, Te
     return {"RNN": paths, "seasonal naive": naive, "climatology": usual}
 
 
-def crps(draws: Tensor, truth: Tensor) -> Tensor:
-    """E|X - y| - E|X - X'| / 2, unbiased from draws in the first dimension (Ferro 2014)."""
-    count = len(draws)
-    weights = (2 * torch.arange(1.0, count + 1) - count - 1) / (count * (count - 1))
-    return (draws - truth).abs().mean(0) - torch.tensordot(weights, draws.sort(0).values, 1)
-
-
 def report(forecasts: dict[str, Tensor], truth: Tensor) -> None:
     scores = []
     for draws in forecasts.values():
         low, middle, high = draws.quantile(torch.tensor([0.1, 0.5, 0.9]), 0)
         inside = ((low <= truth) & (truth <= high)).float()
-        scores.append((crps(draws, truth), (middle - truth).abs(), inside))
+        scores.append((ad.information.crps(draws, truth), (middle - truth).abs(), inside))
     titles = "CRPS, degrees C", "MAE of the median, degrees C", "in the 80 % interval"
     for title, *each in zip(titles, *scores, strict=True):
         print(f"\n{title:30}" + "".join(f"{name:>16}" for name in forecasts))

@@ -1753,6 +1753,19 @@ VALUES = (
         cure="Put sample and batch dimensions first: sample_shape + batch_shape + event_shape.",
     ),
     error(
+        "draws: expected at least two in the first dimension, got (1, 4)",
+        lambda: information.crps(torch.zeros(1, 4), torch.zeros(4)),
+        cause="The spread of a forecast is estimated from pairs of draws.",
+        cure="Pass `p.sample((1000,))`, with the draws in the first dimension.",
+    ),
+    error(
+        "draws, x: expected (num_draws, *shape) and a shape that broadcasts with it, got (9, 4) "
+        "and (3,)",
+        lambda: information.crps(torch.zeros(9, 4), torch.zeros(3)),
+        cause="The observed values are not those that the forecast is of.",
+        cure="Pass observed values of the shape of one draw.",
+    ),
+    error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (5,), got (3, 4)",
         lambda: bound(5, 3).log_prob(torch.zeros(3, 4)),
         cause="The events do not broadcast with the batch of contexts.",

@@ -108,6 +108,8 @@ ACCEPTED = (
     ("perm", "(0,), a dimension more", "the permutation of one block; it is flattened"),
     ("split.x, merge.blocks, unpack.x", "complex, meta, another dtype", "only shapes matter"),
     ("merge.blocks", "truth values, integers", "only shapes matter"),
+    ("crps.draws, crps.x", "another dtype", "scored in the dtype that both have in common"),
+    ("crps.draws", "truth values, integers", "counts"),
     ("adjacency", "another dtype, integers", "0 and 1"),
     ("quantiles", "another dtype, integers, truth values, (True,)", "numbers within [0, 1]"),
     ("start", "-1.0, another dtype, integers, truth values", "converted to the dtype of blocks"),
@@ -320,6 +322,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoAutoregressive.median": lambda: of(guide()),
     "AutoAutoregressive.quantiles": lambda: of(guide(), quantiles=torch.tensor([0.1, 0.5])),
     "calibration": lambda: of(p=P, x=X),
+    "crps": lambda: of(draws=X.expand(3, 2, 4), x=X),
     "entropy": lambda: of(p=P, num_samples=3),
     "kl_divergence": lambda: of(p=P, q=FREE, num_samples=3),
     "MADE": lambda: of(

@@ -16,7 +16,7 @@ import ardist as ad
 from ardist import families as fam
 from ardist import networks
 from ardist.calibration import _kolmogorov_smirnov
-from ardist.information import calibration, entropy, kl_divergence
+from ardist.information import calibration, crps, entropy, kl_divergence
 
 ENUMERABLE = [
     (network, factorization)
@@ -496,3 +496,18 @@ def test_plot():
     assert abs(heights.mean() - 1) < 1e-6
     plt.close(figure)
     plt.close(axes[0].figure)
+
+
+def test_crps_of_draws_is_unbiased(float64):
+    x = torch.linspace(-2, 2, 5)
+    normal = torch.distributions.Normal(0.5, 1.5)
+    z = (x - 0.5) / 1.5  # Gneiting and Raftery 2007, equation 21
+    standard = torch.distributions.Normal(0.0, 1.0)
+    exact = z * (2 * standard.cdf(z) - 1) + 2 * standard.log_prob(z).exp() - math.pi**-0.5
+    few = crps(normal.sample((3, 40_000, 1)), x)  # three draws, forty thousand times
+    error = few.std(0) / len(few) ** 0.5
+    assert ((few.mean(0) - 1.5 * exact).abs() < 4.5 * error).all()
+    draws = torch.randint(9, (7, 2, 5))
+    pairs = (draws.unsqueeze(1) - draws).abs().sum((0, 1)) / (2 * 7 * 6)
+    expected = (draws - 4).abs().double().mean(0) - pairs
+    torch.testing.assert_close(crps(draws, torch.tensor(4)), expected)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from files import edited, saved, small, with_bytes
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelHubMixin, PyTorchModelHubMixin
 from pyro.distributions import transforms as flows
 from pyro.nn import PyroModule
 from safetensors import safe_open
@@ -449,6 +449,26 @@ def test_a_claim_allocates_nothing(name):
 class OfNumbers(networks.MADE, PyTorchModelHubMixin):
     def __init__(self, width=4):
         super().__init__(FACTORIZATIONS["columns"], hidden_features=width)
+
+
+class OnTheHub(networks.MADE, ModelHubMixin):
+    """The recipe of docs/howto/save.md, for a local folder."""
+
+    def _save_pretrained(self, save_directory):
+        ad.save(self, save_directory / "model.safetensors")
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id, **_):
+        return ad.load(f"{model_id}/model.safetensors", classes=[cls])
+
+
+@pytest.mark.parametrize("name", ["columns", "nested-columns", "scalar"])
+def test_the_mixin_of_the_hub_takes_any_argument(tmp_path, name):
+    net = OnTheHub(FACTORIZATIONS[name], hidden_features=(6,), activation=torch.tanh)
+    net.save_pretrained(tmp_path)
+    again = OnTheHub.from_pretrained(tmp_path)
+    assert again.to_spec() == net.to_spec()
+    assert same_state(again, net)
 
 
 def test_the_mixin_of_the_hub_saves_into_a_folder(tmp_path):
