@@ -600,6 +600,13 @@ ORDERINGS = (
 
 FACTORIZATIONS = (
     error(
+        "event_shape: a factorization is frozen; replace makes another one",
+        lambda: setattr(FOUR, "event_shape", (5,)),
+        cause="An attribute of a factorization is set.",
+        cure="Make another one by `factorization.replace(event_shape=5)`.",
+        kind=AttributeError,
+    ),
+    error(
         "families: expected members of ardist.families, got <class "
         "'pyro.distributions.torch.Normal'>; a family is Normal(), and dist.Normal(0., 1.) is "
         "a value of it",
