@@ -11,8 +11,7 @@ FORMATS = "an .npz file with arrays train, valid and test, or a CSV file of numb
 def read(path: Path, suffix: str = "", seed: int = 0) -> list[np.ndarray]:
     """Training, validation and test rows of a file, (rows, columns) float64 each.
 
-    A CSV file, with or without a line of names, is split into 80, 10 and 10 percent of its rows in
-    an order that depends on the seed.
+    A CSV file, with or without a line of names, is `split`.
 
     Args:
         path: of the file, in one of `FORMATS`.
@@ -28,11 +27,16 @@ def read(path: Path, suffix: str = "", seed: int = 0) -> list[np.ndarray]:
                 raise SystemExit(f"{path} has no arrays {sorted(missing)}, but {file.files}")
             parts = [file[name].astype(float) for name in names]
     else:
-        rows = np.random.default_rng(seed).permutation(_rows_of(path))
-        parts = np.split(rows, [len(rows) * 8 // 10, len(rows) * 9 // 10])
+        parts = split(_rows_of(path), seed)
     if not all(part.ndim == 2 and len(part) and np.isfinite(part).all() for part in parts):
         raise SystemExit(f"{path}: expected rows of finite numbers in each of {PARTS}")
     return parts
+
+
+def split(rows: np.ndarray, seed: int = 0) -> list[np.ndarray]:
+    """80, 10 and 10 percent of the rows, in an order that depends on the seed."""
+    rows = np.random.default_rng(seed).permutation(rows)
+    return np.split(rows, [len(rows) * 8 // 10, len(rows) * 9 // 10])
 
 
 def _rows_of(path: Path) -> np.ndarray:

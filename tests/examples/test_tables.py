@@ -108,3 +108,18 @@ def test_red_wine(example, tmp_path):
     assert "heights, mean test log density of 1 fold(s) in nats" in printed
     assert "Gaussian" in printed
     assert "[M]" not in printed
+
+
+def test_continuous_tables(example, tmp_path):
+    write(tmp_path / "power.npz", parts_of(RNG.normal(size=(100, 6))))
+    write(tmp_path / "magic_gamma.npz", parts_of(RNG.normal(170, 10, (100, 3))))
+    options = ("--data", tmp_path, "--seconds", 0.1, "--seeds", 2)
+    printed = example("continuous_tables", *options)
+    assert "power: 80 / 10 / 10 rows of 6 columns" in printed
+    assert "magic_gamma: 80 / 10 / 10 rows of 3 columns" in printed
+    assert printed.count("of 2 seeds") == 6
+    assert printed.count("Durkan et al. 2019") == 1
+    (tmp_path / "power.npz").unlink()
+    printed = example("continuous_tables", *options, "--tables", "star98")
+    assert "star98: 242 / 30 / 31 rows of 12 columns" in printed
+    assert "power" not in printed
