@@ -19,8 +19,8 @@ from sklearn import datasets
 import ardist as ad
 from ardist import families, networks
 
-ROWS = 600  # of a table at most
-TRAINING = {"batch_size": 32, "lr": 3e-3, "max_epochs": 60, "progress": False}
+ROWS = 400  # of a table at most
+TRAINING = {"batch_size": 32, "lr": 3e-3, "max_epochs": 40, "progress": False}
 GRIDS: dict[Callable[..., networks.ConditionalNetwork], list[dict[str, Any]]] = {
     kind: [{"hidden_features": (width,) * depth} for width, depth in product((32, 256), (1, 3))]
     for kind in (networks.MADE, networks.Masked)

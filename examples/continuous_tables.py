@@ -34,7 +34,7 @@ PUBLISHED = {  # mean test log-likelihood in nats on each of UCI, from memory of
     "MAF of 5, mixtures, the same": (0.30, 9.59, -17.39, -11.68, 156.36),
     "RQ-NSF (AR), Durkan et al. 2019": (0.66, 13.09, -14.01, -9.22, 157.31),
 }
-DEPTH, LR = 5, 1e-3
+DEPTH, HIDDEN, LR = 5, (64, 64), 1e-3
 NORMALS = fam.Mixture(fam.Normal(min_scale=0.01), 10)  # a bound, since data may be rounded
 
 
@@ -45,7 +45,8 @@ class Stack(nn.Module):
         super().__init__()
         orderings = [ad.Ordering.raster(), ad.Ordering.reverse()] * DEPTH
         factorizations = [ad.Factorization(features, family, ordering=o) for o in orderings[:DEPTH]]
-        self.layers = nn.ModuleList(AutoregressiveTransform(MADE(fac)) for fac in factorizations)
+        nets = [MADE(factorization, hidden_features=HIDDEN) for factorization in factorizations]
+        self.layers = nn.ModuleList(map(AutoregressiveTransform, nets))
         self.noise = dist.Normal(torch.zeros(features), 1.0).to_event(1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ def main() -> None:
     normals = fam.Mixture(fam.Normal(min_scale=0.01), COMPONENTS)
     gap = fam.Transformed(normals, [AffineTransform(mean, deviation), ExpTransform()])
     event = ad.Factorization.columns(gap=gap, mark=fam.Categorical(marks), last=fam.Bernoulli())
-    inner = MADE(event, context_shape=(CONTEXT,))
+    inner = MADE(event, hidden_features=(64, 64), context_shape=(CONTEXT,))
     inner.start_at(scored)
     fac = ad.Factorization((LONGEST, 3), fam.Nested(inner), partition=IN_TIME)
     net = NETWORKS[args.network](fac)

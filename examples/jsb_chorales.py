@@ -31,7 +31,7 @@ FORMAT = (
     "an .npz file with the arrays train, valid and test: rolls of 88 keys (steps, 88) one after "
     "another, bit-packed, and train_len, valid_len and test_len: the steps of each"
 )
-PUBLISHED = {  # nats a step of jsb_chorales.npz; [C] read in the source, [M] from memory
+PUBLISHED = {  # nats a step of jsb_chorales.npz
     "RNN, independent keys": "8.71 [C]",
     "RNN-NADE": "5.83, Hessian-free 5.56 [M]",
 }
@@ -158,7 +158,10 @@ def main() -> None:
     print(f"{name}:", ", ".join(f"{len(rolls)} {part}" for part, rolls in data.items()), "rolls")
     print(f"{args.threads} threads, seed {args.seed}\n")
     published = PUBLISHED if name == "jsb_chorales" else {}
-    print("nats a step             seconds  valid   test", " published" * bool(published))
+    print(
+        "nats a step             seconds  valid   test",
+        " published ([C] read there, [M] from memory)" * bool(published),
+    )
     keys = ad.Factorization(KEYS, ad.families.Bernoulli(), ordering=ad.Ordering.reverse())
     alone = ad.families.Independent(ad.families.Bernoulli(), (KEYS,))
     models = {

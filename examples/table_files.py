@@ -11,7 +11,8 @@ FORMATS = "an .npz file with arrays train, valid and test, or a CSV file of numb
 def read(path: Path, suffix: str = "", seed: int = 0) -> list[np.ndarray]:
     """Training, validation and test rows of a file, (rows, columns) float64 each.
 
-    A CSV file, with or without a line of names, is `split`.
+    A CSV file, with or without a line of names, is `split`. Its cells are separated by commas or
+    semicolons.
 
     Args:
         path: of the file, in one of `FORMATS`.
@@ -41,8 +42,17 @@ def split(rows: np.ndarray, seed: int = 0) -> list[np.ndarray]:
 
 def _rows_of(path: Path) -> np.ndarray:
     lines = path.read_text().splitlines()
-    has_names = any(cell.strip().strip('"').isidentifier() for cell in lines[0].split(","))
+    delimiter = ";" if ";" in lines[0] else ","
+    has_names = not all(map(_is_number, lines[0].split(delimiter)))
     try:
-        return np.loadtxt(lines[has_names:], delimiter=",", ndmin=2)
+        return np.loadtxt(lines[has_names:], delimiter=delimiter, ndmin=2)
     except ValueError as error:
         raise SystemExit(f"{path}: expected numbers, separated by commas; {error}") from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -32,7 +32,7 @@ class MADE(ConditionalNetwork):
         factorization: its dependencies give the masks.
         hidden_features: width of each hidden layer; `()` gives direct connections only. By
             default there are two layers, whose width is four times the number of features of the
-            event, rounded up to a power of two within 64 and 512, and without direct connections
+            event, rounded up to a power of two within 256 and 512, and without direct connections
             at least the number of distinct sets of dependencies.
         context_shape: `(C,)`, or `()` for none.
         direct: whether there are also direct connections from inputs to outputs. With them, all

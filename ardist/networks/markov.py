@@ -50,7 +50,7 @@ class Markov(UniformNetwork):
         window: the number of last blocks on which a conditional depends.
         hidden_features: width of each hidden layer of a perceptron; `()` makes it linear. By
             default there are two layers, whose width is four times the number of features in the
-            window, rounded up to a power of two within 64 and 512.
+            window, rounded up to a power of two within 256 and 512.
         module: a module as above, instead of `hidden_features`.
         stationary: whether `step` is at most `window`. Then the chain is homogeneous once the
             window is full, and the network supports any length.

@@ -38,7 +38,7 @@ class Masked(AnySet):
         factorization: the blocks, and the order that applies by default.
         hidden_features: width of each hidden layer, of which there is at least one. By default
             there are two layers, whose width is four times the number of features of the event,
-            rounded up to a power of two within 64 and 512.
+            rounded up to a power of two within 256 and 512.
         residual: whether layers of equal width add their input to their output.
         dropout: the probability of dropping a hidden unit in training mode. It applies to
             `log_prob`, not to draws.

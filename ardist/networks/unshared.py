@@ -30,7 +30,7 @@ class Unshared(ConditionalNetwork):
         factorization: its dependencies give the inputs of each module.
         hidden_features: width of each hidden layer of a perceptron for each block; `()` makes
             them linear. By default there are two layers, whose width is four times the number of
-            features of the event, rounded up to a power of two within 64 and 512.
+            features of the event, rounded up to a power of two within 256 and 512.
         modules: instead of `hidden_features`, a module for each block in raster order of the grid,
             or a dict by the names of the columns. None makes the parameters of a block learned
             constants.

@@ -48,11 +48,12 @@ def tables(monkeypatch):
     return import_module("table_files")
 
 
-@pytest.mark.parametrize("header", ["", "a,b\n", '"a","b"\n'])
+@pytest.mark.parametrize("header", ["", "a,b\n", '"a b";"c"\n'])
 def test_a_csv_file_is_split_in_random_order(tables, tmp_path, header):
+    mark = ";" if ";" in header else ","
     rows = np.arange(200.0).reshape(100, 2)
     path = tmp_path / "rows.csv"
-    path.write_text(header + "\n".join(f"{a},{b}" for a, b in rows))
+    path.write_text(header + "\n".join(f"{a}{mark}{b}" for a, b in rows))
     parts = tables.read(path)
     assert [len(part) for part in parts] == [80, 10, 10]
     assert not np.array_equal(parts[0], rows[:80])

@@ -51,10 +51,10 @@ def image(*shape):
 @pytest.mark.parametrize(
     ("make", "options", "expected"),
     [
-        (networks.MADE, {}, {"hidden_features": (64, 64)}),
-        (networks.Masked, {}, {"hidden_features": (64, 64)}),
-        (networks.Unshared, {}, {"hidden_features": (64, 64)}),
-        (networks.Markov, {"window": 3}, {"hidden_features": (64, 64)}),
+        (networks.MADE, {}, {"hidden_features": (256, 256)}),
+        (networks.Masked, {}, {"hidden_features": (256, 256)}),
+        (networks.Unshared, {}, {"hidden_features": (256, 256)}),
+        (networks.Markov, {"window": 3}, {"hidden_features": (256, 256)}),
         (networks.RNN, {}, {"hidden_size": 64}),
         (networks.Transformer, {}, {"dim": 64, "depth": 2, "heads": 4}),
         (networks.Transformer, {"dim": 10, "positions": "rotary"}, {"heads": 1}),
@@ -70,10 +70,10 @@ def test_sizes_of_a_small_text(make, options, expected):
 @pytest.mark.parametrize(
     ("make", "factorization", "options", "expected"),
     [
-        (networks.MADE, text(3, 30), {}, {"hidden_features": (512, 512)}),
+        (networks.MADE, text(3, 40), {}, {"hidden_features": (512, 512)}),
         # One unit for each set: of no blocks, the first, the first two, ..., but not of all.
         (networks.MADE, text(600), {"direct": False}, {"hidden_features": (599, 599)}),
-        (networks.Markov, text(9, 8), {"window": 3}, {"hidden_features": (128, 128)}),
+        (networks.Markov, text(9, 40), {"window": 3}, {"hidden_features": (512, 512)}),
         (networks.RNN, text(9, 65), {}, {"hidden_size": 256}),
         (networks.Transformer, text(64, 65), {}, {"dim": 256, "depth": 3, "heads": 4}),
         (networks.WaveNet, text(1025), {}, {"channels": 64, "depth": 11}),
