@@ -3,7 +3,7 @@
 Each page runs in a process of its own, since these programs change settings of torch on import.
 """
 
-import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 import ardist as ad
 
-PAGES = Path(__file__).parents[2] / "docs" / "howto"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def weights_changed(trained, fresh):
@@ -47,7 +47,9 @@ def check_sbi(page):
     expected = estimator.given(observed).log_prob(torch.tensor([5.0, 0.0]))
     torch.testing.assert_close(score[:1], expected, rtol=1e-3, atol=1e-3)  # sbi estimates leakage
     assert score[1] == -torch.inf
-    assert (page["check_sbc"](page["ranks"], page["test"], page["averaged"], 500)["ks_pvals"] > 1e-3).all()
+    assert (
+        page["check_sbc"](page["ranks"], page["test"], page["averaged"], 500)["ks_pvals"] > 1e-3
+    ).all()
 
     # A second round, with sbi's atomic loss.
     again = posterior.sample((200,), show_progress_bars=False)
@@ -96,10 +98,12 @@ def test_a_page_runs_and_holds_what_it_says(name, tmp_path):
 
 
 def main(name):
-    text = (PAGES / f"{name}.md").read_text()
-    page = {"__name__": "__main__"}
-    for cell in re.findall(r"```\{code-cell\} ipython3\n(.*?)```", text, re.DOTALL):
-        exec(compile(cell, f"{name}.md", "exec"), page)
+    text, page = (DOCS / "howto" / f"{name}.md").read_text(), {"__name__": "__main__"}
+    for cell in runpy.run_path(str(DOCS / "notebooks.py"))["notebook"](text, f"howto/{name}")[
+        "cells"
+    ]:
+        if cell["cell_type"] == "code":
+            exec(compile(cell["source"], f"{name}.md", "exec"), page)
     globals()[f"check_{name}"](page)
 
 
