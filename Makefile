@@ -15,6 +15,7 @@ demo: $(VENV)/examples
 test test-slow test-fast: $(VENV)/test
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest --numprocesses=auto $(TESTS)
 
+test-slow: $(VENV)/programs
 test: TESTS =
 test-slow: TESTS = -m slow
 # What most changes break, in about a minute on two cores.

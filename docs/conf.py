@@ -3,9 +3,12 @@
 import os
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import ardist
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "ardist"
 author = "The ardist authors"
@@ -18,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "notebooks",
 ]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
@@ -35,6 +39,7 @@ copybutton_prompt_is_regexp = True
 
 # Pages with code cells are executed, and again when their code changes or docs/_build is removed.
 nb_execution_mode = "cache"
+nb_execution_in_temp = True  # sbi and Lightning write logs into the working directory
 nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -191,3 +191,13 @@ def test_each_public_name_has_an_example(name):
 def test_one_version():
     citation = (PROJECT / "CITATION.cff").read_text()
     assert f"\nversion: {ardist.__version__}\n" in citation
+
+
+def test_the_readme_names_the_versions_that_are_tested():
+    row = next(
+        line for line in (PROJECT / "README.md").read_text().splitlines() if "tested in" in line
+    )
+    named = re.findall(r"\[?([\w-]+)(?:\]\([^)]*\))? (\d[\d.]*\d)", row)
+    pinned = (PROJECT / "constraints.txt").read_text().splitlines()
+    assert len(named) == 10
+    assert {f"{name}=={version}" for name, version in named} <= set(pinned)
