@@ -592,7 +592,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         except ValueError as error:
             raise ValueError(
                 f"{subject} depend on others in the order {self.ordering!r}, and the order that "
-                f"puts them first is refused: {error}; a Transformer follows any order"
+                f"puts them first is refused: {error}; Masked and Transformer follow "
+                f"any order"
             ) from error
         if observed_first(other.factorization, other.ranks, fac.split(mask)) is not None:
             cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()

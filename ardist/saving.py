@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 import ardist
 from ardist.bound_network import unwrap
 from ardist.networks.base import ConditionalNetwork
-from ardist.shapes import as_path, check_type, default_dtype, described, is_sequence
+from ardist.shapes import as_file, as_path, check_type, default_dtype, described, is_sequence
 from ardist.specification import DTYPES, Reader, Writer
 
 FORMAT = 1  # of the metadata
@@ -35,18 +35,19 @@ def save(
 ) -> None:
     """Saves a network in one file: its weights, and a specification from which it is made again.
 
-    The file has the safetensors format. The specification, `network.to_spec()`, stands in its
-    metadata as JSON: names of classes and arguments of constructors, and no code. What was changed
-    after construction is not saved, except for the weights.
+    The file has the safetensors format. Its metadata hold the specification, `network.to_spec()`,
+    as JSON: names of classes and arguments of constructors, and no code. Attributes that were
+    changed after construction are not saved.
 
     Args:
         network: a conditional network, or a wrapper around one, such as that of `torch.compile`.
-        path: of the file, by custom with the suffix `.safetensors`. It replaces an existing one.
+        path: of the file, usually with the suffix `.safetensors`. An existing file is replaced.
         metadata: more texts for the metadata, which `safetensors.safe_open` reads.
 
     Raises:
-        ValueError: if an argument of a constructor cannot be described, such as a lambda or a
-            foreign module, or if the network has other tensors than its constructor makes.
+        ValueError: if the folder does not exist, if an argument of a constructor cannot be
+            described, such as a lambda or a foreign module, or if the network has other tensors
+            than its constructor makes.
 
     >>> import tempfile, torch, ardist as ad
     >>> path = f"{tempfile.mkdtemp()}/made.safetensors"
@@ -56,7 +57,7 @@ def save(
     >>> torch.equal(ad.load(path).condition().log_prob(x), net.condition().log_prob(x))
     True
     """
-    path = as_path(path, "path")
+    path = as_file(path, "path")
     texts = {} if metadata is None else metadata
     check_type(texts, Mapping, "metadata")
     if not all(isinstance(text, str) for pair in texts.items() for text in pair):
@@ -92,9 +93,9 @@ def load(
 ) -> ConditionalNetwork:
     """Loads a network that `save` wrote, in eval mode. It runs no code from the file.
 
-    It makes instances of ardist's classes, of the transforms, constraints and distributions of
-    torch and Pyro, and of classes that you pass, and calls their constructors with arguments from
-    the file. A file cannot name anything else.
+    It calls the constructors of ardist's classes, of the transforms, constraints and distributions
+    of torch and Pyro, and of classes that you pass, with arguments from the file. A file cannot
+    name anything else.
 
     Args:
         path: of the file.
@@ -103,7 +104,7 @@ def load(
 
     Raises:
         ValueError: if the file is damaged, was written in a newer format, names an unknown class,
-            or asks for more memory than a network of its size needs.
+            or asks for more memory than a network with its tensors needs.
 
     >>> import tempfile, torch, ardist as ad
     >>> class Small(ad.networks.MADE):

@@ -168,6 +168,14 @@ def as_path(value: Any, name: str) -> Path:
     return Path(value)
 
 
+def as_file(value: Any, name: str) -> Path:
+    """`value` as the path of a file that can be written; a `ValueError` that names it otherwise."""
+    path = as_path(value, name)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{name}: expected a file in a folder that exists, got {path}")
+    return path
+
+
 def as_callable(value: Any, name: str) -> Any:
     """`value` if it is callable; a `ValueError` that names it otherwise."""
     if not callable(value):

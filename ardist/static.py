@@ -22,7 +22,7 @@ class StaticStep(nn.Module, ABC):
     value is read back. So one graph serves all steps, and `torch.compile(fullgraph=True)`,
     `torch.export`, ONNX and CUDA graphs can record it. The network has to be in evaluation mode.
 
-    Each row has its context. The first dimension of all tensors but the position is the rows'.
+    All tensors but the position have the rows first, and each row has a context of its own.
 
     To write one, define `start` and `advance`, and return it from `make_static_step` of a network.
 
@@ -62,10 +62,10 @@ class StaticStep(nn.Module, ABC):
 
     @abstractmethod
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
-        """What a draw keeps: the encodings of the context, and the state before the first step.
+        """The encodings of the context, and the state before the first step.
 
         Args:
-            blocks: of which only the number of rows counts.
+            blocks: only their number of rows counts.
             context: (rows, *context_shape), or None.
 
         Returns:
@@ -76,7 +76,7 @@ class StaticStep(nn.Module, ABC):
     def advance(
         self, blocks: Tensor, position: Tensor, encodings: Tensors, state: Tensors
     ) -> Tensor:
-        """The parameters of a step; it writes into the state. Steps are taken in order.
+        """The parameters of a step. It writes into the state. Call it for the steps in order.
 
         Args:
             blocks: the blocks of earlier steps, (rows, *value_shape) in raster order. Others have

@@ -1234,7 +1234,8 @@ NETWORKS = (
         ),
         cause="The estimate scores blocks given any set of the others. Other networks predict from "
         "the earlier blocks only, and the blocks after an end depend on the order.",
-        cure="Use `networks.Masked`, and `p.log_prob(x)` for sequences with an end.",
+        cure="Use `networks.Masked`. For sequences with an end maximize `p.log_prob(x)`, as `fit` "
+        "does with `orderings=[network.factorization.ordering]`.",
     ),
     error(
         "hidden_features: expected a layer, or direct=True, got neither",
@@ -1844,7 +1845,7 @@ CONDITIONING = (
         "mask: blocks under it depend on others in the order Ordering.raster(), and the order "
         "that puts them first is refused: factorization: MADE was built for "
         "Factorization((3,), Bernoulli()), got Factorization((3,), Bernoulli(), "
-        "ordering=Ordering.from_ranks(1, 0, 2)); a Transformer follows any order",
+        "ordering=Ordering.from_ranks(1, 0, 2)); Masked and Transformer follow any order",
         lambda: p(BITS).marginal(torch.tensor([False, True, False])),
         cause="An observed block depends on one that is not observed, so the conditional has no "
         "closed form in this order. The network does not support an order in which the observed "
@@ -2258,25 +2259,35 @@ ROWS = data.TensorDataset(torch.zeros(5, 4))
 
 TRAINING = (
     error(
-        "x: expected a tensor, or a Dataset or DataLoader and no context, got list",
+        "x: expected a tensor, a Dataset or a DataLoader, got list; torch.as_tensor(x) converts "
+        "numbers",
         lambda: fit(x=[[0.0, 1.0]]),
-        "x: expected a tensor, or a Dataset or DataLoader and no context, got TensorDataset",
+        "context: expected none next to a TensorDataset, whose items are (x, context), got a "
+        "tensor of shape (5, 3), torch.float32 on cpu",
         lambda: fit(x=ROWS, context=torch.zeros(5, 3)),
         "x: expected a Dataset with a length, got Stream; a DataLoader of it makes batches of a "
         "stream",
         lambda: fit(x=Stream()),
         "x: expected batches of a tensor or of tensors, got {'x': tensor([[0., 0., 0., 0.]])}",
         lambda: fit(x=data.DataLoader([{"x": torch.zeros(4)}])),
+        "x: expected batches of x or (x, context), got 3 tensors",
+        lambda: fit(x=data.TensorDataset(*[torch.zeros(5, 4)] * 3)),
         "x: expected a batch at least, got none",
         lambda: fit(x=data.DataLoader(Stream())),
+        "valid: expected a batch at least, got none",
+        lambda: fit(valid=data.DataLoader(Stream())),
         cause="The data is not a tensor, or it is a Dataset next to a context.",
         cure="Convert an array by `torch.as_tensor`. The items of a Dataset are `(x, context)`.",
     ),
     error(
-        "x: expected (N, *event_shape), got (4,)",
+        "x: expected (N, 4), got (4,)",
         lambda: fit(x=torch.zeros(4)),
+        "x: expected (N, 4), got (5, 3, 4)",
+        lambda: fit(x=torch.zeros(5, 3, 4)),
         "context: expected one for each row of x, (5, 4), got (1, 3)",
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(1, 3)),
+        "context: expected (N, 3), got (5, 1, 3)",
+        lambda: fit(made(context_shape=(3,)), context=torch.zeros(5, 1, 3)),
         cause="The first dimension of the data is not that of the rows.",
         cure="Stack events along the first dimension. Stack contexts in the same way.",
     ),
@@ -2285,7 +2296,7 @@ TRAINING = (
         lambda: fit(valid=1.0),
         "valid: expected a share that leaves a row to train on, got 0.1 of 1 rows",
         lambda: fit(x=torch.zeros(1, 4), valid=0.1),
-        "valid: expected a set, or None, with a DataLoader, got 0.1",
+        "valid: expected rows to validate on, or None, since a DataLoader cannot be split, got 0.1",
         lambda: fit(x=data.DataLoader(ROWS), valid=0.1),
         cause="No rows would be left to train on, or a DataLoader cannot be split.",
         cure="Use `valid=0.1`, or pass the rows to validate on.",
@@ -2300,15 +2311,21 @@ TRAINING = (
     error(
         'orderings: expected "row", "batch" or Orderings, got \'random\'',
         lambda: fit(orderings="random"),
-        cause="The orders to train on are unknown.",
+        'in_order: expected 0, since the orders are not random, got 0.5; orderings="row" makes '
+        "them so",
+        lambda: fit(in_order=0.5),
+        cause="The orders to train on are unknown, or `in_order` would have no effect.",
         cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`.',
     ),
     error(
         "optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW is, "
         "got <class 'int'>",
         lambda: fit(optimizer=int),
+        "network: expected parameters that require gradients, got none",
+        lambda: fit(made().requires_grad_(False)),
         cause="The optimizer is made from groups of parameters and a learning rate.",
-        cure="Use a class of `torch.optim`, or `functools.partial` of it.",
+        cure="Use a class of `torch.optim` that takes groups of parameters, or `functools.partial` "
+        "of it, and a network that is not frozen.",
     ),
     error(
         "network: expected one log-probability for each row, (5,), got ()",
@@ -2317,19 +2334,19 @@ TRAINING = (
         cure="Return the log-probabilities before the mean over the batch.",
     ),
     error(
-        "network: expected finite log-probabilities, got a mean of -inf in epoch 1; a smaller lr "
-        "or clip can help",
+        "network: expected finite log-probabilities of x, got a mean of -inf in epoch 1; a smaller "
+        "lr or clip can help",
         lambda: fit(Constant(-torch.inf)),
         cause="A row has probability zero, or the weights have become too large.",
         cure="Check that the data is inside the support, or use a smaller `lr` or `clip`.",
     ),
     error(
         "checkpoint: expected one of a run with {'batch_size': 128, 'lr': 0.1, 'seed': 0, "
-        "'optimizer': 'AdamW'}, got {'batch_size': 128, 'lr': 0.001, 'seed': 0, 'optimizer': "
-        "'AdamW'}; resume=False starts again",
+        "'average': 0.0, 'optimizer': 'AdamW'}, got {'batch_size': 128, 'lr': 0.001, 'seed': 0, "
+        "'average': 0.0, 'optimizer': 'AdamW'}; resume=False starts again",
         lambda: fit_twice(lr=0.1),
         "checkpoint: expected one of this network, got run.pt with weights of other names or "
-        "shapes; resume=False starts again",
+        "shapes, or with others that are trained; resume=False starts again",
         lambda: fit_twice(network=made(hidden_features=5)),
         "checkpoint: expected a file that fit has written, got run.pt; resume=False replaces it",
         fit_from_text,
@@ -2593,6 +2610,8 @@ FILES = (
         lambda: ad.export.write(made().eval(), 3),
         "path: expected a path, got 3",
         lambda: ad.load(3),
+        "path: expected a file in a folder that exists, got missing/net.safetensors",
+        lambda: ad.save(made(), "missing/net.safetensors"),
         "classes: expected a sequence of classes, got <class 'ardist.networks.made.MADE'>",
         lambda: ad.load(saved(), classes=networks.MADE),
         "map_location: expected a device, got 0",

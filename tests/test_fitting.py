@@ -177,6 +177,39 @@ def test_a_resumed_run_gives_the_numbers_of_one_that_was_not_stopped(name, tmp_p
     assert_same(again, expected)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_checkpoint_that_was_cut_is_an_error(share, tmp_path):
+    path = tmp_path / "run.pt"
+    run(made, max_epochs=1, checkpoint=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match="expected a file that fit has written"):
+        run(made, max_epochs=1, checkpoint=path)
+
+
+def test_a_checkpoint_belongs_to_one_network_and_one_kind_of_run(tmp_path):
+    path = tmp_path / "run.pt"
+    run(made, max_epochs=1, checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint: expected one of a run with"):
+        run(made, max_epochs=2, average=0.9, checkpoint=path)
+
+    def frozen():
+        net = made()
+        net.head.requires_grad_(False)
+        return net
+
+    with pytest.raises(ValueError, match="checkpoint: expected one of this network"):
+        run(frozen, max_epochs=2, checkpoint=path)
+
+
+def test_an_infinite_score_in_validation_is_an_error():
+    x = data()
+    valid = x[:5].clone()
+    valid[0, 0] = torch.inf
+    with pytest.raises(ValueError, match="log-probabilities of valid, got a mean of -inf"):
+        fit(made(), x, valid=valid, max_epochs=1, progress=False)
+
+
 def test_results_depend_on_the_seed_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -23,16 +23,16 @@ class Masked(AnySet):
 
     Uria et al. 2014, "A deep and tractable density estimator", train it on random orders. Its
     inputs are the features of the blocks times their mask, and the mask. One pass predicts all
-    blocks that are not observed. `ardist.training.masked_log_prob` needs one pass for each event,
-    so that training costs as little as that of a perceptron.
+    blocks that are not observed, so that training by `ardist.training.masked_log_prob` takes one
+    pass for each event.
 
     It supports any order, which may change from call to call and from row to row, with or without
     ties, and a graph if it was built for it. `log_prob` under an order is exact. It takes a pass
     for each step, all in one batch. They share the first layer: its sums under an order are
     cumulative sums over the blocks. A draw adds only the new block to them.
 
-    Every order of such a network is a joint of its own. `given` and `marginal` of any set answer
-    with the joint of an order in which the set comes first, and in which the rest is drawn.
+    Each order of such a network is a joint of its own. `given` and `marginal` of any set use an
+    order in which the set comes first.
 
     Args:
         factorization: the blocks, and the order that applies by default.

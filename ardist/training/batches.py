@@ -18,7 +18,12 @@ from ardist.training.processes import place
 
 def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
     """A Dataset or DataLoader as it is, and tensors as a dataset."""
-    if isinstance(x, Dataset | DataLoader) and context is None:
+    if isinstance(x, Dataset | DataLoader):
+        if context is not None:
+            raise ValueError(
+                f"context: expected none next to a {type(x).__name__}, whose items are "
+                f"(x, context), got {described(context)}"
+            )
         if not isinstance(x, DataLoader) and not hasattr(x, "__len__"):
             raise ValueError(
                 f"{name}: expected a Dataset with a length, got {type(x).__name__}; a DataLoader "
@@ -27,20 +32,26 @@ def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
         return x
     if not isinstance(x, Tensor):
         raise ValueError(
-            f"{name}: expected a tensor, or a Dataset or DataLoader and no context, got "
-            f"{type(x).__name__}"
+            f"{name}: expected a tensor, a Dataset or a DataLoader, got {type(x).__name__}; "
+            f"torch.as_tensor({name}) converts numbers"
         )
     shapes.check_data(x, name)
+    if context is not None:
+        shapes.check_data(context, "context")
+        if context.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"context: expected one for each row of {name}, {tuple(x.shape)}, got "
+                f"{tuple(context.shape)}"
+            )
     if isinstance(model, LogLikelihood):
         p = AutoregressiveDistribution(model.network, context, nan_policy=model.nan_policy)
         p.check_value(x, name)
-        if x.dim() == len(p.event_shape) or x.shape[0] == 0:
-            raise ValueError(f"{name}: expected (N, *event_shape), got {tuple(x.shape)}")
-    if context is not None and context.shape[:1] != x.shape[:1]:
-        raise ValueError(
-            f"context: expected one for each row of {name}, {tuple(x.shape)}, got "
-            f"{tuple(context.shape)}"
-        )
+        if x.dim() != len(p.event_shape) + 1 or x.shape[0] == 0:
+            event = shapes.spelled(p.event_shape)
+            raise ValueError(f"{name}: expected (N, {event}), got {tuple(x.shape)}")
+        if context is not None and len(p.batch_shape) > 1:
+            features = shapes.spelled(p.bound.unwrapped.context_shape)
+            raise ValueError(f"context: expected (N, {features}), got {tuple(context.shape)}")
     return TensorDataset(x) if context is None else TensorDataset(x, context)
 
 
@@ -56,7 +67,10 @@ def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
     ):
         return data, None
     if isinstance(data, DataLoader):
-        raise ValueError(f"valid: expected a set, or None, with a DataLoader, got {valid}")
+        raise ValueError(
+            f"valid: expected rows to validate on, or None, since a DataLoader cannot be split, "
+            f"got {valid}"
+        )
     count = max(1, round(valid * len(data)))
     if count >= len(data):
         raise ValueError(

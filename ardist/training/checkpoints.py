@@ -1,6 +1,5 @@
 """Checkpoints of a training run, which any number of processes can resume."""
 
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -34,10 +33,12 @@ def load_checkpoint(
             f"checkpoint: expected one of a run with {settings}, got {saved['settings']}; "
             f"resume=False starts again"
         )
-    if _shapes(saved["model"]) != _shapes(own):
+    trained = [each["params"] for each in optimizer.state_dict()["param_groups"]]
+    is_own = trained == [each["params"] for each in saved["optimizer"]["param_groups"]]
+    if not is_own or any(_shapes(saved[part]) != _shapes(own) for part in ("model", "best")):
         raise ValueError(
             f"checkpoint: expected one of this network, got {path} with weights of other names or "
-            f"shapes; resume=False starts again"
+            f"shapes, or with others that are trained; resume=False starts again"
         )
     for part in ("model", "best"):
         saved[part] = {name: _sharded(value, own[name]) for name, value in saved[part].items()}
@@ -49,13 +50,17 @@ def load_checkpoint(
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    with suppress(UnpicklingError, RuntimeError, LookupError, EOFError):
+    saved, cause = None, None
+    try:
         saved = torch.load(path, map_location=device, weights_only=True)
-        if isinstance(saved, dict) and "settings" in saved:
-            return saved
-    raise ValueError(
-        f"checkpoint: expected a file that fit has written, got {path}; resume=False replaces it"
-    )
+    except (UnpicklingError, RuntimeError, LookupError, EOFError, OSError) as error:
+        cause = error
+    if not isinstance(saved, dict) or "settings" not in saved:
+        raise ValueError(
+            f"checkpoint: expected a file that fit has written, got {path}; resume=False replaces "
+            f"it"
+        ) from cause
+    return saved
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:

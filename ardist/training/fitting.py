@@ -46,11 +46,12 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "seed": shapes.as_integer,
     "in_order": shapes.as_share,
     "optimizer": shapes.as_callable,
-    "checkpoint": shapes.as_path,
+    "checkpoint": shapes.as_file,
     "callbacks": shapes.as_callables,
 }
 _ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
 _STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
+_SETTINGS = "batch_size", "lr", "seed", "average"  # in which a checkpoint and its run agree
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
 
@@ -82,29 +83,29 @@ def fit(
 ) -> History:
     """Trains a network by maximum likelihood, and keeps the weights that are best in validation.
 
-    A network that predicts from any set, such as `networks.Masked`, maximizes `masked_log_prob`,
-    any other one `log_prob`. Any other module is called as `LogLikelihood` is: with the tensors of
-    a batch, it returns a number for each row, of which fit maximizes the mean.
+    It maximizes `log_prob`, or `masked_log_prob` for a network that predicts from any set, such as
+    `networks.Masked`. A module that is no conditional network is called with the tensors of a
+    batch, as `LogLikelihood` is. It returns a number for each row, and fit maximizes the mean.
 
     A new `MADE`, `RNN` or `Masked` starts at the marginals of the rows (`network.start_at`).
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
     `max_epochs` or `time_limit`. Without either, each epoch without improvement in validation
-    lowers it: a third of `patience` of them halve it. Training ends at whichever comes first. The
-    network is in eval mode afterwards. The random numbers of an epoch depend on the seed alone,
-    and torch's global generator is as it was.
+    lowers it: `patience / 3` of them halve it. Training ends at the first of `max_epochs`,
+    `time_limit` and `patience`. The network is in eval mode afterwards. The random numbers of an
+    epoch depend on the seed alone, and torch's global generator is as it was.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
-    and seeds of its own. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
+    and its own seeds. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
     it. A DataLoader is used as it is, and needs a `DistributedSampler`. The first process reports.
 
     Args:
-        network: a conditional network, also wrapped, or a module that is called like
+        network: a conditional network, or a wrapped one, or a module that is called like
             `LogLikelihood(network)`.
         x: events (N, *event_shape), or a Dataset or DataLoader of x or of (x, context).
         context: (N, *context_shape) for a tensor x.
-        valid: a share of the rows to validate on, or a set: a tensor, (x, context), a Dataset or
-            a DataLoader; None or 0 for none.
+        valid: a share of the rows to validate on, or other rows: a tensor, (x, context), a
+            Dataset or a DataLoader; None or 0 for none. A DataLoader x has no shares.
         batch_size: rows of a step, in all processes together.
         lr: the highest learning rate.
         max_epochs: epochs at most; no limit by default.
@@ -114,16 +115,18 @@ def fit(
         orderings: the orders to train on, for networks that support any: "row" or "batch" for a
             random order of each row or batch, or a sequence, of which each batch has one. By
             default the network's own, or random sets if it predicts from any set.
-        in_order: the share of rows in the network's own order among random ones.
-        nan_policy: "raise", or "marginalize" if NaN in x is missing.
+        in_order: the share of rows in the network's own order if the others are in random ones.
+        nan_policy: "raise", or "marginalize" if NaN in x is missing, for a network that follows
+            any order.
         optimizer: called with parameter groups and `lr`. By default torch's fused AdamW.
         weight_decay: of weights, which are parameters of two dimensions or more, not of biases.
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
             is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
-        checkpoint: a file that the first process replaces after each epoch, in one step. Any
-            number of processes can resume from it, as many as before to the same numbers.
+        checkpoint: a file that the first process replaces after each epoch. Any number of
+            processes can resume from it. As many as before give the numbers of an uninterrupted
+            run.
         resume: whether to resume from the checkpoint if it exists.
         seed: of the split, the order of the rows, dropout and orderings.
         progress: whether to show a bar with the nats of the last epoch.
@@ -172,13 +175,15 @@ def _objective(options: Any) -> nn.Module:
 
 def _optimizer(model: nn.Module, options: Any) -> Optimizer:
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if not weights:
+        raise ValueError("network: expected parameters that require gradients, got none")
     groups = [
         {"params": [w for w in weights if w.dim() > 1], "weight_decay": options.weight_decay},
         {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
     ]
     try:
         made: Optimizer = options.optimizer([g for g in groups if g["params"]], lr=options.lr)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW "
             f"is, got {described(options.optimizer)}"
@@ -192,6 +197,12 @@ class _Run:
     def __init__(self, options: Any) -> None:
         self.options, self.history, self.order = options, History(), order_of(options)
         self.objective = _objective(options)
+        is_random = isinstance(options.orderings, str)
+        if options.in_order and not (is_random or isinstance(self.objective, _MaskedLogLikelihood)):
+            raise ValueError(
+                f"in_order: expected 0, since the orders are not random, got {options.in_order}; "
+                f'orderings="row" makes them so'
+            )
         data = as_dataset(self.objective, "x", options.x, options.context)
         data, held = split(data, options, self.objective)
         self.train = make_loader(data, options, shuffle=True)
@@ -218,11 +229,8 @@ class _Run:
         self.optimizer = _optimizer(self.model, options)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.best = self.objective.state_dict()
-        self.settings = {name: getattr(options, name) for name in ("batch_size", "lr", "seed")}
+        self.settings = {name: getattr(options, name) for name in _SETTINGS}
         self.settings["optimizer"] = type(self.optimizer).__name__
-        path: Path | None = options.checkpoint
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ValueError(f"checkpoint: expected a file in a folder that exists, got {path}")
 
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
@@ -244,7 +252,7 @@ class _Run:
         def score() -> float:
             torch.manual_seed(options.seed)
             scores = self.log_prob(self.objective, first[0])
-            return mean(scores.sum(), scores.shape[0])
+            return mean(scores.sum(), scores.shape[0], "x")
 
         before = copy.deepcopy(network.state_dict())
         with torch.no_grad(), network.eval_mode():
@@ -296,14 +304,7 @@ class _Run:
             scores = self.step(batch, rate)
             total, rows = total - scores.sum(), rows + scores.shape[0]
             self.bar.update()
-        if not rows:
-            raise ValueError("x: expected a batch at least, got none")
-        history.train.append(mean(total, rows))
-        if not math.isfinite(history.train[-1]):
-            raise ValueError(
-                f"network: expected finite log-probabilities, got a mean of {-history.train[-1]} "
-                f"in epoch {index + 1}; a smaller lr or clip can help"
-            )
+        history.train.append(self.mean_nats("x", total, rows))
         history.lr.append(self.options.lr * rate)
         kept = self.objective if self.averaged is None else self.averaged.module
         if self.held is not None:
@@ -339,6 +340,10 @@ class _Run:
 
     def log_prob(self, model: nn.Module, batch: Any) -> Tensor:
         tensors = [tensor.to(self.device) for tensor in tensors_of(batch)]
+        if isinstance(self.objective, LogLikelihood) and len(tensors) > 2:
+            raise ValueError(
+                f"x: expected batches of x or (x, context), got {len(tensors)} tensors"
+            )
         rows = tensors[0].shape[:1]
         kwargs = {} if self.order is None else {"ordering": self.order(rows[0])}
         result: Tensor = model(*tensors, **kwargs)
@@ -355,10 +360,21 @@ class _Run:
         rank, world = place()
         torch.manual_seed(hash((self.options.seed, -1, rank)))
         model.eval()
-        scores = torch.cat([self.log_prob(model, batch) for batch in held])
+        empty = torch.zeros(0, device=self.device)
+        scores = torch.cat([empty, *(self.log_prob(model, batch) for batch in held)])
         if (sampler := sampler_of(held)) is not None:  # repeats rows to share them evenly
             scores = scores[: -(-(len(sampler.dataset) - rank) // world)]
-        return mean(-scores.sum(), scores.shape[0])
+        return self.mean_nats("valid", -scores.sum(), scores.shape[0])
+
+    def mean_nats(self, name: str, total: Tensor, rows: int) -> float:
+        """The mean over the rows of an argument, which has to be finite."""
+        nats = mean(total, rows, name)
+        if not math.isfinite(nats):
+            raise ValueError(
+                f"network: expected finite log-probabilities of {name}, got a mean of {-nats} in "
+                f"epoch {len(self.history.seconds) + 1}; a smaller lr or clip can help"
+            )
+        return nats
 
     def seconds(self) -> float:
         """Since the start; the same in all processes if it matters."""

@@ -1,8 +1,7 @@
 """Training objectives other than `log_prob`, and a measure of exposure bias.
 
 Teacher forcing trains on true prefixes, in one parallel pass. Draws are conditioned on the model's
-own prefixes, which it was not trained on. The resulting errors are known as exposure bias (Ranzato
-et al. 2016).
+own prefixes, on which it was not trained. This is known as exposure bias (Ranzato et al. 2016).
 """
 
 import math
@@ -49,8 +48,8 @@ def masked_log_prob(
         x: events (*lead, *event_shape), where `lead` broadcasts with batch_shape. NaN is a missing
             element if the `nan_policy` of p is "marginalize".
         observed: (*lead, *event_shape) bool, False for elements that are missing in x.
-        in_order: the share of events of which a prefix in the order of p is read, instead of a
-            random set. It makes the network better in that order. The estimate is then no longer
+        in_order: the share of events whose input is a prefix in the order of p, instead of a
+            random set. The network becomes better in that order. The estimate is then no longer
             of the mean over all orders.
 
     Returns:
@@ -112,8 +111,8 @@ def pseudo_log_prob(p: AutoregressiveDistribution, x: Tensor) -> Tensor:
     """The pseudo-log-likelihood of events, in nats: each block is scored given all others.
 
     It is the sum over blocks of log p(x_i | all x_j, j != i) (Besag 1975; Salazar et al. 2020,
-    "Masked language model scoring"). It takes a pass for each block. It is no log probability:
-    `p.log_prob(x)` is one, under an order.
+    "Masked language model scoring"). It takes a pass for each block. It is not the
+    log-probability of the event, which is `p.log_prob(x)`.
 
     Args:
         p: the distribution of a network that predicts from any set, such as `networks.Masked`.

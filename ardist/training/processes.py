@@ -20,7 +20,9 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def mean(total: Tensor, rows: int) -> float:
-    """The mean over the rows of all processes."""
+def mean(total: Tensor, rows: int, name: str) -> float:
+    """The mean over the rows of an argument in all processes."""
     totals, counts = zip(*gathered((total.item(), rows)), strict=True)
+    if not any(counts):
+        raise ValueError(f"{name}: expected a batch at least, got none")
     return sum(totals) / sum(counts)
