@@ -114,7 +114,8 @@ def fit(
         orderings: the orders to train on, for networks that support any: "row" or "batch" for a
             random order of each row or batch, or a sequence, of which each batch has one. By
             default the network's own, or random sets if it predicts from any set.
-        in_order: the share of rows in the network's own order among random ones.
+        in_order: the share of rows in the network's own order among random ones. Validation of a
+            network that predicts from any set is the mean over all orders in any case.
         nan_policy: "raise", or "marginalize" if NaN in x is missing.
         optimizer: called with parameter groups and `lr`. By default torch's fused AdamW.
         weight_decay: of weights, which are parameters of two dimensions or more, not of biases.
@@ -155,7 +156,7 @@ class _MaskedLogLikelihood(LogLikelihood):
 
     def forward(self, x: Tensor, context: Tensor | None = None, ordering: Any = None) -> Tensor:
         p = AutoregressiveDistribution(self.network, context, nan_policy=self.nan_policy)
-        return masked_log_prob(p, x, in_order=self.in_order)
+        return masked_log_prob(p, x, in_order=self.in_order if self.training else 0.0)
 
 
 def _objective(options: Any) -> nn.Module:
