@@ -186,6 +186,11 @@ def _read(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path}: expected a table, got {error}") from error
     if twice := sorted(set(names[names.duplicated()])):  # pandas renames them
         raise ValueError(f"{path}: expected different names of columns, got {twice} twice")
+    if table.shape[1] == 1 and any(mark in table.columns[0] for mark in ";\t|"):
+        raise ValueError(
+            f"{path}: expected columns separated by commas, got one named {table.columns[0]!r}; "
+            f"pandas.read_csv with sep= reads others"
+        )
     return table
 
 

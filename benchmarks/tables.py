@@ -105,7 +105,7 @@ def measurements(
     """What, a number, and its seconds of CPU time."""
     _, seconds = timed(lambda: one.fit(train))
     yield "fit", float(len(train)), seconds
-    categorical = [name for name in test if test[name].dtype == object]
+    categorical = [name for name in test if not pd.api.types.is_numeric_dtype(test[name])]
     for what, names in (("the categorical columns", categorical), ("all columns", list(test))):
         found, seconds = timed(lambda names=names: one.nats(test[names]))
         yield f"nats of a row, {what}", found, seconds

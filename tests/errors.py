@@ -2739,6 +2739,8 @@ TABLES = (
         "X: expected a data frame, a dict of columns or an array, got None; "
         "pandas.read_csv and pandas.read_parquet read files",
         lambda: TableDensity().fit(None),
+        "X: expected a data frame, got a Series; to_frame() makes one",
+        lambda: TableDensity().fit(pd.Series([1.0, 2.0])),
         "X: expected columns of one length, got All arrays must be of the same length",
         lambda: TableDensity().fit({"age": [1, 2], "job": ["cook"]}),
         "X: expected different names of columns, got ['age'] twice",
@@ -2767,6 +2769,9 @@ TABLES = (
         "column 'x': expected finite numbers, got infinity in 20 of 40 cells; NaN marks "
         "missing cells",
         lambda: fit_table([1.0, np.inf] * 20),
+        "column 'x': expected numbers up to 1e+30, got one of size 1e+300; divide the column by a "
+        "constant",
+        lambda: fit_table([1.0, 1e300] * 20),
         "column 'pay': expected numbers, got text such as '1.234,50'; pandas.read_csv "
         "with decimal=, thousands= or na_values= reads numbers, and columns={'pay': "
         "'category'} takes them as text",
@@ -2869,6 +2874,15 @@ TABLES = (
         "where: expected a list of values for 'job', of kind category, or a tuple of two ends for "
         "a column with an order, got ('cook', None)",
         lambda: table_model().sample(where={"job": ("cook", None)}),
+        "where: expected a list of values for 'job', of kind category, or a tuple of two ends for "
+        "a column with an order, got 'cook'",
+        lambda: table_model().sample(where={"job": "cook"}),
+        "where: expected values of ['cook', 'nurse'] for 'job', got ['pilot']",
+        lambda: table_model().sample(where={"job": ["pilot"]}),
+        "where: expected two ends in order for 'age', got (50, 40)",
+        lambda: table_model().sample(where={"age": (50, 40)}),
+        "X: expected at least one row, got 0 sample(s)",
+        lambda: table_model().score(PEOPLE.assign(size=1.5)[:0]),
         "given: expected one row with where=, got 40",
         lambda: table_model().sample(where={"size": [2]}, given=PEOPLE),
         cause="The query does not fit the kind of the column, or its values or "
@@ -2908,6 +2922,9 @@ COMMAND = (
     error(
         "people.csv: expected a table, got No columns to parse from file",
         lambda: commanded("describe people.csv", ""),
+        "people.csv: expected columns separated by commas, got one named 'age;job'; "
+        "pandas.read_csv with sep= reads others",
+        lambda: commanded("describe people.csv", "age;job\n40;cook\n"),
         "people.csv: expected different names of columns, got ['age'] twice",
         lambda: commanded("describe people.csv", "age,age"),
         "people.csv: expected a file that ardist.save wrote, got people.csv; torch.load reads "

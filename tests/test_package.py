@@ -103,6 +103,8 @@ ORDER = (
     "tables.proposals",
     "tables.schema",
     "tables.reports",
+    "tables.events",
+    "tables.rows",
     "tables.density",
     "tables",
     "command",

@@ -13,6 +13,7 @@ from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.conditional import Conditional
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
+from ardist.families.truncated import state_logits_of
 from ardist.shapes import as_real
 
 _AtLeast: Any = type(constraints.nonnegative_integer)
@@ -118,14 +119,30 @@ class Truncated(Derived):
             return list(range(int(low), int(high) + 1))
         return list(range(int(self.family._ends.lower), int(low)))
 
+    @cached_property
+    def _kept(self) -> slice | None:
+        """The places of the values inside among the states of a finite family."""
+        states = self.family._ordered_states()
+        if states is None:
+            return None
+        first = int(self._inner_ends[0] - states[0])
+        return slice(first, first + int(self._inner_ends[1] - self._inner_ends[0]) + 1)
+
+    def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
+        if self._kept is None:
+            return super()._state_probs(params, states)
+        return state_logits_of(self.family, params)[..., self._kept].softmax(-1)
+
     def _log_mass(self, params: Tensor) -> Tensor:
         """The log-probability of the interval: (...)."""
         low, high = self._inner_ends
+        if self._kept is not None:
+            return log_sum_exp(
+                state_logits_of(self.family, params).log_softmax(-1)[..., self._kept]
+            )
         if self._listed is None:
             return self.family.interval_log_prob(params, low, high)
-        values = torch.tensor(self._listed, device=params.device)
-        if not self.family.is_index:
-            values = values.to(params.dtype)
+        values = torch.tensor(self._listed, device=params.device, dtype=params.dtype)
         total = log_sum_exp(self.family.log_prob(params.unsqueeze(-2), values))
         return total if high < math.inf else log_one_minus_exp(total.clamp(max=0.0))
 

@@ -19,6 +19,8 @@ from ardist.shapes import described
 COMPONENTS = 8  # of the mixture of a number
 WIDEST = 256  # the number of integers, at most, that are states of their own
 MOST_POINTS = 32  # of one column
+ROWS_PER_INTEGER = 20  # at least, if integers are states of their own
+_FINE = 0.02  # the distance of integers, in units of the scale, that need no rounding
 _WITH_POINTS = ("real", "positive", "count")
 
 
@@ -86,11 +88,11 @@ def kind_of(numbers: np.ndarray) -> str:
     """
     values, counts = np.unique(numbers, return_counts=True)
     span, rows = values[-1] - values[0], len(numbers)
-    is_integer = not (values % 1).any()
-    if is_integer and span < WIDEST and (rows >= 5 * span or span < 2):
+    is_integer = not (values % 1).any() and np.abs(values).max() < 2**53
+    if is_integer and span < WIDEST and (rows >= ROWS_PER_INTEGER * span or span < 2):
         return "discrete"
     is_repeated = (counts == 1).sum() <= 0.01 * rows
-    if len(values) <= MOST_POINTS and rows >= 20 * len(values) and is_repeated:
+    if len(values) <= MOST_POINTS and rows >= ROWS_PER_INTEGER * len(values) and is_repeated:
         return "discrete"
     if is_integer and span < 1e9:
         return "count"
@@ -108,6 +110,12 @@ class NumberForm:
         scale: their standard deviation.
         is_log: whether the logarithms of the numbers are modelled.
         is_integer: whether all numbers are integers.
+        is_rounded: whether integers are near to each other in units of the scale, so that they are
+            rounded values of a mixture. If all of its components are wider than one, no rounding is
+            needed: its density sums to 1 over all integers up to 1e-8 (by Poisson's summation), at
+            half the cost.
+        least: the smallest standard deviation of a component, in units of `scale`. A density has
+            no peaks that are narrower than what the numbers are rounded to.
         points: numbers with a probability of their own.
         decimals: of the numbers that are written, None for all.
         low: the smallest number of the column.
@@ -119,6 +127,8 @@ class NumberForm:
     scale: float
     is_log: bool
     is_integer: bool
+    is_rounded: bool
+    least: float
     points: tuple[float, ...]
     decimals: int | None
     low: float
@@ -138,45 +148,40 @@ class NumberForm:
         is_log = kind == "positive" or (is_count and _is_skewed(rest + 0.5))
         origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
         form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
+        scale = float(form.std()) or 1.0
+        decimals = None if is_integer else _decimals(np.unique(numbers))
+        # The distance of two numbers as they are rounded, in units of the scale.
+        step = 0.0 if decimals is None and not is_integer else 10.0 ** -(decimals or 0) / scale
+        if is_log:
+            step /= float(np.exp(form.min()))  # of the smallest ones, where it is largest
+        is_rounded = is_integer and step > _FINE
+        least = 1e-3 if is_log or not step else 1e-4
+        if is_integer and not is_rounded:
+            least = max(least, step)
+        elif not is_log:
+            least = max(least, 0.3 * step)
         return NumberForm(
             origin=origin,
             center=float(form.mean()),
-            scale=float(form.std()) or 1.0,
+            scale=scale,
             is_log=is_log,
             is_integer=is_integer,
+            is_rounded=is_rounded,
+            least=least,
             points=tuple(points.tolist()),
-            decimals=None if is_integer else _decimals(np.unique(numbers)),
+            decimals=decimals,
             low=float(numbers.min()),
             high=float(numbers.max()),
         )
 
-    @property
-    def _least(self) -> float:
-        """The smallest standard deviation of a component, in units of `scale`.
-
-        A density has no peaks that are narrower than what the numbers are rounded to.
-        """
-        if self.is_log or not (self.is_integer or self.decimals is not None):
-            return 1e-3
-        return max(0.3 * 10.0 ** -(self.decimals or 0) / self.scale, 1e-4)
-
-    @property
-    def _is_wide(self) -> bool:
-        """Whether all components are wider than one.
-
-        The sum of their density over all integers is then 1 up to 1e-8 (by Poisson's summation),
-        so that it serves as the probability of an integer, at half the cost.
-        """
-        return self._least * self.scale * (self.low if self.is_log else 1.0) >= 1.0
-
     @cached_property
     def family(self) -> Family:
         """The family of the numbers minus the origin; draws of integers may need rounding."""
-        return self.with_rounding(self.is_integer and not self._is_wide)
+        return self.with_rounding(self.is_rounded)
 
     def with_rounding(self, is_rounded: bool) -> Family:
         """The family of the numbers minus the origin."""
-        inner = Mixture(Normal(min_scale=self._least), COMPONENTS)
+        inner = Mixture(Normal(min_scale=self.least), COMPONENTS)
         transforms: list[Any] = [AffineTransform(self.center, self.scale)]
         if self.is_log:
             transforms.append(ExpTransform())

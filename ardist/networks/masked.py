@@ -218,7 +218,7 @@ class Masked(AnySet):
         active = self.training if dropout is None else dropout
         hidden = F.dropout(sums.relu(), self.dropout, active)
         for layer in self.hidden:
-            units = layer(hidden).relu()
+            units = layer(hidden).relu_()
             units = units + hidden if self.residual and units.shape == hidden.shape else units
             hidden = F.dropout(units, self.dropout, active)
         return hidden
@@ -253,7 +253,7 @@ class Masked(AnySet):
 
 
 class _MaskedDecoder(CacheDecoder):
-    """Keeps the sums of the first layer over all blocks so far, (rows or 1, width)."""
+    """Keeps the sums of the first layer over all blocks so far, (rows or contexts, width)."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class _MaskedDecoder(CacheDecoder):
     ) -> None:
         super().__init__(factorization, batch_size)
         self._network = network
-        self._sums = repeat_rows(network.encode(context), batch_size)
+        self._sums = network.encode(context)  # one for each context, until a block is added
         # The block that each row draws at each step, if the rows have orders of their own.
         self._order = None if ranks is None else ranks.argsort(-1)  # (rows, T)
 
@@ -285,26 +285,27 @@ class _MaskedDecoder(CacheDecoder):
             family, weight = layout.families[0], network.features_in[first:last]
             value = blocks.reshape(self.batch_size, *family.event_shape)
             added = family.project(value, weight.T, network.observed_in[block])
-            self._sums = self._sums + added
+            self._sums = add_to_rows(added, self._sums)
             return
         features = layout.features(blocks).to(self._sums.dtype)  # (rows, features of the steps)
         if self._order is None:
             drawn = list(chain(*fac.steps[start:stop]))
             columns = fac.layout.columns("feature", drawn)
             added = features @ network.features_in[columns]
-            self._sums = self._sums + (added + network.observed_in[drawn].sum(0))
+            self._sums = add_to_rows(added + network.observed_in[drawn].sum(0), self._sums)
             return
         drawn_by_row = self._order[:, start:stop]  # (rows, n)
         weight = network.features_in.unflatten(0, (fac.num_blocks, -1))[drawn_by_row]
         features = features.unflatten(1, (layout.num_blocks, -1))
         added = torch.einsum("rnf,rnfh->rh", features, weight)
-        self._sums = self._sums + added + network.observed_in[drawn_by_row].sum(1)
+        self._sums = add_to_rows(added + network.observed_in[drawn_by_row].sum(1), self._sums)
 
     def evaluate(self) -> Tensor:
         fac, head = self.factorization, self._network.head
         hidden = self._network.run(self._sums, dropout=False)
         if self._order is not None:
             block = self._order[:, self.num_taken]  # (rows,)
+            hidden = repeat_rows(hidden, self.batch_size)
             weight = head.weight.unflatten(0, (fac.num_blocks, -1))[block]  # (rows, P, width)
             bias = head.bias.unflatten(0, (fac.num_blocks, -1))[block]
             return (torch.einsum("rh,rph->rp", hidden, weight) + bias).unsqueeze(1)
@@ -315,6 +316,5 @@ class _MaskedDecoder(CacheDecoder):
         else:
             columns = fac.layout.columns("param", blocks)
             params = F.linear(hidden, head.weight[columns], head.bias[columns])
-        return params.reshape(
-            self.batch_size, *fac.drawing_order.step_layouts[self.num_taken].param_shape
-        )
+        shape = fac.drawing_order.step_layouts[self.num_taken].param_shape
+        return repeat_rows(params, self.batch_size).reshape(self.batch_size, *shape)

@@ -14,6 +14,7 @@ from ardist.families import Bernoulli, Categorical, Family, Ordinal, Truncated
 from ardist.families.proposed import NumberForm
 
 OTHER = "other"
+LARGEST = 1e30  # size of a number; float32 ends at 3e38
 SECONDS = "s"  # the unit of times, while dates have days
 UNITS = {"date": "D", "time": SECONDS}
 _TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S"}
@@ -169,6 +170,8 @@ class Levels(Column):
         """Cells in the type of the levels, as far as they have it."""
         if self.kind in ("bool", "discrete"):
             return pd.Index(numbers_of(cells, self.name))
+        if isinstance(cells.dtype, pd.CategoricalDtype):  # whose levels may be intervals or dates
+            cells = cells.cat.rename_categories(list(map(plain, cells.cat.categories)))
         return pd.Index(cells.astype(object))
 
     def floor(self, cells: pd.Series) -> Codes:
@@ -204,8 +207,8 @@ class Numbers(NumberForm, Column):
     """A column of numbers, dates or times, by a mixture of normals in units of its own.
 
     A code is a number minus the `origin`. Dates are days, and times and durations seconds, since
-    1970. Integers are rounded values, whose score is a log-probability. The score of other numbers
-    is a log density, in the units of the table. A point has a probability of its own.
+    1970. The score of an integer is a log-probability, and that of another number a log density, in
+    the units of the table. A point has a probability of its own.
     """
 
     def encode(self, cells: pd.Series) -> Codes:
@@ -219,7 +222,8 @@ class Numbers(NumberForm, Column):
         return numbers - self.origin
 
     def floor(self, cells: pd.Series) -> Codes:
-        return numbers_of(cells, self.name, self.kind) - self.origin
+        codes = numbers_of(cells, self.name, self.kind) - self.origin
+        return codes + 0.5 if self.is_integer and not self.is_rounded else codes
 
     def decode(self, codes: Codes) -> pd.Series:
         numbers = codes.astype(float) + self.origin
@@ -266,6 +270,11 @@ def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
             f"column {name!r}: expected finite numbers, got infinity in {count} of {len(numbers)} "
             f"cells; NaN marks missing cells"
         )
+    if (largest := np.nanmax(np.abs(numbers), initial=0.0)) > LARGEST:
+        raise ValueError(
+            f"column {name!r}: expected numbers up to {LARGEST:g}, got one of size {largest:g}; "
+            f"divide the column by a constant"
+        )
     return numbers
 
 
@@ -289,6 +298,12 @@ def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
     numbers = ticks.to_numpy().astype(np.int64).astype(float)
     numbers[is_missing] = math.nan
     return np.floor(numbers / 86400) if unit == "D" else numbers
+
+
+def plain(level: Any) -> bool | int | float | str:
+    """A level as Python's bool, integer, float or text."""
+    level = level.item() if isinstance(level, np.generic) else level
+    return level if isinstance(level, bool | int | float | str) else str(level)
 
 
 def as_dates(cells: pd.Series) -> pd.Series:

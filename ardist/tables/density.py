@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,28 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
-from ardist.families import Bernoulli, Family
-from ardist.layout import Layout
 from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
-from ardist.rules import Within
-from ardist.sampling import Particles, smc
 from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
 from ardist.tables.columns import Column, Levels
+from ardist.tables.events import Events
 from ardist.tables.frames import as_frame
 from ardist.tables.reports import Report, compare
+from ardist.tables.rows import Rows
 from ardist.tables.schema import Schema
 from ardist.training import fit
 
 _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
 _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
-_STEPS = (1000, 2500, 2500)  # of training, for the numbers of rows of `_LOG_ROWS`
+_STEPS = (1000, 4000, 4000)  # of training, for the numbers of rows of `_LOG_ROWS`
 _AVERAGE = 3.0  # epochs whose weights are averaged
 _VALID_ROWS = 2048  # in one batch
 _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
-_PASSES = 2**16  # of rows through a network in one batch
-_ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn one after another
 _PARTICLES = 1000  # of limits, at least
-_QUANTILES = 64  # among which the mode of numbers is searched
 
 
 class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they have no types
@@ -133,6 +127,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if X is no table, or a column cannot be modelled; the message names it.
         """
         as_choice(self.missing, _MISSING, "missing")
+        if self.max_epochs is not None:
+            as_positive(self.max_epochs, "max_epochs")
         frame = as_frame(X)
         if frame.shape[1] == 0:
             raise ValueError("X: expected at least one column, got 0 feature(s)")
@@ -142,7 +138,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         self.n_features_in_ = len(self.feature_names_in_)
         self.schema_ = Schema.of(frame, self.columns)
         self.kept_ = self.schema_.names
-        rows = self._encode(frame)
+        rows = self._events.encode(frame, is_whole=True)
         seed = self._seed()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -177,7 +173,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         return self
 
     def _make_network(self, num_rows: int) -> ConditionalNetwork:
-        fac = self._factorization()
+        fac = self._events.factorization
         if self.network == "masked":
             width, dropout, _ = _regularization(num_rows)
             return Masked(fac, hidden_features=(width, width), dropout=dropout)
@@ -194,28 +190,15 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             )
         return network
 
-    def _factorization(self) -> Factorization:
-        """A block for each column that is modelled, after one for each that tells missing cells."""
-        columns = self.schema_.columns
-        flags = {f"{columns[place].name} is missing": Bernoulli() for place in self._flagged()}
-        return Factorization.columns({**flags, **{c.name: c.family for c in columns}})
-
-    def _flagged(self) -> list[int]:
-        """The places of the columns whose missing cells are modelled."""
-        if self.missing != "model":
-            return []
-        columns = enumerate(self.schema_.columns)
-        return [place for place, column in columns if column.missing > 0]
-
-    def _place(self, name: str) -> int:
-        """The place of a column that is kept among those that are modelled."""
-        if name not in self.kept_:
-            reason = self.schema_.left_out.get(name)
-            why = "" if reason is None else f", which is left out, since {reason}"
-            raise ValueError(f"column: expected one of {self.kept_}, got {name!r}{why}")
-        return self.schema_.names.index(name)
-
     # Rows.
+
+    @property
+    def _events(self) -> Events:
+        return Events(self.schema_, self.missing == "model", tuple(self.kept_))
+
+    @property
+    def _rows(self) -> Rows:
+        return Rows(self.network_, self._events)
 
     def _frame(self, data: Any, is_whole: bool) -> pd.DataFrame:
         """A table with known columns, and with all that are kept if it has to be whole."""
@@ -239,37 +222,6 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             )
         return frame
 
-    def _encode(self, frame: pd.DataFrame, is_whole: bool = True) -> Tensor:
-        """The rows of a table, (rows, blocks), NaN where unknown.
-
-        Args:
-            is_whole: whether a cell that is unknown is missing from the table, which is known.
-        """
-        kept = frame[[name for name in frame.columns if name in self.kept_]]
-        codes = self.schema_.encode(kept)
-        flags = np.isnan(codes[:, self._flagged()]).astype(float)
-        if not is_whole:
-            flags[flags > 0] = math.nan
-        for number, place in enumerate(self._flagged()):
-            if self.schema_.columns[place].name not in self.kept_:
-                flags[:, number] = math.nan
-        return torch.from_numpy(np.concatenate((flags, codes), 1)).float()
-
-    def _decode(self, rows: Tensor) -> pd.DataFrame:
-        """The kept columns of rows, with missing cells where a flag says so."""
-        values = rows.double().numpy()
-        count = len(self._flagged())
-        flags, codes = values[:, :count], values[:, count:]
-        codes[:, self._flagged()] = np.where(flags > 0, math.nan, codes[:, self._flagged()])
-        return self.schema_.decode(codes)[self.kept_]
-
-    def _joint(self) -> AutoregressiveDistribution:
-        # Values outside of a support score -inf, as they may occur in another table.
-        return self.network_.condition(nan_policy="marginalize", validate_args=False)
-
-    def _batches(self, rows: Tensor) -> Iterator[Tensor]:
-        return iter(rows.split(max(1, _PASSES // rows.shape[1])))
-
     def _seed(self, random_state: Any = None) -> int:
         state = self.random_state if random_state is None else random_state
         return int(check_random_state(state).randint(2**31 - 1))
@@ -278,7 +230,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     def score(self, X: Any, y: None = None) -> float:
         """The mean of `score_samples`, in nats of a row."""
-        return float(self.score_samples(X).mean())
+        scores = self.score_samples(X)
+        if not len(scores):
+            raise ValueError("X: expected at least one row, got 0 sample(s)")
+        return float(scores.mean())
 
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood of each row in nats, (rows,): that of its cells that are not missing.
@@ -290,8 +245,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if a column is missing or was not in the table of `fit`, or a cell is
                 impossible in its column.
         """
-        rows = self._encode(self._frame(X, is_whole=True))
-        return self._scores(rows).sum(1)
+        rows = self._events.encode(self._frame(X, is_whole=True), is_whole=True)
+        return self._rows.scores(rows).sum(1)
 
     def cell_scores(self, X: Any) -> pd.DataFrame:
         """The log-likelihood of each cell given those to its left, in nats; NaN if it is missing.
@@ -299,21 +254,15 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         The cells of a row sum to `score_samples`. Unusual cells have low scores. With
         `missing="model"` the scores contain the probability that the cell is missing or not.
         """
-        frame = self._frame(X, is_whole=True)
-        rows = self._encode(frame)
-        scores, flagged = self._scores(rows), self._flagged()
-        cells = np.where(rows[:, len(flagged) :].isnan(), math.nan, scores[:, len(flagged) :])
-        for number, place in enumerate(flagged):
-            cells[:, place] = np.nan_to_num(cells[:, place], neginf=-math.inf) + scores[:, number]
+        frame, events = self._frame(X, is_whole=True), self._events
+        rows = events.encode(frame, is_whole=True)
+        start = len(events.flagged)
+        flags, cells = np.split(self._rows.scores(rows), [start], 1)
+        cells[rows[:, start:].isnan().numpy()] = math.nan
+        for place, flag in zip(events.flagged, flags.T, strict=True):
+            cells[:, place] = np.where(np.isnan(cells[:, place]), flag, cells[:, place] + flag)
         table = pd.DataFrame(cells, index=frame.index, columns=self.schema_.names)
         return table[self.kept_]
-
-    @torch.no_grad()
-    def _scores(self, rows: Tensor) -> np.ndarray:
-        """Of each block, (rows, blocks) float64; 0 where it is unknown."""
-        joint = self._joint()
-        scores = [joint.log_prob_blocks(part) for part in self._batches(rows)]
-        return torch.cat(scores).double().numpy()
 
     # The distribution of one column.
 
@@ -355,7 +304,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             (rows, values).
         """
         target = self._column(column)
-        codes = torch.from_numpy(target.encode(_cells(values, column, target))).float()
+        codes = torch.from_numpy(target.encode(_cells(values, column))).float()
         _, params = self._conditional(X, column)
         return target.drawn.log_prob(params.unsqueeze(1), codes).exp().double().numpy()
 
@@ -366,7 +315,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if the column has no order.
         """
         target = self._ordered(column)
-        codes = torch.from_numpy(target.floor(_cells(values, column, target))).float()
+        codes = torch.from_numpy(target.floor(_cells(values, column))).float()
         _, params = self._conditional(X, column)
         return target.drawn.cdf(params.unsqueeze(1), codes).double().numpy()
 
@@ -384,8 +333,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Raises:
             ValueError: if the column has no order, or a probability is outside [0, 1].
         """
-        target, wanted = self._ordered(column), np.atleast_1d(np.asarray(q, dtype=float))
-        if not ((wanted >= 0) & (wanted <= 1)).all():
+        target, wanted = self._ordered(column), np.atleast_1d(q)
+        if wanted.dtype.kind not in "iuf" or not ((wanted >= 0) & (wanted <= 1)).all():
             raise ValueError(f"q: expected probabilities within [0, 1], got {described(q)}")
         frame, params = self._conditional(X, column)
         uniform = torch.from_numpy(wanted).float()
@@ -395,7 +344,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     def _column(self, name: str) -> Column:
         check_is_fitted(self)
-        return self.schema_.columns[self._place(name)]
+        return self._events.column(name)
 
     def _ordered(self, name: str) -> Column:
         column = self._column(name)
@@ -408,30 +357,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     def _conditional(self, data: Any, name: str) -> tuple[pd.DataFrame, Tensor]:
         """A table, and the parameters of a column given the other cells of each row."""
-        frame = self._frame(_evidence(data), is_whole=False)
-        rows = self._encode(frame.drop(columns=name, errors="ignore"), is_whole=False)
-        block = len(self._flagged()) + self._place(name)
-        parts = [self._predict(part, [block])[block] for part in self._batches(rows)]
-        return frame, torch.cat(parts)
-
-    @torch.no_grad()
-    def _predict(self, rows: Tensor, blocks: Sequence[int]) -> dict[int, Tensor]:
-        """The parameters of some blocks, each given all that is known in a row."""
-        joint, layout = self._joint(), self.network_.factorization.layout
-        known = ~rows.isnan()
-        values = torch.where(known, rows, joint.bound.placeholder)
-        if self.network_.has_masks:
-            batch = joint.batch_of(values)
-            params = batch.bound.forward(batch.blocks(values), observed=known)
-            return {block: _of(layout, params, block) for block in blocks}
-        found = {}
-        for block in blocks:
-            stage = 2 * (~known).long()
-            stage[:, block] = 1
-            ordered = _in_order(joint, stage)
-            batch = ordered.batch_of(values)
-            found[block] = _of(layout, batch.forward(batch.blocks(values)), block)
-        return found
+        frame, events = self._frame(_evidence(data), is_whole=False), self._events
+        rows = events.encode(frame.drop(columns=name, errors="ignore"), is_whole=False)
+        block = events.block(name)
+        return frame, self._rows.params(rows, [block])[block]
 
     # Draws.
 
@@ -460,13 +389,12 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         check_is_fitted(self)
         count = as_positive(n, "n")
         frame = self._frame(_evidence(given), is_whole=False)
-        rows = self._encode(frame, is_whole=False).repeat_interleave(count, 0)
+        rows = self._events.encode(frame, is_whole=False).repeat_interleave(count, 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
             if where is not None:
                 rows = self._limited(frame, where, count)
-            parts = [self._draw(part) for part in self._batches(rows)]
-        return self._decode(torch.cat(parts))
+            return self._events.decode(self._rows.draw(rows))
 
     def probability(
         self, where: Mapping[str, Any], *, given: Any = None, random_state: Any = None
@@ -482,77 +410,23 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         frame = self._frame(_evidence(given), is_whole=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
-            return float(self._particles(frame, where, _PARTICLES).log_prob.exp())
+            found = self._rows.particles(self._one_row(frame), where, _PARTICLES)
+            return float(found.log_prob.exp())
 
     def _limited(self, frame: pd.DataFrame, where: Mapping[str, Any], count: int) -> Tensor:
         """Rows with the known cells, and draws of the columns that are limited."""
-        found = self._particles(frame, where, max(count, _PARTICLES))
+        row = self._one_row(frame)
+        found = self._rows.particles(row, where, max(count, _PARTICLES))
         weights = found.log_weight.softmax(0)
         chosen = found.value[weights.multinomial(count, replacement=count > 1)]
-        rows = self._encode(frame, is_whole=False).repeat(count, 1)
-        for name in where:
-            block = len(self._flagged()) + self._place(name)
-            rows[:, block] = chosen[:, block]
+        rows, limited = row.repeat(count, 1), list(map(self._events.block, where))
+        rows[:, limited] = chosen[:, limited].to(rows.dtype)
         return rows
 
-    def _particles(self, frame: pd.DataFrame, where: Mapping[str, Any], count: int) -> Particles:
-        """Weighted draws under limits, given the known cells of one row."""
-        if not isinstance(where, Mapping) or not where:
-            raise ValueError(f"where: expected limits by name, got {described(where)}")
+    def _one_row(self, frame: pd.DataFrame) -> Tensor:
         if len(frame) != 1:
             raise ValueError(f"given: expected one row with where=, got {len(frame)}")
-        rule = Within({name: _limits(self._column(name), given) for name, given in where.items()})
-        row = self._encode(frame, is_whole=False)[0]
-        for number, place in enumerate(self._flagged()):
-            if self.schema_.columns[place].name in where:
-                row[number] = 0.0  # a cell within limits is not missing
-        joint = self._joint().with_families(self._families(is_listed=False))
-        known = ~row.isnan()
-        p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
-        return smc(p, rule, count)
-
-    def _draw(self, rows: Tensor) -> Tensor:
-        """Rows whose unknown blocks are drawn."""
-        count = len(self._flagged())
-        if not count:
-            return self._complete(rows)
-        flagged = self._complete(rows)[:, :count]
-        absent = torch.zeros(rows.shape, dtype=torch.bool)
-        absent[:, [count + place for place in self._flagged()]] = flagged > 0
-        return self._complete(torch.cat((flagged, rows[:, count:]), 1), absent)
-
-    def _families(self, is_listed: bool) -> list[Family]:
-        """The families by which blocks are drawn."""
-        flags = [Bernoulli() for _ in self._flagged()]
-        return [*flags, *(c.listed if is_listed else c.drawn for c in self.schema_.columns)]
-
-    @torch.no_grad()
-    def _complete(
-        self, rows: Tensor, last: Tensor | None = None, is_listed: bool = False
-    ) -> Tensor:
-        """Rows whose unknown blocks are drawn.
-
-        Args:
-            rows: (rows, blocks), NaN where unknown.
-            last: (rows, blocks) bool, the blocks that are drawn last, so that no other depends on
-                them.
-            is_listed: whether to draw no values but those that are known.
-        """
-        joint = self._joint().with_families(self._families(is_listed))
-        known = ~rows.isnan()
-        values = torch.where(known, rows, joint.bound.placeholder)
-        stage = (~known).long() if last is None else torch.where(known, 0, 1 + last.long())
-        patterns, owner = stage.unique(dim=0, return_inverse=True)
-        if (
-            patterns.shape[0] * _ROWS_OF_A_PATTERN > rows.shape[0]
-        ):  # each row has an order of its own
-            return _in_order(joint, stage).given(values, known).sample().to(rows.dtype)
-        drawn = torch.empty_like(rows)
-        for number, pattern in enumerate(patterns.unbind()):
-            part = owner == number
-            p = _in_order(joint, pattern).given(values[part], known[part])
-            drawn[part] = p.sample().to(rows.dtype)
-        return drawn
+        return self._events.encode(frame, is_whole=False)[0]
 
     def impute(
         self,
@@ -577,18 +451,16 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             a copy of X.
         """
         as_choice(method, ("median", "mode", "draw"), "method")
-        frame = self._frame(X, is_whole=False)
-        rows = self._encode(frame, is_whole=False)
-        count = len(self._flagged())
-        places = list(map(self._place, self.kept_))
-        holes = rows.isnan()
-        affected = holes[:, [count + place for place in places]].any(1)
+        frame, events = self._frame(X, is_whole=False), self._events
+        rows, start = events.encode(frame, is_whole=False), len(events.flagged)
+        places = list(map(events.place, self.kept_))
+        holes = rows[:, start:].isnan()
+        affected = holes[:, places].any(1)
         if affected.any():
             rows[affected] = self._filled(rows[affected], method, random_state)
-        codes, table = rows[:, count:].double().numpy(), frame.copy()
+        codes, table = rows[:, start:].double().numpy(), frame.copy()
         for place in places:
-            column = self.schema_.columns[place]
-            hole = holes[:, count + place].numpy()
+            column, hole = self.schema_.columns[place], holes[:, place].numpy()
             if hole.any():
                 cells = column.decode(codes[:, place]).set_axis(frame.index)
                 table[column.name] = _replace(frame.get(column.name), cells, hole)
@@ -596,22 +468,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     def _filled(self, rows: Tensor, method: str, random_state: Any) -> Tensor:
         """Rows whose unknown cells are imputed."""
-        if method == "draw":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._seed(random_state))
-                return torch.cat(
-                    [self._complete(part, is_listed=True) for part in self._batches(rows)]
-                )
-        count, parts = len(self._flagged()), []
-        for part in self._batches(rows):
-            holes = part.isnan()
-            blocks = holes.any(0)[count:].nonzero().flatten().add(count).tolist()
-            predicted, filled = self._predict(part, blocks), part.clone()
-            for block, params in predicted.items():
-                column, hole = self.schema_.columns[block - count], holes[:, block]
-                filled[hole, block] = _point_of(column, params[hole], method).to(part.dtype)
-            parts.append(filled)
-        return torch.cat(parts)
+        if method != "draw":
+            return self._rows.fill(rows, method)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed(random_state))
+            return self._rows.draw(rows, is_listed=True)
 
     def marginal(self, columns: Sequence[str]) -> "TableDensity":
         """The density of some columns alone: the others are integrated out.
@@ -628,7 +489,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         if isinstance(columns, str) or not len(columns):
             raise ValueError(f"columns: expected names, got {described(columns)}")
         for name in columns:
-            self._place(name)
+            self._events.place(name)
         other = copy.copy(self)
         other.kept_ = [name for name in self.kept_ if name in set(columns)]
         return other
@@ -689,7 +550,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
             model.schema_ = Schema.from_dict(entries["schema"])
             names = [str(name) for name in entries["names"]]
-            factorization = model._factorization()
+            model.kept_ = model.schema_.names
+            factorization = model._events.factorization
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"path: expected the columns of a table in {name}, got {error!r}"
@@ -699,7 +561,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"path: expected a network of the columns in {name}, got one of "
                 f"{network.factorization.names}"
             )
-        model.network_, model.kept_ = network, model.schema_.names
+        model.network_ = network
         model.feature_names_in_ = np.array(names, dtype=object)
         model.n_features_in_ = len(names)
         return model
@@ -713,89 +575,19 @@ def _regularization(num_rows: int) -> tuple[int, float, float]:
     rows = math.log10(max(num_rows, 1))
     dropout = np.interp(rows, _LOG_ROWS, (0.4, 0.15, 0.1))
     decay = np.exp(np.interp(rows, _LOG_ROWS, np.log((1.0, 0.3, 0.1))))
-    return (256 if num_rows <= 30_000 else 384), float(dropout), float(decay)
+    return (256 if num_rows <= 50_000 else 384), float(dropout), float(decay)
 
 
 def _evidence(data: Any) -> Any:
     """Nothing is known, of one row, by default."""
-    return (
-        pd.DataFrame(index=[0])
-        if data is None or (isinstance(data, Mapping) and not data)
-        else data
-    )
+    is_empty = data is None or (isinstance(data, Mapping) and not data)
+    return pd.DataFrame(index=[0]) if is_empty else data
 
 
-def _cells(values: Any, name: str, column: Column) -> pd.Series:
+def _cells(values: Any, name: str) -> pd.Series:
     if isinstance(values, str) or np.ndim(values) != 1:
         raise ValueError(f"values: expected a list of values, got {described(values)}")
     return pd.Series(values, name=name)
-
-
-def _limits(column: Column, given: Any) -> Any:
-    """The codes of values, as a set or, for numbers, as a pair of ends."""
-    if not isinstance(given, tuple):
-        return set(column.encode(_cells(list(given), column.name, column)).tolist())
-    if len(given) != 2 or not column.is_ordered:
-        raise ValueError(
-            f"where: expected a list of values for {column.name!r}, of kind {column.kind}, or a "
-            f"tuple of two ends for a column with an order, got {described(given)}"
-        )
-    low, high = (
-        None if end is None else float(column.floor(pd.Series([end], name=column.name))[0])
-        for end in given
-    )
-    if not isinstance(column, Levels):
-        return low, high
-    codes = range(len(column.levels))
-    if low is not None and column.kind != "ordinal" and given[0] not in column.levels:
-        low += 1  # the first level above the end
-    return {
-        float(code)
-        for code in codes
-        if (low or 0) <= code <= (len(codes) if high is None else high)
-    }
-
-
-def _of(layout: Layout, params: Tensor, block: int) -> Tensor:
-    """The parameters of one block, (rows, num_params)."""
-    return layout.gather_blocks("param", params, [block]).flatten(1)
-
-
-def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:
-    """The joint in which blocks of an earlier stage come first, and else in its own order.
-
-    Args:
-        stage: of each block, (blocks) or (rows, blocks) int64.
-    """
-    own = joint.factorization.ranks.flatten()
-    ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
-    if (ranks == own).all():
-        return joint
-    if not (network := joint.bound.unwrapped).has_row_orders:
-        raise ValueError(
-            f"network: expected one that follows any order, such as 'masked', to condition on "
-            f"later columns, got {type(network).__name__}"
-        )
-    return joint.with_ordering(ranks)
-
-
-def _point_of(column: Column, params: Tensor, method: str) -> Tensor:
-    """The codes of the median or mode, (rows,), of values that are known."""
-    if method == "median" and column.is_ordered:
-        return column.listed.icdf(params, torch.tensor(0.5))
-    family, params = column.listed, params.unsqueeze(1)
-    if isinstance(column, Levels):
-        candidates = torch.arange(float(len(column.levels))).expand(params.shape[0], -1)
-    else:
-        middles = (torch.arange(_QUANTILES) + 0.5) / _QUANTILES
-        candidates = family.icdf(params, middles)  # (rows, quantiles)
-    scores = family.log_prob(params, candidates)
-    mass = family.mass(params, candidates)
-    # A point with less than half of the probability may still exceed a density, in other units.
-    if not column.family.support.is_discrete or (mass == 0).any():
-        scores = torch.where(mass > 0, torch.where(mass > 0.5, math.inf, -math.inf), scores)
-    best = scores.argmax(1, keepdim=True)
-    return candidates.gather(1, best).squeeze(1)
 
 
 def _replace(cells: pd.Series | None, new: pd.Series, hole: np.ndarray) -> pd.Series:

@@ -27,6 +27,8 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
         frame = data
     elif isinstance(data, Mapping) and not issparse(data):  # a sparse matrix may be a dict
         frame = _from_dict(data, name)
+    elif isinstance(data, pd.Series):
+        raise ValueError(f"{name}: expected a data frame, got a Series; to_frame() makes one")
     elif hasattr(data, "__arrow_c_stream__"):
         frame = pd.DataFrame.from_arrow(data)
     elif isinstance(data, str | bytes) or data is None:

@@ -17,6 +17,7 @@ from ardist.tables.columns import (
     Numbers,
     as_dates,
     numbers_of,
+    plain,
 )
 
 # The kinds of columns, and what each is for.
@@ -82,7 +83,7 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     column = _MAKERS[kind](cells, present, name, kind)
     if declared is None and present.nunique() == 1:
         warnings.warn(
-            f"column {name!r}: has one value, {_plain(present.iloc[0])!r}, and tells nothing of "
+            f"column {name!r}: has one value, {plain(present.iloc[0])!r}, and tells nothing of "
             f"others",
             stacklevel=2,
         )
@@ -159,7 +160,7 @@ def _category(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Col
     counts = present.value_counts(sort=False)
     counts = counts[counts > 0]
     kept = counts[counts > 1] if (counts > 1).any() else counts
-    levels = [_plain(level) for level in kept.index]
+    levels = [plain(level) for level in kept.index]
     if not isinstance(present.dtype, pd.CategoricalDtype):
         levels = sorted(levels, key=lambda level: (str(type(level)), level))
     pooled = int(counts.sum() - kept.sum())
@@ -178,7 +179,7 @@ def _ordinal(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Colu
             f"columns: expected a list of the levels of {name!r} in their order, since its dtype "
             f"{cells.dtype} has none, got 'ordinal'"
         )
-    return _listed(cells, name, tuple(map(_plain, cells.dtype.categories)))
+    return _listed(cells, name, tuple(map(plain, cells.dtype.categories)))
 
 
 def _listed(cells: pd.Series, name: str, levels: tuple[Any, ...]) -> Column:
@@ -202,7 +203,7 @@ def _bool(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
 def _discrete(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
     values = np.unique(numbers_of(present, name))
     if not (values % 1).any() and values[-1] - values[0] < WIDEST:
-        values = np.arange(values[0], values[-1] + 1)
+        values = values[0] + np.arange(values[-1] - values[0] + 1)
     return Levels(name, kind, _dtype(cells), _missing(cells), tuple(values.tolist()))
 
 
@@ -237,9 +238,3 @@ def _dtype(cells: pd.Series) -> str:
         return "category"
     inferred = pd.api.types.infer_dtype(cells, skipna=True) if cells.dtype == object else ""
     return _OF_OBJECTS.get(inferred, str(cells.dtype))
-
-
-def _plain(level: Any) -> Any:
-    """A level as Python's bool, integer, float or text."""
-    level = level.item() if isinstance(level, np.generic) else level
-    return level if isinstance(level, bool | int | float | str) else str(level)

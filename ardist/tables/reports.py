@@ -21,6 +21,9 @@ _MOST_PLOTS = 16
 class Report:
     """How a synthetic table differs from the real one. It prints as a few lines.
 
+    If the synthetic table has no missing cells, it is compared with cells missing as in rows of the
+    real table, apart from the marginals.
+
     Attributes:
         marginals: for each column, the largest difference between the real and the synthetic
             probability: of any set of values (total variation) for columns with finitely many
@@ -112,6 +115,7 @@ def compare(
     tables = [table for table in (real, synthetic, held_out) if table is not None]
     codes = [schema.encode(table) for table in tables]
     few = [_some(part) for part in codes]
+    few[1] = _with_holes(few[1], few[0])
     cells = {
         column.name: (column, codes[0][:, place], codes[1][:, place])
         for place, column in enumerate(schema.columns)
@@ -148,6 +152,17 @@ def compare(
 def _some(codes: np.ndarray) -> np.ndarray:
     order = np.random.default_rng(0).permutation(len(codes))
     return codes[order[:_ROWS]]
+
+
+def _with_holes(codes: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Rows with missing cells as in random rows of the real table, unless they have their own.
+
+    Otherwise all rows of a model that integrates missing cells out would be told by them.
+    """
+    if np.isnan(codes).any():
+        return codes
+    rows = np.random.default_rng(1).integers(len(real), size=len(codes))
+    return np.where(np.isnan(real[rows]), np.nan, codes)
 
 
 def _difference(column: Column, real: np.ndarray, synthetic: np.ndarray) -> float:

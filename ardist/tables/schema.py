@@ -25,7 +25,7 @@ class Schema:
     >>> import pandas as pd
     >>> from ardist.tables import Schema
     >>> jobs = ["nurse", "cook", None, "cook"]
-    >>> table = pd.DataFrame({"age": [31, 45, 31, 60] * 90, "job": jobs * 90})
+    >>> table = pd.DataFrame({"age": [31, 45, 31, 60] * 200, "job": jobs * 200})
     >>> Schema.of(table)
     column  kind      missing  values
     age     discrete       0%  30 numbers, 31 to 60

@@ -116,6 +116,7 @@ def fit(
             random order of each row or batch, or a sequence, of which each batch has one. By
             default the network's own, or random sets if it predicts from any set.
         in_order: the share of rows in the network's own order if the others are in random ones.
+            Validation of a network that predicts from any set is the mean over all orders.
         nan_policy: "raise", or "marginalize" if NaN in x is missing, for a network that follows
             any order.
         optimizer: called with parameter groups and `lr`. By default torch's fused AdamW.
@@ -158,7 +159,7 @@ class _MaskedLogLikelihood(LogLikelihood):
 
     def forward(self, x: Tensor, context: Tensor | None = None, ordering: Any = None) -> Tensor:
         p = AutoregressiveDistribution(self.network, context, nan_policy=self.nan_policy)
-        return masked_log_prob(p, x, in_order=self.in_order)
+        return masked_log_prob(p, x, in_order=self.in_order if self.training else 0.0)
 
 
 def _objective(options: Any) -> nn.Module:

@@ -16,7 +16,7 @@ def people(rows=ROWS, seed=0):
         {
             "size": pd.Categorical.from_codes(size, ["S", "M", "L"], ordered=True),
             "job": np.array(["cook", "nurse", "pilot"], dtype=object)[job],
-            "age": rng.integers(18, 60, rows),
+            "age": rng.integers(18, 38, rows),
             "income": np.where(rng.random(rows) < 0.3, 0.0, income),
             "height": rng.normal(170.0, 10.0, rows),
             "visits": rng.geometric(0.005, rows),

@@ -115,6 +115,29 @@ def test_integers_have_probabilities_that_sum_to_one(values):
     assert column.family.log_prob(params, codes).exp().sum() == pytest.approx(1.0, abs=1e-6)
 
 
+def test_integers_of_a_wide_column_are_counted_up_to_themselves():
+    column = column_of(pd.Series(np.arange(5000) * 7), "count")
+    assert not column.is_rounded
+    params = torch.zeros(1, 24, dtype=torch.double)
+    grid = pd.Series(np.arange(-40_000, 17_000), name="x")
+    probs = column.family.log_prob(params, torch.from_numpy(column.encode(grid))).exp()
+    upto = column.family.cdf(params, torch.from_numpy(column.floor(grid)))
+    torch.testing.assert_close(upto - upto[0], probs.cumsum(0) - probs[0], rtol=0, atol=1e-6)
+
+
+def test_levels_may_be_intervals():
+    cells = pd.cut(pd.Series(np.arange(100.0), name="x"), 4)
+    column = column_of(cells)
+    assert column.kind == "ordinal"
+    decoded = column.decode(column.encode(cells))
+    assert decoded.astype(str).equals(cells.astype(str))
+
+
+def test_huge_integers_are_real_numbers():
+    column = column_of(pd.Series([10**25 + 10**22 * i for i in range(100)], dtype=object))
+    assert column.kind == "real"
+
+
 def test_spikes_have_a_probability():
     income = pd.Series([0.0] * 200 + np.exp(np.random.default_rng(0).normal(9, 1, 300)).tolist())
     column = column_of(income)
@@ -152,7 +175,7 @@ def test_a_schema_prints_as_a_table():
         "column  kind      missing  values",
         "size    ordinal        0%  3 levels: S, M, L",
         "job     category       0%  3 levels: cook, nurse, pilot",
-        "age     discrete       0%  42 numbers, 18 to 59",
+        "age     discrete       0%  20 numbers, 18 to 37",
     ]
     assert repr(schema).splitlines()[-1].startswith("id      left out           it is an ident")
 

@@ -136,7 +136,7 @@ def test_draws_follow_the_conditionals(model):
 def test_draws_have_the_dtypes_of_the_table(model, table):
     drawn = model.sample(50)
     assert drawn.dtypes.astype(str).equals(table.dtypes.astype(str))
-    assert drawn["age"].between(18, 59).all()
+    assert drawn["age"].between(18, 37).all()
     assert (drawn["income"] >= 0).all()
     model.score(drawn)
     assert drawn.equals(model.sample(50))
@@ -151,9 +151,9 @@ def test_draws_given_several_rows(model):
 
 
 def test_draws_are_within_limits(model, table):
-    limits = {"age": (40.5, None), "job": ["cook", "nurse"], "size": (None, "M")}
+    limits = {"age": (28.5, None), "job": ["cook", "nurse"], "size": (None, "M")}
     drawn = model.sample(200, where=limits, given={"smokes": True})
-    assert drawn["age"].between(41, 59).all()
+    assert drawn["age"].between(29, 37).all()
     assert set(drawn["job"]) == {"cook", "nurse"}
     assert set(drawn["size"]) == {"S", "M"}
     assert drawn["smokes"].all()

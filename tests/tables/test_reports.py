@@ -25,6 +25,13 @@ def test_equal_tables_cannot_be_told_apart(schema):
     assert repr(report).count("\n") == 4
 
 
+def test_a_table_without_missing_cells_is_compared_with_holes(schema):
+    report = compare(schema, with_holes(people(300, 1)), people(300, 2), None)
+    assert report.accuracy == pytest.approx(0.5, abs=0.08)
+    assert (report.real_pairs - report.synthetic_pairs).abs().max(axis=None) < 0.25
+    assert (report.marginals["missing in synthetic"] == 0).all()
+
+
 def test_a_broken_dependence_shows(schema):
     real = people(300, 1)
     broken = real.assign(job=np.random.default_rng(0).permutation(real["job"]))

@@ -1,0 +1,104 @@
+"""Rows of a table as events of a factorization."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ardist.factorization import Factorization
+from ardist.families import Bernoulli, Family
+from ardist.tables.columns import Column
+from ardist.tables.schema import Schema
+
+
+@dataclass(frozen=True)
+class Events:
+    """The blocks of a row: for some columns whether the cell is missing, then the cell of each.
+
+    Attributes:
+        schema: the columns.
+        has_flags: whether a block tells that a cell is missing, for columns with missing cells.
+        kept: the names of the columns that are read and written; cells of others are unknown.
+    """
+
+    schema: Schema
+    has_flags: bool
+    kept: tuple[str, ...]
+
+    @cached_property
+    def flagged(self) -> list[int]:
+        """The places of the columns with a block that tells that a cell is missing."""
+        columns = enumerate(self.schema.columns)
+        return [place for place, column in columns if self.has_flags and column.missing > 0]
+
+    @property
+    def factorization(self) -> Factorization:
+        """The blocks in their order, with names."""
+        columns = self.schema.columns
+        names = [column.name for column in columns]
+        flags = {}
+        for place in self.flagged:
+            name = f"{names[place]} is missing"
+            while name in names:
+                name = f"({name})"
+            flags[name] = Bernoulli()
+        return Factorization.columns({**flags, **{c.name: c.family for c in columns}})
+
+    def families(self, is_listed: bool) -> list[Family]:
+        """The families by which blocks are drawn, of known values alone if `is_listed`."""
+        columns = self.schema.columns
+        return [
+            *(Bernoulli() for _ in self.flagged),
+            *(column.listed if is_listed else column.drawn for column in columns),
+        ]
+
+    def place(self, name: str) -> int:
+        """The place of a column that is kept among those of the schema.
+
+        Raises:
+            ValueError: if there is none of this name.
+        """
+        if name not in self.kept:
+            reason = self.schema.left_out.get(name)
+            why = "" if reason is None else f", which is left out, since {reason}"
+            raise ValueError(f"column: expected one of {list(self.kept)}, got {name!r}{why}")
+        return self.schema.names.index(name)
+
+    def column(self, name: str) -> Column:
+        """A column that is kept."""
+        return self.schema.columns[self.place(name)]
+
+    def block(self, name: str) -> int:
+        """The block of the cells of a column."""
+        return len(self.flagged) + self.place(name)
+
+    def flag(self, name: str) -> int | None:
+        """The block that tells that a cell of a column is missing, if there is one."""
+        place = self.place(name)
+        return self.flagged.index(place) if place in self.flagged else None
+
+    def encode(self, frame: pd.DataFrame, *, is_whole: bool) -> Tensor:
+        """The rows of a table, (rows, blocks), NaN where unknown.
+
+        Args:
+            frame: a table, which may lack columns.
+            is_whole: whether a cell that is missing is known to be missing.
+        """
+        codes = self.schema.encode(frame[[name for name in frame.columns if name in self.kept]])
+        flags = np.isnan(codes[:, self.flagged]).astype(float)
+        if not is_whole:
+            flags[flags > 0] = math.nan
+        names = self.schema.names
+        flags[:, [names[place] not in self.kept for place in self.flagged]] = math.nan
+        return torch.from_numpy(np.concatenate((flags, codes), 1)).float()
+
+    def decode(self, rows: Tensor) -> pd.DataFrame:
+        """The table of rows, with missing cells where a flag says so."""
+        values = rows.double().numpy()
+        flags, codes = np.split(values, [len(self.flagged)], 1)
+        codes[:, self.flagged] = np.where(flags > 0, math.nan, codes[:, self.flagged])
+        return self.schema.decode(codes)[list(self.kept)]

@@ -1,0 +1,209 @@
+"""The density of rows by a trained network: scores, conditionals and draws of their blocks."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ardist.distribution import AutoregressiveDistribution
+from ardist.networks.base import ConditionalNetwork
+from ardist.rules import Within
+from ardist.sampling import Particles, smc
+from ardist.shapes import described, is_sequence
+from ardist.tables.columns import Column, Levels
+from ardist.tables.events import Events
+
+_PASSES = 2**16  # of rows through a network in one batch
+_ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn one after another
+_QUANTILES = 64  # among which the mode of numbers is searched
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Answers of a network about rows (rows, blocks), whose unknown blocks are NaN."""
+
+    network: ConditionalNetwork
+    events: Events
+
+    @property
+    def joint(self) -> AutoregressiveDistribution:
+        """The joint of all blocks.
+
+        Values outside of a support score -inf, as they may occur in another table.
+        """
+        return self.network.condition(nan_policy="marginalize", validate_args=False)
+
+    @staticmethod
+    def _batches(rows: Tensor) -> Iterator[Tensor]:
+        return iter(rows.split(max(1, _PASSES // rows.shape[1])))
+
+    @torch.no_grad()
+    def scores(self, rows: Tensor) -> np.ndarray:
+        """The nats of each block, (rows, blocks) float64; 0 where it is unknown."""
+        scores = [self.joint.log_prob_blocks(part) for part in self._batches(rows)]
+        return torch.cat(scores).double().numpy()
+
+    def params(self, rows: Tensor, blocks: Sequence[int]) -> dict[int, Tensor]:
+        """The parameters of some blocks, each given all that is known in a row."""
+        parts = [self._params(part, blocks) for part in self._batches(rows)]
+        return {block: torch.cat([part[block] for part in parts]) for block in blocks}
+
+    @torch.no_grad()
+    def _params(self, rows: Tensor, blocks: Sequence[int]) -> dict[int, Tensor]:
+        joint, known = self.joint, ~rows.isnan()
+        values = torch.where(known, rows, joint.bound.placeholder)
+        if self.network.has_masks:
+            batch = joint.batch_of(values)
+            params = batch.bound.forward(batch.blocks(values), observed=known)
+            return {block: self._of(params, block) for block in blocks}
+        found = {}
+        for block in blocks:
+            stage = 2 * (~known).long()
+            stage[:, block] = 1
+            batch = _in_order(joint, stage).batch_of(values)
+            found[block] = self._of(batch.forward(batch.blocks(values)), block)
+        return found
+
+    def _of(self, params: Tensor, block: int) -> Tensor:
+        """The parameters of one block, (rows, num_params)."""
+        layout = self.network.factorization.layout
+        return layout.gather_blocks("param", params, [block]).flatten(1)
+
+    def fill(self, rows: Tensor, method: str) -> Tensor:
+        """Rows whose unknown cells are the median or the mode given all that is known."""
+        start, holes, filled = len(self.events.flagged), rows.isnan(), rows.clone()
+        blocks = holes.any(0)[start:].nonzero().flatten().add(start).tolist()
+        for block, params in self.params(rows, blocks).items():
+            column, hole = self.events.schema.columns[block - start], holes[:, block]
+            filled[hole, block] = _point_of(column, params[hole], method).to(rows.dtype)
+        return filled
+
+    def draw(self, rows: Tensor, *, is_listed: bool = False) -> Tensor:
+        """Rows whose unknown blocks are drawn.
+
+        Args:
+            rows: (rows, blocks).
+            is_listed: whether no cells are missing, and all have values that are known.
+        """
+        joint, count = self.joint.with_families(self.events.families(is_listed)), 0
+        if not is_listed:
+            count = len(self.events.flagged)
+        return torch.cat([self._draw(joint, part, count) for part in self._batches(rows)])
+
+    def _draw(self, joint: AutoregressiveDistribution, rows: Tensor, count: int) -> Tensor:
+        """Rows whose unknown blocks are drawn, the first `count` of which are flags."""
+        last = torch.zeros(rows.shape, dtype=torch.bool)
+        if count:
+            flags = _complete(joint, rows, last)[:, :count]
+            rows = torch.cat((flags, rows[:, count:]), 1)
+            last[:, [count + place for place in self.events.flagged]] = flags > 0
+        return _complete(joint, rows, last)
+
+    def particles(self, row: Tensor, where: Mapping[str, Any], count: int) -> Particles:
+        """Weighted draws of the unknown blocks of one row (blocks), given limits by name."""
+        if not isinstance(where, Mapping) or not where:
+            raise ValueError(f"where: expected limits by name, got {described(where)}")
+        events, row = self.events, row.clone()
+        rule = Within({name: _limits(events.column(name), given) for name, given in where.items()})
+        for name in where:
+            if (flag := events.flag(name)) is not None:
+                row[flag] = 0.0  # a cell within limits is not missing
+        joint, known = self.joint.with_families(events.families(is_listed=False)), ~row.isnan()
+        p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
+        return smc(p, rule, count)
+
+
+@torch.no_grad()
+def _complete(joint: AutoregressiveDistribution, rows: Tensor, last: Tensor) -> Tensor:
+    """Rows whose unknown blocks are drawn; those that are `last` have no effect on others."""
+    known = ~rows.isnan()
+    values = torch.where(known, rows, joint.bound.placeholder)
+    stage = torch.where(known, 0, 1 + last.long())
+    patterns, owner = _distinct(stage)
+    if patterns.shape[0] * _ROWS_OF_A_PATTERN > rows.shape[0]:  # each row has its own order
+        return _in_order(joint, stage).given(values, known).sample().to(rows.dtype)
+    drawn = torch.empty_like(rows)
+    for number, pattern in enumerate(patterns.unbind()):
+        part = owner == number
+        p = _in_order(joint, pattern).given(values[part], known[part])
+        drawn[part] = p.sample().to(rows.dtype)
+    return drawn
+
+
+def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:
+    """The joint in which blocks of an earlier stage come first, and else in its own order.
+
+    Args:
+        stage: of each block, (blocks) or (rows, blocks) int64.
+    """
+    own = joint.factorization.ranks.flatten()
+    ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
+    if (ranks == own).all():
+        return joint
+    if not (network := joint.bound.unwrapped).has_row_orders:
+        raise ValueError(
+            f"network: expected one that follows any order, such as 'masked', to condition on "
+            f"later columns, got {type(network).__name__}"
+        )
+    return joint.with_ordering(ranks)
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows of small integers (rows, n), and which of them each row is."""
+    keys = rows.to(torch.uint8).numpy().view(f"V{rows.shape[1]}").ravel()
+    _, first, owner = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[torch.from_numpy(first)], torch.from_numpy(owner)
+
+
+def _point_of(column: Column, params: Tensor, method: str) -> Tensor:
+    """The codes of the median or mode, (rows,), of values that are known."""
+    if method == "median" and column.is_ordered:
+        return column.listed.icdf(params, torch.tensor(0.5))
+    family, params = column.listed, params.unsqueeze(1)
+    if isinstance(column, Levels):
+        candidates = torch.arange(float(len(column.levels))).expand(params.shape[0], -1)
+    else:
+        middles = (torch.arange(_QUANTILES) + 0.5) / _QUANTILES
+        candidates = family.icdf(params, middles)  # (rows, quantiles)
+    scores = family.log_prob(params, candidates)
+    mass = family.mass(params, candidates)
+    # A point with less than half of the probability may still exceed a density, in other units.
+    if not column.family.support.is_discrete or (mass == 0).any():
+        scores = torch.where(mass > 0, torch.where(mass > 0.5, math.inf, -math.inf), scores)
+    best = scores.argmax(1, keepdim=True)
+    return candidates.gather(1, best).squeeze(1)
+
+
+def _limits(column: Column, given: Any) -> Any:
+    """The codes of values, as a set or, for numbers, as a pair of ends."""
+    is_pair = isinstance(given, tuple) and len(given) == 2 and column.is_ordered
+    is_list = not isinstance(given, tuple) and (is_sequence(given) or isinstance(given, set))
+    if not (is_pair or (is_list and len(given))):
+        raise ValueError(
+            f"where: expected a list of values for {column.name!r}, of kind {column.kind}, or a "
+            f"tuple of two ends for a column with an order, got {described(given)}"
+        )
+    if is_list:
+        if isinstance(column, Levels) and not set(given) <= set(column.written):
+            raise ValueError(
+                f"where: expected values of {column.written} for {column.name!r}, got {given}"
+            )
+        return set(column.encode(pd.Series(list(given), name=column.name)).tolist())
+    low, high = (
+        None if end is None else float(column.floor(pd.Series([end], name=column.name))[0])
+        for end in given
+    )
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"where: expected two ends in order for {column.name!r}, got {given}")
+    if not isinstance(column, Levels):
+        return low, high
+    if low is not None and column.kind != "ordinal" and given[0] not in column.levels:
+        low += 1  # the first level above the end
+    last = len(column.levels) - 1
+    ends = 0 if low is None else int(low), last if high is None else int(high)
+    return {float(code) for code in range(ends[0], min(ends[1], last) + 1)}
