@@ -8,6 +8,7 @@ from torch import Size, Tensor
 from ardist.bound_network import BoundNetwork
 from ardist.drawing_order import DrawingOrder
 from ardist.rows import repeat_rows
+from ardist.rules.base import State
 
 
 class Batch:
@@ -77,6 +78,17 @@ class Batch:
         shared = self.factorization.conditional_order
         return shared if self.ranks is None else DrawingOrder(self.layout, (), self.ranks)
 
+    @cached_property
+    def source(self) -> DrawingOrder:
+        """The order of the conditionals that blocks are drawn from: without a rule that corrects
+        their draws.
+        """
+        if self.restriction is None or not self.restriction.corrects:
+            return self.order
+        if self.ranks is None:
+            return self.factorization.drawing_order
+        return DrawingOrder(self.factorization.layout, (), self.ranks)
+
     @property
     def all_ranks(self) -> Tensor:
         """Ranks of the blocks: (num_blocks,), or (rows, num_blocks)."""
@@ -89,7 +101,10 @@ class Batch:
 
     def forward(self, blocks: Tensor) -> Tensor:
         """The parameters of all blocks, each given the blocks before it: teacher forcing."""
-        return self.restrict(self.plain_forward(blocks), self.limits(blocks))
+        limits = self.limits(blocks)
+        if self.restriction is not None and limits is not None:
+            self.restriction.check_events(blocks, limits, self.ranks)
+        return self.restrict(self.plain_forward(blocks), limits)
 
     def plain_forward(self, blocks: Tensor) -> Tensor:
         """The parameters as the network gives them, without those of a rule."""
@@ -106,6 +121,13 @@ class Batch:
         if self.restriction is None:
             return None
         return self.restriction.limits(blocks, self.ranks, self.contexts, self.bound.reference)
+
+    def before(self, blocks: Tensor) -> State:
+        """The state of the rule before each block, (rows, num_blocks, ...)."""
+        if self.restriction is None:
+            return None
+        reference = self.bound.reference
+        return self.restriction.before_all(blocks, self.ranks, self.contexts, reference)
 
     def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
         """Parameters of all blocks under what the rule allows."""

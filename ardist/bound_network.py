@@ -206,10 +206,10 @@ def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
     ]
     differs = wanted.families != own.families or wanted.rule != own.rule
     if widths[0] == widths[1] and differs:
-        wanted = wanted.replace(
-            families=own.families[0] if own.is_uniform else own.families, rule=None
-        )
-        return own if wanted == own.replace(rule=None) else wanted
+        if wanted.block_key == own.block_key:
+            return own
+        families = own.families[0] if own.is_uniform else own.families
+        return wanted.replace(families=families, rule=None)
     return own if wanted == own else wanted
 
 

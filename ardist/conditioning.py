@@ -163,7 +163,7 @@ class Marginal(TorchDistribution):
         """Events with these elements, and placeholders elsewhere."""
         placeholder: Tensor = self.whole.bound.placeholder
         dtype = torch.promote_types(placeholder.dtype, value.dtype)
-        events = placeholder.to(dtype).expand(*value.shape[:-1], *placeholder.shape).clone()
+        events = placeholder.to(dtype).expand((*value.shape[:-1], *placeholder.shape)).clone()
         events[..., self.kept] = value.to(dtype)
         return events
 

@@ -73,6 +73,17 @@ class RuleConstraint(constraints.Constraint):
         return f"RuleConstraint({self.rule!r})"
 
 
+def _no_transform(constraint: RuleConstraint) -> Transform:
+    raise NotImplementedError(
+        f"biject_to, transform_to: no map from reals onto the events that follow "
+        f"{constraint.rule!r}; there is one for rules.Within with intervals of continuous columns"
+    )
+
+
+biject_to.register(RuleConstraint, _no_transform)
+transform_to.register(RuleConstraint, _no_transform)
+
+
 class BlockTransform(Transform):
     """Maps unconstrained reals to an event, by a transform for each block.
 

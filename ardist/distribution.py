@@ -15,7 +15,6 @@ from ardist.conditioning import Marginal, dense, observed_first
 from ardist.constraints import RuleConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.families.truncated import Likeliest
 from ardist.gradients import reparameterized, rsample
 from ardist.ordering import Ordering
 from ardist.rollout import draw
@@ -422,8 +421,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"mode: expected blocks with a finite set of states, got {infinite}; the likeliest "
                 f"of some draws is x[p.log_prob(x).argmax(0)] with x = p.sample((1000,))"
             )
-        likeliest = [Likeliest(family) for family in fac.families]  # one if blocks are uniform
-        return self.with_families(likeliest[0] if fac.is_uniform else likeliest).sample()
+        return self._with(bound=self.bound.replace(factorization=fac.likeliest)).sample()
 
     # Distributions that are derived from this one.
 

@@ -13,6 +13,7 @@ from ardist import columns as named_columns
 from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.drawing_order import DrawingOrder
 from ardist.families import Family
+from ardist.families.truncated import Likeliest
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.partition import Blocks, Partition
@@ -238,7 +239,10 @@ class Factorization(Specified):
     @constant
     def support(self) -> constraints.Constraint:
         """The set of possible events."""
-        if self.rule is not None:
+        if self.restriction is not None and self.rule is not None:
+            layout = self.restriction.layout_within()
+            if layout is not None:
+                return BlockConstraint(layout, self.blocks.elements, self.event_shape)
             is_discrete = any(family.support.is_discrete for family in self.conditionals.distinct)
             return RuleConstraint(self.inside, len(self.event_shape), self.rule, is_discrete)
         first = self.families[0].support
@@ -432,6 +436,12 @@ class Factorization(Specified):
         """The same blocks in the same order with conditionals of another form."""
         return self.replace(families=families)
 
+    @constant
+    def likeliest(self) -> "Factorization":
+        """The same with the likeliest state of each conditional as a certain one."""
+        families = [Likeliest(family) for family in self.families]
+        return self.with_families(families[0] if self.is_uniform else families)
+
     def replace(self, **changes: Any) -> "Factorization":
         """The same with other arguments of the constructor."""
         return _rebuild({**self._arguments, **changes})
@@ -506,22 +516,26 @@ class Factorization(Specified):
         return self.ranks if follows_ranks else self.dependencies
 
     @constant
-    def _key(self) -> tuple[Any, ...]:
+    def block_key(self) -> tuple[Any, ...]:
+        """All but the families and the rule."""
         elements = None if self.is_in_order else tuple(self.blocks.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self.blocks.block_shapes, elements),
-            *(self.families, self.names, tuple(self.order_key.flatten().tolist())),
-            self.rule,
+            *(self.names, tuple(self.order_key.flatten().tolist())),
         )
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: a factorization is frozen; replace makes another one")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Factorization) and self._key == other._key
+        return (
+            isinstance(other, Factorization)
+            and (self.families, self.rule) == (other.families, other.rule)
+            and self.block_key == other.block_key
+        )
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash((self.block_key, self.families, self.rule))
 
     def __reduce__(self) -> tuple[Callable[..., "Factorization"], tuple[Any, ...]]:
         return _rebuild, (self._arguments,)

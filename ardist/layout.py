@@ -54,12 +54,14 @@ class Layout:
     @cached_property
     def sizes(self) -> dict[str, list[int]]:
         """The number of entries of each kind that each block has."""
-        return {
-            "block": [1] * len(self.families),
-            "value": [prod(family.event_shape) for family in self.families],
-            "param": [family.num_params for family in self.families],
-            "feature": [family.num_features for family in self.families],
+        families = self.families if self.flat else self.families[:1]
+        each = {
+            "block": [1] * len(families),
+            "value": [prod(family.event_shape) for family in families],
+            "param": [family.num_params for family in families],
+            "feature": [family.num_features for family in families],
         }
+        return each if self.flat else {k: sizes * self.num_blocks for k, sizes in each.items()}
 
     @property
     def num_blocks(self) -> int:
@@ -97,6 +99,8 @@ class Layout:
 
     def columns(self, kind: str, blocks: Sequence[int]) -> list[int]:
         """The flat positions of the entries of some blocks; `kind` is a key of `sizes`."""
+        if kind == "block":
+            return [*blocks]
         starts = [0, *accumulate(self.sizes[kind])]
         return [at for block in blocks for at in range(starts[block], starts[block + 1])]
 

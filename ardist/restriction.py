@@ -1,7 +1,8 @@
 """A rule over the blocks of a factorization: the one place that turns it into parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Size, Tensor
@@ -10,7 +11,19 @@ from ardist.drawing_order import DrawingOrder, Permutation
 from ardist.families.restricted import Bits, Limited, Pinned, Restricted, States
 from ardist.layout import Layout
 from ardist.rules import All
-from ardist.rules.base import At, Rule, Specification, State, map_state, places, rows_of
+from ardist.rules.base import (
+    At,
+    Rule,
+    Specification,
+    State,
+    allowed_by,
+    dead_end,
+    is_own,
+    map_state,
+    places,
+    rows_of,
+)
+from ardist.shapes import is_readable
 
 
 class Restriction:
@@ -30,14 +43,17 @@ class Restriction:
     """
 
     def __init__(self, rule: Rule, factorization: Specification) -> None:
-        self.rule, self._plain = rule, factorization.layout
+        self.rule, self._plain, self._name = rule, factorization.layout, factorization.block_name
+        self.is_own = is_own(rule)
+        self._ask = partial(allowed_by, rule) if self.is_own else rule.allowed
         families = self._plain.families
         forms = [rule.restricted(family, block) for block, family in enumerate(families)]
         self._forms = forms
         conditionals = [
             family if form is None else form for family, form in zip(families, forms, strict=True)
         ]
-        flat = self._plain.flat or any(form != forms[0] for form in forms)
+        distinct = [*dict.fromkeys(forms)]
+        flat = self._plain.flat or len(distinct) > 1
         if flat and not self._plain.flat and families[0].event_shape:
             raise ValueError(
                 f"rule: expected one that limits all blocks or none of {families[0]}, got {rule!r}"
@@ -53,20 +69,33 @@ class Restriction:
         # The numbers of the states of finite blocks.
         finite = {f: States(f) for f in self._plain.distinct if f.enumerate_support() is not None}
         self._numbers: list[States | None] = [finite.get(family) for family in families]
-        shown = [form for form in self.layout.distinct if isinstance(form, Restricted)]
-        for form in (*shown, *finite.values()):
-            form.prepare()
+        for form in (*distinct, *finite.values()):
+            if form is not None:
+                form.prepare()
         self._is_finite = all(states is not None for states in self._numbers)
         self._places: dict[tuple[int, int], At] = {}
         # Whether a draw is that without limits if it is allowed, and else the only other value.
         # The limits that follow from free draws of several steps are then those of corrected draws.
         self.corrects = not isinstance(rule, All) and all(
-            form is None or isinstance(form, Bits | Pinned) for form in forms
+            form is None or isinstance(form, Bits | Pinned) for form in distinct
         )
-        self.has_constants = any(isinstance(f, Pinned) for f in self.layout.distinct)
+        self.may_end = type(rule).rest is not Rule.rest
+        self.has_constants = any(isinstance(form, Pinned) and form.is_outside for form in distinct)
         self.follows_reals = rule.follows_reals and any(
-            isinstance(family, Limited) for family in self.layout.distinct
+            isinstance(form, Limited) for form in distinct
         )
+
+    def layout_within(self) -> Layout | None:
+        """Conditionals whose supports are what the rule allows, if it is the same for all events
+        and no block is discrete.
+        """
+        pairs = enumerate(self._plain.families)
+        within = [self.rule.family_within(family, block) for block, family in pairs]
+        found = [family for family in within if family and not family.support.is_discrete]
+        if len(found) < len(within):
+            return None
+        flat = self._plain.flat or any(family != found[0] for family in found)
+        return Layout(found, flat, self._plain.is_index)
 
     # In a parallel pass: all blocks, in raster order.
 
@@ -75,31 +104,40 @@ class Restriction:
     ) -> Tensor:
         """The limits of all blocks, given the blocks before them: (rows, *limit_shape).
 
+        Arguments are those of `before_all`.
+        """
+        before = self.before_all(blocks, ranks, context, reference)
+        return self.limits_of(before, self.all_places(ranks), reference)
+
+    def before_all(
+        self, blocks: Tensor, ranks: Tensor | None, context: Tensor | None, reference: Tensor
+    ) -> State:
+        """The states before all blocks, (rows, num_blocks, ...).
+
         Args:
-            blocks: (rows, *value_shape) in raster order.
+            blocks: (rows, *value_shape) in raster order, inside their supports or not.
             ranks: (rows, num_blocks), if rows have orders of their own.
             context: of each row, (rows, *context_shape), or None.
             reference: a tensor of the dtype and device of the parameters.
         """
-        rows = blocks.shape[0]
-        numbers = self._numbers_of(blocks, self._raster)
-        permutation, at = self._order_of(ranks)
+        numbers = self._numbers_of(blocks, self._raster, States.nearest_number)
+        permutation, at = self._permutation, self._all
+        if ranks is not None:
+            order, inverse = _orders_of(ranks)
+            permutation = Permutation(order, inverse)
+            at = At(at.positions, order, at.families, at.total)
         permutation = permutation.to(blocks.device)
-        state = self.rule.start(rows, context, reference)
+        state = self.rule.start(blocks.shape[0], context, reference)
         before, _ = self.rule.scan(state, permutation.to_drawing(numbers), at)
-        before = map_state(permutation.to_raster, before)
-        own = self._raster
-        if ranks is not None and permutation.inverse is not None:
-            own = At(permutation.inverse.cpu(), own.blocks, own.families, own.total)
-        return self._limits(before, own, reference)
+        return map_state(permutation.to_raster, before)
 
-    def _order_of(self, ranks: Tensor | None) -> tuple[Permutation, At]:
-        """The order of drawing of single blocks, and all places in it."""
+    def all_places(self, ranks: Tensor | None) -> At:
+        """The places of all blocks, in raster order."""
+        raster = self._raster
         if ranks is None:
-            return self._permutation, self._all
-        order = ranks.argsort(dim=-1, stable=True)
-        at = self._all
-        return Permutation(order), At(at.positions, order, at.families, at.total)
+            return raster
+        _, positions = _orders_of(ranks)
+        return At(positions.cpu(), raster.blocks, raster.families, raster.total)
 
     def inside(self, blocks: Tensor, limits: Tensor) -> Tensor:
         """Whether each block, (rows, *value_shape), is within its limits: (rows, num_blocks)."""
@@ -122,15 +160,43 @@ class Restriction:
 
     def certain(self, limits: Tensor) -> Tensor:
         """Whether each block has only one value within its limits: (rows, num_blocks) bool."""
-        if not self.layout.flat:
-            form = self._forms[0]
-            return limits[..., 0] != limits[..., 0] if form is None else form.is_certain(limits)
-        free = torch.zeros(limits.shape[0], dtype=torch.bool, device=limits.device)
+        return self._whether(Restricted.is_certain, limits, self._raster, False)
+
+    def _whether(
+        self, question: Callable[[Any, Tensor], Tensor], limits: Tensor, at: At, otherwise: bool
+    ) -> Tensor:
+        """A method of restricted families, of blocks at some places: (rows, n) bool."""
+        if not self.layout.flat and self._forms[0] is not None:
+            return getattr(self._forms[0], question.__name__)(limits)
+        answer = torch.full((limits.shape[0], 1), otherwise, device=limits.device)
         each = [
-            free if form is None or piece is None else form.is_certain(piece)
-            for form, piece in self._pieces(limits, range(len(self._forms)))
+            answer[:, 0] if form is None or own is None else getattr(form, question.__name__)(own)
+            for form, own in self._pieces(limits, at.blocks.tolist())
         ]
         return torch.stack(each, -1)
+
+    def check_events(self, blocks: Tensor, limits: Tensor, ranks: Tensor | None) -> None:
+        """Raises a `ValueError` if an allowed prefix of events ends in a block without a value."""
+        if self.is_own and is_readable(limits):
+            self.check_possible(limits, self.all_places(ranks), self.inside(blocks, limits))
+
+    def check_possible(self, limits: Tensor, at: At, inside: Tensor | None = None) -> None:
+        """Raises a `ValueError` if no value is allowed of a block after an allowed prefix.
+
+        Args:
+            limits: of blocks at some places.
+            inside: whether each block is within its limits, (rows, n) bool; by default they are.
+        """
+        lost = ~self._whether(Restricted.is_possible, limits, at, True)
+        position = at.positions.to(lost.device).expand(lost.shape)
+        if inside is not None:
+            lost &= position <= torch.where(inside, at.total, position).amin(-1, keepdim=True)
+        if bool(lost.any()):
+            first = torch.where(lost, position, at.total).argmin()
+            block, step = (
+                int(x.expand(lost.shape).flatten()[first]) for x in (at.blocks, position)
+            )
+            raise dead_end(self.rule, self._name(block), step)
 
     def check_order(self, ranks: Tensor, factorization: Specification) -> None:
         """Raises a `ValueError` if the rule does not suit the orders of the rows."""
@@ -159,27 +225,25 @@ class Restriction:
             return at
         return At(at.positions, order[:, start:stop], at.families, at.total)
 
-    def step_limits(self, state: State, guess: Tensor | None, at: At, reference: Tensor) -> Tensor:
-        """The limits of the blocks of some steps, (rows, ...).
+    def before(self, state: State, guess: Tensor | None, at: At) -> State:
+        """The states before the blocks of some steps, (rows, n, ...).
 
         Args:
-            state: of the rule before them.
+            state: before the first of these blocks.
             guess: the blocks, (rows, ...), if there is more than one step.
             at: their places.
         """
         if guess is None:
-            count = at.positions.shape[-1]
-            before = map_state(lambda p: p.unsqueeze(1).expand(-1, count, *p.shape[1:]), state)
-        else:
-            before, _ = self.rule.scan(state, self._numbers_of(guess, at), at)
-        return self._limits(before, at, reference)
+            return map_state(partial(_repeated, at.positions.shape[-1]), state)
+        return self.rule.scan(state, self._numbers_of(guess, at), at)[0]
 
     def advance(self, state: State, blocks: Tensor, at: At) -> State:
         """The state of the rule after blocks (rows, ...)."""
         numbers = self._numbers_of(blocks, at)
         if numbers.shape[1] > 1:
             return self.rule.scan(state, numbers, at)[1]
-        return self.rule.advance(state, at.number(numbers.squeeze(1)), at)
+        number = numbers.squeeze(1)
+        return self.rule.advance(state, number if self._is_finite else at.number(number), at)
 
     def log_mass(self, params: Tensor, limits: Tensor, at: At) -> Tensor:
         """The log probability of what is allowed, of each of some blocks: (rows, n), in nats.
@@ -237,21 +301,21 @@ class Restriction:
             return params.unbind(-2)
         return params.split([self._plain.sizes["param"][block] for block in members], -1)
 
-    def correct(self, blocks: Tensor, limits: Tensor, at: At | None = None) -> Tensor:
-        """Draws without limits as they are under limits, if `corrects`: (rows, ...)."""
+    def correct(self, blocks: Tensor, before: State, at: At) -> Tensor:
+        """Draws without limits as they are under the rule, if it `corrects`: (rows, ...).
+
+        Args:
+            before: the states before the blocks, (rows, n, ...).
+            at: their places.
+        """
         if not self.layout.flat:
             form = self._forms[0]
-            return blocks if form is None else form.correct(blocks, limits)
-        members = (at or self._raster).blocks.tolist()
-        sizes = [self._plain.sizes["value"][block] for block in members]
-        each = list[Tensor]()
-        for (form, piece), part in zip(
-            self._pieces(limits, members), blocks.split(sizes, -1), strict=True
-        ):
-            if form is not None and piece is not None:
-                part = form.correct(part.squeeze(-1), piece).unsqueeze(-1)
-            each.append(part)
-        return torch.cat(each, -1)
+            return blocks if form is None else form.correct(blocks, self._ask(before, at))
+        sizes = [self._plain.sizes["value"][block] for block in at.blocks.tolist()]
+        pieces = zip(self._allowed(before, at), blocks.split(sizes, -1), strict=True)
+        return torch.cat(
+            [v if form is None else form.correct(v, allowed) for (form, allowed), v in pieces], -1
+        )
 
     def _pieces(
         self, limits: Tensor | None, members: Sequence[int]
@@ -272,30 +336,39 @@ class Restriction:
         )
         return layout.join_values(each, blocks)
 
-    def _limits(self, before: State, at: At, reference: Tensor) -> Tensor:
-        """The limits of blocks, given the states before each of them, (rows, n, ...)."""
+    def limits_of(self, before: State, at: At, reference: Tensor) -> Tensor:
+        """The limits of blocks, (rows, ...), given the states before them, (rows, n, ...)."""
         rows = rows_of(before)
         if not self.layout.flat:
             form, count = self._forms[0], at.positions.shape[-1]
             if form is None:
                 return reference.new_zeros(rows, count, 0)
-            return form.limits(self.rule.allowed(before, at), Size((rows, count)), reference)
+            return form.limits(self._ask(before, at), Size((rows, count)), reference)
         each = [reference.new_zeros(rows, 0)]
-        for number, block in enumerate(at.blocks.tolist()):
-            form = self._forms[block]
+        for form, allowed in self._allowed(before, at):
             if form is not None:
-                one = map_state(partial(_narrow, number), before)
-                allowed = self.rule.allowed(one, at.each[number])
                 limits = form.limits(allowed, Size((rows, 1)), reference)
                 each.append(limits.squeeze(1).to(reference.dtype))
         return torch.cat(each, -1)
 
-    def _numbers_of(self, values: Tensor, at: At) -> Tensor:
+    def _allowed(self, before: State, at: At) -> Iterator[tuple[Restricted | None, Any]]:
+        """For each of some blocks its form, and what is allowed if it is limited."""
+        for number, block in enumerate(at.blocks.tolist()):
+            form = self._forms[block]
+            if form is None:
+                yield None, None
+            else:
+                one = map_state(partial(_narrow, number), before)
+                yield form, self._ask(one, at.each[number])
+
+    def _numbers_of(
+        self, values: Tensor, at: At, number: Callable[[States, Tensor], Tensor] = States.number
+    ) -> Tensor:
         """The numbers that the rule follows, (rows, n), of the values of blocks (rows, ...)."""
         if not self._plain.flat:
             states = self._numbers[0]
             if states is not None:
-                return states.number(values)
+                return number(states, values)
             return values if values.dim() == 2 else values.flatten(2)[..., 0]
         members = at.blocks.tolist()
         sizes = [self._plain.sizes["value"][block] for block in members]
@@ -305,9 +378,21 @@ class Restriction:
             if states is None:
                 each.append(piece[:, 0])
             else:
-                number = states.number(piece.reshape(-1, *states.event_shape))
-                each.append(number if self._is_finite else number.to(values.dtype))
+                own = number(states, piece.reshape(-1, *states.event_shape))
+                each.append(own if self._is_finite else own.to(values.dtype))
         return torch.stack(each, 1)
+
+
+def _repeated(count: int, part: Tensor) -> Tensor:
+    """(rows, ...) as (rows, count, ...)."""
+    repeated = part.unsqueeze(1)
+    return repeated if count == 1 else repeated.expand(-1, count, *part.shape[1:])
+
+
+def _orders_of(ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """The blocks of each row in the order of drawing, and the place of each block in it."""
+    order = ranks.argsort(dim=-1, stable=True)
+    return order, order.argsort(-1)
 
 
 def _narrow(number: int, part: Tensor) -> Tensor:

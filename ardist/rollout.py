@@ -13,9 +13,13 @@ from ardist.drawing_order import DrawingOrder
 from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
 from ardist.rows import repeat_rows
-from ardist.rules.base import At, State, map_state
+from ardist.rules.base import At, State, map_state, rows_of
+from ardist.shapes import is_vmapped
 
 _NOISE_AT_ONCE = 2**20  # numbers drawn ahead
+
+# From conditionals and their parameters to blocks.
+Update = Callable[[Layout, Tensor], Tensor]
 
 
 class Step:
@@ -28,7 +32,8 @@ class Step:
         index: of the first step, from 0.
         stop: one more than the index of the last step.
         layout: the conditionals of the blocks.
-        params: their parameters; in a window, those under no guess of its blocks.
+        source: the conditionals that blocks are drawn from: those of `layout`, or the ones without
+            a rule that corrects their draws.
         evidence: values and a mask of the blocks, if some are observed in part.
         drawn: the blocks as they were accepted, or None.
     """
@@ -37,15 +42,26 @@ class Step:
         self,
         rollout: "Rollout",
         span: tuple[int, int],
-        layout: Layout,
+        layouts: tuple[Layout, Layout],
         params: Tensor,
         evaluate: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._rollout, self._evaluate = rollout, evaluate
         self.index, self.stop = span
-        self.layout, self._plain = layout, params
-        self.params = rollout.restricted(params, None, *span)
+        self.layout, self.source = layouts
+        self._plain = params
+        self._before = rollout.before(None, *span) if evaluate is None else None
+        self._params: Tensor | None = None  # computed when they are asked for, if draws need none
+        if self.source is self.layout:
+            self._params = rollout.restricted(params, self._before, *span)
         self.drawn: Tensor | None = None
+
+    @property
+    def params(self) -> Tensor:
+        """The parameters of `layout`; in a window, those under no guess of its blocks."""
+        if self._params is not None:
+            return self._params
+        return self._rollout.restricted(self._plain, self._before, self.index, self.stop)
 
     @property
     def is_window(self) -> bool:
@@ -60,6 +76,7 @@ class Step:
     def accept(self, blocks: Tensor) -> Tensor:
         """Takes the blocks of the step; observed blocks replace them. The result."""
         self.drawn = self._rollout.clamp(blocks, self.index, self.stop)
+        self._rollout.check_possible(self.drawn, self._before, self.index, self.stop)
         self._rollout.follow(self.drawn, self.index, self.stop)
         return self.drawn
 
@@ -67,18 +84,21 @@ class Step:
         """A draw of the blocks, given the elements that are observed of them."""
         evidence = self.evidence
         if evidence is None:
-            return self.layout.sample(self.params)
+            return self.draw(Layout.sample)
         return self.layout.sample_given(self.params, *evidence)
 
-    def from_params(self, update: Callable[[Tensor], Tensor]) -> Tensor:
-        """The blocks that a function of the parameters gives; in a window, its fixed point."""
-        if self._evaluate is None:
-            return update(self.params)
-        return self.solve(update)[0]
+    def draw(self, update: Update) -> Tensor:
+        """The blocks that a function of `source` and its parameters gives; in a window, its fixed
+        point.
+        """
+        if self._evaluate is not None:
+            return self.solve(update)[0]
+        if self.source is self.layout:
+            return update(self.source, self.params)
+        drawn = update(self.source, self._plain)
+        return self._rollout.corrected(drawn, self._before, self.index, self.stop)
 
-    def solve(
-        self, update: Callable[[Tensor], Tensor], tol: float | None = None
-    ) -> tuple[Tensor, int]:
+    def solve(self, update: Update, tol: float | None = None) -> tuple[Tensor, int]:
         """The fixed point of a window: blocks that the function gives under parameters that
         follow from the same blocks.
 
@@ -87,27 +107,29 @@ class Step:
         feedforward computation via parallel nonlinear equation solving").
 
         Args:
-            update: from parameters to blocks.
+            update: from `source` and its parameters to blocks.
             tol: stops when no real number x changes by more than tol * (1 + abs(x)). By default
                 that is 8 units in the last place. Integers must not change at all.
 
         Returns:
             the blocks, and the number of passes.
         """
-
         rollout, span = self._rollout, (self.index, self.stop)
-
         restriction = rollout.restriction
 
-        def drawn(params: Tensor, guess: Tensor | None) -> Tensor:
-            return rollout.clamp(update(rollout.restricted(params, guess, *span)), *span)
+        def drawn(params: Tensor, before: State) -> Tensor:
+            params = rollout.restricted(params, before, *span)
+            return rollout.clamp(update(self.layout, params), *span)
 
         def solved(params: Tensor, guess: Tensor | None) -> Tensor:
             if restriction is None:
-                return rollout.clamp(update(params), *span)
+                return drawn(params, None)
             if restriction.corrects:
-                return rollout.corrected(drawn(params, None), *span)
-            return drawn(params, drawn(params, None) if guess is None else guess)
+                free = rollout.clamp(update(self.source, params), *span)
+                corrected = rollout.corrected(free, rollout.before(free, *span), *span)
+                return rollout.clamp(corrected, *span)
+            guess = drawn(params, None) if guess is None else guess
+            return drawn(params, rollout.before(guess, *span))
 
         if restriction is not None and restriction.follows_reals:
             tol = 0.0  # a block that is certain given the others fits them exactly
@@ -153,8 +175,9 @@ class Step:
 
         The contexts of the rows must not change: rows[i] % N == i % N.
         """
-        self.params = self.params.index_select(0, rows)
-        self._plain = self._plain.index_select(0, rows)
+        self._plain, self._before, self._params = map_state(
+            lambda part: part.index_select(0, rows), (self._plain, self._before, self._params)
+        )
         self._rollout.select(rows)
 
 
@@ -193,6 +216,9 @@ class Rollout:
         self.batch, self.order = batch, batch.order
         self.num_steps = self.order.num_steps if num_steps is None else num_steps
         self.restriction, self.is_partial = batch.restriction, batch.is_partial
+        self.source = batch.source
+        """The order of the conditionals that blocks are drawn from, see `Step.source`."""
+        self._reference = batch.bound.reference
         self._decoder, self._windows, self._follow = decoder, windows or whole, follow
         self._pieces: list[Tensor] = []
         self._raster: Tensor | None = None  # the blocks, if whole passes draw them
@@ -214,11 +240,16 @@ class Rollout:
         """The number of first steps that are observed in all rows and skipped."""
 
     def __iter__(self) -> Iterator[Step]:
+        if is_vmapped():
+            raise NotImplementedError(
+                "sample: torch.func.vmap does not support the steps of a draw, which write in "
+                "place; give the context a leading dimension, or p.expand, to draw many at once"
+            )
         if self._is_whole:
             return self._by_whole_passes()
         if self.restriction is not None:
             batch, rule = self.batch, self.restriction.rule
-            self._state = rule.start(batch.num_rows, batch.contexts, batch.bound.reference)
+            self._state = rule.start(batch.num_rows, batch.contexts, self._reference)
         prefix = self._take_prefix()
         if self.num_taken == self.num_steps or self._rest is not None:
             return iter(())
@@ -242,7 +273,7 @@ class Rollout:
         return self.readable(prefix, 0, self.num_known)
 
     def _by_steps(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
-        layouts = self.order.step_layouts
+        layouts = [*zip(self.order.step_layouts, self.source.step_layouts, strict=True)]
         params = decoder.step(None) if prefix is None else decoder.prefill(prefix)
         plain = self.batch.factorization.layout.select(self.order.steps[self.num_known])
         plain.check_params(params, self.batch.num_rows, type(decoder).__name__)
@@ -262,8 +293,8 @@ class Rollout:
         for start in range(self.num_known, self.num_steps, decoder.max_window):
             stop = min(start + decoder.max_window, self.num_steps)
             window = decoder.window(stop - start)
-            layout = self.order.layout_of(start, stop)
-            step = Step(self, (start, stop), layout, window(None), window)
+            layouts = self.order.layout_of(start, stop), self.source.layout_of(start, stop)
+            step = Step(self, (start, stop), layouts, window(None), window)
             yield step
             is_last = self._take(step.drawn, stop)
             window.keep(self.readable(self._pieces[-1], start, stop))
@@ -276,6 +307,7 @@ class Rollout:
         loop with the sizes at hand.
         """
         batch, layout = self.batch, self.batch.layout
+        layouts = layout, self.source.layout
         self._raster = batch.placeholders
         if self._evidence is not None:
             self._raster = torch.where(self._evidence[1], self._evidence[0], self._raster)
@@ -283,7 +315,7 @@ class Rollout:
             step = Step(
                 self,
                 (0, self.num_steps),
-                layout,
+                layouts,
                 batch.plain_forward(self._raster),
                 batch.plain_forward,
             )
@@ -298,7 +330,7 @@ class Rollout:
             now = left & layout.expand_to_elements(ranks == index)
             if not now.any():
                 continue
-            step = Step(self, (index, index + 1), layout, batch.plain_forward(self._raster))
+            step = Step(self, (index, index + 1), layouts, batch.plain_forward(self._raster))
             yield step
             self._raster = torch.where(now, _accepted(step.drawn), self._raster)
 
@@ -312,62 +344,72 @@ class Rollout:
 
     # The rule.
 
-    def restricted(self, params: Tensor, guess: Tensor | None, start: int, stop: int) -> Tensor:
-        """Parameters of the steps from `start` to `stop` under what the rule allows.
+    def before(self, guess: Tensor | None, start: int, stop: int) -> State:
+        """The state of the rule before each block of these steps, (rows, n, ...).
 
         Args:
-            params: as the network gives them.
-            guess: the blocks of these steps. Without one, more than one step is not restricted.
+            guess: the blocks of these steps, if there is more than one step.
+        """
+        if self.restriction is None:
+            return None
+        if self._is_whole:
+            return self.batch.before(_accepted(self._raster if guess is None else guess))
+        rows = rows_of(self._state)
+        return self.restriction.before(self._state, guess, self._at(start, stop, rows))
+
+    def restricted(self, params: Tensor, before: State, start: int, stop: int) -> Tensor:
+        """The parameters of the steps from `start` to `stop` under what the rule allows, given the
+        states before their blocks; without states everything is allowed.
         """
         if self.restriction is None:
             return params
-        limits = None
-        if guess is not None or stop == start + 1:
-            limits = self._limits(guess, start, stop, params.shape[0])
-        at = None if self._is_whole else self._at(start, stop, params.shape[0])
+        at, limits = self._at(start, stop, params.shape[0]), None
+        if before is not None:
+            limits = self.restriction.limits_of(before, at, self._reference)
         return self.restriction.restrict(params, limits, at)
 
-    def corrected(self, blocks: Tensor, start: int, stop: int) -> Tensor:
-        """Blocks of these steps, drawn without limits, as the rule allows them."""
+    def corrected(self, blocks: Tensor, before: State, start: int, stop: int) -> Tensor:
+        """Blocks of these steps that were drawn without the rule, as the rule makes them."""
         if self.restriction is None:
             return blocks
-        rows = blocks.shape[0]
-        at = None if self._is_whole else self._at(start, stop, rows)
-        limits = self._limits(blocks, start, stop, rows)
-        return self.clamp(self.restriction.correct(blocks, limits, at), start, stop)
+        return self.restriction.correct(blocks, before, self._at(start, stop, blocks.shape[0]))
 
-    def _limits(self, guess: Tensor | None, start: int, stop: int, rows: int) -> Tensor:
-        """What the rule allows in these steps, given a guess of their blocks."""
-        if self._is_whole:
-            limits = self.batch.limits(_accepted(self._raster if guess is None else guess))
-        elif self.restriction is not None:
-            at, reference = self._at(start, stop, rows), self.batch.bound.reference
-            limits = self.restriction.step_limits(self._state, guess, at, reference)
-        return _accepted(limits)
+    def check_possible(self, drawn: Tensor, before: State, start: int, stop: int) -> None:
+        """Raises a `ValueError` if a user's rule allowed no value of a drawn block."""
+        if self.restriction is None or not self.restriction.is_own or self._is_whole:
+            return
+        if before is None:
+            before = self.before(drawn, start, stop)
+        at = self._at(start, stop, drawn.shape[0])
+        limits = self.restriction.limits_of(before, at, self._reference)
+        self.restriction.check_possible(limits, at)
 
     def readable(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         """The blocks of these steps as a network reads them."""
-        if self.restriction is None or self._is_whole:  # whole passes see to it themselves
-            return blocks
-        return self.restriction.readable(self.order.layout_of(start, stop), blocks)
+        restriction = self.restriction
+        if restriction is None or not restriction.has_constants or self._is_whole:
+            return blocks  # whole passes see to it themselves
+        return restriction.readable(self.order.layout_of(start, stop), blocks)
 
     def follow(self, blocks: Tensor, start: int, stop: int) -> None:
         """Advances the state of the rule by the blocks of these steps."""
-        if self.restriction is None or self._is_whole:
+        restriction = self.restriction
+        if restriction is None or self._is_whole:
             return
         if self._follow is not None:
             blocks = self.order.part(self._follow, start, stop)
         rows = blocks.shape[0]
-        at = self._at(start, stop, rows)
-        self._state = self.restriction.advance(self._state, blocks, at)
-        if stop < self.order.num_steps:
+        self._state = restriction.advance(self._state, blocks, self._at(start, stop, rows))
+        if restriction.may_end and stop < self.order.num_steps:
             after = self._at(stop, self.order.num_steps, rows)
-            self._rest = self.restriction.rule.rest(self._state, after)
+            self._rest = restriction.rule.rest(self._state, after)
 
     def _at(self, start: int, stop: int, rows: int) -> At:
         """The places of the blocks of these steps, in each row if rows have orders."""
         if self.restriction is None:
             raise RuntimeError("only a rule asks for places")
+        if self._is_whole:
+            return self.restriction.all_places(self.batch.ranks)
         order = None if self.batch.ranks is None else self.order.values.order
         return self.restriction.at(start, stop, None if order is None else repeat_rows(order, rows))
 
@@ -459,26 +501,26 @@ class Noise:
     """Draws by `Family.from_noise`; noise is drawn for many steps at once if they are alike."""
 
     def __init__(self, rollout: Rollout) -> None:
-        self._reference = rollout.batch.bound.reference
+        self._reference, self._rows = rollout.batch.bound.reference, rollout.batch.num_rows
         self._ahead: Iterator[Tensor] = iter(())
-        layout, self._at_once = rollout.batch.layout, 0
+        layout, self._at_once = rollout.source.layout, 0
         if not layout.flat and len(rollout.order.steps) == layout.num_blocks:  # one a step
             each = rollout.batch.num_rows * layout.families[0].noise_shape.numel()
             self._at_once = min(layout.num_blocks, max(1, _NOISE_AT_ONCE // max(1, each)))
 
     def __call__(self, step: Step) -> Tensor:
         """A draw of the blocks of a step or a window."""
-        layout, rows = step.layout, step.params.shape[0]
         if self._at_once and not step.is_window:
-            return layout.from_noise(step.params, [self._next(layout, rows)])
-        noise = layout.noise(rows, self._reference)
-        return step.from_params(lambda params: layout.from_noise(params, noise))
+            noise = [self._next(step.source)]
+        else:
+            noise = step.source.noise(self._rows, self._reference)
+        return step.draw(lambda layout, params: layout.from_noise(params, noise))
 
-    def _next(self, layout: Layout, rows: int) -> Tensor:
+    def _next(self, layout: Layout) -> Tensor:
         noise = next(self._ahead, None)
         if noise is not None:
             return noise
-        shape, reference = Size((self._at_once, rows, 1)), self._reference
+        shape, reference = Size((self._at_once, self._rows, 1)), self._reference
         family = layout.families[0]
         ahead = family.noise(shape, dtype=reference.dtype, device=reference.device)
         self._ahead = iter(ahead.unbind(0))

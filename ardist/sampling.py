@@ -209,11 +209,10 @@ def fixed_point(
 
 def _solved(batch: Batch, tol: float) -> tuple[Tensor, int]:
     """The events of a window of all steps, and the number of passes."""
-    layout, passes = batch.layout, 0
-    noise = layout.noise(batch.num_rows, batch.bound.reference)
-    rollout = Rollout(batch, whole=True)
-    for step in rollout:
-        blocks, passes = step.solve(lambda params: layout.from_noise(params, noise), tol)
+    passes = 0
+    noise = batch.source.layout.noise(batch.num_rows, batch.bound.reference)
+    for step in (rollout := Rollout(batch, whole=True)):
+        blocks, passes = step.solve(lambda layout, params: layout.from_noise(params, noise), tol)
         step.accept(blocks)
     return rollout.events(), passes
 

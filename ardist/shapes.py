@@ -66,6 +66,14 @@ def is_transformed() -> bool:
     return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_vmapped() -> bool:
+    """Whether `torch.func.vmap` is the transform that is active."""
+    if not is_transformed():
+        return False
+    stack = torch._C._functorch.peek_interpreter_stack()
+    return bool(stack.key() == torch._C._functorch.TransformType.Vmap)
+
+
 def is_readable(value: Tensor) -> bool:
     """Whether reading the numbers is cheap and breaks no graph.
 

@@ -217,7 +217,8 @@ class _Sampler:
     def draw(self, step: Step) -> Tensor:
         """The blocks of a step, drawn within the rule after weighting and resampling."""
         restriction, at = self.restriction, self.at(step.index)
-        limits = restriction.step_limits(self.state, None, at, self.batch.bound.reference)
+        before = restriction.before(self.state, None, at)
+        limits = restriction.limits_of(before, at, self.batch.bound.reference)
         log_mass = restriction.log_mass(step.params, limits, at)  # (rows, blocks)
         evidence = self.rollout.evidence_of(step.index, step.stop)
         if evidence is not None:

@@ -353,7 +353,7 @@ def _drawn(
 
     def values_of(rollout: Rollout, step: Step) -> Tensor:
         own = rollout.part(rows, step)
-        return step.from_params(lambda params: from_noise(step.layout, params, own))
+        return step.draw(lambda layout, params: from_noise(layout, params, own))
 
     with p.bound.eval_mode():
         with torch.no_grad():

@@ -44,9 +44,14 @@ def beside(
     yield f"{what}: sample({rows[1]})", (lambda: free.sample((rows[1],))), draws, f"at most {aims}"
 
 
-@torch.no_grad()
-def by_hand(network: networks.ConditionalNetwork, total: int, rows: int) -> Call:
-    """A loop over the decoder's steps that masks bits so that they add up to a total."""
+def masked(logits: torch.Tensor, sums: torch.Tensor, left: int, total: int) -> torch.Tensor:
+    """A bit under a mask that lets the bits add up to a total."""
+    logits = logits.masked_fill(sums + left < total, torch.inf)
+    return torch.bernoulli(logits.masked_fill(sums >= total, -torch.inf).sigmoid())
+
+
+def by_decoder(network: networks.ConditionalNetwork, total: int, rows: int) -> Call:
+    """A loop over the steps of our cached decoder, with masks by hand."""
 
     @torch.no_grad()
     def sample() -> torch.Tensor:
@@ -55,13 +60,26 @@ def by_hand(network: networks.ConditionalNetwork, total: int, rows: int) -> Call
         pieces = []
         for step in range(count):
             logits = decoder.step(drawn).squeeze(-1)
-            left = count - step - 1
-            logits = logits.masked_fill(sums + left < total, torch.inf)
-            logits = logits.masked_fill(sums >= total, -torch.inf)
-            drawn = torch.bernoulli(logits.sigmoid())
+            drawn = masked(logits, sums, count - step - 1, total)
             sums = sums + drawn
             pieces.append(drawn)
         return torch.cat(pieces, 1)
+
+    return sample
+
+
+def by_passes(network: networks.ConditionalNetwork, total: int, rows: int, steps: int) -> Call:
+    """The first steps of a loop that calls the whole network at each bit, with masks by hand."""
+
+    @torch.no_grad()
+    def sample() -> torch.Tensor:
+        count = network.factorization.num_blocks
+        drawn = torch.zeros(rows, count)
+        for step in range(steps):
+            logits = network(drawn)[:, step]
+            sums = drawn.sum(-1, keepdim=True)
+            drawn[:, step : step + 1] = masked(logits, sums, count - step - 1, total)
+        return drawn
 
     return sample
 
@@ -82,8 +100,11 @@ def made_rules() -> Iterator[Case]:
     yield (
         "the same: sample(64) under Sum(392)",
         (lambda: p.sample((64,))),
-        {"masks by hand, step by step": by_hand(net, 392, 64)},
-        ">= 5",
+        {
+            "masks by hand, a pass of the network per bit": (by_passes(net, 392, 64, 28), 28.0),
+            "masks by hand, ardist's decoder": by_decoder(net, 392, 64),
+        },
+        ">= 5 x a pass per bit",
     )
 
 

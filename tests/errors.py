@@ -198,6 +198,24 @@ class ContextMask(rules.Rule):
         return state
 
 
+class Allowing(ContextMask):
+    """A rule that allows the same of each block."""
+
+    reads_context = False
+
+    def __init__(self, what):
+        object.__setattr__(self, "what", what)
+
+    def __repr__(self):
+        return "Allowing()"
+
+    def start(self, rows, context, reference):
+        return torch.zeros(rows)
+
+    def allowed(self, state, at):
+        return self.what
+
+
 @dataclass
 class Mutable(fam.Family):
     """A family that is not frozen, and so not hashable."""
@@ -234,6 +252,10 @@ def pair():
 def subsampled():
     with pyro.plate("rows", 10, subsample_size=5):
         pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def vmapped(drawn):
+    return torch.func.vmap(lambda _: drawn.sample(), randomness="different")(torch.ones(2))
 
 
 def traced():
@@ -774,6 +796,55 @@ RULES = (
         lambda: rules.Automaton.regex("a*", "ab", end=2),
         cause="An argument of a rule has another form than its docstring names.",
         cure="Pass the numbers, names or sets that the message expects.",
+    ),
+    error(
+        "rule: expected Allowing() to allow bool of shape (1, 1, 2), got torch.bool of shape "
+        "(1, 2)",
+        lambda: BITS.replace(rule=Allowing(torch.ones(1, 2, dtype=torch.bool))),
+        "rule: expected Allowing() to allow an Interval, got True",
+        lambda: p(FOUR.replace(rule=Allowing(True))).sample(),
+        "rule: expected Allowing() to allow an Interval of two tensors (1, 1), got an Interval of "
+        "[(), ()]",
+        lambda: p(FOUR.replace(rule=Allowing(rules.Interval(0.0, 1.0)))).sample(),
+        cause="`allowed` of a rule of your own returns another shape than its docstring names.",
+        cure="Return (rows, n, num_states) bool for finite blocks, or an `Interval` of two (rows, "
+        "n) tensors for numbers.",
+    ),
+    error(
+        "rule: expected Allowing() to allow a value of block (0,) in step 0, got none after an "
+        "allowed prefix, which must always have an allowed continuation; look ahead, with at.left",
+        lambda: BITS.replace(rule=Allowing(torch.zeros(1, 1, 2, dtype=torch.bool))),
+        "rule: expected Allowing() to allow a value of block (3,) in step 0, got none after an "
+        "allowed prefix, which must always have an allowed continuation; look ahead, with at.left",
+        lambda: (
+            rnn(
+                FOUR.replace(
+                    ordering=ad.Ordering.reverse(),
+                    rule=Allowing(rules.Interval(torch.ones(1, 1), torch.zeros(1, 1))),
+                )
+            )
+            .condition()
+            .sample()
+        ),
+        cause="A rule of your own has a dead end: it allows a prefix that no event continues.",
+        cure="Allow only values that can be completed: `at.left` is the number of later blocks. "
+        "`ardist.sampling.smc` supports dead ends.",
+    ),
+    error(
+        "biject_to, transform_to: no map from reals onto the events that follow Sum(total=1); "
+        "there is one for rules.Within with intervals of continuous columns",
+        lambda: torch.distributions.biject_to(FOUR.replace(rule=rules.Sum(1.0)).support),
+        cause="The values that a block may have depend on the blocks before it, or are points.",
+        cure="Use a guide that is itself under the rule, in place of autoguides or NUTS.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "sample: torch.func.vmap does not support the steps of a draw, which write in place; give "
+        "the context a leading dimension, or p.expand, to draw many at once",
+        lambda: vmapped(p(BITS)),
+        cause="A draw inside of `torch.func.vmap`.",
+        cure="Rows of a context are drawn together: call `network.condition(contexts).sample()`.",
+        kind=NotImplementedError,
     ),
     error(
         "total: expected a sum from 0 to 3 of 3 blocks, got 4: no event follows Sum(total=4)",

@@ -17,6 +17,7 @@ from fuzz_definition import (
     tempered,
 )
 from fuzz_models import NETWORKS, random_ordering
+from fuzz_rules import Boxes, is_restricted_inside, local, numbers_of, random_case
 from scipy import stats
 from torch.distributions import biject_to
 
@@ -387,6 +388,115 @@ def other_families(m):
     q = m.p.with_families([changed(family) for family in m.net.factorization.layout.families])
     plan = m.plan.replace(families=families)
     return follows(m, q, "with_families", plans=[plan] * m.rows)
+
+
+def under_rule(m):
+    """A random rule: the distribution under it, and log p of all events by definition."""
+    plan = m.plan.replace(end=None, pad=None)
+    if m.plan.events is None or any(map(is_restricted_inside, m.plan.families)):
+        return None
+    case = random_case(m.r, plan, m.options.get("names"))
+    if case is None:
+        return None
+    numbers = numbers_of(plan, m.fac.layout.families, plan.events)
+    follows = [bool(case.follows(x)) for x in numbers]
+    if not any(follows):
+        return None
+    table = local(plan, numbers, m.scores(m.events, [plan] * m.rows), follows)
+    free = m.net.condition(m.context, validate_args=False).with_rule(None)
+    return free.with_rule(case.rule), torch.tensor(follows), table
+
+
+@check
+def rule(m):
+    """All of a distribution under a rule."""
+    if (found := under_rule(m)) is None or not found[1].any():
+        return NOT_APPLICABLE
+    p, follows, table = found
+    if table.isnan().any():  # no allowed value has a probability, and the choice is even
+        return NOT_APPLICABLE
+    events, what = m.value(m.events), repr(p.factorization.rule)
+    lead = (len(table), *m.batch)
+    same(p.log_prob(events), table.reshape(lead), 2 * m.tol, f"log_prob under {what}")
+    assert torch.equal(
+        p.support.check(events), follows.reshape(-1, *(1,) * len(m.batch)).expand(lead)
+    )
+    assert p.factorization.num_states == int(follows.sum()), f"num_states under {what}"
+    states = p.factorization.enumerate_support().double().reshape(int(follows.sum()), -1)
+    assert {tuple(e) for e in states.tolist()} == {
+        tuple(e) for e in m.plan.events[follows].reshape(int(follows.sum()), -1).tolist()
+    }, f"states under {what}"
+    ways = {"sample": p.sample((DRAWS,)), "mode": p.mode[None]}
+    if p.factorization.conditionals.has_noise:
+        ways["fixed_point"] = sampling.fixed_point(p, (DRAWS,))[0]
+    for name, x in ways.items():
+        x = x.double().reshape(len(x), m.rows, -1)
+        for row in range(m.rows):
+            seen = Counter(m.keys[tuple(e)] for e in x[:, row].tolist())
+            counts = np.array([seen[number] for number in range(len(table))])
+            same_law(counts, table[:, row], f"{name} under {what}") if name != "mode" else None
+            assert (table[[*seen], row] > -torch.inf).all(), f"{name} leaves {what}"
+    x, scores_ = sampling.beam_search(p, len(table))
+    best = table.sort(0, descending=True).values.reshape(lead)[: len(x)]
+    same(scores_, best, 10 * m.tol, f"beam_search under {what}")
+    mask = m.plan.mask(itertools.chain(*m.plan.steps[: m.r.randint(0, len(m.plan.steps))])).bool()
+    value = torch.stack([m.plan.events[m.r.choice((table[:, row] > -torch.inf).nonzero().flatten()
+                         .tolist())] for row in range(m.rows)])  # fmt: skip
+    agree = ((m.events == value) | ~mask).reshape(len(table), m.rows, -1).all(-1)
+    joint = table.masked_fill(~agree, -torch.inf)
+    q = p.given(m.value(value[None])[0], mask)
+    same(q.log_prob(events), (joint - joint.logsumexp(0)).reshape(lead), 10 * m.tol, "given a rule")
+    drawn_ = q.sample((50,)).double().reshape(50, m.rows, -1).tolist()
+    for row, each in enumerate(zip(*drawn_, strict=True)):
+        assert all(joint[m.keys[tuple(e)], row] > -torch.inf for e in each), f"given, {what}"
+    if mask.any():
+        got = p.marginal(mask).log_prob(m.value(value[None])[0][..., mask])
+        same(got, joint.logsumexp(0).reshape(m.batch), 10 * m.tol, f"marginal under {what}")
+    total = p.log_prob(m.value(value[None])).sum()
+    found = torch.autograd.grad(total, list(m.net.parameters()), allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in found), f"gradient under {what}"
+    return None
+
+
+@check
+def intervals(m):
+    """Numbers within intervals: scores by the family's CDF, draws inside."""
+    each = m.plan.families
+    if any(f.event_shape or f.support.is_discrete or not f.has_cdf for f in each):
+        return NOT_APPLICABLE
+    if m.plan.end is not None:
+        return NOT_APPLICABLE
+    x = m.random(1)[0]  # (rows, *shape)
+    flat = x.reshape(m.rows, -1)
+    ends = []
+    for place in m.plan.places:
+        low, high = float(flat[:, place].min()), float(flat[:, place].max())
+        width = 0.1 + m.r.random() * 2
+        ends.append((low - width * abs(low) - 1e-3, high + width * abs(high) + 1e-3))
+    ends = [(m.r.choice([low, -math.inf]), m.r.choice([high, math.inf])) for low, high in ends]
+    p = m.net.condition(m.context, validate_args=False).with_rule(Boxes(ends))
+    free = m.scores(x[None])[0]  # (rows, blocks)
+    expected = torch.zeros(m.rows, dtype=torch.float64)
+    with torch.no_grad():
+        for row in range(m.rows):
+            params = passes(m.net64, m.plan, x[row : row + 1], m.context_row(row))
+            for block, family in enumerate(each):
+                own = params[block].double()
+                low, high = (
+                    family.cdf(own, own.new_tensor([end])) if math.isfinite(end) else float(end > 0)
+                    for end in ends[block]
+                )
+                mass = torch.as_tensor(high - low)
+                if not mass > 1e-3:
+                    return NOT_APPLICABLE
+                expected[row] += free[row, block] - mass.log().squeeze()
+    same(
+        p.log_prob(m.value(x[None])[0]), expected.reshape(m.batch), 1e2 * m.tol, "log_prob in boxes"
+    )
+    drawn_ = p.sample((200,))
+    assert p.support.check(drawn_).all(), f"draws leave {ends}"
+    assert p.log_prob(drawn_).isfinite().all(), f"draws in {ends} have no density"
+    return None
 
 
 @check

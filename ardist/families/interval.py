@@ -98,14 +98,6 @@ class Truncated(Derived):
     def has_rsample(self) -> bool:
         return self.has_cdf_gradient
 
-    @property
-    def has_cdf(self) -> bool:
-        return True
-
-    @property
-    def has_cdf_gradient(self) -> bool:
-        return self.family.has_cdf_gradient
-
     def __call__(self, params: Tensor) -> Distribution:
         return Conditional(self, params)
 

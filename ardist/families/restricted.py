@@ -58,14 +58,18 @@ class Restricted(Derived):
         """Whether the limits leave one value: (...) bool."""
 
     @abstractmethod
+    def is_possible(self, limits: Tensor) -> Tensor:
+        """Whether the limits leave a value: (...) bool."""
+
+    @abstractmethod
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         """log P(allowed values) in nats under parameters of the family: (...)."""
 
     def prepare(self) -> None:
         """Computes what is cached, which torch.compile could not do."""
 
-    def correct(self, value: Tensor, limits: Tensor) -> Tensor:
-        """The draw under limits that a draw without them is, if they leave one value or all."""
+    def correct(self, value: Tensor, allowed: Any) -> Tensor:
+        """The draw under what a rule allows, one value or all, that a draw without it is."""
         raise TypeError(f"{self} draws again under other limits")
 
     def readable(self, value: Tensor) -> Tensor:
@@ -98,10 +102,12 @@ class States(FiniteFamily, Restricted):
         return is_range(states, self.event_shape)
 
     def number(self, value: Tensor) -> Tensor:
-        """The number of the state that each value is, or any number for a value outside: int64."""
-        if not self._counts:
-            return self._number(value)
-        return value.long().clamp(0, self._num_states - 1)
+        """The number of the state that each value is: int64."""
+        return value.long() if self._counts else self._number(value)
+
+    def nearest_number(self, value: Tensor) -> Tensor:
+        """As `number`, and that of some state for a value outside the support."""
+        return self.number(value).clamp(0, self._num_states - 1)
 
     def prepare(self) -> None:
         self._counts, self._num_states, self._is_range  # noqa: B018
@@ -124,11 +130,14 @@ class States(FiniteFamily, Restricted):
         return logits
 
     def allows(self, limits: Tensor, value: Tensor) -> Tensor:
-        number = self.number(value)
+        number = self.nearest_number(value)
         return limits.bool().gather(-1, number.unsqueeze(-1)).squeeze(-1)
 
     def is_certain(self, limits: Tensor) -> Tensor:
         return limits.sum(-1) == 1
+
+    def is_possible(self, limits: Tensor) -> Tensor:
+        return limits.bool().any(-1)
 
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         scores = state_logits_of(self.family, params).log_softmax(-1)
@@ -170,9 +179,11 @@ class Bits(Restricted):
     def _num_states(self) -> int:
         return 2
 
-    def correct(self, value: Tensor, limits: Tensor) -> Tensor:
-        zero, one = limits.bool().unbind(-1)
-        return torch.where(zero == one, value, one.to(value))
+    def correct(self, value: Tensor, allowed: Any) -> Tensor:
+        if allowed is None:
+            return value
+        zero, one = allowed.unbind(-1)
+        return torch.where(zero == one, value, one.to(value.dtype))
 
     def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
         if limits is None:
@@ -204,6 +215,8 @@ class Bits(Restricted):
         zero, one = limits.bool().unbind(-1)
         return zero ^ one
 
+    is_possible = States.is_possible
+
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         return log_sum_exp(self.state_logits(params).masked_fill(~limits.bool(), -torch.inf))
 
@@ -224,7 +237,7 @@ class Pinned(Restricted):
     constant: float
 
     @cached_property
-    def _is_outside(self) -> bool:
+    def is_outside(self) -> bool:
         """Whether the constant is outside the support of the family."""
         return not bool(self.family.inside(torch.tensor(float(self.constant))))
 
@@ -234,7 +247,7 @@ class Pinned(Restricted):
         return is_range(self.family.enumerate_support(), self.event_shape)
 
     def prepare(self) -> None:
-        self._is_outside, self._is_listed  # noqa: B018
+        self.is_outside, self._is_listed  # noqa: B018
 
     @property
     def num_params(self) -> int:
@@ -245,15 +258,17 @@ class Pinned(Restricted):
     def limits(self, allowed: Any, lead: torch.Size, reference: Tensor) -> Tensor:
         if allowed is None:
             return torch.ones((*lead, 1), dtype=torch.bool, device=reference.device)
-        return allowed.unsqueeze(-1).expand(*lead, 1)
+        return (allowed if allowed.shape == lead else allowed.expand(lead)).unsqueeze(-1)
 
     def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
         if limits is None:
             return F.pad(params, (0, 1), value=1.0)
         return torch.cat((params, limits.to(params.dtype)), -1)
 
-    def correct(self, value: Tensor, limits: Tensor) -> Tensor:
-        return self._drawn(limits.bool().squeeze(-1), value)
+    def correct(self, value: Tensor, allowed: Any) -> Tensor:
+        if allowed is None:
+            return value
+        return value.masked_fill(allowed.logical_not(), self.constant)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """The parameters of the family, and whether the block is free: (...) bool."""
@@ -265,24 +280,16 @@ class Pinned(Restricted):
 
     @property
     def support(self) -> constraints.Constraint:
-        if self._is_continuous or self._is_outside:
+        if self._is_continuous or self.is_outside:
             return Spiked((self.constant,), self.family)
         return self.family.support
 
     has_cdf_gradient = False
     project, inside = Family.project, Family.inside
 
-    @property
-    def has_rsample(self) -> bool:
-        return self.family.has_rsample
-
-    @property
-    def has_cdf(self) -> bool:
-        return self.family.has_cdf
-
     def enumerate_support(self) -> Tensor | None:
         states = self.family.enumerate_support()
-        if states is None or not self._is_outside:
+        if states is None or not self.is_outside:
             return states
         return torch.cat((states.new_tensor([self.constant]), states)).unique()
 
@@ -303,14 +310,14 @@ class Pinned(Restricted):
         return self.log_prob(params.unsqueeze(-2), states.to(params.device)).exp()
 
     def readable(self, value: Tensor) -> Tensor:
-        if not self._is_outside:
+        if not self.is_outside:
             return value
         return torch.where(value == self.constant, self.family.placeholder().to(value), value)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         inner, free = self._split(params)
         scores = self.family.log_prob(inner, self.readable(value))
-        if self._is_outside:
+        if self.is_outside:
             scores = scores.masked_fill(value == self.constant, -torch.inf)
         certain = torch.where(value == self.constant, 0.0, -torch.inf).to(scores)
         return torch.where(free, scores, certain)
@@ -350,6 +357,9 @@ class Pinned(Restricted):
 
     def is_certain(self, limits: Tensor) -> Tensor:
         return ~limits.bool().squeeze(-1)
+
+    def is_possible(self, limits: Tensor) -> Tensor:
+        return torch.ones_like(limits[..., 0], dtype=torch.bool)
 
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         value = torch.tensor(self.constant, device=params.device)
@@ -395,14 +405,6 @@ class Limited(Restricted):
 
     has_noise = True
     noise_shape = torch.Size()
-
-    @property
-    def has_cdf(self) -> bool:
-        return True
-
-    @property
-    def has_cdf_gradient(self) -> bool:
-        return self.family.has_cdf_gradient
 
     @property
     def has_rsample(self) -> bool:
@@ -502,6 +504,10 @@ class Limited(Restricted):
         low, high = limits.unbind(-1)
         return low.ceil() == high.floor() if self.family.support.is_discrete else low == high
 
+    def is_possible(self, limits: Tensor) -> Tensor:
+        low, high = limits.unbind(-1)
+        return low.ceil() <= high.floor() if self.family.support.is_discrete else low <= high
+
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         low, high = limits.unbind(-1)
         return self.family.interval_log_prob(params, low, high)
@@ -529,6 +535,7 @@ class LikeliestState(Likeliest, Restricted):
     restrict = forwarded("restrict")
     allows = forwarded("allows")
     is_certain = forwarded("is_certain")
+    is_possible = forwarded("is_possible")
     log_mass = forwarded("log_mass")
 
 

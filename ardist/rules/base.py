@@ -14,6 +14,7 @@ from ardist.families import Family
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.layout import Layout
 from ardist.ordering import Ordering
+from ardist.shapes import described
 from ardist.specification import Specified
 
 State = Any  # a tensor (rows, ...), or a tuple of such tensors
@@ -189,6 +190,13 @@ class Rule(Specified, ABC):
         """
         return restricted(family)
 
+    def family_within(self, family: Family, block: int) -> Family | None:
+        """A family whose support is what the rule allows of a block, if that is the same in all
+        events; None if there is none, which is the default. With such families for all blocks, and
+        no discrete ones, `biject_to` knows the support of events.
+        """
+        return None
+
     @abstractmethod
     def start(self, rows: int, context: Tensor | None, reference: Tensor) -> State:
         """The state before the first block: a tensor (rows, ...), or a tuple of such tensors.
@@ -246,7 +254,7 @@ class Rule(Specified, ABC):
                 one.number(value),
             )
             if form is not None:
-                number = _nearest(form, self.allowed(ahead, one), number)
+                number = _nearest(form, allowed_by(self, ahead, one), number)
             state = self.advance(state, number, one)
         parts = (torch.stack(each, 1) for each in zip(*map(_parts, before), strict=True))
         return tuple(parts) if isinstance(state, tuple) else next(parts), state
@@ -290,8 +298,10 @@ class Rule(Specified, ABC):
         """
         state = self.start(1, None, torch.empty(0))
         counts = [1]  # of the prefixes that lead to each state
-        for at in places(factorization).each:
+        for step, at in enumerate(places(factorization).each):
             rows, _, state = choices(self, state, at)
+            if is_own(self) and rows.unique().shape[0] < len(counts):
+                raise dead_end(self, factorization.block_name(int(at.blocks)), step)
             state, inverse = _distinct(state)
             merged = [0] * rows_of(state)
             for target, source in zip(inverse.tolist(), rows.tolist(), strict=True):
@@ -300,6 +310,42 @@ class Rule(Specified, ABC):
             if len(counts) > _MOST_STATES:
                 return None
         return sum(counts)
+
+
+def is_own(rule: Rule) -> bool:
+    """Whether a rule, or a part of it, is a user's: what it allows is then checked."""
+    parts = getattr(rule, "rules", (rule,))
+    return any(not type(part).__module__.startswith("ardist.") for part in parts)
+
+
+def allowed_by(rule: Rule, state: State, at: At) -> Tensor | Interval | None:
+    """What a rule allows, after a check of its shape if the rule is a user's."""
+    allowed = rule.allowed(state, at)
+    if allowed is None or type(rule).__module__.startswith("ardist."):
+        return allowed
+    lead, states = (rows_of(state), at.positions.shape[-1]), at.family.enumerate_support()
+    wanted = "an Interval" if states is None else f"bool of shape {(*lead, states.shape[0])}"
+    if isinstance(allowed, Interval):
+        if states is not None or any(end.shape != lead for end in map(torch.as_tensor, allowed)):
+            ends = [tuple(torch.as_tensor(end).shape) for end in allowed]
+            wanted = f"an Interval of two tensors {lead}" if states is None else wanted
+            raise ValueError(
+                f"rule: expected {rule!r} to allow {wanted}, got an Interval of {ends}"
+            )
+    elif not isinstance(allowed, Tensor) or states is None:
+        raise ValueError(f"rule: expected {rule!r} to allow {wanted}, got {described(allowed)}")
+    elif (allowed.dtype, tuple(allowed.shape)) != (torch.bool, (*lead, states.shape[0])):
+        got = f"{allowed.dtype} of shape {tuple(allowed.shape)}"
+        raise ValueError(f"rule: expected {rule!r} to allow {wanted}, got {got}")
+    return allowed
+
+
+def dead_end(rule: Rule, block: str, step: int) -> ValueError:
+    """The error of a prefix that a rule allows, and that no event continues."""
+    return ValueError(
+        f"rule: expected {rule!r} to allow a value of {block} in step {step}, got none after an "
+        f"allowed prefix, which must always have an allowed continuation; look ahead, with at.left"
+    )
 
 
 def choices(rule: Rule, state: State, at: At) -> tuple[Tensor, Tensor, State]:
@@ -314,7 +360,7 @@ def choices(rule: Rule, state: State, at: At) -> tuple[Tensor, Tensor, State]:
         raise ValueError(f"families: expected finite discrete ones, got {family}")
     mask = torch.ones(rows, states.shape[0], dtype=torch.bool)
     if form is not None:
-        allowed = rule.allowed(map_state(lambda part: part.unsqueeze(1), state), at)
+        allowed = allowed_by(rule, map_state(lambda part: part.unsqueeze(1), state), at)
         limits = form.limits(allowed, Size((rows, 1)), torch.empty(0))
         mask = form.allows(
             limits.expand(rows, states.shape[0], -1), states.expand(rows, *states.shape)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ardist.families import Family
+from ardist.families.interval import Truncated
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places
@@ -96,6 +97,12 @@ class Within(Rule):
 
     def restricted(self, family: Family, block: int) -> Restricted | None:
         return restricted(family) if block in {*self._masks, *self._ends} else None
+
+    def family_within(self, family: Family, block: int) -> Family | None:
+        if block not in self._ends:
+            return None if block in self._masks else family
+        low, high = self._ends[block]
+        return Truncated(family, low, high) if low < high else None
 
     # There is nothing to remember: the state is (rows, 0).
 

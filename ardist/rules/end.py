@@ -2,7 +2,9 @@
 
 import itertools
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from ardist.families import Family
 from ardist.families.restricted import Pinned, is_range
 from ardist.rules.automaton import Automaton
-from ardist.rules.base import At, Rule, Specification, State, num_values
+from ardist.rules.base import At, Rule, Specification, State, bound, num_values
 from ardist.shapes import as_integer
 
 
@@ -39,6 +41,7 @@ class End(Rule):
     pad: int
 
     follows_reals = False
+    _forms: ClassVar[Mapping[Family, Pinned]]  # of a bound rule
 
     def __init__(self, symbol: int, pad: int | None = None) -> None:
         object.__setattr__(self, "symbol", as_integer(symbol, "symbol"))
@@ -56,29 +59,31 @@ class End(Rule):
                     raise ValueError(
                         f"{name}: expected one of 0, ..., {states.shape[0] - 1}, got {symbol!r}"
                     )
-        return self
+        families = factorization.layout.distinct
+        return bound(self, _forms={family: Pinned(family, self.pad) for family in families})
 
     def restricted(self, family: Family, block: int) -> Pinned:
-        return Pinned(family, self.pad)
+        return self._forms[family]
 
-    # The state is whether each row has ended, (rows,) bool.
+    # The state is whether each row has not ended yet, (rows,) bool.
 
     def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
-        return torch.zeros(rows, dtype=torch.bool, device=reference.device)
+        return torch.ones(rows, dtype=torch.bool, device=reference.device)
 
     def allowed(self, state: State, at: At) -> Tensor:
-        return torch.logical_not(state)
+        free: Tensor = state
+        return free
 
     def advance(self, state: State, value: Tensor, at: At) -> Tensor:
-        return torch.eq(value, self.symbol) | state
+        return state & torch.ne(value, self.symbol)
 
     def scan(self, state: State, values: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        is_end = torch.eq(values, self.symbol)
-        before = (is_end.cumsum(1) > is_end.long()) | state.unsqueeze(1)
-        return before, is_end.any(1) | state
+        goes_on = torch.ne(values, self.symbol).cumprod(1, dtype=torch.uint8).bool()
+        goes_on = goes_on & state.unsqueeze(1)
+        return torch.cat((state.unsqueeze(1), goes_on[:, :-1]), 1), goes_on[:, -1]
 
     def rest(self, state: State, at: At) -> Tensor | None:
-        if not state.all():
+        if state.any():
             return None
         return torch.full((state.shape[0], at.positions.shape[-1]), self.pad, device=state.device)
 

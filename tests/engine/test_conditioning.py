@@ -360,6 +360,14 @@ def test_supports_of_marginals():
         net.condition().marginal(keep)
 
 
+def test_the_marginal_of_an_event_without_dimensions():
+    p = networks.MADE(ad.Factorization((), fam.Bernoulli()), hidden_features=4).condition()
+    x = torch.tensor([0.0, 1.0])
+    kept = p.marginal(torch.tensor(True))
+    torch.testing.assert_close(kept.log_prob(x.unsqueeze(-1)), p.log_prob(x))
+    assert kept.log_prob(torch.ones(1)).shape == ()
+
+
 def test_marginals_are_distributions():
     net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=8, context_shape=(2,))
     p = net.condition(torch.randn(4, 2))

@@ -48,7 +48,7 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization):
     windowed = Rollout(p.batch((50,)), decoder=decoder, windows=True)
     for step in windowed:
         assert step.is_window
-        step.accept(step.from_params(lambda params: whole.from_noise(params, together)))
+        step.accept(step.draw(lambda layout, params: layout.from_noise(params, together)))
     torch.testing.assert_close(windowed.drawn, stepped.drawn, atol=1e-9, rtol=0)
 
 

@@ -370,8 +370,8 @@ def test_a_bar_shows_the_progress(monkeypatch, capsys):
 
 def steps_from(noise, p, lead, monkeypatch):
     """The event that `ancestral` draws from the noise of all blocks, family by family."""
-    fac, layout = p.factorization, p.factorization.conditionals
-    ranks = p.batch(lead).ranks
+    fac, batch = p.factorization, p.batch(lead)
+    layout, ranks = batch.source.layout, batch.ranks
     members = [
         [block for block, family in enumerate(layout.families) if family == distinct]
         for distinct in layout.distinct
