@@ -380,7 +380,7 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
     "fit": lambda: of(
         network=networks.Masked(ad.Factorization(2, NORMAL), hidden_features=8),
         x=torch.zeros(2, 2), valid=0.5, batch_size=8, lr=0.01, max_epochs=1, steps_per_epoch=1,
-        in_order=0.5, optimizer=torch.optim.SGD, average=0.5, progress=False, resume=False,
+        in_order=0.0, optimizer=torch.optim.SGD, average=0.5, progress=False, resume=False,
     ),
     "masked_log_prob": lambda: of(p=ANY_SET, x=X, observed=MASK, in_order=0.5),
     "pseudo_log_prob": lambda: of(p=ANY_SET, x=X),
