@@ -33,7 +33,7 @@ from ardist.training import fit
 _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
 _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
-_STEPS = (1000, 4000, 4000)  # of training, for the numbers of rows of `_LOG_ROWS`
+_STEPS = (1000, 6000, 5000)  # of training, for the numbers of rows of `_LOG_ROWS`
 _AVERAGE = 3.0  # epochs whose weights are averaged
 _VALID_ROWS = 2048  # in one batch
 _IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
