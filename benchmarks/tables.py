@@ -2,8 +2,8 @@
 
 The engine is not a dependency, and no part of an extra: `pip install mostlyai-engine==2.7.3` in an
 environment of its own, and remove the torchvision and torchaudio that it installs, which need
-another torch. Without it, only ardist runs. Both learn the training and validation rows and are measured on
-the test rows, in turn, in seconds of CPU time of one thread.
+another torch. Without it, only ardist runs. Both learn the training and validation rows and are
+measured on the test rows, in turn, in seconds of CPU time of one thread.
 """
 
 import argparse
