@@ -78,7 +78,8 @@ class End(Rule):
         return state & torch.ne(value, self.symbol)
 
     def scan(self, state: State, values: Tensor, at: At) -> tuple[Tensor, Tensor]:
-        goes_on = torch.ne(values, self.symbol).cumprod(1, dtype=torch.uint8).bool()
+        # ONNX has no cumulative product.
+        goes_on = torch.eq(torch.eq(values, self.symbol).cumsum(1, dtype=torch.int32), 0)
         goes_on = goes_on & state.unsqueeze(1)
         return torch.cat((state.unsqueeze(1), goes_on[:, :-1]), 1), goes_on[:, -1]
 
