@@ -8,6 +8,7 @@ measured on the test rows, in turn, in seconds of CPU time of one thread.
 
 import argparse
 import json
+import resource
 import tempfile
 import time
 import warnings
@@ -136,12 +137,38 @@ def measurements(
     yield "100 rows with holes of their own, cells left", float(full.isna().sum().sum()), seconds
 
 
+def made(rows: int, columns: int) -> pd.DataFrame:
+    """A table of columns of ten kinds that share three factors, with 3 % of its cells missing."""
+    rng = np.random.default_rng(0)
+    factors, made = rng.normal(size=(rows, 3)), {}
+    letters, names = np.array(list("abcdefgh")), np.array([f"name {i}" for i in range(40)])
+    for index in range(columns):
+        x = factors[:, index % 3] + rng.normal(size=rows)
+        days = pd.to_timedelta((500 * x).astype(int), "D")
+        kinds = [
+            *(x.round(3), np.exp(x), np.where(x < 0, 0, np.exp(x + 8)).round(2)),
+            *((40 + 12 * x).clip(18, 90).astype(int), np.exp(x + 5).astype(int)),
+            *(letters[((x + 3) * 1.2).clip(0, 7).astype(int)], rng.integers(0, 5, rows)),
+            *(names[((x + 4) * 5).clip(0, 39).astype(int)], x > 0),
+            pd.Timestamp("2020-01-01") + days,
+        ]
+        made[f"column {index}"] = kinds[index % 10]
+    return pd.DataFrame(made).mask(rng.random((rows, columns)) < 0.03)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of adult_mixed.npz")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="the folder of adult_mixed.npz")
+    source.add_argument("--made", type=int, nargs=2, metavar=("ROWS", "COLUMNS"))
     args = parser.parse_args()
     warnings.filterwarnings("ignore")  # the peer's own
     torch.set_num_threads(1)
+    if args.made:
+        model, seconds = timed(lambda: TableDensity().fit(made(*args.made)))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print(f"{seconds:.0f} s, peak memory {peak:.0f} MiB; {model.history_}")
+        return
     tables = adult(args.data)
     peers: list[Any] = [Ours()]
     try:
