@@ -160,17 +160,21 @@ class Restriction:
 
     def certain(self, limits: Tensor) -> Tensor:
         """Whether each block has only one value within its limits: (rows, num_blocks) bool."""
-        return self._whether(Restricted.is_certain, limits, self._raster, False)
+        return self._whether(lambda form, own: form.is_certain(own), limits, self._raster, False)
 
     def _whether(
-        self, question: Callable[[Any, Tensor], Tensor], limits: Tensor, at: At, otherwise: bool
+        self,
+        question: Callable[[Restricted, Tensor], Tensor],
+        limits: Tensor,
+        at: At,
+        otherwise: bool,
     ) -> Tensor:
-        """A method of restricted families, of blocks at some places: (rows, n) bool."""
+        """The answers of restricted families about blocks at some places: (rows, n) bool."""
         if not self.layout.flat and self._forms[0] is not None:
-            return getattr(self._forms[0], question.__name__)(limits)
+            return question(self._forms[0], limits)
         answer = torch.full((limits.shape[0], 1), otherwise, device=limits.device)
         each = [
-            answer[:, 0] if form is None or own is None else getattr(form, question.__name__)(own)
+            answer[:, 0] if form is None or own is None else question(form, own)
             for form, own in self._pieces(limits, at.blocks.tolist())
         ]
         return torch.stack(each, -1)
@@ -187,7 +191,7 @@ class Restriction:
             limits: of blocks at some places.
             inside: whether each block is within its limits, (rows, n) bool; by default they are.
         """
-        lost = ~self._whether(Restricted.is_possible, limits, at, True)
+        lost = ~self._whether(lambda form, own: form.is_possible(own), limits, at, True)
         position = at.positions.to(lost.device).expand(lost.shape)
         if inside is not None:
             lost &= position <= torch.where(inside, at.total, position).amin(-1, keepdim=True)

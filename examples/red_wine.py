@@ -1,7 +1,7 @@
 """Continuous tables: MADE with mixtures of normals, next to a Gaussian.
 
 It takes any table of numbers, and RNADE's ten folds of the red wine data, for which there are
-published numbers. The options were chosen there. A CSV file is split anew for each fold.
+published numbers. The options were chosen there. A CSV file is split again for each fold.
 """
 
 import argparse
