@@ -5,7 +5,9 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,29 @@ def test_the_readme_names_the_versions_that_are_tested():
     pinned = (PROJECT / "constraints.txt").read_text().splitlines()
     assert len(named) == 10
     assert {f"{name}=={version}" for name, version in named} <= set(pinned)
+
+
+def packages_of(*extras):
+    """The packages that extras ask for, those every user has, and numpy, which Pyro needs."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], "numpy", *(f"ardist[{extra}]" for extra in extras)]
+    for line in lines:  # which grows
+        for own in re.findall(r"^ardist\[(.*)\]", line):
+            lines += [y for x in own.split(",") for y in project["optional-dependencies"][x]]
+    return {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("examples", ["examples"]), ("tests", ["test", "programs"])]
+)
+def test_extras_ask_for_all_that_is_imported(folder, extras):
+    installed, wanted = packages_distributions(), packages_of(*extras)
+    paths = [*(PROJECT / folder).rglob("*.py")]
+    own = {path.stem for path in (*paths, *PROJECT.glob("examples/*.py"))}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = node.names if isinstance(node, ast.Import) else []
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else [x.name for x in named]
+            for module in {name.split(".")[0] for name in modules} - own - sys.stdlib_module_names:
+                packages = {name.replace("-", "_") for name in installed.get(module, [module])}
+                assert packages & wanted, f"{path.name}: {module}"
