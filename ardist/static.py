@@ -1,17 +1,19 @@
 """Steps of a draw with the same shapes at each step, for compilers, exporters and CUDA graphs."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from ardist.bound_network import as_built_for, context_batch, unwrap
+from ardist.decoding import CacheDecoder
 from ardist.factorization import Factorization
 from ardist.rows import repeat_rows
 from ardist.shapes import as_positive, check_kind, check_type, spelled
 
 Tensors = tuple[Tensor, ...]
+_WARM_UP = 3  # steps before a CUDA graph is recorded, in which torch's libraries set themselves up
 
 
 class StaticStep(nn.Module, ABC):
@@ -119,6 +121,102 @@ class WholePassStep(StaticStep):
         is_own = self.factorization is self.network.factorization
         params: Tensor = self.network(blocks, context, None if is_own else self.ranks)
         return params
+
+
+class StaticDecoder(CacheDecoder):
+    """A decoder made of a `StaticStep`, which on CUDA replays one graph at each step.
+
+    A step of an eager decoder launches dozens of small kernels, and on a GPU that takes longer
+    than to run them. Here the first steps are eager. Then one is recorded in a CUDA graph, and
+    each later one is a single launch. On other devices all steps are eager, and slower than those
+    of the network's own decoder. Set `network.records_steps = True` to draw by it.
+
+    Args:
+        step: of the draw. It must not make whole passes, which need no such decoder.
+        batch_size: the number of rows.
+        context: (N, *context_shape), where N divides `batch_size`, or None.
+        reference: a tensor of the parameters' dtype and device.
+    """
+
+    def __init__(
+        self, step: StaticStep, batch_size: int, context: Tensor | None, reference: Tensor
+    ) -> None:
+        super().__init__(step.factorization, batch_size)
+        layout, order = step.factorization.layout, step.factorization.drawing_order
+        self._step, self._values = step, order.values.to(reference.device)
+        blocks = layout.placeholder(reference).expand(batch_size, *layout.value_shape)
+        self._blocks = blocks.clone()
+        context = None if context is None else repeat_rows(context, batch_size)
+        encodings, self._state = step.start(self._blocks, context)
+        self._encodings = tuple(part.contiguous() for part in encodings)
+        self._position = torch.zeros((), dtype=torch.int64, device=reference.device)
+        self._num_advanced = 0
+        self._num_eager = 0  # since the buffers were made
+        self._graph: Any = None
+        self._params = self._position  # of the last step
+
+    def take(self, blocks: Tensor, num_steps: int) -> None:
+        ends, start = self.factorization.drawing_order.ends, self.num_taken
+        taken = slice(ends[start], ends[start + num_steps])
+        if self._values.order is None:
+            self._blocks[:, taken] = blocks
+        else:
+            blocks = blocks.to(self._blocks.dtype)
+            self._blocks.index_copy_(1, self._values.order[taken], blocks)
+
+    def evaluate(self) -> Tensor:
+        while self._num_advanced <= self.num_taken:  # each step of a prefix, too
+            self._advance()
+            self._num_advanced += 1
+        if self._step.is_single:
+            return self._params.clone()  # which the next replay overwrites
+        order, index = self.factorization.drawing_order, self.num_taken
+        return order.part(self._params, index, index + 1, "param").clone()
+
+    def _advance(self) -> None:
+        """The parameters of the next step."""
+        if self._graph is None and self._num_eager >= _WARM_UP and has_graphs(self._blocks):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):  # which records the step and does not run it
+                self._run()
+            self._graph = graph
+        if self._graph is None:
+            self._run()
+            self._num_eager += 1
+        else:
+            self._graph.replay()
+
+    def _run(self) -> None:
+        args = self._blocks, self._position, self._encodings, self._state
+        with self._step.network.eval_mode():
+            self._params = self._step.advance(*args)
+        self._position += 1
+
+    def select(self, rows: Tensor) -> None:
+        parts = (self._blocks, *self._encodings, *self._state)
+        chosen = [part.index_select(0, rows) for part in parts]
+        if rows.shape[0] == self.batch_size:  # the graph goes on with the same buffers
+            for part, new in zip(parts, chosen, strict=True):
+                part.copy_(new)
+            return
+        self.batch_size, split = rows.shape[0], 1 + len(self._encodings)
+        self._blocks = chosen[0]
+        self._encodings, self._state = tuple(chosen[1:split]), tuple(chosen[split:])
+        self._graph, self._num_eager = None, 0
+
+    def copy(self) -> Self:
+        graph, self._graph = self._graph, None  # which writes into this decoder's buffers
+        try:
+            copied = super().copy()
+        finally:
+            self._graph = graph
+        copied._num_eager = 0
+        return copied
+
+
+def has_graphs(reference: Tensor) -> bool:
+    """Whether CUDA graphs can record operations on tensors of this device."""
+    return reference.is_cuda
 
 
 class DrawStep(nn.Module):

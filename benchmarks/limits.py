@@ -21,6 +21,7 @@ from ardist import networks
 TEXT = ad.Factorization(256, fam.Categorical(65))
 IMAGE = ad.Factorization((28, 28), fam.Bernoulli())
 RANDOM = IMAGE.with_ordering(ad.Ordering.random())
+RASTER = "PixelCNN, 7 layers of 64"
 NETWORKS = {
     "MADE, D=784, 512x512": lambda: networks.MADE(IMAGE, hidden_features=(512, 512)),
     "LSTM 2x256": lambda: networks.RNN(TEXT, cell="lstm", hidden_size=256, num_layers=2),
@@ -28,7 +29,7 @@ NETWORKS = {
         TEXT, dim=128, depth=4, heads=4, any_order=False
     ),
     "WaveNet, 10 layers of 64": lambda: networks.WaveNet(TEXT, channels=64, depth=10),
-    "PixelCNN, 7 layers of 64": lambda: networks.PixelCNN(IMAGE, channels=64, depth=7),
+    RASTER: lambda: networks.PixelCNN(IMAGE, channels=64, depth=7),
     "the same, random order": lambda: networks.PixelCNN(RANDOM, channels=64, depth=7),
 }
 
@@ -68,3 +69,17 @@ def limits() -> Iterator[Case]:
                 flush=True,
             )
     yield from ()
+
+
+def recorded() -> Iterator[Case]:
+    print("\ndraws by recorded steps (`records_steps`), which are CUDA graphs on CUDA")
+    for name in ("LSTM 2x256", "GPT, 4 layers of 128", "WaveNet, 10 layers of 64", RASTER):
+        net, own = NETWORKS[name](), NETWORKS[name]()
+        net.records_steps = True
+        for batch in (1, 16, 64):
+            yield (
+                f"{name}, sample({batch}) by recorded steps",
+                lambda n=net, b=batch: n.condition().sample((b,)),
+                {"by the decoder": lambda n=own, b=batch: n.condition().sample((b,))},
+                "above 1 on CUDA",
+            )

@@ -18,7 +18,7 @@ from gradients import gradients, gradients_of_many
 from harness import compare, use
 from import_time import import_time
 from information import information
-from limits import limits
+from limits import limits, recorded
 from long_events import long_events
 from masked import made_continuous, made_sampling, made_scoring, made_windows
 from memory import memory
@@ -47,6 +47,7 @@ CASES = {
         memory,
         long_events,
         limits,
+        recorded,
         made_rules,
         gpt_rules,
         information,

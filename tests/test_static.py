@@ -6,10 +6,13 @@ import pytest
 import torch
 from laws import assert_follows
 from table import CASES, CONTEXT, COVERING, FACTORIZATIONS, build, slow_except
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 import ardist as ad
 from ardist import networks
 from ardist.rows import repeat_rows
+from ardist.static import StaticDecoder
 
 ROWS = 4
 
@@ -189,3 +192,145 @@ def test_a_prompt_is_written_into_the_events():
 def test_a_step_follows_the_network_to_another_dtype():
     step = networks.RNN(LONGER, hidden_size=4).make_static_step(LONGER).double()
     assert {part.dtype for part in step.state_dict().values()} - {torch.uint8} == {torch.float64}
+
+
+# CUDA graphs, without CUDA: operations are noted with their tensors, and run again on these.
+
+# Operations that wait for the device, or copy numbers from Python to it.
+FORBIDDEN = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "lift_fresh"}
+
+
+class Graph(TorchDispatchMode):
+    """Stands for `torch.cuda.CUDAGraph`, and refuses what it would.
+
+    Operations run when they are noted, as their results must be there. So the first replay does
+    nothing.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.noted, self.replays = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::").split(".")[0]
+        assert name not in FORBIDDEN, name
+        result = function(*args, **(kwargs or {}))
+        self.noted.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        self.replays += 1
+        for function, args, kwargs, result in self.noted if self.replays > 1 else ():
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_flatten(result)[0], tree_flatten(again)[0], strict=True):
+                # A view of the same memory is up to date.
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    made = []
+
+    def make():
+        made.append(Graph())
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", make)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    monkeypatch.setattr(ad.static, "has_graphs", lambda reference: True)
+    monkeypatch.setattr(ad.static, "_WARM_UP", 1)
+    return made
+
+
+RECORDED = {
+    "rnn-gru": "ended",
+    "rnn-lstm": "bernoulli-random",
+    "wavenet": "normal-permutation",
+    "wavenet-cycles": "bernoulli-random",
+    "markov": "bernoulli-random",
+    "transformer": "columns-permuted",
+    "transformer-rotary": "bernoulli-random",
+    "pixelcnn": "image-turned",
+}
+
+
+@pytest.mark.parametrize("network", RECORDED)
+def test_a_recorded_step_gives_the_numbers_of_the_decoder(network, graphs):
+    net = build(network, RECORDED[network], CONTEXT).double()
+    fac, context = net.factorization, torch.randn(2, *CONTEXT, dtype=torch.float64)
+    blocks = fac.split(net.condition(context).sample((2,)).flatten(0, 1))
+    expected, rows = net.decoder(4, context), torch.tensor([2, 1, 0, 1])
+    net.records_steps = True
+    decoder = net.decoder(4, context)
+    assert type(decoder) is StaticDecoder
+    previous = None
+    for index in range(fac.num_steps):
+        params = decoder.step(previous)
+        torch.testing.assert_close(params, expected.step(previous), rtol=1e-9, atol=1e-9)
+        previous = fac.drawing_order.part(blocks, index, index + 1)
+        if index == 1:
+            decoder.select(rows)
+            expected.select(rows)
+    (graph,) = graphs
+    assert graph.replays == fac.num_steps - 1 > 1
+
+
+def test_a_decoder_that_records_can_be_copied_and_have_fewer_rows(graphs):
+    net = build("rnn-lstm", "bernoulli-raster").double()
+    blocks = net.condition().sample((3,)).flatten(1)
+    expected = net.decoder(3)
+    net.records_steps = True
+    decoder = net.decoder(3)
+    for each in (decoder, expected):
+        each.prefill(blocks[:, :2])
+    assert len(graphs) == 1
+    parts = decoder.copy(), decoder
+    parts[0].select(torch.tensor([2, 0]))
+    expected.select(torch.tensor([2, 0, 1]))
+    for index in range(2, net.factorization.num_steps - 1):
+        params = expected.step(blocks[[2, 0, 1], index : index + 1])
+        for part, rows in zip(parts, ([2, 0], [0, 1, 2]), strict=True):
+            own = part.step(blocks[rows, index : index + 1])
+            wanted = params[: len(rows)] if part is not decoder else params[[1, 2, 0]]
+            torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("network", RECORDED)
+def test_draws_by_recorded_steps_are_those_of_the_decoder(network, graphs):
+    net = build(network, RECORDED[network], CONTEXT).double()
+    context = torch.randn(2, *CONTEXT, dtype=torch.float64)
+    p = net.condition(context)
+    x = p.sample()
+    observed = net.factorization.ranks.flatten() < 2
+    mask = net.factorization.layout.expand_to_elements(observed).expand(2, -1)
+    mask = net.factorization.merge(mask.reshape(2, *net.factorization.layout.value_shape))
+    draws = []
+    for records in (False, True):
+        net.records_steps = records
+        torch.manual_seed(0)
+        draws.append((p.sample((3,)), p.given(x, mask).sample((3,))))
+    torch.testing.assert_close(*draws)
+    assert graphs
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses operations on tensors of other devices than `meta`."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for part in tree_flatten((args, kwargs, result))[0]:
+            assert not isinstance(part, torch.Tensor) or part.device.type == "meta", function
+        return result
+
+
+@pytest.mark.parametrize("network", RECORDED)
+def test_a_step_has_all_its_tensors_on_the_device(network):
+    net = build(network, RECORDED[network], CONTEXT).eval().to("meta")
+    layout = net.factorization.layout
+    step = net.make_static_step(net.factorization)
+    blocks = torch.zeros(4, *layout.value_shape, device="meta", dtype=layout.dtype(torch.float32))
+    encodings, state = step.start(blocks, torch.zeros(4, *CONTEXT, device="meta"))
+    position = torch.zeros((), dtype=torch.int64, device="meta")
+    with torch.no_grad(), OneDevice():
+        step.advance(blocks, position, encodings, state)

@@ -30,7 +30,7 @@ from ardist.shapes import (
     shortened,
 )
 from ardist.specification import Specified
-from ardist.static import StaticStep, WholePassStep
+from ardist.static import StaticDecoder, StaticStep, WholePassStep
 
 _MOST_EVENTS = 4096  # that marginals are computed of
 _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
@@ -71,6 +71,9 @@ class ConditionalNetwork(Specified, nn.Module):
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
     starts_at_data: ClassVar[bool] = False
     """Whether `ad.training.fit` calls `start_at` first."""
+    records_steps: bool = False
+    """Whether draws record a step and replay it, as a CUDA graph. Set it on a network on CUDA. It
+    has no effect if the network's `StaticStep` makes whole passes."""
     _sizes: ClassVar[tuple[str, ...]] = ()
     """Arguments that follow from the factorization if they are None, and are attributes then."""
 
@@ -204,6 +207,10 @@ class ConditionalNetwork(Specified, nn.Module):
             _check_row_orders(ranks, fac)
             fac = fac.with_ordering(Ordering.raster())
         with torch.no_grad():
+            if self.records_steps and ranks is None:
+                step = self.make_static_step(fac)
+                if not isinstance(step, WholePassStep):
+                    return StaticDecoder(step, batch_size, context, reference_of(self))
             return self.make_decoder(fac, batch_size, context, ranks)
 
     @property
