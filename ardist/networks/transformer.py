@@ -406,8 +406,8 @@ class _TransformerDecoder(Decoder):
         for layer in network.attention_layers:
             memory = None if sequence is None else layer.project_memory(sequence)
             weights = {name: (b, w.contiguous()) for name, (b, w) in layer.weights().items()}
-            buffer = network.start.new_empty(2, batch_size, network.heads, length, size)
-            self._states.append(State(weights, memory, Cache(buffer)))
+            buffer = network.start.new_empty(2, batch_size, network.heads, 0, size)
+            self._states.append(State(weights, memory, Cache(buffer, length)))
         self._ends = factorization.drawing_order.ends_of("block")
         self._num_read = 0  # the number of content tokens in the caches
         self._make_token_steps()
