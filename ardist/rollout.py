@@ -51,9 +51,12 @@ class Step:
         self.layout, self.source = layouts
         self._plain = params
         self._before = rollout.before(None, *span) if evaluate is None else None
-        self._params: Tensor | None = None  # computed when they are asked for, if draws need none
+        # Computed when they are asked for, if draws need none.
+        self._limits: Tensor | None = None
+        self._params: Tensor | None = None
         if self.source is self.layout:
-            self._params = rollout.restricted(params, self._before, *span)
+            self._limits = rollout.limits(self._before, *span)
+            self._params = rollout.restricted(params, self._limits, *span)
         self.drawn: Tensor | None = None
 
     @property
@@ -61,7 +64,10 @@ class Step:
         """The parameters of `layout`; in a window, those under no guess of its blocks."""
         if self._params is not None:
             return self._params
-        return self._rollout.restricted(self._plain, self._before, self.index, self.stop)
+        span = self.index, self.stop
+        return self._rollout.restricted(
+            self._plain, self._rollout.limits(self._before, *span), *span
+        )
 
     @property
     def is_window(self) -> bool:
@@ -75,9 +81,13 @@ class Step:
 
     def accept(self, blocks: Tensor) -> Tensor:
         """Takes the blocks of the step; observed blocks replace them. The result."""
-        self.drawn = self._rollout.clamp(blocks, self.index, self.stop)
-        self._rollout.check_possible(self.drawn, self._before, self.index, self.stop)
-        self._rollout.follow(self.drawn, self.index, self.stop)
+        rollout, span = self._rollout, (self.index, self.stop)
+        self.drawn = rollout.clamp(blocks, *span)
+        if rollout.may_be_lost:
+            before = rollout.before(self.drawn, *span) if self.is_window else self._before
+            limits = rollout.limits(before, *span) if self._limits is None else self._limits
+            rollout.check_possible(limits, *span)
+        rollout.follow(self.drawn, *span)
         return self.drawn
 
     def sample(self) -> Tensor:
@@ -118,7 +128,7 @@ class Step:
         restriction = rollout.restriction
 
         def drawn(params: Tensor, before: State) -> Tensor:
-            params = rollout.restricted(params, before, *span)
+            params = rollout.restricted(params, rollout.limits(before, *span), *span)
             return rollout.clamp(update(self.layout, params), *span)
 
         def solved(params: Tensor, guess: Tensor | None) -> Tensor:
@@ -175,8 +185,9 @@ class Step:
 
         The contexts of the rows must not change: rows[i] % N == i % N.
         """
-        self._plain, self._before, self._params = map_state(
-            lambda part: part.index_select(0, rows), (self._plain, self._before, self._params)
+        parts = self._plain, self._before, self._limits, self._params
+        self._plain, self._before, self._limits, self._params = map_state(
+            lambda part: part.index_select(0, rows), parts
         )
         self._rollout.select(rows)
 
@@ -357,16 +368,20 @@ class Rollout:
         rows = rows_of(self._state)
         return self.restriction.before(self._state, guess, self._at(start, stop, rows))
 
-    def restricted(self, params: Tensor, before: State, start: int, stop: int) -> Tensor:
-        """The parameters of the steps from `start` to `stop` under what the rule allows, given the
-        states before their blocks; without states everything is allowed.
+    def limits(self, before: State, start: int, stop: int) -> Tensor | None:
+        """What the rule allows of the blocks of these steps, given the states before them; without
+        states everything.
         """
+        if self.restriction is None or before is None:
+            return None
+        at = self._at(start, stop, rows_of(before))
+        return self.restriction.limits_of(before, at, self._reference)
+
+    def restricted(self, params: Tensor, limits: Tensor | None, start: int, stop: int) -> Tensor:
+        """The parameters of these steps under what the rule allows."""
         if self.restriction is None:
             return params
-        at, limits = self._at(start, stop, params.shape[0]), None
-        if before is not None:
-            limits = self.restriction.limits_of(before, at, self._reference)
-        return self.restriction.restrict(params, limits, at)
+        return self.restriction.restrict(params, limits, self._at(start, stop, params.shape[0]))
 
     def corrected(self, blocks: Tensor, before: State, start: int, stop: int) -> Tensor:
         """Blocks of these steps that were drawn without the rule, as the rule makes them."""
@@ -374,15 +389,17 @@ class Rollout:
             return blocks
         return self.restriction.correct(blocks, before, self._at(start, stop, blocks.shape[0]))
 
-    def check_possible(self, drawn: Tensor, before: State, start: int, stop: int) -> None:
-        """Raises a `ValueError` if a user's rule allowed no value of a drawn block."""
-        if self.restriction is None or not self.restriction.is_own or self._is_whole:
-            return
-        if before is None:
-            before = self.before(drawn, start, stop)
-        at = self._at(start, stop, drawn.shape[0])
-        limits = self.restriction.limits_of(before, at, self._reference)
-        self.restriction.check_possible(limits, at)
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether the rule is a user's, which may allow no value of a block."""
+        rule = self.restriction
+        return rule is not None and rule.is_own and not self._is_whole
+
+    def check_possible(self, limits: Tensor | None, start: int, stop: int) -> None:
+        """Raises a `ValueError` if the rule allowed no value of a block of these steps."""
+        if self.restriction is not None and limits is not None:
+            at = self._at(start, stop, limits.shape[0])
+            self.restriction.check_possible(limits, at)
 
     def readable(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         """The blocks of these steps as a network reads them."""
