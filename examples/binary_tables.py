@@ -79,15 +79,15 @@ def mix(scores: list[Tensor]) -> Tensor:
     return torch.stack(scores).logsumexp(0) - math.log(len(scores))
 
 
-class Penalized(nn.Module):
+class Penalized(ad.LogLikelihood):
     """The log-likelihood, minus a penalty on the direct connections in training."""
 
     def __init__(self, network: ad.networks.MADE, l1: float) -> None:
-        super().__init__()
-        self.network, self.l1 = network, l1
+        super().__init__(network)
+        self.l1 = l1
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.network.condition().log_prob(x)
+        scores = super().forward(x)
         penalty = self.l1 * self.network.direct.weight.abs().sum()
         return scores - penalty if self.training else scores
 
