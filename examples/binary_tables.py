@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import table_files  # the module next to this one
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ardist as ad
 
@@ -93,8 +93,7 @@ class Penalized(ad.LogLikelihood):
 
 
 def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor, seed: int) -> None:
-    direct = network.direct.weight
-    nn.init.zeros_(direct)  # a connection is used only if it outweighs the penalty
+    direct = network.direct.weight  # starts at zero, and leaves it if that outweighs the penalty
 
     def optimizer(groups: list[dict], lr: float) -> torch.optim.Optimizer:
         others = [weight for weight in network.parameters() if weight is not direct]

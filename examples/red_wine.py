@@ -58,10 +58,6 @@ def mix(scores: list[Tensor]) -> Tensor:
 
 
 def fit(network: ad.networks.MADE, train: Tensor, valid: Tensor, seed: int) -> None:
-    with torch.no_grad():  # components spread over the column, and independent columns at first
-        network.direct.weight.zero_()
-        bias = network.output_bias.view(-1, 3 * COMPONENTS)
-        bias[:, COMPONENTS::2] = torch.linspace(-2, 2, COMPONENTS)
     noisy = DataLoader(train, BATCH, shuffle=True, collate_fn=with_noise)
     options = {"weight_decay": DECAY, "average": 0.99, "clip": 5.0, "warmup": 0}
     options |= {"patience": PATIENCE, "seed": seed, "progress": False}
