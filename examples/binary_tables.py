@@ -132,7 +132,7 @@ def main() -> None:
         ordering = ad.Ordering.random(args.seed + number) if number else ad.Ordering.raster()
         fac = ad.Factorization(train.shape[1:], ad.families.Bernoulli(), ordering=ordering)
         network = ad.networks.MADE(fac, hidden_features=preset.hidden)
-        fit(network, preset, train, valid, args.seed)
+        fit(network, preset, train, valid, args.seed + number)
         networks.append(network)
         scores.append(score(network, valid))
         text = f"valid {scores[-1].mean():.3f}, mixture so far {mix(scores).mean():.3f}"
