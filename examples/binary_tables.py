@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import table_files  # the module next to this one
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import ardist as ad
 
@@ -79,22 +79,21 @@ def mix(scores: list[Tensor]) -> Tensor:
     return torch.stack(scores).logsumexp(0) - math.log(len(scores))
 
 
-class Penalized(nn.Module):
+class Penalized(ad.LogLikelihood):
     """The log-likelihood, minus a penalty on the direct connections in training."""
 
     def __init__(self, network: ad.networks.MADE, l1: float) -> None:
-        super().__init__()
-        self.network, self.l1 = network, l1
+        super().__init__(network)
+        self.l1 = l1
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.network.condition().log_prob(x)
+        scores = super().forward(x)
         penalty = self.l1 * self.network.direct.weight.abs().sum()
         return scores - penalty if self.training else scores
 
 
 def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor, seed: int) -> None:
-    direct = network.direct.weight
-    nn.init.zeros_(direct)  # a connection is used only if it outweighs the penalty
+    direct = network.direct.weight  # starts at zero, and leaves it if that outweighs the penalty
 
     def optimizer(groups: list[dict], lr: float) -> torch.optim.Optimizer:
         others = [weight for weight in network.parameters() if weight is not direct]
@@ -133,7 +132,7 @@ def main() -> None:
         ordering = ad.Ordering.random(args.seed + number) if number else ad.Ordering.raster()
         fac = ad.Factorization(train.shape[1:], ad.families.Bernoulli(), ordering=ordering)
         network = ad.networks.MADE(fac, hidden_features=preset.hidden)
-        fit(network, preset, train, valid, args.seed)
+        fit(network, preset, train, valid, args.seed + number)
         networks.append(network)
         scores.append(score(network, valid))
         text = f"valid {scores[-1].mean():.3f}, mixture so far {mix(scores).mean():.3f}"

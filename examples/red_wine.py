@@ -58,10 +58,6 @@ def mix(scores: list[Tensor]) -> Tensor:
 
 
 def fit(network: ad.networks.MADE, train: Tensor, valid: Tensor, seed: int) -> None:
-    with torch.no_grad():  # components spread over the column, and independent columns at first
-        network.direct.weight.zero_()
-        bias = network.output_bias.view(-1, 3 * COMPONENTS)
-        bias[:, COMPONENTS::2] = torch.linspace(-2, 2, COMPONENTS)
     noisy = DataLoader(train, BATCH, shuffle=True, collate_fn=with_noise)
     options = {"weight_decay": DECAY, "average": 0.99, "clip": 5.0, "warmup": 0}
     options |= {"patience": PATIENCE, "seed": seed, "progress": False}
@@ -98,10 +94,11 @@ def main() -> None:
         mean, deviation = parts[0].mean(0, np.float64), parts[0].std(0, np.float64)
         train, valid, test = (torch.from_numpy((x - mean) / deviation).float() for x in parts)
         networks = []
-        for ordering in tqdm(orderings, desc=f"fold {fold}", leave=False, disable=None):
+        bar = tqdm(orderings, desc=f"fold {fold}", leave=False, disable=None)
+        for number, ordering in enumerate(bar):
             fac = ad.Factorization(train.shape[1:], family, ordering=ordering)
             networks.append(ad.networks.MADE(fac, hidden_features=HIDDEN))
-            fit(networks[-1], train, valid, args.seed)
+            fit(networks[-1], train, valid, args.seed + number)
         chosen, scores = ([score(network, x) for network in networks] for x in (valid, test))
         covariance = train.T.cov(correction=0) + 1e-6 * torch.eye(train.shape[1])
         gaussian = MultivariateNormal(train.mean(0), covariance).log_prob(test)

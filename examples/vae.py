@@ -80,11 +80,8 @@ class Model(nn.Module):
 
 
 def independent_made(fac: ad.Factorization) -> ad.networks.MADE:
-    """A MADE whose latents start independent of each other, given the context."""
-    made = ad.networks.MADE(fac, hidden_features=(128,), context_shape=(HIDDEN,))
-    nn.init.zeros_(made.head.weight)
-    nn.init.zeros_(made.direct.weight)
-    return made
+    """A MADE, whose latents start independent of each other."""
+    return ad.networks.MADE(fac, hidden_features=(128,), context_shape=(HIDDEN,))
 
 
 class Guide(nn.Module):

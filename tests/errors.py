@@ -2385,6 +2385,8 @@ TRAINING = (
         'in_order: expected 0, since the orders are not random, got 0.5; orderings="row" makes '
         "them so",
         lambda: fit(in_order=0.5),
+        "orderings: expected None, since no conditional network is inside Nothing, got 'row'",
+        lambda: fit(Nothing(), orderings="row"),
         cause="The orders to train on are unknown, or `in_order` would have no effect.",
         cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`.',
     ),

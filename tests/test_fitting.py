@@ -464,6 +464,25 @@ def test_a_new_network_starts_at_the_marginals_and_a_trained_one_where_it_was(na
         torch.testing.assert_close(weight, before)
 
 
+class Binarized(nn.Module):
+    """Trains a network on other values than those of the rows."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network.condition().log_prob((x > 0.5).float())
+
+
+def test_the_network_of_ones_own_module_does_not_start_at_the_rows():
+    x = torch.rand(200, 4, generator=torch.Generator().manual_seed(0))
+    model = Binarized(networks.MADE(LINE, hidden_features=8))
+    before = model.network.output_bias.clone()
+    fit(model, x, valid=None, max_epochs=1, lr=1e-9, progress=False)  # its support has no 0.3
+    torch.testing.assert_close(model.network.output_bias, before)
+
+
 def test_columns_of_one_value_leave_the_others_as_they_are():
     torch.manual_seed(0)
     x = torch.randn(400, 4).exp()

@@ -119,8 +119,14 @@ def order_of(options: Any) -> Callable[[int], Ordering | Tensor] | None:
         return lambda rows: kinds[int(torch.randint(len(kinds), ()))]
     if not isinstance(kinds, str) or kinds not in ("row", "batch"):
         raise ValueError(f'orderings: expected "row", "batch" or Orderings, got {described(kinds)}')
-    nets = (part for part in options.network.modules() if isinstance(part, ConditionalNetwork))
-    fac = next(nets).factorization
+    parts = options.network.modules()
+    net = next((part for part in parts if isinstance(part, ConditionalNetwork)), None)
+    if net is None:
+        raise ValueError(
+            f"orderings: expected None, since no conditional network is inside "
+            f"{type(options.network).__name__}, got {kinds!r}"
+        )
+    fac = net.factorization
 
     def draw(rows: int) -> Tensor:
         ranks = torch.rand(rows if kinds == "row" else 1, fac.num_blocks).argsort(-1)

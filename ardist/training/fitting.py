@@ -238,8 +238,8 @@ class _Run:
 
         A network that has learned more than the marginals stays as it is.
         """
-        network: Any = getattr(self.objective, "network", None)
         options = self.options
+        network: Any = self.objective.network if isinstance(self.objective, LogLikelihood) else None
         is_own = isinstance(network, ConditionalNetwork) and not is_sharded(network)
         if not (is_own and network.starts_at_data):
             return
