@@ -25,8 +25,8 @@ class MADE(ConditionalNetwork):
     """A multilayer perceptron masked to the dependencies (Germain et al. 2015, arXiv:1502.03509).
 
     It supports any dependencies: orders, ties and graphs, and blocks of different sizes. All blocks
-    depend on the context. The weights of all outputs start at zero, so that blocks start out
-    independent, with the distribution that the biases give; see `start_at`.
+    depend on the context. The weights from other blocks to the outputs start at zero, so that
+    blocks start out independent, given the context; see `start_at`.
 
     Args:
         factorization: its dependencies give the masks.
@@ -114,10 +114,12 @@ class MADE(ConditionalNetwork):
             self.context_to_output = (
                 nn.Linear(size, outputs.shape[0], bias=False) if direct else None
             )
-        # The biases stay random, since the components of a mixture have to differ.
         start_near_noise(factorization, *self.output_maps)
-        for layer in self.output_maps:
-            nn.init.zeros_(layer.weight)
+        # The biases stay random, since the components of a mixture have to differ, and so do the
+        # weights of the context: a network that makes the context learns through them.
+        for layer in (self.head, self.direct):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
 
     def forward(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None

@@ -13,9 +13,12 @@ from ardist import networks
 def test_blocks_start_out_independent_and_learn_from_each_other(options):
     fac = ad.Factorization(4, fam.Bernoulli())
     net = networks.MADE(fac, context_shape=CONTEXT, **{"hidden_features": 16, **options})
-    context = torch.randn(50, *CONTEXT)
+    context = torch.randn(*CONTEXT, requires_grad=True).expand(50, *CONTEXT)
     params = net(torch.randint(2, (50, 4)).float(), context)
     assert torch.equal(params, params[:1].expand_as(params))
+    (gradient,) = torch.autograd.grad(params.sum(), context)
+    assert gradient.any() == (net.context_to_output is not None)
+    context = torch.randn(50, *CONTEXT)
     optimizer = torch.optim.Adam(net.parameters(), 0.1)
     for _ in range(3):
         x = torch.randint(2, (50, 1)).float().expand(50, 4)
