@@ -1,0 +1,52 @@
+"""Networks that start at the marginals next to the usual start: `python benchmarks/starts.py`.
+
+`fit` starts `MADE` and `RNN` at the marginals of the data, with outputs that depend on nothing. The
+usual start has random weights in the last layers. The data are the digits that ship with
+scikit-learn. The numbers are mean nats of a validation image after each third of the training.
+Needs the extra `examples`.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import ardist as ad
+from ardist import families, networks
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+from digits import load
+
+SEEDS = 2
+TRAINING = {"batch_size": 64, "max_epochs": 18, "patience": None, "progress": False}
+NETWORKS: dict[str, tuple[Callable[..., networks.ConditionalNetwork], dict[str, int]]] = {
+    "MADE": (networks.MADE, {}),
+    "RNN": (networks.RNN, {"hidden_size": 128}),
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    train, valid, _ = (images.flatten(1) for images in load())
+    factorization = ad.Factorization(64, families.Categorical(17))
+    thirds = [TRAINING["max_epochs"] * part // 3 - 1 for part in (1, 2, 3)]
+    print(f"{'network':<9}{'start':<11}{'seed':<6}{'1/3':>8}{'2/3':>8}{'3/3':>8}{'seconds':>9}")
+    for seed in range(SEEDS):
+        for name, (make, sizes) in NETWORKS.items():
+            for start in ("usual", "marginals"):
+                torch.manual_seed(seed)
+                network, began = make(factorization, **sizes), time.process_time()
+                network.starts_at_data = start == "marginals"
+                for layer in network.output_maps if start == "usual" else ():
+                    if isinstance(layer, torch.nn.Linear):  # those of MADE are zero
+                        layer.reset_parameters()
+                history = ad.training.fit(network, train, valid=valid, seed=seed, **TRAINING)
+                nats = "".join(f"{history.valid[epoch]:8.2f}" for epoch in thirds)
+                seconds = time.process_time() - began
+                print(f"{name:<9}{start:<11}{seed:<6}{nats}{seconds:9.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
