@@ -11,6 +11,7 @@ import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
+from ardist.families.stacked import form_of, stack
 from ardist.shapes import constant, described, is_between, outside_modes
 
 
@@ -19,8 +20,8 @@ class Layout:
 
     If all blocks have one family, values are `(..., num_blocks, *block_shape)` and parameters
     `(..., num_blocks, num_params)`. Otherwise the layout is flat: both are `(..., total)`, block
-    after block, and nothing is padded. Families are called once for each distinct one, not once
-    for each block.
+    after block, and nothing is padded. Families of one form, such as normal distributions in other
+    units, are called once for all their blocks (see `families.stacked`).
 
     Args:
         families: one for each block.
@@ -37,19 +38,32 @@ class Layout:
         if is_index is None:
             is_index = all(family.is_index for family in self.distinct)
         self.is_index = is_index
-        self._members: list[list[int]] = [[] for _ in (self.distinct if flat else ())]
+        # The blocks of each form, and one family for them all.
+        self._members = [list(range(len(self.families)))] if flat else []
+        self.stacked = self.distinct
         self._indices: dict[torch.device, dict[str, tuple[Tensor, Tensor]]] = {}
-        if flat:
-            places = {family: place for place, family in enumerate(self.distinct)}
-            for block, family in enumerate(self.families):
-                self._members[places[family]].append(block)
         if len(self.distinct) > 1:
             with outside_modes():
-                owners = torch.tensor([places[family] for family in self.families])
-                self._indices[owners.device] = {
-                    kind: _grouped(owners.repeat_interleave(torch.tensor(sizes)))
-                    for kind, sizes in self.sizes.items()
-                }
+                self._stack()
+
+    def _stack(self) -> None:
+        """Finds the blocks of each form, and how to sort entries by form."""
+        forms = {family: form_of(family) for family in self.distinct}
+        places = {form: place for place, form in enumerate(dict.fromkeys(forms.values()))}
+        owners = [places[forms[family]] for family in self.families]
+        self._members = [[] for _ in places]
+        for block, place in enumerate(owners):
+            self._members[place].append(block)
+        self.stacked = [stack([self.families[b] for b in each]) for each in self._members]
+        if len(places) > 1:
+            owner = torch.tensor(owners)
+            self._indices[owner.device] = {
+                kind: _grouped(owner.repeat_interleave(torch.tensor(sizes)))
+                for kind, sizes in self.sizes.items()
+            }
+
+    def __reduce__(self) -> tuple[Any, ...]:  # copies make their own stacks
+        return Layout, (self.families, self.flat, self.is_index)
 
     @cached_property
     def sizes(self) -> dict[str, list[int]]:
@@ -159,6 +173,8 @@ class Layout:
         if not self.flat:
             lead = mask.shape[: mask.dim() - len(self.value_shape)]
             return mask.reshape((*lead, self.num_blocks, self.sizes["value"][0])).sum(-1)
+        if max(self.sizes["value"]) == 1:  # as of columns, of which there may be many
+            return mask.long()
         pieces = mask.split(self.sizes["value"], -1)
         return torch.stack([piece.sum(-1) for piece in pieces], -1)
 
@@ -184,20 +200,20 @@ class Layout:
                 f"{(rows, *self.param_shape)}"
             )
 
-    # Each conditional. A function of the families is called once for each distinct one.
+    # Each conditional. A function of the families is called once for each stacked one.
 
     def map(self, function: Callable[..., Any], *rows: tuple[str, Tensor | None]) -> list[Any]:
-        """A function of each distinct family and of the entries of its blocks.
+        """A function of each stacked family and of the entries of its blocks.
 
         Args:
             function: called with a family and, for each of `rows`, (..., its blocks, *shape).
             rows: pairs of a kind, "value" or "param", and a tensor of all blocks or None.
         """
         parts = [
-            [None] * len(self.distinct) if all_blocks is None else self.split(kind, all_blocks)
+            [None] * len(self.stacked) if all_blocks is None else self.split(kind, all_blocks)
             for kind, all_blocks in rows
         ]
-        return [function(*each) for each in zip(self.distinct, *parts, strict=True)]
+        return [function(*each) for each in zip(self.stacked, *parts, strict=True)]
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """The log probability of each block, in nats: (..., num_blocks)."""
@@ -217,7 +233,7 @@ class Layout:
         return self.join("param", [f.fit(*given).flatten() for f, *given in each])
 
     def of_families(self, values: Tensor, mask: Tensor) -> list[tuple[Family, Tensor, Tensor]]:
-        """Each distinct family with the values of its blocks, and a mask of their elements."""
+        """Each stacked family with the values of its blocks, and a mask of their elements."""
         return self.map(lambda *given: given, ("value", values), ("value", mask))
 
     def marginal_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
@@ -269,18 +285,18 @@ class Layout:
         return self.join_values(each, params)
 
     def noise(self, rows: int, reference: Tensor) -> list[Tensor]:
-        """For each distinct family the noise from which `from_noise` makes draws."""
+        """For each stacked family the noise from which `from_noise` makes draws."""
         counts = [len(members) for members in self._members] or [self.num_blocks]
         return [
             family.noise(Size((rows, count)), dtype=reference.dtype, device=reference.device)
-            for family, count in zip(self.distinct, counts, strict=True)
+            for family, count in zip(self.stacked, counts, strict=True)
         ]
 
     def from_noise(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """The draws that this noise gives, which may be more precise than the parameters."""
         if not self.flat:  # the result is the same, and this is the innermost loop of a draw
             return self.distinct[0].from_noise(params, noise[0])
-        parts = zip(self.distinct, self.split("param", params), noise, strict=True)
+        parts = zip(self.stacked, self.split("param", params), noise, strict=True)
         return self.join_values([f.from_noise(p, given) for f, p, given in parts], params)
 
     def slopes(
@@ -292,7 +308,7 @@ class Layout:
             kind: of the inputs, "value" or "param".
             rows: the inputs of all blocks, (rows, ...).
             function: from a family, the inputs of its blocks, and the family's index in
-                `distinct`, to the outputs.
+                `stacked`, to the outputs.
 
         Returns:
             for each block (inputs, outputs, rows), (inputs, rows) if there is one output, or None
@@ -303,7 +319,7 @@ class Layout:
         for number, part in enumerate(self.split(kind, rows)):
             with torch.enable_grad():
                 leaf, shape = part.detach().requires_grad_(), (*part.shape[:2], -1)
-                outputs = function(self.distinct[number], leaf, number).reshape(shape)
+                outputs = function(self.stacked[number], leaf, number).reshape(shape)
                 if not outputs.requires_grad:  # no gradients through draws, or discrete features
                     continue
                 each = [
@@ -320,23 +336,23 @@ class Layout:
         """The inverse of `split` for values, whose dtype follows from that of the parameters."""
         if not self.flat:
             return each[0]
-        dims = [len(family.event_shape) for family in self.distinct]
+        dims = [len(family.event_shape) for family in self.stacked]
         dtype = self.dtype(params.dtype)
         flat = [part.flatten(-1 - dim).to(dtype) for part, dim in zip(each, dims, strict=True)]
         return self.join("value", flat)
 
     def split(self, kind: str, rows: Tensor) -> list[Tensor]:
-        """For each distinct family, the entries of its blocks: (..., its blocks, *shape).
+        """For each stacked family, the entries of its blocks: (..., its blocks, *shape).
 
         `kind` is "value" or "param".
         """
         if not self.flat:
             return [rows]
-        if len(self.distinct) > 1:
+        if len(self.stacked) > 1:
             rows = rows.index_select(-1, self._index(rows.device, kind)[0])
         shapes = [
             (len(members), *(family.event_shape if kind == "value" else (family.num_params,)))
-            for family, members in zip(self.distinct, self._members, strict=True)
+            for family, members in zip(self.stacked, self._members, strict=True)
         ]
         parts = zip(rows.split([prod(shape) for shape in shapes], -1), shapes, strict=True)
         return [part.unflatten(-1, shape) for part, shape in parts]
@@ -349,7 +365,7 @@ class Layout:
         return together.index_select(-1, self._index(together.device, kind)[1])
 
     def _index(self, device: torch.device, kind: str) -> tuple[Tensor, Tensor]:
-        """The flat positions sorted by distinct family, and the inverse permutation."""
+        """The flat positions sorted by stacked family, and the inverse permutation."""
         if device not in self._indices:
             (plain,) = list(self._indices.values())[:1]
             with outside_modes():

@@ -138,6 +138,11 @@ FACTORIZATIONS = {
         {"a": fam.Categorical(2), "b": fam.Gamma(), "c": fam.Categorical(3)},
         ordering=ad.Ordering.permutation([1, 2, 0]),
     ),
+    "columns-in-units": ad.Factorization.columns(  # two are evaluated together
+        a=fam.Transformed(fam.Normal(0.1), AffineTransform(1.0, 0.5)),
+        b=fam.Bernoulli(),
+        c=fam.Transformed(fam.Normal(0.2), AffineTransform(-2.0, 2.0)),
+    ),
     "columns-ties": ad.Factorization.columns(
         {"a": fam.Normal(), "b": fam.Bernoulli(), "c": fam.Categorical(3), "d": fam.Bernoulli()},
         ordering=ad.Ordering.from_ranks([1, 0, 0, 2]),

@@ -1,12 +1,11 @@
 """A family: the form of one block's conditional distribution."""
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -311,10 +310,12 @@ class Family(FromNoise, Cumulative, Specified, ABC):
             for name, part in vars(self).items()
             if isinstance(part, Tensor) and part.is_floating_point()
         }
-        if not held:
-            return self
-        family = copy.copy(self)
-        vars(family).update(held)
+        return self.with_attributes(held) if held else self
+
+    def with_attributes(self, changes: Mapping[str, Any]) -> Self:
+        """The family with other attributes, which are not checked."""
+        family = object.__new__(type(self))
+        vars(family).update(vars(self), **changes)
         return family
 
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:

@@ -172,20 +172,25 @@ class Mixture(Selecting):
         )
 
     def _component(self, params: Tensor, uniform: Tensor) -> Tensor:
-        """The parameters of the component that a uniform number selects."""
+        """The parameters of the component that a uniform number selects, (..., 1, num_params)."""
         logits, each = self._split(params)
         index = choose(logits, uniform)
         index = index[..., None, None].expand(*index.shape, 1, each.shape[-1])
-        return each.gather(-2, index).squeeze(-2)
+        return each.gather(-2, index)
+
+    def _only(self, each: Tensor) -> Tensor:
+        """The inverse of `_for_each` for one component."""
+        return each.squeeze(-1 - len(self.event_shape))
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():
             uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
-            return self.family.sample(self._component(params, uniform))
+            return self._only(self.family.sample(self._component(params, uniform)))
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         uniform, inner = self._split_noise(noise)
-        return self.family.from_noise(self._component(params, uniform), inner)
+        inner = inner.unsqueeze(-1 - len(self.family.noise_shape))
+        return self._only(self.family.from_noise(self._component(params, uniform), inner))
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         logits, each = self._split(params)

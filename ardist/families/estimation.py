@@ -23,8 +23,8 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
     """The parameters of each of n blocks, (n, num_params), as `Family.fit` describes."""
     values, weights = _summary(family, values, mask)
     generator = torch.Generator().manual_seed(0)  # parts of a mixture have to start apart
-    noise = torch.randn(values.shape[1], family.num_params, generator=generator) / 2
-    params = noise.to(weights).requires_grad_()
+    noise = torch.randn(family.num_params, generator=generator) / 2
+    params = noise.repeat(values.shape[1], 1).to(weights).requires_grad_()
     optimizer = torch.optim.Rprop([params], lr=0.5, step_sizes=(1e-6, 1e9))
     # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.
     count = values.shape[0]

@@ -47,11 +47,13 @@ class Hurdle(Selecting):
     """
 
     points: tuple[float, ...]
+    _count: int
     _is_scored_by_parts = True
 
     def __init__(self, points: Sequence[float], family: Family) -> None:
         object.__setattr__(self, "family", family)
         object.__setattr__(self, "points", _as_points(points))
+        object.__setattr__(self, "_count", len(self.points))
         self.__post_init__()
         if family.event_shape or family.is_index:
             raise ValueError(
@@ -63,11 +65,11 @@ class Hurdle(Selecting):
 
     @property
     def num_params(self) -> int:
-        return len(self.points) + 1 + self.family.num_params
+        return self._count + 1 + self.family.num_params
 
     @property
     def num_features(self) -> int:
-        return len(self.points) + self.family.num_features
+        return self._count + self.family.num_features
 
     @property
     def support(self) -> constraints.Constraint:
@@ -87,12 +89,12 @@ class Hurdle(Selecting):
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of the points (..., K) and the rest, and the family's parameters."""
-        logits, inner = params.tensor_split((len(self.points) + 1,), -1)
+        logits, inner = params.tensor_split((self._count + 1,), -1)
         weights = logits.to(at_least_single(logits.dtype)).log_softmax(-1)
         return weights[..., :-1], weights[..., -1], inner
 
     def _points(self, reference: Tensor) -> Tensor:
-        return torch.tensor(self.points, dtype=reference.dtype, device=reference.device)
+        return torch.as_tensor(self.points, dtype=reference.dtype, device=reference.device)
 
     def _is_point(self, value: Tensor) -> Tensor:
         """(..., K) bool"""
@@ -133,10 +135,11 @@ class Hurdle(Selecting):
 
     def _chosen(self, params: Tensor, uniform: Tensor, value: Tensor) -> Tensor:
         """The point that a uniform number selects, or the family's value."""
-        count = len(self.points)
+        count = self._count
         index = choose(params[..., : count + 1], uniform)
-        points = self._points(value)[index.clamp(max=count - 1)]
-        return torch.where(index < count, points, value)
+        points = self._points(value).expand(*index.shape, count)
+        point = points.gather(-1, index.clamp(max=count - 1).unsqueeze(-1)).squeeze(-1)
+        return torch.where(index < count, point, value)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         uniform, inner = self._split_noise(noise)
@@ -155,11 +158,12 @@ class Hurdle(Selecting):
         self, params: Tensor, low: Tensor | float, high: Tensor | float
     ) -> Tensor:
         at, rest, inner = self._split(params)
-        low, high = (torch.as_tensor(end, device=params.device) for end in (low, high))
-        points = torch.tensor(self.points, device=params.device)
-        inside = (low.unsqueeze(-1) <= points) & (points <= high.unsqueeze(-1))
+        low, high = (1.0 * torch.as_tensor(end, device=params.device) for end in (low, high))
+        inside = (low.unsqueeze(-1) <= self._points(low)) & (
+            self._points(high) <= high.unsqueeze(-1)
+        )
         within = (rest + self.family.interval_log_prob(inner, low, high)).unsqueeze(-1)
-        shape = (*within.shape[:-1], len(self.points))
+        shape = (*within.shape[:-1], self._count)
         at = torch.where(inside, at, -torch.inf).expand(shape)
         return log_sum_exp(torch.cat((at, within), -1))
 
@@ -197,13 +201,13 @@ class Spiked(constraints.Constraint):
 
     def __init__(self, points: tuple[float, ...], family: Family) -> None:
         self._points, self._family = points, family
-        ends = family._ends
-        self.lower_bound = min(*points, ends.lower)
-        self.upper_bound = max(*points, ends.upper)
+        ends, numbers = family._ends, torch.as_tensor(points, dtype=torch.float64)
+        self.lower_bound = min(numbers.min().item(), ends.lower)
+        self.upper_bound = max(numbers.max().item(), ends.upper)
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        points = torch.tensor(self._points, dtype=value.dtype, device=value.device)
+        points = torch.as_tensor(self._points, dtype=value.dtype, device=value.device)
         return self._family.inside(value) | (value.unsqueeze(-1) == points).any(-1)
 
     def __repr__(self) -> str:

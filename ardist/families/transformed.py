@@ -9,7 +9,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Distribution, Transform, constraints
+from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    Distribution,
+    Transform,
+    constraints,
+)
 from torch.distributions.transforms import _InverseTransform
 
 from ardist.families.base import Family
@@ -143,6 +149,23 @@ class Transformed(Derived):
     def modules(self) -> tuple[nn.Module, ...]:
         own = (_forward_of(transform)[0] for transform in self.transforms)
         return (*(part for part in own if isinstance(part, nn.Module)), *self.family.modules)
+
+    @property
+    def free_affine(self) -> list[int]:
+        """The places of affine maps of all reals, whose numbers do not move the support."""
+        stages = zip(self.transforms, self._stages[:-1], strict=True)
+        return [
+            place
+            for place, (transform, ends) in enumerate(stages)
+            if type(transform) is AffineTransform and ends == _REALS and not _tensors(transform)
+        ]
+
+    def _following(self, reference: Tensor) -> "Transformed":
+        held = any(map(_tensors, self.transforms))
+        if not held:
+            return self
+        moved = tuple(_moved(transform, reference) for transform in self.transforms)
+        return self.with_attributes({"transforms": moved})
 
     def __call__(self, params: Tensor) -> Distribution:
         return dist.TransformedDistribution(
@@ -339,6 +362,18 @@ def _tensors(transform: Transform) -> list[Tensor]:
     if isinstance(part, nn.Module):
         return []
     return [value for value in vars(part).values() if isinstance(value, Tensor)]
+
+
+def _moved(transform: Transform, reference: Tensor) -> Transform:
+    """The transform with its floating-point tensors in the dtype and on the device of another."""
+    part, is_inverse = _forward_of(transform)
+    if isinstance(part, nn.Module):
+        return transform
+    part = copy.copy(part)
+    for name, value in vars(part).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            setattr(part, name, value.to(reference))
+    return _inverse(part) if is_inverse else part
 
 
 def _dtype_of(transform: Transform, reference: Tensor) -> torch.dtype:

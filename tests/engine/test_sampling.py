@@ -12,6 +12,7 @@ from table import CONTEXT, FACTORIZATIONS, build, condition, fits, random_made
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
+from ardist.families.stacked import form_of
 from ardist.layout import Layout
 from ardist.sampling import ancestral, beam_search, fixed_point, greedy, without_replacement
 
@@ -372,10 +373,11 @@ def steps_from(noise, p, lead, monkeypatch):
     """The event that `ancestral` draws from the noise of all blocks, family by family."""
     fac, batch = p.factorization, p.batch(lead)
     layout, ranks = batch.source.layout, batch.ranks
-    members = [
-        [block for block, family in enumerate(layout.families) if family == distinct]
-        for distinct in layout.distinct
-    ]
+    forms = [form_of(family) for family in layout.families]
+    members = {
+        form: [block for block, other in enumerate(forms) if other == form] for form in forms
+    }
+    places = list(members)
     step = iter(range(fac.num_steps))
 
     def sample(part, params):
@@ -384,10 +386,9 @@ def steps_from(noise, p, lead, monkeypatch):
             at = (ranks == now).int().argmax(-1)
             return part.from_noise(params, [noise[0][torch.arange(len(ranks)), at].unsqueeze(1)])
         given = []
-        for family in part.distinct:
-            which = layout.distinct.index(family)
-            mine = [b for b in fac.steps[now] if layout.families[b] == family]
-            given.append(noise[which][:, [members[which].index(b) for b in mine]])
+        for form in dict.fromkeys(form_of(family) for family in part.families):
+            mine = [members[form].index(b) for b in fac.steps[now] if forms[b] == form]
+            given.append(noise[places.index(form)][:, mine])
         return part.from_noise(params, given)
 
     with monkeypatch.context() as patch:
