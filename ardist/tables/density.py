@@ -143,7 +143,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network_ = self._make_network(len(frame))
-        if self.network_.output_maps:
+        if self.network_.output_maps and not self.network_.starts_at_data:  # others do in `fit`
             self.network_.start_at(rows)
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
         steps = np.interp(math.log10(count), _LOG_ROWS, _STEPS)

@@ -15,6 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from ardist import networks
+from ardist.networks.base import ConditionalNetwork
 from ardist.tables import TableDensity
 
 QUERY = {"size": "M", "job": "nurse"}
@@ -148,6 +149,18 @@ def test_draws_given_several_rows(model):
     drawn = model.sample(3, given=given)
     assert drawn["job"].tolist() == ["cook"] * 3 + ["pilot"] * 3
     assert drawn["age"][3:].tolist() == [30] * 3
+
+
+@pytest.mark.parametrize(
+    "network", ["masked", partial(networks.Transformer, dim=8, depth=1, heads=1)]
+)
+def test_networks_start_at_the_marginals_once(network, table, monkeypatch):
+    starts, start_at = [], ConditionalNetwork.start_at
+    monkeypatch.setattr(
+        ConditionalNetwork, "start_at", lambda *args: starts.append(start_at(*args))
+    )
+    TableDensity(network, max_epochs=1).fit(table[["size", "smokes"]])
+    assert len(starts) == 1
 
 
 def test_draws_are_within_limits(model, table):
