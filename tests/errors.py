@@ -2942,6 +2942,8 @@ TABLES = (
         lambda: table_model().quantile({"job": "cook"}, "age", 95),
         "values: expected a list of values, got 40",
         lambda: table_model().density({"job": "cook"}, "age", 40),
+        "given: expected values of ['cook', 'nurse'] for 'job', got 'pilot'",
+        lambda: table_model().sample(given={"job": "pilot"}),
         "where: expected limits by name, got ['job']",
         lambda: table_model().sample(where=["job"]),
         "where: expected a list of values for 'job', of kind category, or a tuple of two ends for "

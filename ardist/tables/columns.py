@@ -146,24 +146,35 @@ class Levels(Column):
         is_missing = cells.isna().to_numpy()
         present = self._comparable(cells[~is_missing])
         found = self._index.get_indexer(present).astype(float)
-        if (found < 0).any():
-            self._check_unlisted(present[found < 0])
+        if not self.has_other and (found < 0).any():
+            raise ValueError(
+                f"column {self.name!r}: expected one of {list(self.levels)}, got "
+                f"{present[found < 0].tolist()[0]!r}"
+            )
         codes = np.full(len(cells), math.nan)
         codes[~is_missing] = np.where(found < 0, len(self.levels), found)
         return codes
 
-    def _check_unlisted(self, cells: pd.Index) -> None:
-        """Raises if there is no state for cells that are not listed, warns if it had no data."""
-        if not self.has_other:
-            raise ValueError(
-                f"column {self.name!r}: expected one of {list(self.levels)}, got "
-                f"{cells.tolist()[0]!r}"
-            )
-        if not self.pooled:
+    def _unlisted(self, cells: pd.Series) -> list[Any]:
+        """The cells, in the type of the levels, that are neither listed nor missing."""
+        present = self._comparable(cells[cells.notna()])
+        unlisted: list[Any] = present[self._index.get_indexer(present) < 0].tolist()
+        return unlisted
+
+    def warn_of_unseen(self, cells: pd.Series) -> None:
+        """Warns of cells that are not listed, if `fit` has seen none."""
+        if self.has_other and not self.pooled and (unseen := self._unlisted(cells)):
             warnings.warn(
-                f"column {self.name!r}: {cells[0]!r} was not in the table of fit; {len(cells)} "
-                f"such cells are scored as one rare level",
+                f"column {self.name!r}: {unseen[0]!r} was not in the table of fit; {len(unseen)} "
+                f"such cells are read as one rare level",
                 stacklevel=2,
+            )
+
+    def check_written(self, cells: pd.Series) -> None:
+        """Raises a `ValueError` if draws cannot have the value of a cell."""
+        if not self.writes_other and (unseen := self._unlisted(cells)):
+            raise ValueError(
+                f"given: expected values of {self.written} for {self.name!r}, got {unseen[0]!r}"
             )
 
     def _comparable(self, cells: pd.Series) -> pd.Index:

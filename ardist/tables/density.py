@@ -54,6 +54,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
     Queries also take tables that lack columns. They are exact for the network: `networks.Masked`
     predicts each column from any set of others, in one pass, and each row may have another set.
+    Levels of a category, and of discrete numbers, that `fit` saw once or not at all are read as one
+    level "other". Without such cells in the table of `fit` there is a warning.
 
     Args:
         network: "masked", or a callable that makes a network from a `Factorization`, such as
@@ -293,7 +295,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def density(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The density of a column at each of some values, given the other cells of each row.
 
-        It is a probability for discrete columns, integers and points.
+        It is a probability for discrete columns, integers and points, and 0 for values that draws
+        cannot have, such as a level that `fit` has not seen.
 
         Args:
             X: a table, which may lack columns. Its cells of `column` are not read.
@@ -376,7 +379,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
         Args:
             n: the number of rows, or of rows for each row of `given`.
-            given: a dict of cells, or a table which may lack columns: the cells that rows have.
+            given: a dict of cells, or a table which may lack columns: the cells that rows have. A
+                level that `fit` pooled or has not seen is written as "other", if the column has
+                such cells.
             where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
                 of the lowest and the highest value, None for no limit, or a list of values. The
                 rows follow the density given that all limits hold (`ardist.sampling.smc`), under
@@ -385,10 +390,16 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
         Returns:
             a table with the columns that are modelled.
+
+        Raises:
+            ValueError: if a given value is impossible in its column, or draws cannot have it.
         """
         check_is_fitted(self)
         count = as_positive(n, "n")
         frame = self._frame(_evidence(given), is_whole=False)
+        for column in self.schema_.columns:
+            if isinstance(column, Levels) and column.name in frame:
+                column.check_written(frame[column.name])
         rows = self._events.encode(frame, is_whole=False).repeat_interleave(count, 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))

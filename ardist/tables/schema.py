@@ -80,8 +80,12 @@ class Schema:
         """
         codes = np.full((len(frame), len(self.columns)), np.nan)
         for place, column in enumerate(self.columns):
-            if column.name in frame:
-                codes[:, place] = column.encode(frame[column.name])
+            if column.name not in frame:
+                continue
+            cells = frame[column.name]
+            codes[:, place] = column.encode(cells)
+            if isinstance(column, Levels):
+                column.warn_of_unseen(cells)
         return codes
 
     def decode(self, codes: np.ndarray) -> pd.DataFrame:

@@ -161,10 +161,10 @@ def test_the_text_of_rare_levels_is_new():
 
 
 def test_unseen_levels_warn_without_rare_ones():
-    column = column_of(pd.Series(["a", "b"] * 50))
+    schema = Schema.of(pd.DataFrame({"x": ["a", "b"] * 50}))
     with pytest.warns(UserWarning, match="'x': 'c' was not in the table of fit; 2 such cells"):
-        codes = column.encode(pd.Series(["c", "a", "c"], name="x"))
-    assert codes.tolist() == [2, 0, 2]
+        codes = schema.encode(pd.DataFrame({"x": ["c", "a", "c"]}))
+    assert codes.ravel().tolist() == [2, 0, 2]
 
 
 def test_a_schema_prints_as_a_table():

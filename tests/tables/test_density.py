@@ -151,6 +151,33 @@ def test_draws_given_several_rows(model):
     assert drawn["age"][3:].tolist() == [30] * 3
 
 
+def test_unseen_levels_are_the_rare_ones(table):
+    rows = table[["job", "size", "smokes"]].copy()
+    rows.loc[:2, "job"] = ["clown", "baker", "smith"]
+    model = TableDensity(max_epochs=1).fit(rows)
+    drawn = [model.sample(20, given={"job": job}) for job in ("clown", "unseen", "other")]
+    assert (drawn[0]["job"] == "other").all()
+    assert all(drawn[0].equals(other) for other in drawn[1:])
+    odds = model.predict_proba({"job": ["clown", "unseen"]}, "smokes")
+    np.testing.assert_array_equal(odds.loc[0], odds.loc[1])
+    shares = model.density(QUERY, "job", ["clown", "unseen", "nurse"])[0]
+    np.testing.assert_allclose(
+        shares[[0, 2]], model.predict_proba(QUERY, "job").loc[0, ["other", "nurse"]]
+    )
+    assert shares[0] == shares[1] > 0
+
+
+def test_unseen_levels_have_no_density_without_rare_ones(model, table):
+    assert model.density({"size": "M"}, "job", ["unseen"]).item() == 0
+    with pytest.warns(UserWarning, match="'unseen' was not in the table of fit"):
+        filled = model.impute(table[:3].assign(job=["unseen", None, "cook"]))
+    assert filled["job"][0] == "unseen"
+    with pytest.raises(ValueError, match=r"^given: expected values of \['cook', .*got 'unseen'"):
+        model.sample(given={"job": "unseen"})
+    with pytest.raises(ValueError, match=r"^given: expected values of .* for 'age', got 99.0"):
+        model.sample(given={"age": 99})
+
+
 @pytest.mark.parametrize(
     "network", ["masked", partial(networks.Transformer, dim=8, depth=1, heads=1)]
 )
