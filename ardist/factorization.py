@@ -263,10 +263,11 @@ class Factorization(Specified):
     @constant
     def _num_states(self) -> list[int] | None:
         """The number of states of each block, in the order of drawing, if all are finite."""
-        states = {family: family.enumerate_support() for family in self.layout.distinct}
-        counts = {f: values.shape[0] for f, values in states.items() if values is not None}
-        if len(counts) < len(states):
-            return None
+        counts = {}
+        for family in self.layout.distinct:
+            if (states := family.enumerate_support()) is None:
+                return None
+            counts[family] = states.shape[0]
         return [counts[self.layout.families[block]] for block in itertools.chain(*self.steps)]
 
     @constant

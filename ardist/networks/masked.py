@@ -15,7 +15,9 @@ from ardist.networks.base import start_near_noise
 from ardist.networks.from_module import MaskedModule
 from ardist.networks.sizes import hidden_layers
 from ardist.rows import add_to_rows, repeat_rows, select_rows
-from ardist.shapes import as_flag, as_probability, as_size
+from ardist.shapes import as_flag, as_probability, as_size, is_readable
+
+_LEAST_ROWS = 128  # of a draw, for which it is worth the time to find equal prefixes
 
 
 class Masked(AnySet):
@@ -219,7 +221,8 @@ class Masked(AnySet):
         hidden = F.dropout(sums.relu(), self.dropout, active)
         for layer in self.hidden:
             units = layer(hidden).relu_()
-            units = units + hidden if self.residual and units.shape == hidden.shape else units
+            if self.residual and units.shape == hidden.shape:
+                units = units + hidden if torch.is_grad_enabled() else units.add_(hidden)
             hidden = F.dropout(units, self.dropout, active)
         return hidden
 
@@ -253,7 +256,10 @@ class Masked(AnySet):
 
 
 class _MaskedDecoder(CacheDecoder):
-    """Keeps the sums of the first layer over all blocks so far, (rows or contexts, width)."""
+    """Keeps the sums of the first layer over all blocks so far, (rows or contexts, width).
+
+    Rows that have drawn the same blocks share their sums and a pass, until most rows differ.
+    """
 
     def __init__(
         self,
@@ -266,12 +272,19 @@ class _MaskedDecoder(CacheDecoder):
         super().__init__(factorization, batch_size)
         self._network = network
         self._sums = network.encode(context)  # one for each context, until a block is added
+        # Which of the sums each row has, (rows,), as long as rows share them.
+        self._owner: Tensor | None = None
+        if ranks is None and self._sums.shape[0] == 1 and batch_size >= _LEAST_ROWS:
+            self._owner = torch.zeros(batch_size, dtype=torch.int64, device=self._sums.device)
         # The block that each row draws at each step, if the rows have orders of their own.
         self._order = None if ranks is None else ranks.argsort(-1)  # (rows, T)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
-        self._sums = select_rows(self._sums, rows)
+        if self._owner is None:
+            self._sums = select_rows(self._sums, rows)
+        else:
+            self._owner = self._owner.index_select(0, rows)
         if self._order is not None:
             self._order = self._order.index_select(0, rows)
 
@@ -283,10 +296,11 @@ class _MaskedDecoder(CacheDecoder):
             (block,) = fac.steps[start]
             first, last = network._feature_ends[block : block + 2]
             family, weight = layout.families[0], network.features_in[first:last]
-            value = blocks.reshape(self.batch_size, *family.event_shape)
+            value = self._distinct(blocks.reshape(self.batch_size, *family.event_shape))
             added = family.project(value, weight.T, network.observed_in[block])
             self._sums = add_to_rows(added, self._sums)
             return
+        self._unshare()
         features = layout.features(blocks).to(self._sums.dtype)  # (rows, features of the steps)
         if self._order is None:
             drawn = list(chain(*fac.steps[start:stop]))
@@ -299,6 +313,31 @@ class _MaskedDecoder(CacheDecoder):
         features = features.unflatten(1, (layout.num_blocks, -1))
         added = torch.einsum("rnf,rnfh->rh", features, weight)
         self._sums = add_to_rows(added + network.observed_in[drawn_by_row].sum(1), self._sums)
+
+    def _distinct(self, value: Tensor) -> Tensor:
+        """The values of the next block, (rows, *event_shape), of which one for each prefix stays.
+
+        The sums become those of these prefixes, or of all rows if most rows differ.
+        """
+        if self._owner is None or value.dim() > 1 or not is_readable(value):
+            self._unshare()
+            return value
+        _, code = value.unique(return_inverse=True)
+        prefixes, owner = (self._owner * value.shape[0] + code).unique(return_inverse=True)
+        if 2 * prefixes.shape[0] > value.shape[0]:
+            self._unshare()
+            return value
+        places = torch.arange(value.shape[0], device=value.device)
+        first = torch.empty_like(prefixes).scatter_(0, owner, places)  # a row of each prefix
+        self._sums = self._sums.index_select(0, self._owner[first])
+        self._owner = owner
+        return value[first]
+
+    def _unshare(self) -> None:
+        """Gives each row sums of its own, if there are different ones."""
+        if self._owner is not None and self._sums.shape[0] > 1:
+            self._sums = self._sums.index_select(0, self._owner)
+        self._owner = None
 
     def evaluate(self) -> Tensor:
         fac, head = self.factorization, self._network.head
@@ -317,4 +356,8 @@ class _MaskedDecoder(CacheDecoder):
             columns = fac.layout.columns("param", blocks)
             params = F.linear(hidden, head.weight[columns], head.bias[columns])
         shape = fac.drawing_order.step_layouts[self.num_taken].param_shape
-        return repeat_rows(params, self.batch_size).reshape(self.batch_size, *shape)
+        if self._owner is None:
+            params = repeat_rows(params, self.batch_size)
+        else:
+            params = params.index_select(0, self._owner)
+        return params.reshape(self.batch_size, *shape)

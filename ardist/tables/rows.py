@@ -18,7 +18,8 @@ from ardist.shapes import described, is_sequence
 from ardist.tables.columns import Column, Levels
 from ardist.tables.events import Events
 
-_PASSES = 2**16  # of rows through a network in one batch
+_PASSES = 2**16  # of rows through a network in one batch, one for each block
+_DRAWN = 4096  # rows that are drawn at once, with a pass for each block after another
 _ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn one after another
 _QUANTILES = 64  # among which the mode of numbers is searched
 
@@ -93,16 +94,34 @@ class Rows:
         joint, count = self.joint.with_families(self.events.families(is_listed)), 0
         if not is_listed:
             count = len(self.events.flagged)
-        return torch.cat([self._draw(joint, part, count) for part in self._batches(rows)])
+        return torch.cat([self._draw(joint, part, count) for part in rows.split(_DRAWN)])
 
     def _draw(self, joint: AutoregressiveDistribution, rows: Tensor, count: int) -> Tensor:
         """Rows whose unknown blocks are drawn, the first `count` of which are flags."""
         last = torch.zeros(rows.shape, dtype=torch.bool)
         if count:
-            flags = _complete(joint, rows, last)[:, :count]
+            flags = self._complete(joint, rows, last)[:, :count]
             rows = torch.cat((flags, rows[:, count:]), 1)
             last[:, [count + place for place in self.events.flagged]] = flags > 0
-        return _complete(joint, rows, last)
+        return self._complete(joint, rows, last)
+
+    @torch.no_grad()
+    def _complete(self, joint: AutoregressiveDistribution, rows: Tensor, last: Tensor) -> Tensor:
+        """Rows whose unknown blocks are drawn; those that are `last` have no effect on others."""
+        known = ~rows.isnan()
+        values = torch.where(known, rows, joint.bound.placeholder)
+        stage = torch.where(known, 0, 1 + last.long())
+        patterns, owner = _distinct(stage)
+        if patterns.shape[0] * _ROWS_OF_A_PATTERN > rows.shape[0]:  # each row has its own order
+            parts = zip(*map(self._batches, (stage, values, known)), strict=True)
+            each = [_in_order(joint, part).given(*given).sample() for part, *given in parts]
+            return torch.cat(each).to(rows.dtype)
+        drawn = torch.empty_like(rows)
+        for number, pattern in enumerate(patterns.unbind()):
+            part = owner == number
+            p = _in_order(joint, pattern).given(values[part], known[part])
+            drawn[part] = p.sample().to(rows.dtype)
+        return drawn
 
     def particles(self, row: Tensor, where: Mapping[str, Any], count: int) -> Particles:
         """Weighted draws of the unknown blocks of one row (blocks), given limits by name."""
@@ -116,23 +135,6 @@ class Rows:
         joint, known = self.joint.with_families(events.families(is_listed=False)), ~row.isnan()
         p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
         return smc(p, rule, count)
-
-
-@torch.no_grad()
-def _complete(joint: AutoregressiveDistribution, rows: Tensor, last: Tensor) -> Tensor:
-    """Rows whose unknown blocks are drawn; those that are `last` have no effect on others."""
-    known = ~rows.isnan()
-    values = torch.where(known, rows, joint.bound.placeholder)
-    stage = torch.where(known, 0, 1 + last.long())
-    patterns, owner = _distinct(stage)
-    if patterns.shape[0] * _ROWS_OF_A_PATTERN > rows.shape[0]:  # each row has its own order
-        return _in_order(joint, stage).given(values, known).sample().to(rows.dtype)
-    drawn = torch.empty_like(rows)
-    for number, pattern in enumerate(patterns.unbind()):
-        part = owner == number
-        p = _in_order(joint, pattern).given(values[part], known[part])
-        drawn[part] = p.sample().to(rows.dtype)
-    return drawn
 
 
 def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:

@@ -49,3 +49,25 @@ def test_every_order_is_autoregressive_and_normalized(order):
     assert torch.equal(found.influence, fac.dependencies)
     ad.testing.check_decoder(net, factorization=fac)
     ad.testing.check_normalized(net.condition(factorization=fac))
+
+
+def test_rows_with_equal_prefixes_share_a_pass(monkeypatch):
+    net = build("masked", "columns").double()  # a bit, a number, one of three, a bit
+    torch.nn.init.normal_(net.head.weight)
+    blocks = net.factorization.split(net.condition().sample((300,)))
+    params = net(blocks).split(net.factorization.layout.sizes["param"], 1)
+    counts, run = [], net.run
+
+    def counted(sums, **kwargs):
+        counts.append(sums.shape[0])
+        return run(sums, **kwargs)
+
+    monkeypatch.setattr(net, "run", counted)
+    decoder, flipped = net.decoder(300), torch.arange(299, -1, -1)
+    assert torch.allclose(decoder.step(None), params[0])
+    assert torch.allclose(decoder.step(blocks[:, :1]), params[1])
+    decoder.select(flipped)
+    for step in (2, 3):
+        found = decoder.step(blocks[flipped][:, step - 1 : step])
+        assert torch.allclose(found, params[step][flipped])
+    assert counts == [1, 2, 300, 300]
