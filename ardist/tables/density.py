@@ -139,7 +139,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         self.feature_names_in_ = np.array(frame.columns, dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         self.schema_ = Schema.of(frame, self.columns)
-        self.kept_ = self.schema_.names
+        self._keep(self.schema_.names)
         rows = self._events.encode(frame, is_whole=True)
         seed = self._seed()
         with torch.random.fork_rng(devices=[]):
@@ -194,9 +194,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Rows.
 
-    @property
-    def _events(self) -> Events:
-        return Events(self.schema_, self.missing == "model", tuple(self.kept_))
+    def _keep(self, names: Sequence[str]) -> None:
+        """Reads and writes these columns of the schema."""
+        self.kept_ = list(names)
+        self._events = Events(self.schema_, self.missing == "model", tuple(names))
 
     @property
     def _rows(self) -> Rows:
@@ -502,7 +503,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         for name in columns:
             self._events.place(name)
         other = copy.copy(self)
-        other.kept_ = [name for name in self.kept_ if name in set(columns)]
+        other._keep([name for name in self.kept_ if name in set(columns)])
         return other
 
     def report(self, df: Any, synthetic: Any, held_out: Any = None) -> Report:
@@ -561,7 +562,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
             model.schema_ = Schema.from_dict(entries["schema"])
             names = [str(name) for name in entries["names"]]
-            model.kept_ = model.schema_.names
+            model._keep(model.schema_.names)
             factorization = model._events.factorization
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(

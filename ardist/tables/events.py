@@ -1,6 +1,7 @@
 """Rows of a table as events of a factorization."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,7 +36,7 @@ class Events:
         columns = enumerate(self.schema.columns)
         return [place for place, column in columns if self.has_flags and column.missing > 0]
 
-    @property
+    @cached_property
     def factorization(self) -> Factorization:
         """The blocks in their order, with names."""
         columns = self.schema.columns
@@ -48,13 +49,19 @@ class Events:
             flags[name] = Bernoulli()
         return Factorization.columns({**flags, **{c.name: c.family for c in columns}})
 
-    def families(self, is_listed: bool) -> list[Family]:
-        """The families by which blocks are drawn, of known values alone if `is_listed`."""
-        columns = self.schema.columns
-        return [
-            *(Bernoulli() for _ in self.flagged),
-            *(column.listed if is_listed else column.drawn for column in columns),
-        ]
+    @cached_property
+    def drawn(self) -> Factorization:
+        """The same, with the families by which blocks are drawn."""
+        return self._with(column.drawn for column in self.schema.columns)
+
+    @cached_property
+    def listed(self) -> Factorization:
+        """The same, with families of values that are known."""
+        return self._with(column.listed for column in self.schema.columns)
+
+    def _with(self, families: Iterable[Family]) -> Factorization:
+        flags = (Bernoulli() for _ in self.flagged)
+        return self.factorization.with_families([*flags, *families])
 
     def place(self, name: str) -> int:
         """The place of a column that is kept among those of the schema.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ardist.distribution import AutoregressiveDistribution
+from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork
 from ardist.rules import Within
 from ardist.sampling import Particles, smc
@@ -37,7 +38,12 @@ class Rows:
 
         Values outside of a support score -inf, as they may occur in another table.
         """
-        return self.network.condition(nan_policy="marginalize", validate_args=False)
+        return self._joint(self.network.factorization)
+
+    def _joint(self, factorization: Factorization) -> AutoregressiveDistribution:
+        return self.network.condition(
+            factorization=factorization, nan_policy="marginalize", validate_args=False
+        )
 
     @staticmethod
     def _batches(rows: Tensor) -> Iterator[Tensor]:
@@ -91,9 +97,8 @@ class Rows:
             rows: (rows, blocks).
             is_listed: whether no cells are missing, and all have values that are known.
         """
-        joint, count = self.joint.with_families(self.events.families(is_listed)), 0
-        if not is_listed:
-            count = len(self.events.flagged)
+        joint = self._joint(self.events.listed if is_listed else self.events.drawn)
+        count = 0 if is_listed else len(self.events.flagged)
         return torch.cat([self._draw(joint, part, count) for part in rows.split(_DRAWN)])
 
     def _draw(self, joint: AutoregressiveDistribution, rows: Tensor, count: int) -> Tensor:
@@ -132,7 +137,7 @@ class Rows:
         for name in where:
             if (flag := events.flag(name)) is not None:
                 row[flag] = 0.0  # a cell within limits is not missing
-        joint, known = self.joint.with_families(events.families(is_listed=False)), ~row.isnan()
+        joint, known = self._joint(events.drawn), ~row.isnan()
         p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
         return smc(p, rule, count)
 
