@@ -116,7 +116,7 @@ class Categorical(Family):
         if value.is_floating_point():  # an infinite value is no index
             value = value.clamp(0, self.num_categories - 1)
         rows = F.embedding(value.long(), weight.t())
-        return rows if bias is None else rows.add_(bias)
+        return rows if bias is None else rows + bias
 
     def fit(self, values: Tensor, mask: Tensor) -> Tensor:
         return frequencies(torch.arange(self.num_categories), values, mask).T.log()
