@@ -115,7 +115,10 @@ class Categorical(Family):
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if value.is_floating_point():  # an infinite value is no index
             value = value.clamp(0, self.num_categories - 1)
-        rows = F.embedding(value.long(), weight.t())
+        table = weight.t()
+        if bias is not None and value.numel() > self.num_categories:  # the fewer sums
+            table, bias = table + bias, None
+        rows = F.embedding(value.long(), table)
         return rows if bias is None else rows + bias
 
     def fit(self, values: Tensor, mask: Tensor) -> Tensor:
