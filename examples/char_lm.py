@@ -59,7 +59,7 @@ RECIPES = {
         *(65, 12, 2000, 1e-3),
     ),
     ("transformer", "own"): Recipe(
-        partial(networks.Transformer, any_order=False, dim=192, depth=4, heads=6, dropout=0.1),
+        partial(networks.Transformer, any_order=False, dim=192, depth=4, heads=6, dropout=0.05),
         *(129, 16, 3000, 2e-3),
     ),
     ("wavenet", "own"): Recipe(
