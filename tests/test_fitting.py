@@ -385,7 +385,8 @@ def test_the_learning_rate():
     assert history.lr == pytest.approx((0.1 * rates / 4).tolist())
     valid = torch.full((3,), -1.0)  # each epoch is worse than the first
     history = fit(Point(), ONES, valid=valid, lr=0.1, patience=6, **SGD)
-    assert history.lr == pytest.approx([0.1 * 0.5 ** (max(i - 1, 0) / 2) for i in range(7)])
+    assert history.lr == pytest.approx([0.1 * 0.5 ** (max(i - 1, 0) // 2) for i in range(7)])
+    assert fitting._num_plateaus([3, 4, 2, 3, 1, 2, 2, 2], 2) == 1  # single ones do not count
 
 
 def test_the_time_limit_ends_training_and_sets_the_learning_rate(monkeypatch):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
@@ -90,9 +90,9 @@ def fit(
     A new `MADE`, `RNN` or `Masked` starts at the marginals of the rows (`network.start_at`).
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
-    `max_epochs` or `time_limit`. Without either, each epoch without improvement in validation
-    lowers it: `patience / 3` of them halve it. Training ends at the first of `max_epochs`,
-    `time_limit` and `patience`. The network is in eval mode afterwards. The random numbers of an
+    `max_epochs` or `time_limit`. Without either, `patience // 3` epochs in a row without
+    improvement in validation halve it. Training ends at the first of `max_epochs`, `time_limit`
+    and `patience`. The network is in eval mode afterwards. The random numbers of an
     epoch depend on the seed alone, and torch's global generator is as it was.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
@@ -331,8 +331,8 @@ class _Run:
     def rate(self, epoch: int, step: int, seconds: float) -> float:
         """The learning rate as a share of the highest one."""
         o, valid = self.options, self.history.valid
-        if o.max_epochs is None and o.time_limit is None:  # lower by each epoch without a record
-            fall = 0.5 ** (3 * (len(valid) - len(set(accumulate(valid, min)))) / o.patience)
+        if o.max_epochs is None and o.time_limit is None:
+            fall = 0.5 ** _num_plateaus(valid, max(1, o.patience // 3))
         else:
             done = (epoch + step / self.steps) / (o.max_epochs or math.inf)
             done = min(1.0, max(done, seconds / (o.time_limit or math.inf)))
@@ -410,3 +410,14 @@ class _Run:
         self.best, self.history = saved["best"], History(**saved["history"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
+
+
+def _num_plateaus(valid: Sequence[float], patience: int) -> int:
+    """How many times as many epochs in a row as `patience` had no record."""
+    best, waited, count = math.inf, 0, 0
+    for found in valid:
+        waited = 0 if found < best else waited + 1
+        best = min(best, found)
+        if waited == patience:
+            waited, count = 0, count + 1
+    return count
