@@ -5,7 +5,7 @@ from functools import partial
 from importlib.metadata import version
 
 import torch
-from harness import Call, Case
+from harness import Call, Case, random_made
 from masked import fit_random_walks
 
 import ardist as ad
@@ -16,9 +16,7 @@ from ardist import networks
 def made(features: int, trained: bool) -> networks.MADE:
     """A MADE of 512x512, without direct connections, as the peers'."""
     fac = ad.Factorization(features, fam.Normal())
-    net = networks.MADE(
-        fac, hidden_features=(512, 512), direct=features > 512, activation=torch.relu
-    )
+    net = random_made(fac, hidden_features=(512, 512), direct=features > 512, activation=torch.relu)
     if trained:
         fit_random_walks(net)
     return net

@@ -4,12 +4,28 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+
+import ardist as ad
+from ardist import networks
 
 Call = Callable[[], object]
 # What, ours, peers, what is aimed at. A peer may be a part of the work, and how many make it.
 Case = tuple[str, Call, dict[str, Call | tuple[Call, float]], str]
+
+
+def random_made(factorization: ad.Factorization, **options: Any) -> networks.MADE:
+    """A MADE with random weights everywhere, as the peers'.
+
+    A new one has outputs that depend on nothing, which windows of steps solve at once.
+    """
+    net = networks.MADE(factorization, **options)
+    for layer in (net.head, net.direct):
+        if layer is not None:
+            layer.reset_parameters()
+    return net
 
 
 def use(device: str) -> None:

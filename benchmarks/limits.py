@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from harness import Case, timed
+from harness import Case, random_made, timed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ardist as ad
@@ -23,7 +23,7 @@ IMAGE = ad.Factorization((28, 28), fam.Bernoulli())
 RANDOM = IMAGE.with_ordering(ad.Ordering.random())
 RASTER = "PixelCNN, 7 layers of 64"
 NETWORKS = {
-    "MADE, D=784, 512x512": lambda: networks.MADE(IMAGE, hidden_features=(512, 512)),
+    "MADE, D=784, 512x512": lambda: random_made(IMAGE, hidden_features=(512, 512)),
     "LSTM 2x256": lambda: networks.RNN(TEXT, cell="lstm", hidden_size=256, num_layers=2),
     "GPT, 4 layers of 128": lambda: networks.Transformer(
         TEXT, dim=128, depth=4, heads=4, any_order=False

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
-from harness import Call, Case, timed
+from harness import Call, Case, random_made, timed
 from torch import Tensor
 
 import ardist as ad
@@ -34,9 +34,7 @@ def made_sampling() -> Iterator[Case]:
     from nflows.transforms.made import MADE as NflowsMADE  # noqa: N811
 
     features, hidden = 784, 512
-    net = networks.MADE(
-        ad.Factorization(features, fam.Bernoulli()), hidden_features=(hidden, hidden)
-    )
+    net = random_made(ad.Factorization(features, fam.Bernoulli()), hidden_features=(hidden, hidden))
     nflows = NflowsMADE(features, hidden, num_blocks=1, use_residual_blocks=False)
     adjacency = torch.ones(features, features).tril(-1).bool()
     masked = zuko.nn.MaskedMLP(adjacency, (hidden, hidden))
@@ -73,7 +71,7 @@ def made_sampling() -> Iterator[Case]:
 
 
 def made_scoring() -> Iterator[Case]:
-    net = networks.MADE(ad.Factorization(784, fam.Bernoulli()), hidden_features=(512, 512))
+    net = random_made(ad.Factorization(784, fam.Bernoulli()), hidden_features=(512, 512))
     x = (torch.rand(256, 784) < 0.3).float()
     layers = [*net.hidden, net.head]
 
@@ -106,7 +104,7 @@ def made_continuous() -> Iterator[Case]:
     from pyro.nn import AutoRegressiveNN
 
     features, hidden = 64, 512
-    net = networks.MADE(
+    net = random_made(
         ad.Factorization(features, fam.Normal()), hidden_features=(hidden, hidden), direct=False
     )  # as the peers', without direct connections
     maf = zuko.flows.MAF(features, 0, transforms=1, hidden_features=(hidden, hidden))
@@ -152,7 +150,7 @@ def made_windows() -> Iterator[Case]:
     """MADE's windows of steps beside single steps, where steps depend little and strongly."""
     features = 64
     fac = ad.Factorization(features, fam.Normal())
-    net = networks.MADE(fac, hidden_features=(512, 512))
+    net = random_made(fac, hidden_features=(512, 512))
 
     @torch.no_grad()
     def step_by_step() -> None:

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator
 import attention
 import gradients
 import torch
-from harness import Case, measure, use
+from harness import Case, measure, random_made, use
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
 
 
 def made(features: int) -> Callable[[int], object]:
     fac = ad.Factorization(features, fam.Bernoulli())
-    net = networks.MADE(fac, hidden_features=(512, 512))
+    net = random_made(fac, hidden_features=(512, 512))
     return lambda batch: net.condition().sample((batch,))
 
 

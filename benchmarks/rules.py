@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from harness import Call, Case
+from harness import Call, Case, random_made
 
 import ardist as ad
 from ardist import families as fam
@@ -86,7 +86,7 @@ def by_passes(network: networks.ConditionalNetwork, total: int, rows: int, steps
 
 def made_rules() -> Iterator[Case]:
     fac = ad.Factorization(784, fam.Bernoulli())
-    net = networks.MADE(fac, hidden_features=(512, 512))
+    net = random_made(fac, hidden_features=(512, 512))
     with torch.no_grad():  # bits that are rarely one, as the pixels of digits
         for layer in (net.head, net.direct):
             layer.weight.mul_(3)
