@@ -115,8 +115,9 @@ class Categorical(Family):
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if value.is_floating_point():  # an infinite value is no index
             value = value.clamp(0, self.num_categories - 1)
-        table = weight.t()
-        if bias is not None and value.numel() > self.num_categories:  # the fewer sums
+        table, is_eager = weight.t(), not torch.compiler.is_compiling()
+        # The fewer sums. A recorded graph serves any number of rows.
+        if bias is not None and is_eager and value.numel() > self.num_categories:
             table, bias = table + bias, None
         rows = F.embedding(value.long(), table)
         return rows if bias is None else rows + bias
