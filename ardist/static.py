@@ -153,7 +153,7 @@ class StaticDecoder(CacheDecoder):
         self._num_advanced = 0
         self._num_eager = 0  # since the buffers were made
         self._graph: Any = None
-        self._params = self._position  # of the last step
+        self._params: Tensor  # of the last step
 
     def take(self, blocks: Tensor, num_steps: int) -> None:
         ends, start = self.factorization.drawing_order.ends, self.num_taken

@@ -22,9 +22,8 @@ def random_made(factorization: ad.Factorization, **options: Any) -> networks.MAD
     A new one has outputs that depend on nothing, which windows of steps solve at once.
     """
     net = networks.MADE(factorization, **options)
-    for layer in (net.head, net.direct):
-        if layer is not None:
-            layer.reset_parameters()
+    for layer in net.output_maps:
+        layer.reset_parameters()
     return net
 
 

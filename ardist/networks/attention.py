@@ -75,8 +75,8 @@ class Cache:
         if wanted <= places:
             return
         places = min(self.most, -(-wanted // _GROWTH) * _GROWTH)
-        size = self.buffer.shape
-        buffer = self.buffer.new_empty(*size[:3], places, size[4])
+        *lead, _, size = self.buffer.shape
+        buffer = self.buffer.new_empty(*lead, places, size)
         buffer[:, :, :, : self.length] = self.buffer[:, :, :, : self.length]
         buffer[:, :, :, self.length :] = 0.0  # the free places are read, too
         self._set(buffer)

@@ -92,8 +92,8 @@ def fit(
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
     `max_epochs` or `time_limit`. Without either, `patience // 3` epochs in a row without
     improvement in validation halve it. Training ends at the first of `max_epochs`, `time_limit`
-    and `patience`. The network is in eval mode afterwards. The random numbers of an
-    epoch depend on the seed alone, and torch's global generator is as it was.
+    and `patience`. The network is in eval mode afterwards. The random numbers of an epoch depend on
+    the seed alone, and torch's global generator is as it was.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
     and its own seeds. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
