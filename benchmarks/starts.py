@@ -1,9 +1,9 @@
-"""Networks that start at the marginals next to the usual start: `python benchmarks/starts.py`.
+"""How networks start next to torch's start: `python benchmarks/starts.py`.
 
-`fit` starts `MADE` and `RNN` at the marginals of the data, with outputs that depend on nothing. The
-usual start has random weights in the last layers. The data are the digits that ship with
-scikit-learn. The numbers are mean nats of a validation image after each third of the training.
-Needs the extra `examples`.
+`fit` starts `MADE` at the marginals of the data, with outputs that depend on nothing. `RNN` starts
+with orthogonal weights of its state. torch's start has random weights in all layers. The data are
+the digits that ship with scikit-learn. The numbers are mean nats of a validation image after each
+third of the training. Needs the extra `examples`.
 """
 
 import sys
@@ -36,13 +36,14 @@ def main() -> None:
     print(f"{'network':<9}{'start':<11}{'seed':<6}{'1/3':>8}{'2/3':>8}{'3/3':>8}{'seconds':>9}")
     for seed in range(SEEDS):
         for name, (make, lr) in NETWORKS.items():
-            for start in ("usual", "marginals"):
+            for start in ("torch", "ardist"):
                 torch.manual_seed(seed)
                 network, began = make(factorization), time.process_time()
-                network.starts_at_data = start == "marginals"
-                for layer in network.output_maps if start == "usual" else ():
-                    if isinstance(layer, torch.nn.Linear):  # those of MADE are zero
-                        layer.reset_parameters()
+                if start == "torch":
+                    network.starts_at_data = False
+                    for layer in network.modules():
+                        if isinstance(layer, (torch.nn.Linear, torch.nn.RNNBase)):
+                            layer.reset_parameters()
                 options = {**TRAINING, "lr": lr, "seed": seed}
                 history = ad.training.fit(network, train, valid=valid, **options)
                 nats = "".join(f"{history.valid[epoch]:8.2f}" for epoch in thirds)

@@ -445,7 +445,7 @@ def test_a_likelihood_is_trained_as_its_network_is():
     assert all(torch.equal(*pair) for pair in pairs)
 
 
-@pytest.mark.parametrize("name", ["MADE", "RNN", "Masked"])
+@pytest.mark.parametrize("name", ["MADE", "Masked"])
 def test_a_new_network_starts_at_the_marginals_and_a_trained_one_where_it_was(name):
     torch.manual_seed(0)
     ones = (torch.rand(400, 1) < 0.1).float()
@@ -463,6 +463,19 @@ def test_a_new_network_starts_at_the_marginals_and_a_trained_one_where_it_was(na
     fit(net, x, **options)
     for weight, before in zip(net.parameters(), trained, strict=True):
         torch.testing.assert_close(weight, before)
+
+
+@pytest.mark.parametrize(
+    ("family", "starts"), [(fam.Normal(), True), (fam.Poisson(), True), (fam.Bernoulli(), False)]
+)
+def test_an_rnn_starts_at_numbers_but_not_at_states(family, starts):
+    torch.manual_seed(0)
+    net = networks.RNN(ad.Factorization(4, family), hidden_size=8)
+    assert net.starts_at_data == starts
+    before, x = net.head.bias.clone(), torch.ones(200, 4)
+    x[::3] = 0.0
+    fit(net, x, valid=None, max_epochs=1, lr=1e-9, warmup=0, progress=False)
+    assert torch.allclose(net.head.bias, before) != starts
 
 
 class Binarized(nn.Module):

@@ -69,7 +69,7 @@ class ConditionalNetwork(Specified, nn.Module):
     """Whether each row may have its own `ranks`."""
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
-    starts_at_data: ClassVar[bool] = False
+    starts_at_data: bool = False
     """Whether `ad.training.fit` calls `start_at` first."""
     records_steps: bool = False
     """Whether draws record a step and replay it, as a CUDA graph. Set it on a network on CUDA. It

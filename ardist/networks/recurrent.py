@@ -31,6 +31,10 @@ class RNN(SequenceNetwork):
     It supports any order without ties. If the blocks have one family, it also supports
     factorizations of any other length. A vector context enters the initial state and every step.
 
+    The weights of the state start as orthogonal matrices, one for each gate (Saxe et al. 2014,
+    "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks"), and the
+    biases of the cells as zero.
+
     Args:
         factorization: in an order in which each block depends on all earlier ones.
         cell: "tanh" (Elman 1990), "gru" (Cho et al. 2014) or "lstm" (Hochreiter & Schmidhuber
@@ -56,7 +60,6 @@ class RNN(SequenceNetwork):
     torch.Size([50])
     """
 
-    starts_at_data = True
     _sizes = ("hidden_size",)
 
     def __init__(
@@ -88,7 +91,18 @@ class RNN(SequenceNetwork):
             batch_first=True,
             dropout=dropout if num_layers > 1 else 0.0,
         )
+        for layer in range(num_layers):
+            _, of_state, *biases = self.weights(layer)
+            for gate in of_state.detach().split(hidden_size):
+                start = torch.empty_like(gate, dtype=torch.float32)  # QR takes no half precision
+                gate.copy_(nn.init.orthogonal_(start))
+            for bias in biases:
+                nn.init.zeros_(bias)
         self.head = BlockHead(factorization, hidden_size)
+        # Blocks of finitely many states that share a head have no units to start from, and train
+        # better from random outputs (benchmarks/starts.py).
+        family, *others = factorization.layout.distinct
+        self.starts_at_data = bool(others) or family.enumerate_support() is None
         # The hidden state of each layer, and for an LSTM the cell state.
         num_states = 2 if cell == "lstm" else 1
         self.initial = nn.Parameter(torch.zeros(num_states, num_layers, hidden_size))

@@ -87,7 +87,8 @@ def fit(
     `networks.Masked`. A module that is no conditional network is called with the tensors of a
     batch, as `LogLikelihood` is. It returns a number for each row, and fit maximizes the mean.
 
-    A new `MADE`, `RNN` or `Masked` starts at the marginals of the rows (`network.start_at`).
+    A new `MADE`, `Masked`, or `RNN` over numbers starts at the marginals of the rows
+    (`network.start_at`).
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
     `max_epochs` or `time_limit`. Without either, `patience // 3` epochs in a row without
