@@ -33,10 +33,11 @@ from ardist.training import fit
 _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
 _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
-_STEPS = (1000, 6000, 5000)  # of training, for the numbers of rows of `_LOG_ROWS`
-_AVERAGE = 3.0  # epochs whose weights are averaged
+_STEPS = (1000, 8000, 6000)  # of training, for the numbers of rows of `_LOG_ROWS`
+_AVERAGE = 6.0  # epochs whose weights are averaged
+_HELD_ROWS = 2000  # at most, for validation; others would improve the model by more
 _VALID_ROWS = 2048  # in one batch
-_IN_ORDER = 0.25  # share of the rows that are trained in the order of the table
+_IN_ORDER = 0.1  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PARTICLES = 1000  # of limits, at least
 
@@ -66,9 +67,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ordered levels.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
-        max_epochs: passes over the table at most; by default as many as 1,000 to 2,500 steps are,
+        max_epochs: passes over the table at most; by default as many as 1,000 to 8,000 steps are,
             by the number of rows. Training ends before if the likelihood of a tenth of the rows,
-            which are not trained on, improves no more.
+            and of at most 2,000, which are not trained on, improves no more.
         time_limit: seconds of training at most.
         random_state: an integer, or None or a `RandomState` for different results in each call.
         progress: whether `fit` shows a bar.
@@ -152,7 +153,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         epochs = self.max_epochs or math.ceil(steps * batch_size / count)
         is_any_order = self.network_.has_row_orders
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        train, held = rows[order].tensor_split([count - max(1, count // 10)])
+        train, held = rows[order].tensor_split([count - min(max(1, count // 10), _HELD_ROWS)])
         # Each row is read with several random sets, since the validation of few would be noise.
         held = held.repeat(max(1, _VALID_ROWS // held.shape[0]), 1)
         self.history_ = fit(

@@ -125,7 +125,9 @@ def fit(
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
-            is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
+            is validated and kept instead of the weights. In step n the decay is at most
+            (1 + n) / (10 + n), so that the average soon forgets the first weights. 0 for none.
+            FSDP2 does not support it.
         checkpoint: a file that the first process replaces after each epoch. Any number of
             processes can resume from it. As many as before give the numbers of an uninterrupted
             run.
@@ -222,7 +224,7 @@ class _Run:
         self.start_at_data()
         self.averaged: AveragedModel | None = None
         if options.average:
-            average = get_ema_multi_avg_fn(options.average)
+            average = partial(_move_average, options.average)
             self.averaged = AveragedModel(self.objective, multi_avg_fn=average)
         self.model, parts = self.objective, self.objective.modules()
         is_ddp = any(isinstance(part, DistributedDataParallel) for part in parts)
@@ -411,6 +413,11 @@ class _Run:
         self.best, self.history = saved["best"], History(**saved["history"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
+
+
+def _move_average(decay: float, average: Any, weights: Any, count: Tensor) -> None:
+    """Moves an average of `count` weights towards new ones."""
+    get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(average, weights, count)
 
 
 def _num_plateaus(valid: Sequence[float], patience: int) -> int:
