@@ -7,7 +7,7 @@ from table import GPT, NETWORKS, random_made
 
 import ardist as ad
 from ardist import families as fam
-from ardist import networks
+from ardist import networks, rollout, rules
 
 ORDERS = [ad.Ordering.raster(), ad.Ordering.reverse(), ad.Ordering.permutation([2, 0, 3, 1])]
 
@@ -136,6 +136,21 @@ def test_sampling_stops_when_all_have_ended():
     with torch.no_grad():
         window.network.head.bias.copy_(torch.tensor([-50.0, -50.0, 50.0]).repeat(100))
     assert window.sample((7,)).eq(2).all()
+
+
+def test_a_draw_that_asks_rarely_whether_it_has_ended_is_the_same(monkeypatch):
+    torch.manual_seed(0)
+    net = networks.RNN(ad.Factorization(100, fam.Categorical(3), end=2, pad=0), hidden_size=8)
+    draws, asked, rest = [], [], rules.End.rest
+    monkeypatch.setattr(rules.End, "rest", lambda *args: asked.append(args) or rest(*args))
+    for every in (1, 16):
+        monkeypatch.setattr(rollout, "steps_per_check", lambda _, every=every: every)
+        torch.manual_seed(1)
+        asked.clear()
+        draws.append(net.condition().sample((20,)))
+    assert torch.equal(*draws)
+    last = int(draws[0].eq(2).int().argmax(1).max())
+    assert len(asked) == last // 16 + 1
 
 
 def test_another_length_and_order_keep_the_end():
