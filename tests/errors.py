@@ -2869,7 +2869,7 @@ TABLES = (
     error(
         "column 'x': expected numbers, got 'one'",
         lambda: fit_table(["one", "two"] * 20, "real"),
-        "column 'x': expected integers, got 0.5; columns={'x': 'real'} declares other numbers",
+        "column 'x': expected integers, got 0.5 in 20 of 40 cells, first in row 0",
         lambda: fit_table([0.5, 1.0] * 20, "count"),
         "column 'x': expected numbers above 0, apart from spikes, got -1.5",
         lambda: fit_table([-1.5, 1.0] * 20, "positive"),
@@ -2878,11 +2878,14 @@ TABLES = (
         "column 'x': expected dates such as 2024-12-31, got 'Monday' in 20 of 40 cells; "
         "pandas.to_datetime with format= reads others",
         lambda: fit_table(["2024-01-01", "Monday"] * 20, "date"),
-        "column 'x': expected one of [False, True], got 2.0",
+        "column 'x': expected one of [False, True], got 2 in 20 of 40 cells, first in row 0",
         lambda: fit_table([2, 1] * 20, "bool"),
-        "column 'x': expected one of ['S', 'M', 'L'], got 'XL'",
+        "column 'x': expected one of ['S', 'M', 'L'], got 'XL' in 20 of 40 cells, first in row 1",
         lambda: fit_table(["S", "XL"] * 20, ["S", "M", "L"]),
-        cause="A cell does not fit the kind of its column, which was declared or found by `fit`.",
+        "column 'x': expected numbers above 0, got -1.5",
+        lambda: fit_table([1.0, 2.0] * 20, "positive").sample(given={"x": -1.5}),
+        cause="A cell does not fit the kind of its column, which was declared or found by `fit`, "
+        "or evidence is a number that no row can have.",
         cure="Correct the cell, set it to a missing value, or declare another kind in `columns=`.",
     ),
     error(
@@ -2920,6 +2923,8 @@ TABLES = (
         lambda: table_model().score(np.zeros((3, 2))),
         "X: expected columns of ['job', 'age', 'size'], got ['id']",
         lambda: table_model().score(PEOPLE.assign(id=1)),
+        "given: expected columns of ['job'], got ['age'], which this marginal has integrated out",
+        lambda: table_model().marginal(["job"]).sample(given={"age": 1.5}),
         "X: expected the columns ['job', 'age', 'size'], got none named ['size']; "
         "X.assign(size=None) adds missing cells, and marginal(columns) needs no others",
         lambda: table_model().score(PEOPLE),
@@ -2942,7 +2947,7 @@ TABLES = (
         lambda: table_model().quantile({"job": "cook"}, "age", 95),
         "values: expected a list of values, got 40",
         lambda: table_model().density({"job": "cook"}, "age", 40),
-        "given: expected values of ['cook', 'nurse'] for 'job', got 'pilot'",
+        "column 'job': expected one of ['cook', 'nurse'], got 'pilot'",
         lambda: table_model().sample(given={"job": "pilot"}),
         "where: expected limits by name, got ['job']",
         lambda: table_model().sample(where=["job"]),

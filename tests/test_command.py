@@ -177,7 +177,7 @@ REFUSED = {
     "score people.safetensors more.csv": "X: expected columns of ",
     "sample people.safetensors -n 0": "n: expected a positive integer, got 0",
     "sample people.safetensors -g job": "--given: expected NAME=VALUE, got 'job'",
-    "sample people.safetensors -g sex=f": "X: expected columns of ",
+    "sample people.safetensors -g sex=f": "given: expected columns of ",
     "sample people.safetensors -g age=old": "column 'age': expected numbers, got 'old'",
     "sample people.safetensors -o rows.txt": "rows.txt: expected a file named .csv, .csv.gz or",
 }

@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ardist.families import Bernoulli, Categorical, Family, Ordinal, Truncated
+from ardist.families.guards import ends_of
 from ardist.families.proposed import NumberForm
+from ardist.shapes import described
 
 OTHER = "other"
 LARGEST = 1e30  # size of a number; float32 ends at 3e38
 SECONDS = "s"  # the unit of times, while dates have days
 UNITS = {"date": "D", "time": SECONDS}
+_BOOLS = {"True": 1.0, "False": 0.0}
 _TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S"}
 
 Codes = np.ndarray  # float64 (rows,), NaN for missing cells
@@ -58,13 +62,50 @@ class Column(ABC):
         """Whether the codes have the order of the cells."""
         return True
 
+    @property
     @abstractmethod
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest code that cells can have; they may be infinite."""
+
+    @property
+    @abstractmethod
+    def possible(self) -> str:
+        """What cells can be, for errors."""
+
+    @abstractmethod
+    def locate(self, cells: pd.Series) -> Codes:
+        """The codes of cells, infinite for those that cannot be in this column.
+
+        Raises:
+            ValueError: if a cell is of another type.
+        """
+
     def encode(self, cells: pd.Series) -> Codes:
         """The codes of cells.
 
         Raises:
-            ValueError: if a cell is impossible in this column.
+            ValueError: if a cell cannot be in this column.
         """
+        codes = self.locate(cells)
+        self._refuse(np.isinf(codes), cells)
+        return codes
+
+    def check_evidence(self, cells: pd.Series, codes: Codes) -> None:
+        """Raises a `ValueError` if a cell, with this code, is outside of the family's support."""
+        known = torch.from_numpy(codes).float()
+        is_possible = (self.family.inside(known) | known.isnan()).numpy()
+        self._refuse(~is_possible, cells)
+
+    def _refuse(self, is_odd: np.ndarray, cells: pd.Series) -> None:
+        """Raises a `ValueError` that names the first cell that is not possible, if there is one."""
+        if not is_odd.any():
+            return
+        odd = cells[is_odd]
+        where = f" in {len(odd)} of {len(cells)} cells, first in row {odd.index[0]}"
+        raise ValueError(
+            f"column {self.name!r}: expected {self.possible}, got {odd.tolist()[0]!r}"
+            f"{where * (len(cells) > 1)}"
+        )
 
     @abstractmethod
     def floor(self, cells: pd.Series) -> Codes:
@@ -142,45 +183,53 @@ class Levels(Column):
         is_number = self.kind in ("bool", "discrete")
         return pd.Index(np.asarray(self.levels, float) if is_number else list(self.levels))
 
-    def encode(self, cells: pd.Series) -> Codes:
+    @property
+    def ends(self) -> tuple[float, float]:
+        return 0.0, len(self.levels) - 1.0
+
+    @property
+    def possible(self) -> str:
+        return f"one of {described(list(self.levels))}"
+
+    def locate(self, cells: pd.Series) -> Codes:
         is_missing = cells.isna().to_numpy()
         present = self._comparable(cells[~is_missing])
-        found = self._index.get_indexer(present).astype(float)
-        if not self.has_other and (found < 0).any():
-            raise ValueError(
-                f"column {self.name!r}: expected one of {list(self.levels)}, got "
-                f"{present[found < 0].tolist()[0]!r}"
-            )
+        is_other = self.has_other & ~present.isin((math.inf, -math.inf))
+        unlisted = np.where(is_other, len(self.levels), math.inf)
+        found = self._index.get_indexer(present)
         codes = np.full(len(cells), math.nan)
-        codes[~is_missing] = np.where(found < 0, len(self.levels), found)
+        codes[~is_missing] = np.where(found < 0, unlisted, found)
         return codes
 
-    def _unlisted(self, cells: pd.Series) -> list[Any]:
-        """The cells, in the type of the levels, that are neither listed nor missing."""
-        present = self._comparable(cells[cells.notna()])
-        unlisted: list[Any] = present[self._index.get_indexer(present) < 0].tolist()
-        return unlisted
+    def _is_unlisted(self, cells: pd.Series) -> np.ndarray:
+        """Whether each cell has the state for values that are not listed."""
+        return self.locate(cells) == len(self.levels)
 
     def warn_of_unseen(self, cells: pd.Series) -> None:
         """Warns of cells that are not listed, if `fit` has seen none."""
-        if self.has_other and not self.pooled and (unseen := self._unlisted(cells)):
+        if not self.pooled and (unseen := cells[self._is_unlisted(cells)].tolist()):
             warnings.warn(
                 f"column {self.name!r}: {unseen[0]!r} was not in the table of fit; {len(unseen)} "
                 f"such cells are read as one rare level",
                 stacklevel=2,
             )
 
-    def check_written(self, cells: pd.Series) -> None:
-        """Raises a `ValueError` if draws cannot have the value of a cell."""
-        if not self.writes_other and (unseen := self._unlisted(cells)):
-            raise ValueError(
-                f"given: expected values of {self.written} for {self.name!r}, got {unseen[0]!r}"
+    def check_given(self, cells: pd.Series) -> None:
+        """Refuses cells that draws cannot have, or warns that they are written as another level."""
+        is_unlisted = self._is_unlisted(cells)
+        if not self.writes_other:
+            self._refuse(is_unlisted, cells)
+        elif odd := [cell for cell in cells[is_unlisted] if cell != self.other]:
+            warnings.warn(
+                f"column {self.name!r}: {odd[0]!r} was not in the table of fit, or once, and is "
+                f"written as {self.other!r}",
+                stacklevel=2,
             )
 
     def _comparable(self, cells: pd.Series) -> pd.Index:
         """Cells in the type of the levels, as far as they have it."""
         if self.kind in ("bool", "discrete"):
-            return pd.Index(numbers_of(cells, self.name))
+            return pd.Index(self._numbers(cells))
         if isinstance(cells.dtype, pd.CategoricalDtype):  # whose levels may be intervals or dates
             cells = cells.cat.rename_categories(list(map(plain, cells.cat.categories)))
         return pd.Index(cells.astype(object))
@@ -188,8 +237,14 @@ class Levels(Column):
     def floor(self, cells: pd.Series) -> Codes:
         if self.kind == "ordinal":
             return self.encode(cells)
-        numbers = numbers_of(cells, self.name)
-        return np.searchsorted(np.asarray(self.levels, float), numbers, "right") - 1.0
+        codes = np.searchsorted(np.asarray(self.levels, float), self._numbers(cells), "right") - 1.0
+        return np.where(cells.isna(), math.nan, codes)
+
+    def _numbers(self, cells: pd.Series) -> np.ndarray:
+        """Cells of a bool, also as texts, or of a discrete number."""
+        if self.kind == "bool" and not pd.api.types.is_numeric_dtype(cells.dtype):
+            cells = cells.map(lambda cell: _BOOLS.get(str(cell), cell))
+        return read_numbers(cells, self.name)
 
     def decode(self, codes: Codes) -> pd.Series:
         values = self.written
@@ -222,29 +277,43 @@ class Numbers(NumberForm, Column):
     the units of the table. A point has a probability of its own.
     """
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        ends = ends_of(self.family.support)
+        return ends.lower, ends.upper
+
+    @property
+    def possible(self) -> str:
+        text = "integers" if self.is_integer else "numbers"
+        if self.is_log:
+            text += " from 0 on" if self.is_integer else " above 0"
+        return text + (f", or one of {list(self.points)}" if self.points else "")
+
+    def locate(self, cells: pd.Series) -> Codes:
+        numbers = read_numbers(cells, self.name, self.kind)
+        with np.errstate(invalid="ignore"):  # a remainder of infinity
+            is_possible = (numbers % 1 == 0) if self.is_integer else np.abs(numbers) <= LARGEST
+        return np.where(is_possible | np.isnan(numbers), numbers - self.origin, math.inf)
+
     def encode(self, cells: pd.Series) -> Codes:
-        numbers = numbers_of(cells, self.name, self.kind)
-        if self.is_integer and (numbers % 1 > 0).any():
-            odd = float(numbers[numbers % 1 > 0][0])
-            raise ValueError(
-                f"column {self.name!r}: expected integers, got {odd}; columns="
-                f"{{{self.name!r}: 'real'}} declares other numbers"
-            )
-        return numbers - self.origin
+        numbers_of(cells, self.name, self.kind)
+        return super().encode(cells)
 
     def floor(self, cells: pd.Series) -> Codes:
-        codes = numbers_of(cells, self.name, self.kind) - self.origin
+        codes = read_numbers(cells, self.name, self.kind) - self.origin
         return codes + 0.5 if self.is_integer and not self.is_rounded else codes
 
     def decode(self, codes: Codes) -> pd.Series:
         numbers = codes.astype(float) + self.origin
         if self.is_integer:
-            numbers = numbers.round()
+            numbers = numbers.round() + 0.0  # without -0
         elif self.decimals is not None:
             numbers = numbers.round(self.decimals)
         if self.kind in UNITS:
             return _as_times(self, numbers)
         cells = pd.Series(numbers, name=self.name)
+        if "int" in self.dtype.lower() and np.isinf(numbers).any():
+            return cells  # which no dtype of integers holds
         return cells.astype(_holding(self, np.isnan(codes)))
 
     def describe(self) -> str:
@@ -262,20 +331,12 @@ class Numbers(NumberForm, Column):
 
 
 def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
-    """Cells as float64, NaN where missing: days of a date, seconds of a time or duration.
+    """As `read_numbers`, of cells that a table can have.
 
     Raises:
         ValueError: if a cell is no number or infinite, or no date or time.
     """
-    if kind in UNITS:
-        return _times_of(cells, name, UNITS[kind])
-    try:
-        numbers = pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan)
-    except (TypeError, ValueError):
-        text = cells.dropna()
-        odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]
-        got = repr((odd if len(odd) else text).iloc[0])
-        raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
+    numbers = read_numbers(cells, name, kind)
     if (count := int(np.isinf(numbers).sum())) > 0:
         raise ValueError(
             f"column {name!r}: expected finite numbers, got infinity in {count} of {len(numbers)} "
@@ -287,6 +348,23 @@ def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
             f"divide the column by a constant"
         )
     return numbers
+
+
+def read_numbers(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
+    """Cells as float64, NaN where missing: days of a date, seconds of a time or duration.
+
+    Raises:
+        ValueError: if a cell is no number, or no date or time.
+    """
+    if kind in UNITS:
+        return _times_of(cells, name, UNITS[kind])
+    try:
+        return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan)
+    except (TypeError, ValueError):
+        text = cells.dropna()
+        odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]
+        got = repr((odd if len(odd) else text).iloc[0])
+        raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
 
 
 def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
@@ -323,7 +401,7 @@ def as_dates(cells: pd.Series) -> pd.Series:
 
 
 def _as_times(column: Numbers, numbers: np.ndarray) -> pd.Series:
-    is_missing = np.isnan(numbers)
+    is_missing = ~np.isfinite(numbers)
     ticks = np.where(is_missing, 0, numbers).astype(np.int64)
     if column.dtype.startswith("timedelta"):
         cells = pd.Series(ticks.astype("timedelta64[s]"), name=column.name).astype(column.dtype)

@@ -22,7 +22,7 @@ from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
 from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
-from ardist.tables.columns import Column, Levels
+from ardist.tables.columns import Codes, Column, Levels
 from ardist.tables.events import Events
 from ardist.tables.frames import as_frame
 from ardist.tables.reports import Report, compare
@@ -40,6 +40,9 @@ _VALID_ROWS = 2048  # in one batch
 _IN_ORDER = 0.1  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PARTICLES = 1000  # of limits, at least
+_LEAST = 2.0**-24  # above which, and below 1 minus which, float32 tells probabilities from 0 and 1
+
+Method = Callable[[Tensor, Tensor], Tensor]  # of a family: parameters and values
 
 
 class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they have no types
@@ -56,7 +59,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     Queries also take tables that lack columns. They are exact for the network: `networks.Masked`
     predicts each column from any set of others, in one pass, and each row may have another set.
     Levels of a category, and of discrete numbers, that `fit` saw once or not at all are read as one
-    level "other". Without such cells in the table of `fit` there is a warning.
+    level "other". Without such cells in the table of `fit` there is a warning. A cell that no row
+    can have, such as a negative number in a column of positive ones, scores -inf, and is an error
+    as evidence. Columns that `fit` left out are not read.
 
     Args:
         network: "masked", or a callable that makes a network from a `Factorization`, such as
@@ -91,6 +96,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     >>> model.predict_proba({"alcohol": 14.0}, "target").shape
     (1, 3)
     """
+
+    network_: ConditionalNetwork
 
     def __init__(
         self,
@@ -137,27 +144,26 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             raise ValueError("X: expected at least one column, got 0 feature(s)")
         if len(frame) < 2:
             raise ValueError(f"X: expected at least 2 rows, got {len(frame)} sample(s)")
-        self.feature_names_in_ = np.array(frame.columns, dtype=object)
-        self.n_features_in_ = len(self.feature_names_in_)
-        self.schema_ = Schema.of(frame, self.columns)
-        self._keep(self.schema_.names)
-        rows = self._events.encode(frame, is_whole=True)
+        if hasattr(self, "network_"):
+            del self.network_  # if this call fails, there is no model
+        events = self._keep(Schema.of(frame, self.columns), list(frame.columns))
+        rows = events.encode(frame, is_whole=True)
         seed = self._seed()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network_ = self._make_network(len(frame))
-        if self.network_.output_maps and not self.network_.starts_at_data:  # others do in `fit`
-            self.network_.start_at(rows)
+            network = self._make_network(events.factorization, len(frame))
+        if network.output_maps and not network.starts_at_data:  # others do in `fit`
+            network.start_at(rows)
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
         steps = np.interp(math.log10(count), _LOG_ROWS, _STEPS)
         epochs = self.max_epochs or math.ceil(steps * batch_size / count)
-        is_any_order = self.network_.has_row_orders
+        is_any_order = network.has_row_orders
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         train, held = rows[order].tensor_split([count - min(max(1, count // 10), _HELD_ROWS)])
         # Each row is read with several random sets, since the validation of few would be noise.
         held = held.repeat(max(1, _VALID_ROWS // held.shape[0]), 1)
         self.history_ = fit(
-            self.network_,
+            network,
             train,
             valid=DataLoader(TensorDataset(held), _VALID_ROWS),
             batch_size=batch_size,
@@ -165,7 +171,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             max_epochs=epochs,
             patience=max(10, epochs // 4),
             time_limit=self.time_limit,
-            orderings="row" if is_any_order and not self.network_.has_masks else None,
+            orderings="row" if is_any_order and not network.has_masks else None,
             in_order=_IN_ORDER if is_any_order else 0.0,
             nan_policy="marginalize",
             weight_decay=_regularization(count)[2],
@@ -173,10 +179,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             seed=seed,
             progress=self.progress,
         )
+        self.network_ = network
         return self
 
-    def _make_network(self, num_rows: int) -> ConditionalNetwork:
-        fac = self._events.factorization
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_")
+
+    def _make_network(self, fac: Factorization, num_rows: int) -> ConditionalNetwork:
         if self.network == "masked":
             width, dropout, _ = _regularization(num_rows)
             return Masked(fac, hidden_features=(width, width), dropout=dropout)
@@ -195,20 +204,32 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Rows.
 
-    def _keep(self, names: Sequence[str]) -> None:
-        """Reads and writes these columns of the schema."""
-        self.kept_ = list(names)
-        self._events = Events(self.schema_, self.missing == "model", tuple(names))
+    def _keep(self, schema: Schema, names: Sequence[str]) -> Events:
+        """Reads and writes the columns with these names, of those of the network."""
+        self.feature_names_in_ = np.array(names, dtype=object)
+        self.n_features_in_ = len(names)
+        self.schema_ = schema.part(names)
+        self._kept = Events(schema, self.missing == "model", tuple(self.schema_.names))
+        return self._kept
+
+    @property
+    def _events(self) -> Events:
+        check_is_fitted(self)
+        return self._kept
 
     @property
     def _rows(self) -> Rows:
         return Rows(self.network_, self._events)
 
-    def _frame(self, data: Any, is_whole: bool) -> pd.DataFrame:
-        """A table with known columns, and with all that are kept if it has to be whole."""
-        check_is_fitted(self)
+    def _frame(self, data: Any, is_whole: bool, argument: str = "X") -> pd.DataFrame:
+        """A table with known columns, and with all that are modelled if it has to be whole.
+
+        A whole table may have columns that a marginal has integrated out. Elsewhere they would be
+        evidence.
+        """
+        others = self._events.schema
         is_named = hasattr(data, "columns") or isinstance(data, Mapping)
-        frame, known = as_frame(data), list(self.feature_names_in_)
+        frame, known = as_frame(data, argument), list(self.feature_names_in_)
         if not is_named and frame.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {frame.shape[1]} features, but {type(self).__name__} is expecting "
@@ -216,12 +237,15 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             )
         if not is_named:
             frame = frame.set_axis(known, axis=1)
+        if is_whole:
+            frame = frame[[n for n in frame.columns if n in known or n not in others.all_names]]
         if unknown := [name for name in frame.columns if name not in known]:
-            raise ValueError(f"X: expected columns of {known}, got {unknown}")
-        lacking = [name for name in self.kept_ if name not in frame]
+            out = ", which this marginal has integrated out" if unknown[0] in others.names else ""
+            raise ValueError(f"{argument}: expected columns of {known}, got {unknown}{out}")
+        lacking = [name for name in self.schema_.names if name not in frame]
         if is_whole and lacking:
             raise ValueError(
-                f"X: expected the columns {self.kept_}, got none named {lacking}; X.assign("
+                f"X: expected the columns {self.schema_.names}, got none named {lacking}; X.assign("
                 f"{lacking[0]}=None) adds missing cells, and marginal(columns) needs no others"
             )
         return frame
@@ -265,8 +289,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         cells[rows[:, start:].isnan().numpy()] = math.nan
         for place, flag in zip(events.flagged, flags.T, strict=True):
             cells[:, place] = np.where(np.isnan(cells[:, place]), flag, cells[:, place] + flag)
-        table = pd.DataFrame(cells, index=frame.index, columns=self.schema_.names)
-        return table[self.kept_]
+        table = pd.DataFrame(cells, index=frame.index, columns=events.schema.names)
+        return table[self.schema_.names]
 
     # The distribution of one column.
 
@@ -298,31 +322,36 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         """The density of a column at each of some values, given the other cells of each row.
 
         It is a probability for discrete columns, integers and points, and 0 for values that draws
-        cannot have, such as a level that `fit` has not seen.
+        cannot have, such as a level that `fit` has not seen, a fraction in a column of integers, or
+        infinity. Values are read as cells are: a text that spells a number as that number, and a
+        time in a column of dates as its day.
 
         Args:
             X: a table, which may lack columns. Its cells of `column` are not read.
             column: the name of a column.
-            values: of the column.
+            values: of the column, or missing ones.
 
         Returns:
-            (rows, values).
+            (rows, values), NaN for missing values.
+
+        Raises:
+            ValueError: if a value is of another type than the column, such as a text that is no
+                number, or a cell of X is impossible in its column.
         """
         target = self._column(column)
-        codes = torch.from_numpy(target.encode(_cells(values, column))).float()
-        _, params = self._conditional(X, column)
-        return target.drawn.log_prob(params.unsqueeze(1), codes).exp().double().numpy()
+        density = self._at(X, target, target.locate(_cells(values, column)), target.drawn.log_prob)
+        return np.exp(density)
 
     def cdf(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The probability that a column is at most each of some values; else as `density`.
 
+        Numbers may be infinite.
+
         Raises:
-            ValueError: if the column has no order.
+            ValueError: if the column has no order, or as `density` does.
         """
         target = self._ordered(column)
-        codes = torch.from_numpy(target.floor(_cells(values, column))).float()
-        _, params = self._conditional(X, column)
-        return target.drawn.cdf(params.unsqueeze(1), codes).double().numpy()
+        return self._at(X, target, target.floor(_cells(values, column)), target.drawn.cdf)
 
     def quantile(self, X: Any, column: str, q: float | Sequence[float] = 0.5) -> Any:
         """Quantiles of a column given the other cells of each row.
@@ -333,7 +362,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             q: a probability, or several.
 
         Returns:
-            a series, or a data frame with a column for each probability.
+            a series, or a data frame with a column for each probability. Those at 0 and 1 are the
+            ends of what the column can have: infinite for most numbers, and missing for dates
+            and times, which have no infinity.
 
         Raises:
             ValueError: if the column has no order, or a probability is outside [0, 1].
@@ -342,13 +373,15 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         if wanted.dtype.kind not in "iuf" or not ((wanted >= 0) & (wanted <= 1)).all():
             raise ValueError(f"q: expected probabilities within [0, 1], got {described(q)}")
         frame, params = self._conditional(X, column)
-        uniform = torch.from_numpy(wanted).float()
-        codes = target.drawn.icdf(params.unsqueeze(1), uniform).double().numpy()  # (rows, q)
+        inside = torch.from_numpy(wanted).float().clamp(_LEAST, 1 - _LEAST)
+        codes = target.drawn.icdf(params.unsqueeze(1), inside).double().numpy()  # (rows, q)
+        codes[:, wanted == 0], codes[:, wanted == 1] = target.ends
         parts = [target.decode(part).set_axis(frame.index) for part in codes.T]
-        return parts[0] if np.ndim(q) == 0 else pd.concat(parts, axis=1, keys=wanted)
+        if np.ndim(q) == 0:
+            return parts[0]
+        return pd.concat(parts, axis=1, keys=wanted) if parts else frame[[]]
 
     def _column(self, name: str) -> Column:
-        check_is_fitted(self)
         return self._events.column(name)
 
     def _ordered(self, name: str) -> Column:
@@ -367,6 +400,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         block = events.block(name)
         return frame, self._rows.params(rows, [block])[block]
 
+    def _at(self, data: Any, column: Column, codes: Codes, of: Method) -> np.ndarray:
+        """What a method of the column's family gives at some codes, (rows, codes)."""
+        _, params = self._conditional(data, column.name)
+        is_known = ~np.isnan(codes)
+        at = torch.from_numpy(np.where(is_known, codes, 0.0)).float()
+        return np.where(is_known, of(params.unsqueeze(1), at).double().numpy(), math.nan)
+
     # Draws.
 
     def sample(
@@ -382,8 +422,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Args:
             n: the number of rows, or of rows for each row of `given`.
             given: a dict of cells, or a table which may lack columns: the cells that rows have. A
-                level that `fit` pooled or has not seen is written as "other", if the column has
-                such cells.
+                level that `fit` pooled or has not seen is written as "other", with a warning, if
+                the column has such cells.
             where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
                 of the lowest and the highest value, None for no limit, or a list of values. The
                 rows follow the density given that all limits hold (`ardist.sampling.smc`), under
@@ -394,14 +434,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             a table with the columns that are modelled.
 
         Raises:
-            ValueError: if a given value is impossible in its column, or draws cannot have it.
+            ValueError: if a given value is impossible in its column, or draws cannot have it, or
+                the column of a given value is not modelled.
         """
-        check_is_fitted(self)
-        count = as_positive(n, "n")
-        frame = self._frame(_evidence(given), is_whole=False)
+        count, frame = as_positive(n, "n"), self._given(given)
         for column in self.schema_.columns:
             if isinstance(column, Levels) and column.name in frame:
-                column.check_written(frame[column.name])
+                column.check_given(frame[column.name])
         rows = self._events.encode(frame, is_whole=False).repeat_interleave(count, 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
@@ -419,12 +458,18 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             given: a dict of cells, or a table of one row.
             random_state: in place of that of the model.
         """
-        check_is_fitted(self)
-        frame = self._frame(_evidence(given), is_whole=False)
+        frame = self._given(given)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
             found = self._rows.particles(self._one_row(frame), where, _PARTICLES)
             return float(found.log_prob.exp())
+
+    def _given(self, data: Any) -> pd.DataFrame:
+        """A table of cells that draws have."""
+        frame = self._frame(_evidence(data), is_whole=False, argument="given")
+        for name in frame.columns:
+            self._events.place(name)
+        return frame
 
     def _limited(self, frame: pd.DataFrame, where: Mapping[str, Any], count: int) -> Tensor:
         """Rows with the known cells, and draws of the columns that are limited."""
@@ -466,14 +511,14 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         as_choice(method, ("median", "mode", "draw"), "method")
         frame, events = self._frame(X, is_whole=False), self._events
         rows, start = events.encode(frame, is_whole=False), len(events.flagged)
-        places = list(map(events.place, self.kept_))
+        places = list(map(events.place, self.schema_.names))
         holes = rows[:, start:].isnan()
         affected = holes[:, places].any(1)
         if affected.any():
             rows[affected] = self._filled(rows[affected], method, random_state)
         codes, table = rows[:, start:].double().numpy(), frame.copy()
         for place in places:
-            column, hole = self.schema_.columns[place], holes[:, place].numpy()
+            column, hole = events.schema.columns[place], holes[:, place].numpy()
             if hole.any():
                 cells = column.decode(codes[:, place]).set_axis(frame.index)
                 table[column.name] = _replace(frame.get(column.name), cells, hole)
@@ -490,7 +535,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def marginal(self, columns: Sequence[str]) -> "TableDensity":
         """The density of some columns alone: the others are integrated out.
 
-        The result scores, samples and answers queries as this object does, for these columns.
+        The result is a model of these columns: it scores, samples, answers queries and is saved as
+        this object is. Its scores skip the other columns of a table. Evidence about them is an
+        error.
 
         Args:
             columns: names.
@@ -498,13 +545,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Raises:
             ValueError: if a column is unknown, or there is none.
         """
-        check_is_fitted(self)
+        events = self._events
         if isinstance(columns, str) or not len(columns):
             raise ValueError(f"columns: expected names, got {described(columns)}")
         for name in columns:
-            self._events.place(name)
+            events.place(name)
         other = copy.copy(self)
-        other._keep([name for name in self.kept_ if name in set(columns)])
+        other._keep(events.schema, [name for name in self.schema_.names if name in set(columns)])
         return other
 
     def report(self, df: Any, synthetic: Any, held_out: Any = None) -> Report:
@@ -517,14 +564,14 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 are that are not copied from it.
         """
         tables = [None if t is None else self._frame(t, True) for t in (df, synthetic, held_out)]
-        names = set(self.kept_)
-        columns = tuple(column for column in self.schema_.columns if column.name in names)
-        return compare(Schema(columns, {}), *tables)
+        return compare(self.schema_, *tables)
 
     # Files.
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model in one .safetensors file, which `ardist.load` reads as a network.
+
+        The file of a marginal holds the whole network, with what it learned of other columns.
 
         Args:
             path: of the file. It replaces an existing one.
@@ -532,9 +579,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Raises:
             ValueError: if the network cannot be described (see `ardist.save`).
         """
-        check_is_fitted(self)
         entries = {
-            "schema": self.schema_.to_dict(),
+            "schema": self._events.schema.to_dict(),
             "missing": self.missing,
             "names": self.feature_names_in_.tolist(),
         }
@@ -561,10 +607,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         try:
             entries = json.loads(text)
             model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
-            model.schema_ = Schema.from_dict(entries["schema"])
+            schema = Schema.from_dict(entries["schema"])
             names = [str(name) for name in entries["names"]]
-            model._keep(model.schema_.names)
-            factorization = model._events.factorization
+            factorization = model._keep(schema, names).factorization
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"path: expected the columns of a table in {name}, got {error!r}"
@@ -575,8 +620,6 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"{network.factorization.names}"
             )
         model.network_ = network
-        model.feature_names_in_ = np.array(names, dtype=object)
-        model.n_features_in_ = len(names)
         return model
 
 

@@ -70,7 +70,7 @@ class Events:
             ValueError: if there is none of this name.
         """
         if name not in self.kept:
-            reason = self.schema.left_out.get(name)
+            reason = self.schema.left_out.get(name) if isinstance(name, str) else None
             why = "" if reason is None else f", which is left out, since {reason}"
             raise ValueError(f"column: expected one of {list(self.kept)}, got {name!r}{why}")
         return self.schema.names.index(name)
@@ -93,9 +93,17 @@ class Events:
 
         Args:
             frame: a table, which may lack columns.
-            is_whole: whether a cell that is missing is known to be missing.
+            is_whole: whether a cell that is missing is known to be missing, and impossible cells
+                have a score. Otherwise cells are evidence.
+
+        Raises:
+            ValueError: if a cell is impossible in its column.
         """
         codes = self.schema.encode(frame[[name for name in frame.columns if name in self.kept]])
+        for name in self.kept if not is_whole else ():
+            if name in frame:
+                place = self.place(name)
+                self.schema.columns[place].check_evidence(frame[name], codes[:, place])
         flags = np.isnan(codes[:, self.flagged]).astype(float)
         if not is_whole:
             flags[flags > 0] = math.nan

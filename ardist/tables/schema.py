@@ -1,7 +1,7 @@
 """The columns of a table, and whole tables as events of a factorization."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,6 +71,16 @@ class Schema:
     def names(self) -> list[str]:
         """The names of the columns that are modelled."""
         return [column.name for column in self.columns]
+
+    @property
+    def all_names(self) -> list[str]:
+        """The names of the columns that are modelled, then of those that are left out."""
+        return [*self.names, *self.left_out]
+
+    def part(self, names: Collection[str]) -> "Schema":
+        """The schema of those columns that have one of these names."""
+        columns = tuple(column for column in self.columns if column.name in names)
+        return Schema(columns, {n: reason for n, reason in self.left_out.items() if n in names})
 
     def encode(self, frame: pd.DataFrame) -> np.ndarray:
         """The codes of a table, (rows, columns) float64; NaN for cells and columns that are absent.
