@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from ardist.bound_network import BoundNetwork
 from ardist.constraints import BlockConstraint
 from ardist.factorization import Factorization
+from ardist.families.guards import elementwise
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import check_tensor, expanded, leading
@@ -217,7 +218,7 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
     blocks = torch.arange(layout.num_blocks, device=mask.device)
     owners = merge(layout.expand_to_elements(blocks))[mask].tolist()
-    each = [_of_an_element(layout.families[block].support) for block in owners]
+    each = [elementwise(layout.families[block].support) for block in owners]
     if all(constraint.event_dim == 0 for constraint in each):
         if len(set(map(id, each))) == 1:
             return constraints.independent(each[0], 1)
@@ -230,9 +231,3 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
     order = layout.gather_blocks("value", split(places).unsqueeze(0), kept).flatten()
     families = [layout.families[block] for block in kept]
     return BlockConstraint(Layout(families, flat=True), order.cpu(), Size((len(owners),)))
-
-
-def _of_an_element(constraint: constraints.Constraint) -> constraints.Constraint:
-    while isinstance(constraint, constraints.independent):
-        constraint = constraint.base_constraint
-    return constraint

@@ -13,6 +13,8 @@ from ardist import columns as named_columns
 from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.drawing_order import DrawingOrder
 from ardist.families import Family
+from ardist.families.base import states_of
+from ardist.families.guards import elementwise
 from ardist.families.truncated import Likeliest
 from ardist.layout import Layout
 from ardist.ordering import Ordering
@@ -245,9 +247,7 @@ class Factorization(Specified):
                 return BlockConstraint(layout, self.blocks.elements, self.event_shape)
             is_discrete = any(family.support.is_discrete for family in self.conditionals.distinct)
             return RuleConstraint(self.inside, len(self.event_shape), self.rule, is_discrete)
-        first = self.families[0].support
-        while isinstance(first, constraints.independent):
-            first = first.base_constraint
+        first = elementwise(self.families[0].support)
         if self.is_uniform and first.event_dim == 0:
             return constraints.independent(first, len(self.event_shape))
         block, count = self.families[0].event_shape, len(self.event_shape)
@@ -292,8 +292,7 @@ class Factorization(Specified):
         dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
         if self.restriction is not None:
             return self.merge(self._allowed_events(self.restriction.rule, dtype))
-        found = [family.enumerate_support() for family in layout.families]
-        states = [values for values in found if values is not None]
+        states = list(map(states_of, layout.families))
         choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
         choices = choices.reshape(-1, len(states))
         flat = [
@@ -308,11 +307,8 @@ class Factorization(Specified):
         state, pieces = rule.start(1, None, torch.empty(0)), list[Tensor]()
         for at in places(self).each:
             row, number, state = choices(rule, state, at)
-            values = at.family.enumerate_support()
-            if values is None:
-                raise ValueError(f"families: expected finite discrete ones, got {self}")
             pieces = [part.index_select(0, row) for part in pieces]
-            pieces.append(values[number].to(dtype))
+            pieces.append(states_of(at.family)[number].to(dtype))
         if self.layout.flat:
             drawn = torch.cat(
                 [part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1

@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Distribution, constraints
 from ardist.bound_network import unwrap
 from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.distribution import AutoregressiveDistribution
+from ardist.families.guards import elementwise
 from ardist.families.logs import log_sum_exp
 from ardist.ordering import Ordering
 from ardist.shapes import (
@@ -341,9 +342,7 @@ def _key(value: Any) -> Any:
     Attributes of constraints are converted as well, so that they compare by value.
     """
     if isinstance(value, constraints.Constraint):
-        dim = value.event_dim
-        while isinstance(value, constraints.independent):
-            value = value.base_constraint
+        dim, value = value.event_dim, elementwise(value)
         if not isinstance(value, BlockConstraint):
             return dim, type(value), {name: _key(part) for name, part in vars(value).items()}
         parts = [_key(family.support) for family in value.layout.families]

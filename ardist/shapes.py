@@ -289,6 +289,12 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
     return states.expand(-1, *batch_shape, *event_shape) if expand else states
 
 
+def gather_last(x: Tensor, index: Tensor) -> Tensor:
+    """The entries of x (..., n) at indices (...), which broadcast: (...)."""
+    shape = torch.broadcast_shapes(x.shape[:-1], index.shape)
+    return x.expand(*shape, -1).gather(-1, index.expand(shape).unsqueeze(-1)).squeeze(-1)
+
+
 def check_tensor(value: object, name: str) -> None:
     """Raises a `ValueError` that names the value if it is not a dense tensor."""
     if not isinstance(value, Tensor):

@@ -736,6 +736,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(
             (2, 2), BIT_PAIRS.families[0], partition=ad.Partition.along(0), end=1
         ),
+        "end: expected blocks of one index each, 0, ..., n - 1, got Hurdle((2.5,), Bernoulli())",
+        lambda: ad.Factorization(3, fam.Hurdle((2.5,), fam.Bernoulli()), end=1),
         cause="The end of a sequence is a symbol, so the families have to be distributions of "
         "symbols.",
         cure="Use Categorical or Bernoulli families and scalar blocks.",

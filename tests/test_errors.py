@@ -18,8 +18,6 @@ UNREACHABLE = {
     "networks/sequence.py: UniformNetwork.in_order": "every network of the package defines it",
     "recomputation.py: gathered": "only in several processes; test_distributed.py",
     "families/restricted.py: Restricted.correct": "only bits and constants are corrected",
-    "rules/base.py: choices": "it is asked about finite blocks only",
-    "factorization.py: Factorization._allowed_events": "it is asked about finite blocks only",
     "restriction.py: Restriction.__init__": "only a rule of one's own limits some of many vectors",
     "rollout.py: Rollout._at": "only a rule asks for places",
     "training/batches.py: make_loader": "only in several processes; test_distributed.py",

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, constraints, transform_to
 
 from ardist.families.cdf import Cumulative
 from ardist.families.estimation import maximum_likelihood
-from ardist.families.guards import HALF, Ends, at_least_single, ends_of, guard
+from ardist.families.guards import HALF, Ends, at_least_single, ends_of, floats_like, guard
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
 from ardist.shapes import is_between
@@ -305,11 +305,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
     def _following(self, reference: Tensor) -> "Family":
         """The family with its floating-point tensors in the dtype and on the device of another."""
-        held = {
-            name: part.to(reference)
-            for name, part in vars(self).items()
-            if isinstance(part, Tensor) and part.is_floating_point()
-        }
+        held = floats_like(self, reference)
         return self.with_attributes(held) if held else self
 
     def with_attributes(self, changes: Mapping[str, Any]) -> Self:
@@ -378,6 +374,14 @@ def _states_of(support: constraints.Constraint, event_shape: torch.Size) -> Tens
     if isinstance(support, constraints.integer_interval):
         return torch.arange(int(support.lower_bound), int(support.upper_bound) + 1)
     return None
+
+
+def states_of(family: Family) -> Tensor:
+    """All values of a block, (num_states, *event_shape); a `ValueError` if they are not finite."""
+    states = family.enumerate_support()
+    if states is None:
+        raise ValueError(f"family: expected a finite discrete family, got {family}")
+    return states
 
 
 def product(states: Tensor, shape: Sequence[int]) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ardist.families.guards import guard
 from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
+from ardist.shapes import gather_last
 
 
 @guard
@@ -56,9 +57,7 @@ class Cumulative:
                 ) from error
         cumulative = F.pad(self._state_probs(params, states).cumsum(-1).clamp(max=1.0), (1, 0))
         count = torch.searchsorted(states.to(value), value.contiguous(), right=True)
-        shape = torch.broadcast_shapes(cumulative.shape[:-1], count.shape)
-        cumulative = cumulative.expand(*shape, cumulative.shape[-1])
-        return cumulative.gather(-1, count.expand(shape).unsqueeze(-1)).squeeze(-1)
+        return gather_last(cumulative, count)
 
     def icdf(self: Any, params: Tensor, uniform: Tensor) -> Tensor:
         """The smallest value whose CDF reaches `uniform`, if `has_cdf`: (...).

@@ -45,10 +45,16 @@ class Ends(NamedTuple):
         return next_inside(self.lower, 1, dtype), next_inside(self.upper, -1, dtype)
 
 
+def elementwise(constraint: constraints.Constraint) -> constraints.Constraint:
+    """A constraint without `constraints.independent` around it."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint
+
+
 def ends_of(support: constraints.Constraint) -> Ends:
     """The ends of a support: infinite if its elements have no fixed ends or different ones."""
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = elementwise(support)
     if isinstance(support, type(constraints.simplex)):
         return Ends(lower=0.0)
     lower, upper = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
@@ -59,6 +65,15 @@ def ends_of(support: constraints.Constraint) -> Ends:
         not isinstance(support, (constraints.less_than, constraints.half_open_interval)),
         support.is_discrete,
     )
+
+
+def interval(lower: float, upper: float) -> constraints.Constraint:
+    """The real numbers between two ends, which may be infinite."""
+    if upper == math.inf:
+        return constraints.real if lower == -math.inf else constraints.greater_than_eq(lower)
+    if lower == -math.inf:
+        return constraints.less_than(upper)
+    return constraints.interval(lower, upper)
 
 
 def _is_many(bound: Any) -> bool:
@@ -83,6 +98,15 @@ def next_inside(end: float, direction: int, dtype: torch.dtype) -> float:
 def at_least_single(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision, and other dtypes unchanged."""
     return torch.float32 if dtype in HALF else dtype
+
+
+def floats_like(held: object, reference: Tensor) -> dict[str, Tensor]:
+    """The floating-point tensors of an object, in the dtype and on the device of another tensor."""
+    return {
+        name: part.to(reference)
+        for name, part in vars(held).items()
+        if isinstance(part, Tensor) and part.is_floating_point()
+    }
 
 
 def _to(value: Any, dtype: torch.dtype) -> Any:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.conditional import Conditional
+from ardist.families.guards import interval
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
 from ardist.families.truncated import state_logits_of
 from ardist.shapes import as_real
@@ -81,9 +82,7 @@ class Truncated(Derived):
             if high < math.inf:
                 return constraints.integer_interval(int(low), int(high))
             return _AtLeast(int(low))
-        if high == math.inf:
-            return constraints.real if low == -math.inf else constraints.greater_than_eq(low)
-        return constraints.less_than(high) if low == -math.inf else constraints.interval(low, high)
+        return interval(low, high)
 
     has_noise = is_reparameterized = is_bijective = False
     needs_double = True

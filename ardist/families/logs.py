@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)  # of the density of a normal variable
 _LOG_HALF = math.log(0.5)
 
 
@@ -54,5 +55,5 @@ def log_ndtr(z: Tensor) -> Tensor:
     is_far = z < -1e4
     most = torch.finfo(z.dtype).max ** 0.5  # the square of a larger number is infinite
     far = torch.where(is_far, z, -1e4).clamp(min=-most)
-    tail = -0.5 * far * far - (-far).log() - 0.5 * math.log(2 * math.pi) - far.square().reciprocal()
+    tail = -0.5 * far * far - (-far).log() - HALF_LOG_TAU - far.square().reciprocal()
     return torch.where(is_far, tail, torch.special.log_ndtr(torch.where(is_far, 0.0, z)))

@@ -14,7 +14,7 @@ from ardist.families.base import Family
 from ardist.families.links import Positive
 from ardist.families.logs import log_one_minus_exp
 from ardist.families.noise import uniform_noise
-from ardist.shapes import as_integer
+from ardist.shapes import as_integer, gather_last
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,10 +77,7 @@ class Ordinal(Family):
         return dist.Categorical(logits=self._scores(params), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        scores = self._scores(params)
-        shape = torch.broadcast_shapes(scores.shape[:-1], value.shape)
-        index = value.expand(shape).long().unsqueeze(-1)
-        return scores.expand(*shape, -1).gather(-1, index).squeeze(-1)
+        return gather_last(self._scores(params), value.long())
 
     def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
         return self._scores(params).exp()

@@ -15,13 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ardist.families.base import Family
+from ardist.families.base import Family, states_of
 from ardist.families.composed import Derived, attribute, forwarded
 from ardist.families.conditional import Conditional
 from ardist.families.hurdle import Spiked
 from ardist.families.logs import log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals
-from ardist.families.truncated import FiniteFamily, Likeliest, Tempered, state_logits_of
+from ardist.families.truncated import (
+    FiniteFamily,
+    Likeliest,
+    Tempered,
+    is_range,
+    state_logits_of,
+)
 from ardist.families.univariate import Bernoulli
 from ardist.shapes import is_readable
 
@@ -94,12 +100,6 @@ class States(FiniteFamily, Restricted):
     @property
     def limit_size(self) -> int:
         return self._num_states
-
-    @cached_property
-    def _counts(self) -> bool:
-        """Whether each value is the number of its state, as a float or an index."""
-        states = self.family.enumerate_support()
-        return is_range(states, self.event_shape)
 
     def number(self, value: Tensor) -> Tensor:
         """The number of the state that each value is: int64."""
@@ -244,7 +244,7 @@ class Pinned(Restricted):
     @cached_property
     def _is_listed(self) -> bool:
         """Whether the values of the family are 0, 1, ..., n - 1."""
-        return is_range(self.family.enumerate_support(), self.event_shape)
+        return is_range(self.family.enumerate_support())
 
     def prepare(self) -> None:
         self.is_outside, self._is_listed  # noqa: B018
@@ -301,13 +301,9 @@ class Pinned(Restricted):
     def state_logits(self, params: Tensor) -> Tensor:
         inner, free = self._split(params)
         logits = state_logits_of(self.family, inner)
-        states = self.family.enumerate_support()
-        is_constant = torch.as_tensor(states, device=logits.device) == self.constant
+        is_constant = states_of(self.family).to(logits.device) == self.constant
         certain = torch.where(is_constant, 0.0, -torch.inf).to(logits)
         return torch.where(free.unsqueeze(-1), logits, certain)
-
-    def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
-        return self.log_prob(params.unsqueeze(-2), states.to(params.device)).exp()
 
     def readable(self, value: Tensor) -> Tensor:
         if not self.is_outside:
@@ -517,13 +513,6 @@ def _is_close(value: Tensor, wanted: Tensor) -> Tensor:
     """Whether values equal others up to rounding, as of a sum in another order."""
     eps = 8 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).eps
     return (value - wanted).abs() <= eps * (1 + wanted.abs())
-
-
-def is_range(states: Tensor | None, event_shape: torch.Size) -> bool:
-    """Whether the states of a family are 0, 1, ..., n - 1."""
-    if states is None or event_shape:
-        return False
-    return torch.equal(states.long(), torch.arange(states.shape[0]))
 
 
 @dataclass(frozen=True, repr=False)

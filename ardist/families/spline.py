@@ -1,6 +1,5 @@
 """A family whose conditionals are spline flows."""
 
-import math
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -11,10 +10,8 @@ from torch.distributions import AffineTransform, Distribution, Transform, constr
 
 from ardist.families.base import Family
 from ardist.families.links import Positive
-from ardist.families.logs import log_ndtr
+from ardist.families.logs import HALF_LOG_TAU, log_ndtr
 from ardist.shapes import as_positive, as_scale
-
-_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +77,7 @@ class Spline(Family):
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale, curve = self._parts(params)
         z, log_abs_det_jacobian = curve.evaluate((value - loc) / scale)
-        return log_abs_det_jacobian - 0.5 * z * z - _HALF_LOG_TAU - scale.log()
+        return log_abs_det_jacobian - 0.5 * z * z - HALF_LOG_TAU - scale.log()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return torch.special.ndtr(self.to_noise(params, value))

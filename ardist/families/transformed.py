@@ -20,7 +20,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from ardist.families.base import Family
 from ardist.families.composed import Derived
-from ardist.families.guards import next_inside
+from ardist.families.guards import elementwise, floats_like, interval, next_inside
 from ardist.families.implicit import with_gradient
 from ardist.shapes import is_sequence
 
@@ -71,7 +71,7 @@ class Transformed(Derived):
         object.__setattr__(self, "transforms", tuple(_flat(given)))
         if not self.transforms:
             raise ValueError("transforms: expected at least one transform, got none")
-        support, shape = _without_dims(family.support), family.event_shape
+        support, shape = elementwise(family.support), family.event_shape
         ends = [_ends(support)]
         for transform in self.transforms:
             if transform.domain.event_dim > len(shape):
@@ -370,9 +370,7 @@ def _moved(transform: Transform, reference: Tensor) -> Transform:
     if isinstance(part, nn.Module):
         return transform
     part = copy.copy(part)
-    for name, value in vars(part).items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            setattr(part, name, value.to(reference))
+    vars(part).update(floats_like(part, reference))
     return _inverse(part) if is_inverse else part
 
 
@@ -420,12 +418,6 @@ def _sum_last(value: Tensor, dims: int) -> Tensor:
 # The image of a support.
 
 
-def _without_dims(constraint: constraints.Constraint) -> constraints.Constraint:
-    while isinstance(constraint, constraints.independent):
-        constraint = constraint.base_constraint
-    return constraint
-
-
 def _ends(constraint: constraints.Constraint) -> Ends | None:
     """The ends of an interval of the reals, or None for values with dimensions."""
     if constraint.event_dim:
@@ -439,7 +431,7 @@ def _image(
     support: constraints.Constraint, transform: Transform, family: Family
 ) -> constraints.Constraint:
     """The image of a support under a transform, without `independent` around it."""
-    domain, codomain = map(_without_dims, (transform.domain, transform.codomain))
+    domain, codomain = map(elementwise, (transform.domain, transform.codomain))
     ends, limits = _ends(support), _ends(domain)
     misfit = ValueError(
         f"transforms: expected {family} to fill the domain {domain} of {_spell(transform)}, got "
@@ -466,15 +458,7 @@ def _image(
     start, stop = around if first < last else around[::-1]
     first = start if ends[0] == limits[0] else first
     last = stop if ends[1] == limits[1] else last
-    return _between(min(first, last), max(first, last))
-
-
-def _between(lower: float, upper: float) -> constraints.Constraint:
-    if upper == math.inf:
-        return constraints.real if lower == -math.inf else constraints.greater_than_eq(lower)
-    if lower == -math.inf:
-        return constraints.less_than(upper)
-    return constraints.interval(lower, upper)
+    return interval(min(first, last), max(first, last))
 
 
 def _inside(value: Tensor, ends: Ends | None) -> Tensor:

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ardist.families.base import Family
+from ardist.families.base import Family, states_of
 from ardist.families.composed import Derived, Independent, forwarded
 from ardist.families.conditional import Conditional
 from ardist.families.guards import at_least_single
 from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
 from ardist.families.vector import OneHotCategorical
-from ardist.shapes import as_positive, as_real, as_scale, constant
+from ardist.shapes import as_positive, as_real, as_scale, constant, gather_last
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,17 +40,21 @@ class FiniteFamily(Derived):
 
     @constant
     def _num_states(self) -> int:
-        return _states(self.family).shape[0]
+        return states_of(self.family).shape[0]
+
+    @constant
+    def _counts(self) -> bool:
+        """Whether each value is the number of its state, as a float or an index."""
+        return is_range(states_of(self.family))
 
     @constant
     def _is_range(self) -> bool:
-        """Whether each value is the number of its state."""
-        states = _states(self.family)
-        return self.is_index and torch.equal(states, torch.arange(self._num_states))
+        """Whether each value is the number of its state, as an index."""
+        return self.is_index and self._counts
 
     def _states_like(self, reference: Tensor) -> Tensor:
         dtype = torch.int64 if self.is_index else reference.dtype
-        return _states(self.family).to(reference.device, dtype)
+        return states_of(self.family).to(reference.device, dtype)
 
     def _number(self, value: Tensor) -> Tensor:
         """The number of the state that each value is: (...) int64."""
@@ -68,10 +72,7 @@ class FiniteFamily(Derived):
         return Conditional(self, params)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        scores, number = self.state_logits(params).log_softmax(-1), self._number(value)
-        shape = torch.broadcast_shapes(scores.shape[:-1], number.shape)
-        scores = scores.expand(*shape, self._num_states)
-        return scores.gather(-1, number.expand(shape).unsqueeze(-1)).squeeze(-1)
+        return gather_last(self.state_logits(params).log_softmax(-1), self._number(value))
 
     def _state_probs(self, params: Tensor, states: Tensor) -> Tensor:
         return self.state_logits(params).softmax(-1)
@@ -88,12 +89,11 @@ class FiniteFamily(Derived):
         return number if self._is_range else self._states_like(params)[number]
 
 
-def _states(family: Family) -> Tensor:
-    """All values of a finite family: (num_states, *event_shape)."""
-    states = family.enumerate_support()
-    if states is None:
-        raise ValueError(f"family: expected a finite discrete family, got {family}")
-    return states
+def is_range(states: Tensor | None) -> bool:
+    """Whether the states of a family are 0, 1, ..., n - 1."""
+    if states is None or states.dim() > 1:
+        return False
+    return torch.equal(states, torch.arange(states.shape[0]).to(states))
 
 
 def state_logits_of(family: Family, params: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def state_logits_of(family: Family, params: Tensor) -> Tensor:
         return own(params)
     if type(family) in (Categorical, OneHotCategorical):
         return params
-    states = _states(family).to(params.device)
+    states = states_of(family).to(params.device)
     if not family.is_index:
         states = states.to(params.dtype)
     return family.log_prob(params.unsqueeze(-2), states)
@@ -246,7 +246,7 @@ class _Truncated(FiniteFamily):
             )
         if self.event_shape and not isinstance(self.support, type(constraints.one_hot)):
             raise ValueError(f"family: expected a family of single values, got {self.family}")
-        _states(self.family)
+        states_of(self.family)
 
     @abstractmethod
     def _kept(self, logits: Tensor) -> Tensor:

@@ -15,13 +15,12 @@ from ardist.families.base import Family
 from ardist.families.estimation import frequencies
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
-from ardist.families.logs import both_logs, log_ndtr, log_one_minus_exp
+from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
 from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
-from ardist.shapes import as_positive, as_scale
+from ardist.shapes import as_positive, as_scale, gather_last
 
-_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 _LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
 
 
@@ -103,9 +102,7 @@ class Categorical(Family):
         return dist.Categorical(logits=params, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(params.shape[:-1], value.shape)
-        scores = params.log_softmax(-1).expand(*shape, -1)
-        return scores.gather(-1, value.expand(shape).long().unsqueeze(-1)).squeeze(-1)
+        return gather_last(params.log_softmax(-1), value.long())
 
     def features(self, value: Tensor) -> Tensor:
         dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
@@ -230,7 +227,7 @@ class Normal(LocationScale):
     distribution = dist.Normal
 
     def _standard_log_prob(self, z: Tensor) -> Tensor:
-        return -0.5 * z * z - _HALF_LOG_TAU
+        return -0.5 * z * z - HALF_LOG_TAU
 
     def _standard_cdf(self, z: Tensor) -> Tensor:
         return torch.special.ndtr(z)
@@ -376,7 +373,7 @@ class StudentT(Family):
         small = half.clamp(max=1e4)
         ratio = (small + 0.5).lgamma() - small.lgamma() - 0.5 * small.log()
         ratio = torch.where(half < 1e4, ratio, -1 / (8 * half))
-        return ratio - (half + 0.5) * slope - scale.log() - _HALF_LOG_TAU
+        return ratio - (half + 0.5) * slope - scale.log() - HALF_LOG_TAU
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         # Gauss's rule, over (0, z) near zero and over the tail beyond |z| elsewhere. There the

@@ -13,11 +13,11 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.implicit import with_gradient
 from ardist.families.links import Bounded, Positive
+from ardist.families.logs import HALF_LOG_TAU
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.families.univariate import gumbel
 from ardist.shapes import as_positive
 
-_HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 # With larger entries the condition number of a covariance exceeds the precision of float32.
 _FACTOR = Bounded(100.0)
 
@@ -63,7 +63,7 @@ class _Gaussian(Family):
         away = torch.where(mask, (value - loc) / scale, 0.0).unsqueeze(-1)
         z = torch.linalg.solve_triangular(factor, away, upper=False).squeeze(-1)
         log_det = factor.diagonal(dim1=-2, dim2=-1).abs().log()
-        return -(0.5 * z.square() + log_det + mask * (scale.log() + _HALF_LOG_TAU)).sum(-1)
+        return -(0.5 * z.square() + log_det + mask * (scale.log() + HALF_LOG_TAU)).sum(-1)
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         # Matheron's rule: a draw of all elements is moved by the regression of the others on the
@@ -152,7 +152,7 @@ class MultivariateNormal(_Gaussian):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         z = self.to_noise(params, value)
-        return -(0.5 * z.square() + _HALF_LOG_TAU).sum(-1) - self.log_abs_det_jacobian(params, z)
+        return -(0.5 * z.square() + HALF_LOG_TAU).sum(-1) - self.log_abs_det_jacobian(params, z)
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,7 +213,7 @@ class LowRankMultivariateNormal(_Gaussian):
         _, scale = self._loc_scale(params)
         log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         distance = noise.square().sum(-1)
-        return -0.5 * distance - log_det - (scale.log() + _HALF_LOG_TAU).sum(-1)
+        return -0.5 * distance - log_det - (scale.log() + HALF_LOG_TAU).sum(-1)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         value = value.detach()

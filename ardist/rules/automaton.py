@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ardist.families.base import states_of
 from ardist.regex import compile as compile_regex
 from ardist.rules.base import At, Rule, Specification, State, bound, check_finite
 from ardist.shapes import as_integer, as_integers, as_tensor
@@ -153,12 +154,11 @@ class Automaton(Rule):
         check_finite(self, factorization.layout.distinct)
         width = self.table.shape[-1]
         for family in factorization.layout.distinct:
-            states = family.enumerate_support()
-            if states is None or states.shape[0] != width:
+            count = states_of(family).shape[0]
+            if count != width:
                 raise ValueError(
-                    f"table: expected one next state for each of the "
-                    f"{0 if states is None else states.shape[0]} states of {family}, got a table "
-                    f"of width {width}"
+                    f"table: expected one next state for each of the {count} states of {family}, "
+                    f"got a table of width {width}"
                 )
         count = factorization.num_blocks
         if self.table.dim() == 3 and self.table.shape[0] != count:

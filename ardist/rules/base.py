@@ -11,6 +11,7 @@ import torch
 from torch import Size, Tensor
 
 from ardist.families import Family
+from ardist.families.base import states_of
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.layout import Layout
 from ardist.ordering import Ordering
@@ -355,9 +356,7 @@ def choices(rule: Rule, state: State, at: At) -> tuple[Tensor, Tensor, State]:
         the row of each choice, the number of the block's state, and the state after it.
     """
     family, rows = at.family, rows_of(state)
-    states, form = family.enumerate_support(), rule.restricted(family, int(at.blocks))
-    if states is None:
-        raise ValueError(f"families: expected finite discrete ones, got {family}")
+    states, form = states_of(family), rule.restricted(family, int(at.blocks))
     mask = torch.ones(rows, states.shape[0], dtype=torch.bool)
     if form is not None:
         allowed = allowed_by(rule, map_state(lambda part: part.unsqueeze(1), state), at)

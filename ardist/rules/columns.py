@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ardist.families import Family
+from ardist.families.base import states_of
 from ardist.families.interval import Truncated
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.rules.automaton import Automaton
@@ -113,8 +114,7 @@ class Within(Rule):
         lead = state.shape[:-1]
         masks = [self._masks.get(block) for block in at.blocks.flatten().tolist()]
         if any(mask is not None for mask in masks):
-            states = at.family.enumerate_support()
-            every = torch.ones(0 if states is None else states.shape[0], dtype=torch.bool)
+            every = torch.ones(states_of(at.family).shape[0], dtype=torch.bool)
             each = torch.stack([every if mask is None else mask for mask in masks])
             return each.to(state.device).expand(*lead, -1)
         everything = (-math.inf, math.inf)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ardist.families.base import states_of
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Rule, Specification, State, bound, check_finite
 
@@ -37,8 +38,7 @@ class Distinct(Rule):
             raise ValueError(
                 f"rule: expected blocks of one family for {self!r}, got {len(families)} families"
             )
-        states = families[0].enumerate_support()
-        count, blocks = 0 if states is None else states.shape[0], factorization.num_blocks
+        count, blocks = states_of(families[0]).shape[0], factorization.num_blocks
         if count < blocks:
             raise ValueError(
                 f"rule: expected at least {blocks} states for as many different blocks, got "

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ardist.families import Family
-from ardist.families.restricted import Pinned, is_range
+from ardist.families.base import states_of
+from ardist.families.restricted import Pinned
+from ardist.families.truncated import is_range
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Rule, Specification, State, bound, num_values
 from ardist.shapes import as_integer
@@ -49,8 +51,8 @@ class End(Rule):
 
     def bind(self, factorization: Specification, loose: bool = False) -> "End":
         for family in factorization.layout.distinct:
-            states = None if family.event_shape else family.enumerate_support()
-            if states is None or not is_range(states, family.event_shape):
+            states = family.enumerate_support()
+            if states is None or not is_range(states):
                 raise ValueError(
                     f"end: expected blocks of one index each, 0, ..., n - 1, got {family}"
                 )
@@ -106,9 +108,6 @@ class End(Rule):
 
     def num_events(self, factorization: Specification) -> int:
         # Those that end at each step, and those that never end.
-        others = {}
-        for family in factorization.layout.distinct:
-            states = family.enumerate_support()
-            others[family] = (0 if states is None else states.shape[0]) - 1
+        others = {f: states_of(f).shape[0] - 1 for f in factorization.layout.distinct}
         each = [others[factorization.layout.families[block]] for (block,) in factorization.steps]
         return sum(itertools.accumulate(each, operator.mul, initial=1))

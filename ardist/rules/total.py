@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ardist.families import Family
+from ardist.families.base import states_of
 from ardist.families.restricted import Restricted, restricted
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import (
@@ -132,10 +133,10 @@ class Sum(Rule):
             return None
         counts = {0: 1}  # of the first blocks that have each sum
         for one, first in zip(places(factorization).each, self._first.tolist(), strict=True):
-            states = one.family.enumerate_support()
+            width = states_of(one.family).shape[0]
             found: dict[int, int] = {}
             for before, count in counts.items():
-                for value in range(first, first + (0 if states is None else states.shape[0])):
+                for value in range(first, first + width):
                     found[before + value] = found.get(before + value, 0) + count
             counts = found
         return counts[int(self.total)]
