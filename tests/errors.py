@@ -2307,6 +2307,12 @@ def fit(network=None, x=None, context=None, **options):
     return training.fit(made() if network is None else network, x, context, **options)
 
 
+def fit_sharded():
+    """As if FSDP2 had sharded the network."""
+    with mock.patch("ardist.training.fitting.is_sharded", return_value=True):
+        fit(average=0.9)
+
+
 def fit_twice(**options):
     """The second run has other options than its checkpoint."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -2380,6 +2386,13 @@ TRAINING = (
         lambda: fit(max_epochs=None),
         cause="Training would not end.",
         cure="Pass `max_epochs`, `time_limit`, or `valid` with `patience`.",
+    ),
+    error(
+        "average: expected 0, since it needs a copy of the network, which FSDP2 does not support, "
+        "got 0.9",
+        fit_sharded,
+        cause="The weights of a network that `fully_shard` has sharded cannot be averaged.",
+        cure="Leave `average=` out, or train by DDP.",
     ),
     error(
         'orderings: expected "row", "batch" or Orderings, got \'random\'',

@@ -177,6 +177,14 @@ def test_a_resumed_run_gives_the_numbers_of_one_that_was_not_stopped(name, tmp_p
     assert_same(again, expected)
 
 
+def test_a_resumed_run_does_not_compute_its_start(tmp_path, monkeypatch):
+    run(made, max_epochs=2, checkpoint=tmp_path / "run.pt")
+    monkeypatch.setattr(networks.MADE, "start_at", lambda *_: pytest.fail("start_at was called"))
+    run(made, max_epochs=2, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(pytest.fail.Exception):
+        run(made, max_epochs=2, checkpoint=tmp_path / "run.pt", resume=False)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_checkpoint_that_was_cut_is_an_error(share, tmp_path):
     path = tmp_path / "run.pt"

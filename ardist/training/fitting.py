@@ -195,6 +195,18 @@ def _optimizer(model: nn.Module, options: Any) -> Optimizer:
     return made
 
 
+def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:
+    """A copy whose weights are the moving average of the model's; None for a decay of 0."""
+    if not decay:
+        return None
+    if is_sharded(model):
+        raise ValueError(
+            f"average: expected 0, since it needs a copy of the network, which FSDP2 does not "
+            f"support, got {decay}"
+        )
+    return AveragedModel(model, multi_avg_fn=partial(_move_average, decay))
+
+
 class _Run:
     """The loop over epochs, and what changes in it."""
 
@@ -221,11 +233,11 @@ class _Run:
         with suppress(TypeError):  # a stream has no length
             self.steps = min(self.steps, len(self.train))
         self.device = reference_of(self.objective).device
-        self.start_at_data()
-        self.averaged: AveragedModel | None = None
-        if options.average:
-            average = partial(_move_average, options.average)
-            self.averaged = AveragedModel(self.objective, multi_avg_fn=average)
+        path = options.checkpoint
+        self.resumed: Path | None = path if path and options.resume and path.is_file() else None
+        if self.resumed is None:
+            self.start_at_data()
+        self.averaged = _averaged(self.objective, options.average)
         self.model, parts = self.objective, self.objective.modules()
         is_ddp = any(isinstance(part, DistributedDataParallel) for part in parts)
         if place()[1] > 1 and not is_ddp and not is_sharded(self.model):
@@ -235,6 +247,7 @@ class _Run:
         self.best = self.objective.state_dict()
         self.settings = {name: getattr(options, name) for name in _SETTINGS}
         self.settings["optimizer"] = type(self.optimizer).__name__
+        self.fall = 1.0  # of the learning rate, after epochs without improvement
 
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
@@ -267,8 +280,8 @@ class _Run:
 
     def __call__(self) -> History:
         o, is_first = self.options, place()[0] == 0
-        if o.checkpoint is not None and o.resume and o.checkpoint.is_file():
-            self.load(o.checkpoint)
+        if self.resumed is not None:
+            self.load(self.resumed)
         history = self.history
         self.start = perf_counter() - sum(history.seconds[-1:])
         self.bar = self.make_bar(o.progress and is_first)
@@ -295,21 +308,23 @@ class _Run:
 
     def epoch(self, index: int) -> None:
         """Trains for one epoch, validates, and keeps the weights if they are the best."""
-        history, rate, total, rows = self.history, 0.0, torch.zeros(()), 0
-        torch.manual_seed(hash((self.options.seed, index, place()[0])))
+        o, history, rate, total, rows = self.options, self.history, 0.0, torch.zeros(()), 0
+        if o.max_epochs is None and o.time_limit is None:
+            self.fall = 0.5 ** _num_plateaus(history.valid, max(1, o.patience // 3))
+        torch.manual_seed(hash((o.seed, index, place()[0])))
         if (sampler := sampler_of(self.train)) is not None:
             sampler.set_epoch(index)
         self.model.train()
         for step, batch in enumerate(islice(self.train, self.steps)):
-            seconds = 0.0 if self.options.time_limit is None else self.seconds()
-            if step and seconds >= (self.options.time_limit or math.inf):
+            seconds = 0.0 if o.time_limit is None else self.seconds()
+            if step and seconds >= (o.time_limit or math.inf):
                 break
             rate = self.rate(index, step, seconds)
             scores = self.step(batch, rate)
             total, rows = total - scores.sum(), rows + scores.shape[0]
             self.bar.update()
         history.train.append(self.mean_nats("x", total, rows))
-        history.lr.append(self.options.lr * rate)
+        history.lr.append(o.lr * rate)
         kept = self.objective if self.averaged is None else self.averaged.module
         if self.held is not None:
             history.valid.append(self.validate(kept, self.held))
@@ -333,13 +348,10 @@ class _Run:
 
     def rate(self, epoch: int, step: int, seconds: float) -> float:
         """The learning rate as a share of the highest one."""
-        o, valid = self.options, self.history.valid
-        if o.max_epochs is None and o.time_limit is None:
-            fall = 0.5 ** _num_plateaus(valid, max(1, o.patience // 3))
-        else:
-            done = (epoch + step / self.steps) / (o.max_epochs or math.inf)
-            done = min(1.0, max(done, seconds / (o.time_limit or math.inf)))
-            fall = math.cos(math.pi / 2 * done) ** 2
+        o = self.options
+        done = (epoch + step / self.steps) / (o.max_epochs or math.inf)
+        done = min(1.0, max(done, seconds / (o.time_limit or math.inf)))  # 0 without an end
+        fall = self.fall * math.cos(math.pi / 2 * done) ** 2
         return fall * min(1.0, (epoch * self.steps + step + 1) / max(o.warmup, 1))
 
     def log_prob(self, model: nn.Module, batch: Any) -> Tensor:
