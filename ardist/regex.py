@@ -6,9 +6,10 @@ so that it cannot say which symbols may follow a prefix. An automaton can.
 
 The parser is private: `re._parser`, the module `sre_parse` before Python 3.11, a name that is
 deprecated since. Its result has the same form in Python 3.11 to 3.13. A parser of our own would be
-longer than this file, and would differ from `re` in escapes, flags and classes.
-`tests/test_regex.py` compares the automata with `re` on random patterns, so that a change of the
-private module shows.
+longer than this file, and would differ from `re` in escapes, flags and classes. Three guards are
+there for other versions: `import ardist` does not import this module, a part of a pattern that is
+not known here is refused, and `tests/test_regex.py` compares the automata with `re` on random
+patterns.
 """
 
 import re
@@ -37,6 +38,8 @@ _REFUSED = {
     "ATOMIC_GROUP": ("an atomic group", _BACKTRACKS),
     "POSSESSIVE_REPEAT": ("a possessive repetition", _BACKTRACKS),
 }
+_CHARACTERS = (_parser.LITERAL, _parser.NOT_LITERAL, _parser.ANY, _parser.IN, _parser.FAILURE)
+_REPEATS = (_parser.MAX_REPEAT, _parser.MIN_REPEAT)
 _ANCHORS = {  # at the ends of a pattern, where they change nothing
     0: [(_parser.AT, at) for at in (_parser.AT_BEGINNING, _parser.AT_BEGINNING_STRING)],
     -1: [(_parser.AT, at) for at in (_parser.AT_END, _parser.AT_END_STRING)],
@@ -134,22 +137,22 @@ class _Thompson:
         return state
 
     def _item(self, operation: Any, argument: Any, flags: int, state: int) -> int:
-        if str(operation) in _REFUSED:
-            part, why = _REFUSED[str(operation)]
-            raise ValueError(
-                f"pattern: expected none with {part}, since {why}, got {self.pattern!r}"
-            )
         if operation is _parser.SUBPATTERN:
             _, added, removed, items = argument
             return self._sequence(items, (flags | added) & ~removed, state)
-        if operation in (_parser.MAX_REPEAT, _parser.MIN_REPEAT):
+        if operation in _REPEATS:
             return self._repeated(flags, state, *argument)
         end = self._new()
         if operation is _parser.BRANCH:
             for items in argument[1]:
                 self.free[self._sequence(items, flags, state)].append(end)
-        else:
+        elif operation in _CHARACTERS:
             self.moves[state].append((self._matched(operation, argument, flags), end))
+        else:
+            part, why = _REFUSED.get(str(operation), (str(operation), "it is not known"))
+            raise ValueError(
+                f"pattern: expected none with {part}, since {why}, got {self.pattern!r}"
+            )
         return end
 
     def _repeated(self, flags: int, state: int, least: int, most: Any, items: Any) -> int:

@@ -152,7 +152,7 @@ before = flags()
 import ardist
 assert flags() == before, (before, flags())
 # Imported where they are used.
-assert {"matplotlib", "pandas", "scipy", "sklearn"}.isdisjoint(sys.modules)
+assert {"ardist.regex", "matplotlib", "pandas", "scipy", "sklearn"}.isdisjoint(sys.modules)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 

@@ -133,6 +133,13 @@ def test_a_long_repetition_and_many_tokens():
     assert accepting.sum() == 1
 
 
+def test_a_part_of_a_pattern_that_is_not_known_is_refused(monkeypatch):
+    known = [part for part in regex._CHARACTERS if str(part) != "ANY"]
+    monkeypatch.setattr(regex, "_CHARACTERS", known)
+    with pytest.raises(ValueError, match=r"expected none with ANY, since it is not known"):
+        regex.compile("a.", "ab")
+
+
 # `Automaton.regex`, under which blocks are drawn.
 
 

@@ -47,7 +47,8 @@ class Masked(AnySet):
         context_shape: `(C,)`, `(*grid_shape, C)` or `(S, C)`, by its kind; `()` for none.
         context_kind: "vector", "blocks" or "sequence". Every block depends on the whole context.
         chunk_size: the largest number of passes in one batch of `log_prob`, but at least those of
-            one event. It limits the memory. All by default.
+            one event. It limits the memory. All by default. The `chunk_size` of `condition` is
+            another one: it counts blocks, and this network does not support it.
 
     Raises:
         ValueError: if an argument is invalid.

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ardist.families.base import states_of
-from ardist.regex import compile as compile_regex
 from ardist.rules.base import At, Rule, Specification, State, bound, check_finite
 from ardist.shapes import as_integer, as_integers, as_tensor
 
@@ -92,7 +91,9 @@ class Automaton(Rule):
         >>> ["".join("abc"[i] for i in x) for x in fac.enumerate_support()]
         ['abba', 'abca', 'acba', 'acca']
         """
-        table, accepting, initial = compile_regex(pattern, list(symbols))
+        from ardist import regex  # on demand, since it depends on private modules of Python's `re`
+
+        table, accepting, initial = regex.compile(pattern, list(symbols))
         found = Automaton(table, accepting.nonzero().flatten().tolist(), initial)
         return found if end is None else found._ending(end, end if pad is None else pad)
 
