@@ -1432,18 +1432,14 @@ NETWORKS = (
 
 OWN_NETWORKS = (
     error(
-        "ConditionalNetwork does not define forward",
+        "ConditionalNetwork defines no hidden_states, which the default forward needs",
         lambda: networks.ConditionalNetwork(FOUR).condition().log_prob(torch.zeros(4)),
-        cause="A subclass of `ConditionalNetwork` has no method `forward`.",
-        cure="Define `forward(self, blocks, context=None, ranks=None)`, which returns the "
-        "parameters.",
-        kind=NotImplementedError,
-    ),
-    error(
-        "Wrong does not define hidden_states",
+        "Wrong defines no hidden_states, which the default forward needs",
         lambda: Wrong(FOUR).hidden_states(torch.zeros(1, 4)),
-        cause="The network has no hidden states that its head maps to parameters.",
-        cure="Call the network itself, or define `hidden_states` if it has such a head.",
+        cause="A subclass of `ConditionalNetwork` has neither `forward` nor `hidden_states`, or a "
+        "network without hidden states was asked for them.",
+        cure="Define `forward(self, blocks, context=None, ranks=None)`, which returns the "
+        "parameters, or `hidden_states` with the same arguments and a module `head`.",
         kind=NotImplementedError,
     ),
     error(

@@ -39,8 +39,9 @@ _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all network
 class ConditionalNetwork(Specified, nn.Module):
     """Maps earlier blocks and a context to the parameters of all conditionals.
 
-    To write a network, define `forward`. The parameters of a block must depend only on the blocks
-    that the factorization allows, which `ardist.testing.check_autoregressive` checks. Override
+    To write a network, define `forward`, or `hidden_states` and a `head`. The parameters of a block
+    must depend only on the blocks that the factorization allows, which
+    `ardist.testing.check_autoregressive` checks. Override
     `make_decoder` to make each step of sampling cheaper than a whole pass. By default the decoder
     makes whole passes, and uses fixed-point iteration if that may need fewer passes than steps.
 
@@ -125,6 +126,8 @@ class ConditionalNetwork(Specified, nn.Module):
     ) -> Tensor:
         """The parameters of all conditionals, given all blocks (teacher forcing).
 
+        By default they are the `head` of the `hidden_states`.
+
         Args:
             blocks: (M * N, num_blocks, *block_shape) in raster order of the grid, for every
                 ordering. If the families differ, the blocks are flat, (M * N, total).
@@ -135,18 +138,23 @@ class ConditionalNetwork(Specified, nn.Module):
         Returns:
             (M * N, num_blocks, num_params), or (M * N, total) if the families differ.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+        hidden = self.hidden_states(blocks, context, ranks)
+        head: Any = self.head
+        params: Tensor = head(hidden)
+        return params
 
     def hidden_states(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
         """The hidden states of all blocks, (M * N, num_blocks, size); arguments as of `forward`.
 
-        Define it if `forward` is `self.head(self.hidden_states(blocks, context, ranks))`, where
-        `head` is a module that maps the hidden state of each block to its parameters. Then
-        `log_prob` can compute the parameters of a few blocks at a time, with `chunk_size`.
+        Define it in place of `forward` if `self.head` is a module that maps the hidden state of
+        each block to its parameters. Then `log_prob` can compute the parameters of a few blocks at
+        a time, with `chunk_size`.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define hidden_states")
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no hidden_states, which the default forward needs"
+        )
 
     @property
     def has_hidden_states(self) -> bool:

@@ -114,11 +114,6 @@ class PixelCNN(ConditionalNetwork):
         self.mix = nn.Linear(channels, channels)
         self.head = BlockHead(factorization, channels)
 
-    def forward(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
-    ) -> Tensor:
-        return self.head(self.hidden_states(blocks, context, ranks))
-
     def hidden_states(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:

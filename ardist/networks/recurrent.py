@@ -112,11 +112,6 @@ class RNN(SequenceNetwork):
             if context_kind == "vector":
                 self.context_to_state = nn.Linear(width, self.initial.numel(), bias=False)
 
-    def forward(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
-    ) -> Tensor:
-        return self.head(self.hidden_states(blocks, context, ranks))
-
     def hidden_states(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:

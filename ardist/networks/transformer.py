@@ -202,11 +202,6 @@ class Transformer(ConditionalNetwork):
             f"positions={self.positions!r}, two_streams={self.two_streams}"
         )
 
-    def forward(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
-    ) -> Tensor:
-        return self.head(self.hidden_states(blocks, context, ranks))
-
     def hidden_states(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
@@ -216,13 +211,11 @@ class Transformer(ConditionalNetwork):
         raster = torch.arange(vectors.shape[1], device=vectors.device)
         if self.two_streams:  # in raster order, since only the mask depends on the order
             visible = self._visible if ranks is None else ranks.unsqueeze(-1) > ranks.unsqueeze(-2)
-            hidden = self.run(self.tokens(raster, encoding, visible).all(), vectors, given)
-        else:
-            order = Permutation(self._order if ranks is None else ranks.argsort(-1))
-            tokens = self.tokens(raster if order.order is None else order.order, encoding)
-            hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], given)
-            hidden = order.to_raster(hidden)
-        return hidden  # (M * N, T, dim)
+            return self.run(self.tokens(raster, encoding, visible).all(), vectors, given)
+        order = Permutation(self._order if ranks is None else ranks.argsort(-1))
+        tokens = self.tokens(raster if order.order is None else order.order, encoding)
+        hidden = self.run(tokens.all(), order.to_drawing(vectors)[:, :-1], given)
+        return order.to_raster(hidden)  # (M * N, T, dim)
 
     @property
     def attention_layers(self) -> list[AttentionLayer]:

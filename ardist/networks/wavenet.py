@@ -120,11 +120,6 @@ class WaveNet(SequenceNetwork):
         """The layers, typed."""
         return list(self.layers)  # type: ignore[arg-type]
 
-    def forward(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
-    ) -> Tensor:
-        return self.head(self.hidden_states(blocks, context, ranks))
-
     def hidden_states(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:

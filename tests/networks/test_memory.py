@@ -62,6 +62,24 @@ def test_chunks_serve_evidence_marginals_and_missing_values(kind):
     )
 
 
+class Averages(networks.ConditionalNetwork):
+    """A network with hidden states and a head, whose forward is the default."""
+
+    def __init__(self, factorization):
+        super().__init__(factorization)
+        self.head = torch.nn.Linear(1, factorization.layout.families[0].num_params)
+
+    def hidden_states(self, blocks, context=None, ranks=None):
+        return (blocks.cumsum(1) - blocks).unsqueeze(-1)
+
+
+def test_a_network_of_ones_own_with_hidden_states_and_a_head_scores_in_chunks():
+    net = Averages(ad.Factorization(5, ad.families.Normal()))
+    x = net.condition().sample((3,))
+    expected = net.condition().log_prob(x)
+    torch.testing.assert_close(net.condition(chunk_size=2).log_prob(x), expected)
+
+
 def test_the_backward_pass_uses_the_parameters_and_the_mode_of_the_forward_pass():
     """Both have changed back when it computes chunks again."""
     torch.manual_seed(0)
