@@ -7,6 +7,7 @@ from torch import Size, Tensor
 
 from ardist.bound_network import BoundNetwork
 from ardist.drawing_order import DrawingOrder
+from ardist.restriction import Restriction
 from ardist.rows import repeat_rows
 from ardist.rules.base import State
 
@@ -133,13 +134,16 @@ class Batch:
         """Parameters of all blocks under what the rule allows."""
         return params if self.restriction is None else self.restriction.restrict(params, limits)
 
+    def contexts_for(self, restriction: Restriction | None) -> Tensor | None:
+        """The context of each row, (rows, *context_shape), if the rule reads it."""
+        if restriction is None or not restriction.rule.reads_context:
+            return None
+        return repeat_rows(self.bound.contexts, self.num_rows)
+
     @property
     def contexts(self) -> Tensor | None:
-        """The context of each row, (rows, *context_shape), if the rule reads it."""
-        if self.restriction is None or not self.restriction.rule.reads_context:
-            return None
-        contexts = self.bound.contexts
-        return None if contexts is None else repeat_rows(contexts, self.num_rows)
+        """The contexts that the rule of the factorization reads."""
+        return self.contexts_for(self.restriction)
 
     def inside(self, blocks: Tensor) -> Tensor:
         """Whether each block is inside its support and follows the rule: (rows, num_blocks)."""

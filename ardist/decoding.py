@@ -198,8 +198,7 @@ class WholePasses(CacheDecoder):
         if self._ranks is not None and self._ranks.dim() > 1:
             self._ranks = self._ranks.index_select(0, rows)
         self.batch_size = rows.shape[0]
-        if self._context is not None:
-            self._context = select_rows(self._context, rows)
+        self._context = select_rows(self._context, rows)
 
 
 class _WholeWindow(Window):

@@ -459,7 +459,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             if (reason := bound.unsupported_reason(one)) is not None:
                 raise ValueError(f"ordering: {reason}, got {one}")
         if self.factorization.restriction is not None and ranks.numel():
-            self.factorization.restriction.check_order(ranks.flatten(0, -2), self.factorization)
+            rule = self.factorization.restriction.rule
+            rule.check_order(self.factorization, ranks.flatten(0, -2))
         return self._with(ranks=ranks)
 
     def with_rule(self, rule: Rule | None) -> "AutoregressiveDistribution":

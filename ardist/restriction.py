@@ -202,10 +202,6 @@ class Restriction:
             )
             raise dead_end(self.rule, self._name(block), step)
 
-    def check_order(self, ranks: Tensor, factorization: Specification) -> None:
-        """Raises a `ValueError` if the rule does not suit the orders of the rows."""
-        self.rule.check_order(factorization, ranks)
-
     # In a draw: blocks of steps, in the order of drawing.
 
     def at(self, start: int, stop: int, order: Tensor | None = None) -> At:

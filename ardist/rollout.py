@@ -435,7 +435,7 @@ class Rollout:
         if self._is_whole:
             return self.restriction.all_places(self.batch.ranks)
         order = None if self.batch.ranks is None else self.order.values.order
-        return self.restriction.at(start, stop, None if order is None else repeat_rows(order, rows))
+        return self.restriction.at(start, stop, repeat_rows(order, rows))
 
     def part(self, x: Tensor, step: Step) -> Tensor:
         """Of values of all blocks in raster order, those of a step."""

@@ -1,25 +1,29 @@
 """The rule that pairs rows with contexts: row i of M * N rows has context i % N."""
 
+from typing import TypeVar
+
 from torch import Tensor
 
+X = TypeVar("X", Tensor, Tensor | None)  # such as the encoding of a context, if there is one
 
-def repeat_rows(x: Tensor, num_rows: int, dim: int = 0) -> Tensor:
+
+def repeat_rows(x: X, num_rows: int, dim: int = 0) -> X:
     """One entry for each of N contexts along `dim`, repeated to `num_rows` = M * N rows."""
-    count = x.shape[dim]
-    if count == num_rows:
+    if x is None or (count := x.shape[dim]) == num_rows:
         return x
     repeats = [1] * x.dim()
     repeats[dim] = num_rows // count
     return x.repeat(repeats)
 
 
-def select_rows(x: Tensor, rows: Tensor, dim: int = 0) -> Tensor:
+def select_rows(x: X, rows: Tensor, dim: int = 0) -> X:
     """The entries of the given rows along `dim`, which has N entries: for each row or context.
 
     A single entry serves all rows and stays.
     """
-    count = x.shape[dim]
-    return x if count == 1 else x.index_select(dim, rows % count)
+    if x is None or (count := x.shape[dim]) == 1:
+        return x
+    return x.index_select(dim, rows % count)
 
 
 def add_to_rows(rows: Tensor, x: Tensor) -> Tensor:

@@ -182,17 +182,10 @@ class _Sampler:
                 f"ranks of shape {tuple(batch.ranks.shape)}"
             )
         reference = batch.bound.reference
+        self.contexts = batch.contexts_for(self.restriction)
         self.state = self.restriction.rule.start(batch.num_rows, self.contexts, reference)
         self.log_weight = reference.new_zeros(batch.lead)  # (num_particles, *batch_shape)
         self.ess = reference.new_full(batch.lead[1:], batch.lead[0])
-
-    @property
-    def contexts(self) -> Tensor | None:
-        """The context of each row, if the rule reads it."""
-        contexts = self.batch.bound.contexts
-        if contexts is None or not self.restriction.rule.reads_context:
-            return None
-        return repeat_rows(contexts, self.batch.num_rows)
 
     def at(self, index: int) -> At:
         """The places of the blocks of a step."""

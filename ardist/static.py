@@ -146,8 +146,7 @@ class StaticDecoder(CacheDecoder):
         self._step, self._values = step, order.values.to(reference.device)
         blocks = layout.placeholder(reference).expand(batch_size, *layout.value_shape)
         self._blocks = blocks.clone()
-        context = None if context is None else repeat_rows(context, batch_size)
-        encodings, self._state = step.start(self._blocks, context)
+        encodings, self._state = step.start(self._blocks, repeat_rows(context, batch_size))
         self._encodings = tuple(part.contiguous() for part in encodings)
         self._position = torch.zeros((), dtype=torch.int64, device=reference.device)
         self._num_advanced = 0
@@ -297,7 +296,7 @@ class DrawStep(nn.Module):
                     f"context: expected (N, {spelled(context.shape[len(batch) :])}) with an N that "
                     f"divides num_rows {num_rows}, got {tuple(context.shape)}"
                 )
-            context = repeat_rows(context, num_rows)
+        context = repeat_rows(context, num_rows)
         fac = self.factorization
         blocks = fac.layout.placeholder(reference).expand(num_rows, *fac.layout.value_shape)
         return fac.merge(blocks).clone(), *self.step.start(blocks, context)

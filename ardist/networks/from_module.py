@@ -17,7 +17,7 @@ from ardist.families import Categorical, Family
 from ardist.networks.any_set import AnySet
 from ardist.networks.base import ConditionalNetwork, part, reference_of
 from ardist.networks.sequence import UniformNetwork
-from ardist.rows import repeat_rows
+from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
 from ardist.testing import CheckError, check_autoregressive
 
@@ -123,7 +123,7 @@ class FromModule(_Foreign, UniformNetwork):
             start = self.start.expand(blocks.shape[0], 1, *self.start.shape)
             blocks = torch.cat((start, blocks[:, :-1]), 1)
         options = {"use_cache": False} if self.has_cache else {}
-        return self.evaluate(blocks, _repeated(context, blocks.shape[0]), **options)[0]
+        return self.evaluate(blocks, repeat_rows(context, blocks.shape[0]), **options)[0]
 
     def evaluate(
         self, inputs: Tensor, context: Tensor | None, **options: Any
@@ -156,7 +156,7 @@ class FromModule(_Foreign, UniformNetwork):
         with self.eval_mode():  # raises at once if dropout or batch norm is active
             if not self.shift:
                 return super().make_decoder(factorization, batch_size, context, ranks)
-        return _ModuleDecoder(self, factorization, batch_size, _repeated(context, batch_size))
+        return _ModuleDecoder(self, factorization, batch_size, repeat_rows(context, batch_size))
 
     def _fingerprint(self) -> dict[str, list[str]]:
         start = self.start.float().tolist() if self.shift else None
@@ -216,7 +216,7 @@ class MaskedModule(_Foreign, AnySet):
     def predict(self, blocks: Tensor, observed: Tensor, context: Tensor | None) -> Tensor:
         layout = self.factorization.layout
         inputs = torch.where(layout.expand_to_elements(observed), blocks, self.mask)
-        context = _repeated(context, blocks.shape[0])
+        context = repeat_rows(context, blocks.shape[0])
         output = self.module(*((inputs,) if context is None else (inputs, context)))
         return _params_of(output, layout.families[0], inputs.shape[:2])
 
@@ -265,10 +265,6 @@ def _check_not_noisy(foreign: nn.Module) -> None:
             )
 
 
-def _repeated(context: Tensor | None, num_rows: int) -> Tensor | None:
-    return None if context is None else repeat_rows(context, num_rows)
-
-
 def _is_noisy(module: nn.Module) -> bool:
     """Whether a module gives other outputs in training mode than in evaluation mode."""
     # Recurrent and attention modules have the probability of their dropout under this name.
@@ -294,8 +290,7 @@ class _ModuleDecoder(CacheDecoder):
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._inputs = self._inputs.index_select(0, rows)
-        if self._context is not None:
-            self._context = self._context.index_select(0, rows)
+        self._context = select_rows(self._context, rows)
         if self._cache is not None:
             self._cache.reorder_cache(rows)
 

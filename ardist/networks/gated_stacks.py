@@ -279,10 +279,7 @@ class _Incremental:
         """Row i becomes a copy of the previous row `rows[i]`."""
         for buffers in (self._above, self._left, self._rest):
             buffers[:] = [buffer.index_select(0, rows) for buffer in buffers]
-        self._encodings = [
-            [None if part is None else select_rows(part, rows) for part in pair]
-            for pair in self._encodings
-        ]
+        self._encodings = [[select_rows(part, rows) for part in pair] for pair in self._encodings]
         self._make_views()
 
 

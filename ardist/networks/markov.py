@@ -246,8 +246,7 @@ class _MarkovDecoder(CacheDecoder):
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._past = self._past.index_select(0, rows)
-        if self._encoding is not None:
-            self._encoding = select_rows(self._encoding, rows)
+        self._encoding = select_rows(self._encoding, rows)
 
     def take(self, blocks: Tensor, num_steps: int) -> None:
         self._past = torch.cat((self._past, blocks), 1)[:, -self._network.window :]

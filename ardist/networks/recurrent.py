@@ -419,8 +419,7 @@ class _RNNDecoder(Decoder):
     def select(self, rows: Tensor) -> None:
         states = torch.stack((torch.stack(self._hidden), torch.stack(self._cells)))
         self._set_states(states.index_select(2, rows))
-        if self._encoding is not None:
-            self._encoding = select_rows(self._encoding, rows)
+        self._encoding = select_rows(self._encoding, rows)
         self.batch_size = rows.shape[0]
         if self._context_sums is not None:
             self._context_sums = self._context_sums.index_select(0, rows)
@@ -465,8 +464,7 @@ class _DifferentiableRNNDecoder(Decoder):
         self._states = [
             tuple(state.index_select(0, rows) for state in states) for states in self._states
         ]
-        if self._encoding is not None:
-            self._encoding = select_rows(self._encoding, rows)
+        self._encoding = select_rows(self._encoding, rows)
 
 
 class _RNNStep(SequenceStep):

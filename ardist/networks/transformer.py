@@ -365,11 +365,9 @@ class _Tokens(NamedTuple):
         return Part(contents, self.queries[:, first:last], of_queries, of_keys, mask)
 
     def select(self, rows: Tensor) -> "_Tokens":
-        queries, rotations, mask = (
-            None if part is None else select_rows(part, rows)
-            for part in (self.queries, self.rotations, self.mask)
-        )
-        return _Tokens(select_rows(self.contents, rows), queries, rotations, mask)
+        others = (self.queries, self.rotations, self.mask)
+        contents = select_rows(self.contents, rows)
+        return _Tokens(contents, *(select_rows(part, rows) for part in others))
 
 
 class _TransformerDecoder(Decoder):

@@ -11,7 +11,7 @@ from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork, reference_of, start_near_noise
 from ardist.networks.mlp import Constant, mlp
 from ardist.networks.sizes import hidden_layers
-from ardist.rows import repeat_rows
+from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_size, described
 
 
@@ -112,8 +112,7 @@ class Unshared(ConditionalNetwork):
         layout = self.factorization.layout
         features = layout.features(blocks).to(reference_of(self).dtype)  # (M * N, total)
         inputs = features.index_select(1, self.columns).split(self.widths, 1)
-        if context is not None:
-            context = repeat_rows(context, blocks.shape[0])
+        context = repeat_rows(context, blocks.shape[0])
         params = [self.evaluate(block, part, context) for block, part in enumerate(inputs)]
         return torch.cat(params, 1).reshape(blocks.shape[0], *layout.param_shape)
 
@@ -183,13 +182,12 @@ class _UnsharedDecoder(CacheDecoder):
         width = sum(self.factorization.layout.sizes["feature"])
         self._features = reference_of(network).new_zeros(batch_size, width)
         self._columns = network.columns.split(network.widths)
-        self._context = None if context is None else repeat_rows(context, batch_size)
+        self._context = repeat_rows(context, batch_size)
 
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._features = self._features.index_select(0, rows)
-        if self._context is not None:
-            self._context = self._context.index_select(0, rows)
+        self._context = select_rows(self._context, rows)
 
     def take(self, blocks: Tensor, num_steps: int) -> None:
         fac, stop = self.factorization, self.num_taken + num_steps

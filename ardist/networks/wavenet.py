@@ -314,8 +314,7 @@ class _WaveNetDecoder(Decoder):
         return self._params(hidden[-1])
 
     def select(self, rows: Tensor) -> None:
-        if self._context is not None:
-            self._context = select_rows(self._context, rows, 1)
+        self._context = select_rows(self._context, rows, 1)
         for cache in self._caches:
             cache.select(rows, self._context)
         self.batch_size = rows.shape[0]
