@@ -44,15 +44,10 @@ class BoundNetwork:
         chunk_size: int | None = None,
     ) -> None:
         self.network, self.unwrapped = network, unwrap(network)
-        if factorization is not None:
-            check_type(factorization, Factorization, "factorization")
-        own: Factorization = self.unwrapped.factorization
-        self.factorization = factorization or own
         self.context, self.params = context, params
-        self.network_factorization = as_built_for(own, self.factorization)
-        self.is_own = self.network_factorization is own
-        if (reason := self.unsupported_reason(self.factorization)) is not None:
-            raise ValueError(f"factorization: {reason}, got {factorization}")
+        found = checked_factorization(self.unwrapped, factorization)
+        self.factorization, self.network_factorization = found
+        self.is_own = self.network_factorization is self.unwrapped.factorization
         self.unwrapped._register_in_pyro()
         self._check_params()
         self.chunk_size = checked_chunk_size(network, chunk_size)
@@ -211,6 +206,23 @@ def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
         families = own.families[0] if own.is_uniform else own.families
         return wanted.replace(families=families, rule=None)
     return own if wanted == own else wanted
+
+
+def checked_factorization(
+    network: Any, wanted: Factorization | None
+) -> tuple[Factorization, Factorization]:
+    """A factorization, or the network's own one if None, and the same as the network sees it.
+
+    A `ValueError` if the network does not support it.
+    """
+    own: Factorization = network.factorization
+    if wanted is None:
+        return own, own
+    check_type(wanted, Factorization, "factorization")
+    built_for = as_built_for(own, wanted)
+    if built_for is not own and (reason := network.unsupported_reason(built_for)) is not None:
+        raise ValueError(f"factorization: {reason}, got {wanted}")
+    return wanted, built_for
 
 
 def context_batch(network: Any, context: Tensor | None) -> Size:

@@ -253,20 +253,16 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             name for named columns.
         """
         value = self.checked(value)
-        fac, layout, batch = (
-            self.factorization,
-            self.factorization.conditionals,
-            self.batch_of(value),
-        )
+        fac, batch = self.factorization, self.batch_of(value)
+        layout = batch.layout
         params = self.bound.with_params(teacher_forced_params, batch, value)[1]
         lead = torch.broadcast_shapes(batch.lead, self.batch_shape)
         params = batch.unflatten(params).expand((*lead, *layout.param_shape))
         if not layout.flat and fac.names is None:
             family = layout.families[0]
             return family(params.reshape(*lead, *fac.grid_shape, family.num_params))
-        pieces = params.split(layout.sizes["param"], -1) if layout.flat else params.unbind(-2)
-        each = [family(piece) for family, piece in zip(layout.families, pieces, strict=True)]
-        return tuple(each) if fac.names is None else dict(zip(fac.names, each, strict=True))
+        each = layout.conditionals(params)
+        return each if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
+from torch.distributions import Distribution
 
 from ardist.families import Family
 from ardist.families.stacked import form_of, stack
@@ -214,6 +215,11 @@ class Layout:
             for kind, all_blocks in rows
         ]
         return [function(*each) for each in zip(self.stacked, *parts, strict=True)]
+
+    def conditionals(self, params: Tensor) -> tuple[Distribution, ...]:
+        """The distribution of each block."""
+        pieces = params.split(self.sizes["param"], -1) if self.flat else params.unbind(-2)
+        return tuple(family(piece) for family, piece in zip(self.families, pieces, strict=True))
 
     def log_prob(self, params: Tensor, values: Tensor) -> Tensor:
         """The log probability of each block, in nats: (..., num_blocks)."""

@@ -18,7 +18,7 @@ from ardist.rules.base import (
     State,
     allowed_by,
     dead_end,
-    is_own,
+    is_custom,
     map_state,
     places,
     rows_of,
@@ -44,8 +44,8 @@ class Restriction:
 
     def __init__(self, rule: Rule, factorization: Specification) -> None:
         self.rule, self._plain, self._name = rule, factorization.layout, factorization.block_name
-        self.is_own = is_own(rule)
-        self._ask = partial(allowed_by, rule) if self.is_own else rule.allowed
+        self.is_custom = is_custom(rule)
+        self._allowed_by_rule = partial(allowed_by, rule) if self.is_custom else rule.allowed
         families = self._plain.families
         forms = [rule.restricted(family, block) for block, family in enumerate(families)]
         self._forms = forms
@@ -181,7 +181,7 @@ class Restriction:
 
     def check_events(self, blocks: Tensor, limits: Tensor, ranks: Tensor | None) -> None:
         """Raises a `ValueError` if an allowed prefix of events ends in a block without a value."""
-        if self.is_own and is_readable(limits):
+        if self.is_custom and is_readable(limits):
             self.check_possible(limits, self.all_places(ranks), self.inside(blocks, limits))
 
     def check_possible(self, limits: Tensor, at: At, inside: Tensor | None = None) -> None:
@@ -310,7 +310,9 @@ class Restriction:
         """
         if not self.layout.flat:
             form = self._forms[0]
-            return blocks if form is None else form.correct(blocks, self._ask(before, at))
+            return (
+                blocks if form is None else form.correct(blocks, self._allowed_by_rule(before, at))
+            )
         sizes = [self._plain.sizes["value"][block] for block in at.blocks.tolist()]
         pieces = zip(self._allowed(before, at), blocks.split(sizes, -1), strict=True)
         return torch.cat(
@@ -343,7 +345,7 @@ class Restriction:
             form, count = self._forms[0], at.positions.shape[-1]
             if form is None:
                 return reference.new_zeros(rows, count, 0)
-            return form.limits(self._ask(before, at), Size((rows, count)), reference)
+            return form.limits(self._allowed_by_rule(before, at), Size((rows, count)), reference)
         each = [reference.new_zeros(rows, 0)]
         for form, allowed in self._allowed(before, at):
             if form is not None:
@@ -359,7 +361,7 @@ class Restriction:
                 yield None, None
             else:
                 one = map_state(partial(_narrow, number), before)
-                yield form, self._ask(one, at.each[number])
+                yield form, self._allowed_by_rule(one, at.each[number])
 
     def _numbers_of(
         self, values: Tensor, at: At, number: Callable[[States, Tensor], Tensor] = States.number

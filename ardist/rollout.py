@@ -88,7 +88,7 @@ class Step:
         """Takes the blocks of the step; observed blocks replace them. The result."""
         rollout, span = self._rollout, (self.index, self.stop)
         self.drawn = rollout.clamp(blocks, *span)
-        if rollout.may_be_lost:
+        if rollout.may_reach_dead_end:
             before = rollout.before(self.drawn, *span) if self.is_window else self._before
             limits = rollout.limits(before, *span) if self._limits is None else self._limits
             rollout.check_possible(limits, *span)
@@ -395,10 +395,10 @@ class Rollout:
         return self.restriction.correct(blocks, before, self._at(start, stop, blocks.shape[0]))
 
     @property
-    def may_be_lost(self) -> bool:
+    def may_reach_dead_end(self) -> bool:
         """Whether the rule is a user's, which may allow no value of a block."""
         rule = self.restriction
-        return rule is not None and rule.is_own and not self._is_whole
+        return rule is not None and rule.is_custom and not self._is_whole
 
     def check_possible(self, limits: Tensor | None, start: int, stop: int) -> None:
         """Raises a `ValueError` if the rule allowed no value of a block of these steps."""

@@ -142,9 +142,7 @@ def _shown(rollout: Rollout, step: RolloutStep, drawn: Tensor, blocks: Tensor) -
     if not layout.flat:
         conditional, value = layout.families[0](params), drawn
     else:
-        pieces = params.split(layout.sizes["param"], -1)
-        pairs = zip(layout.families, pieces, strict=True)
-        conditional = tuple(family(piece) for family, piece in pairs)
+        conditional = layout.conditionals(params)
         values = zip(layout.families, drawn.split(layout.sizes["value"], -1), strict=True)
         value = tuple(part.reshape(*batch.lead, *f.event_shape) for f, part in values)
     return Step(step.index, _blocks_of(rollout, step), conditional, value, batch.events(blocks))

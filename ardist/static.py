@@ -6,11 +6,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ardist.bound_network import as_built_for, context_batch, unwrap
+from ardist.bound_network import checked_factorization, context_batch, unwrap
 from ardist.decoding import CacheDecoder
 from ardist.factorization import Factorization
 from ardist.rows import repeat_rows
-from ardist.shapes import as_positive, check_kind, check_type, spelled
+from ardist.shapes import as_positive, check_kind, spelled
 
 Tensors = tuple[Tensor, ...]
 _WARM_UP = 3  # steps before a CUDA graph is recorded, in which torch's libraries set themselves up
@@ -255,13 +255,7 @@ class DrawStep(nn.Module):
                 f"network: expected evaluation mode, since a recorded step cannot switch dropout "
                 f"off, got a {type(unwrapped).__name__} in training mode; call network.eval()"
             )
-        own: Factorization = unwrapped.factorization
-        if factorization is not None:
-            check_type(factorization, Factorization, "factorization")
-        self.factorization = factorization or own
-        built_for = as_built_for(own, self.factorization)
-        if (reason := unwrapped.unsupported_reason(built_for)) is not None:
-            raise ValueError(f"factorization: {reason}, got {factorization}")
+        self.factorization, built_for = checked_factorization(unwrapped, factorization)
         rule = self.factorization.rule
         if rule is not None and rule.reads_context:
             raise ValueError(

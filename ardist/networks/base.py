@@ -476,7 +476,7 @@ class ConditionalNetwork(Specified, nn.Module):
     # of the factorization.
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """The entries in which a state dict must agree with the network, by name, from `part`."""
+        """The entries in which a state dict must agree with the network, by name, from `entry`."""
         return fingerprint(self.factorization)
 
     def get_extra_state(self) -> Tensor:
@@ -567,7 +567,7 @@ def _check_row_orders(ranks: Tensor, factorization: Factorization) -> None:
 
 
 def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
-    """The properties of a factorization that give weights their meaning, by name, from `part`.
+    """The properties of a factorization that give weights their meaning, by name, from `entry`.
 
     Args:
         factorization: of the network.
@@ -585,15 +585,15 @@ def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[
         is_raster = torch.equal(order.flatten(), raster)
         ordering_keys = ["raster" if is_raster else order, vars(ordering)]
     return {
-        **({} if any_length else {"grid_shape": part(tuple(factorization.grid_shape))}),
-        "families": part(shortened(families), families),
-        "names": part(names and shortened(names), names),
-        "partition": part(repr(partition), *partition_keys),
-        "ordering": part(repr(ordering), *ordering_keys),
+        **({} if any_length else {"grid_shape": entry(tuple(factorization.grid_shape))}),
+        "families": entry(shortened(families), families),
+        "names": entry(names and shortened(names), names),
+        "partition": entry(repr(partition), *partition_keys),
+        "ordering": entry(repr(ordering), *ordering_keys),
     }
 
 
-def part(shown: object, *keys: object) -> list[str]:
+def entry(shown: object, *keys: object) -> list[str]:
     """One entry of a fingerprint: a short text and a digest of each key.
 
     Two entries agree if they share a digest.

@@ -15,7 +15,7 @@ from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical, Family
 from ardist.networks.any_set import AnySet
-from ardist.networks.base import ConditionalNetwork, part, reference_of
+from ardist.networks.base import ConditionalNetwork, entry, reference_of
 from ardist.networks.sequence import UniformNetwork
 from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
@@ -160,7 +160,7 @@ class FromModule(_Foreign, UniformNetwork):
 
     def _fingerprint(self) -> dict[str, list[str]]:
         start = self.start.float().tolist() if self.shift else None
-        return {**super()._fingerprint(), "shift": part(self.shift), "start": part(start)}
+        return {**super()._fingerprint(), "shift": entry(self.shift), "start": entry(start)}
 
     def extra_repr(self) -> str:
         start = f", start={self.start.tolist()}" if self.shift else ""
@@ -221,7 +221,7 @@ class MaskedModule(_Foreign, AnySet):
         return _params_of(output, layout.families[0], inputs.shape[:2])
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        return {**super()._fingerprint(), "mask": part(self.mask.float().tolist())}
+        return {**super()._fingerprint(), "mask": entry(self.mask.float().tolist())}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nmask={self.mask.tolist()}"

@@ -11,8 +11,8 @@ from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import (
     ConditionalNetwork,
+    entry,
     fingerprint,
-    part,
     reference_of,
     start_near_noise,
 )
@@ -193,7 +193,7 @@ class Markov(UniformNetwork):
     def _fingerprint(self) -> dict[str, list[str]]:
         """With the length only if the network is not stationary."""
         entries = fingerprint(self.factorization, any_length=self.stationary)
-        return {**entries, "window": part(self.window)}
+        return {**entries, "window": entry(self.window)}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}\nwindow={self.window}, stationary={self.stationary}"

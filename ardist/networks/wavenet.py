@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
-from ardist.networks.base import part
+from ardist.networks.base import entry
 from ardist.networks.sequence import (
     BlockEmbedding,
     BlockHead,
@@ -170,7 +170,7 @@ class WaveNet(SequenceNetwork):
     def _fingerprint(self) -> dict[str, list[str]]:
         """With the dilations, which the shapes of the weights do not determine."""
         dilations = [layer.dilation for layer in self.gated_layers]
-        return {**super()._fingerprint(), "dilations": part(dilations)}
+        return {**super()._fingerprint(), "dilations": entry(dilations)}
 
     def make_decoder(
         self,

@@ -301,7 +301,7 @@ class Rule(Specified, ABC):
         counts = [1]  # of the prefixes that lead to each state
         for step, at in enumerate(places(factorization).each):
             rows, _, state = choices(self, state, at)
-            if is_own(self) and rows.unique().shape[0] < len(counts):
+            if is_custom(self) and rows.unique().shape[0] < len(counts):
                 raise dead_end(self, factorization.block_name(int(at.blocks)), step)
             state, inverse = _distinct(state)
             merged = [0] * rows_of(state)
@@ -313,7 +313,7 @@ class Rule(Specified, ABC):
         return sum(counts)
 
 
-def is_own(rule: Rule) -> bool:
+def is_custom(rule: Rule) -> bool:
     """Whether a rule, or a part of it, is a user's: what it allows is then checked."""
     parts = getattr(rule, "rules", (rule,))
     return any(not type(part).__module__.startswith("ardist.") for part in parts)
