@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -12,6 +12,9 @@ from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.recomputation import call_with_params, gathered
 from ardist.shapes import as_positive, check_kind, check_tensor, check_type, described, spelled
+
+if TYPE_CHECKING:
+    from ardist.pathwise import Sweep
 
 Result = TypeVar("Result")
 
@@ -156,7 +159,7 @@ class BoundNetwork:
             self.network_factorization, num_rows, self.contexts
         )
 
-    def sweep(self, blocks: Tensor) -> Any:
+    def sweep(self, blocks: Tensor) -> "Sweep | None":
         """The network's reverse sweep through a draw of `blocks`, if it has one."""
         return self.unwrapped._sweep(blocks, self.contexts) if self.is_own else None
 

@@ -212,7 +212,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.nan_policy == "raise" or not isinstance(value, Tensor) or not value.isnan().any():
             value = self.checked(value, follows=False)
             scores = self._score(value)
-            # Under a rule the scores tell whether the value follows it.
+            # Under a rule the scores show whether the value follows it.
             if self._validate_args and not _all(scores > -torch.inf):
                 self.checked(value)
             return scores
@@ -650,7 +650,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self.check_value(value, name)
         layout = self.factorization.layout
         dtype = layout.dtype(self.bound.reference.dtype)
-        if not layout.is_index:  # whole floats are valid indices, which the check below tells
+        if not layout.is_index:  # floats may be indices, as the check below finds
             value = value.to(dtype)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
             if follows:

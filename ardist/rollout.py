@@ -12,6 +12,7 @@ from ardist.decoding import Decoder
 from ardist.drawing_order import DrawingOrder
 from ardist.families.truncated import state_logits_of
 from ardist.layout import Layout
+from ardist.restriction import Restriction
 from ardist.rows import repeat_rows
 from ardist.rules.base import At, State, map_state, rows_of
 from ardist.shapes import is_vmapped
@@ -169,7 +170,6 @@ class Step:
         family, layout = self.layout.families[number], self.layout
         params = layout.block("param", self.params, number)
         log_prob = state_logits_of(family, params).log_softmax(-1)
-        flat = states.reshape(states.shape[0], -1)
         evidence = self._rollout.evidence_of(self.index, self.stop)
         if evidence is None:
             return log_prob
@@ -182,6 +182,7 @@ class Step:
             given = family.given_log_prob(each, states.expand_as(under), under)
             log_prob = torch.where(mask.any(-1, keepdim=True), given, log_prob)
         log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
+        flat = states.reshape(states.shape[0], -1)
         agree = ((flat == observed.unsqueeze(1)) | ~mask.unsqueeze(1)).all(-1)
         return log_prob.masked_fill(~agree, -torch.inf)
 
@@ -366,33 +367,37 @@ class Rollout:
         Args:
             guess: the blocks of these steps, if there is more than one step.
         """
-        if self.restriction is None:
+        rule = self.restriction
+        if rule is None:
             return None
         if self._is_whole:
             return self.batch.before(_accepted(self._raster if guess is None else guess))
-        rows = rows_of(self._state)
-        return self.restriction.before(self._state, guess, self._at(start, stop, rows))
+        at = self._at(rule, start, stop, rows_of(self._state))
+        return rule.before(self._state, guess, at)
 
     def limits(self, before: State, start: int, stop: int) -> Tensor | None:
         """What the rule allows of the blocks of these steps, given the states before them; without
         states everything.
         """
-        if self.restriction is None or before is None:
+        rule = self.restriction
+        if rule is None or before is None:
             return None
-        at = self._at(start, stop, rows_of(before))
-        return self.restriction.limits_of(before, at, self._reference)
+        at = self._at(rule, start, stop, rows_of(before))
+        return rule.limits_of(before, at, self._reference)
 
     def restricted(self, params: Tensor, limits: Tensor | None, start: int, stop: int) -> Tensor:
         """The parameters of these steps under what the rule allows."""
-        if self.restriction is None:
+        rule = self.restriction
+        if rule is None:
             return params
-        return self.restriction.restrict(params, limits, self._at(start, stop, params.shape[0]))
+        return rule.restrict(params, limits, self._at(rule, start, stop, params.shape[0]))
 
     def corrected(self, blocks: Tensor, before: State, start: int, stop: int) -> Tensor:
         """Blocks of these steps that were drawn without the rule, as the rule makes them."""
-        if self.restriction is None:
+        rule = self.restriction
+        if rule is None:
             return blocks
-        return self.restriction.correct(blocks, before, self._at(start, stop, blocks.shape[0]))
+        return rule.correct(blocks, before, self._at(rule, start, stop, blocks.shape[0]))
 
     @property
     def may_reach_dead_end(self) -> bool:
@@ -402,40 +407,38 @@ class Rollout:
 
     def check_possible(self, limits: Tensor | None, start: int, stop: int) -> None:
         """Raises a `ValueError` if the rule allowed no value of a block of these steps."""
-        if self.restriction is not None and limits is not None:
-            at = self._at(start, stop, limits.shape[0])
-            self.restriction.check_possible(limits, at)
+        rule = self.restriction
+        if rule is not None and limits is not None:
+            rule.check_possible(limits, self._at(rule, start, stop, limits.shape[0]))
 
     def readable(self, blocks: Tensor, start: int, stop: int) -> Tensor:
         """The blocks of these steps as a network reads them."""
-        restriction = self.restriction
-        if restriction is None or not restriction.has_constants or self._is_whole:
+        rule = self.restriction
+        if rule is None or not rule.has_constants or self._is_whole:
             return blocks  # whole passes see to it themselves
-        return restriction.readable(self.order.layout_of(start, stop), blocks)
+        return rule.readable(self.order.layout_of(start, stop), blocks)
 
     def follow(self, blocks: Tensor, start: int, stop: int) -> None:
         """Advances the state of the rule by the blocks of these steps."""
-        restriction = self.restriction
-        if restriction is None or self._is_whole:
+        rule = self.restriction
+        if rule is None or self._is_whole:
             return
         if self._follow is not None:
             blocks = self.order.part(self._follow, start, stop)
         rows = blocks.shape[0]
-        self._state = restriction.advance(self._state, blocks, self._at(start, stop, rows))
+        self._state = rule.advance(self._state, blocks, self._at(rule, start, stop, rows))
         every = steps_per_check(self._reference)
         is_due = start // every < stop // every
-        if restriction.may_end and is_due and stop < self.order.num_steps:
-            after = self._at(stop, self.order.num_steps, rows)
-            self._rest = restriction.rule.rest(self._state, after)
+        if rule.may_end and is_due and stop < self.order.num_steps:
+            after = self._at(rule, stop, self.order.num_steps, rows)
+            self._rest = rule.rule.rest(self._state, after)
 
-    def _at(self, start: int, stop: int, rows: int) -> At:
+    def _at(self, restriction: Restriction, start: int, stop: int, rows: int) -> At:
         """The places of the blocks of these steps, in each row if rows have orders."""
-        if self.restriction is None:
-            raise RuntimeError("only a rule asks for places")
         if self._is_whole:
-            return self.restriction.all_places(self.batch.ranks)
+            return restriction.all_places(self.batch.ranks)
         order = None if self.batch.ranks is None else self.order.values.order
-        return self.restriction.at(start, stop, repeat_rows(order, rows))
+        return restriction.at(start, stop, repeat_rows(order, rows))
 
     def part(self, x: Tensor, step: Step) -> Tensor:
         """Of values of all blocks in raster order, those of a step."""

@@ -19,7 +19,6 @@ UNREACHABLE = {
     "recomputation.py: gathered": "only in several processes; test_distributed.py",
     "families/restricted.py: Restricted.correct": "only bits and constants are corrected",
     "restriction.py: Restriction.__init__": "only a rule of one's own limits some of many vectors",
-    "rollout.py: Rollout._at": "only a rule asks for places",
     "training/batches.py: make_loader": "only in several processes; test_distributed.py",
     "rollout.py: _accepted": "the clients of the package accept the blocks of each step",
 }

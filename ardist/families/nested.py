@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import MOST_STATES, Family
+from ardist.ordering import Ordering
 from ardist.shapes import described
 
 
@@ -121,7 +122,7 @@ class Nested(Family):
             )
         return p.scores_of(value, mask).sum(-1)
 
-    def ordering_given(self, mask: Tensor) -> Any:
+    def ordering_given(self, mask: Tensor) -> Ordering | Tensor:
         """The order in which the inner network draws a block with observed elements.
 
         It is the network's own order if the observed elements come first in it. Otherwise it is an
@@ -139,7 +140,8 @@ class Nested(Family):
         """
         reference = next(self.network.parameters())
         p = self._condition(reference.new_zeros(self.num_params))
-        return p.with_first(mask).ordering
+        ordering: Ordering | Tensor = p.with_first(mask).ordering
+        return ordering
 
     def is_ancestral(self, mask: Tensor) -> bool:
         return self.ordering_given(mask) is self._inner.factorization.ordering

@@ -84,59 +84,62 @@ class Parametric(Family):
                     f"{argument}: expected free parameters of {cls.__name__}, which are "
                     f"{sorted(constraint_of)}, got {unknown}"
                 )
-        self._sizes: list[int] = []
-        self._makers: list[tuple[str, torch.Size, Link]] = []
-        for name, constraint in constraint_of.items():
-            if constraint.is_discrete:
-                raise ValueError(
-                    f"fixed: expected a constant for the discrete {name} of {cls.__name__}, got "
-                    f"none; fixed={{{name!r}: ...}} gives it"
-                )
-            shape = self._shape_of(name, constraint)
-            if name in self.links:
-                link: Link = self.links[name]
-            else:
-                try:
-                    transform = transform_to(constraint)
-                except NotImplementedError as error:
-                    raise ValueError(
-                        f"links: expected a link for {name} of {cls.__name__}, since torch has no "
-                        f"transform to {constraint}, got none; links={{{name!r}: ...}} gives it"
-                    ) from error
-                link, shape = transform, torch.Size(transform.inverse_shape(shape))
-            self._makers.append((name, shape, link))
-            self._sizes.append(math.prod(shape))
+        self._makers = [self._maker_of(name, part) for name, part in constraint_of.items()]
+        self._sizes = [math.prod(shape) for _, shape, _ in self._makers]
         self.num_params = sum(self._sizes)
         if self.num_params == 0:
             raise ValueError(
                 f"fixed: expected to leave a parameter of {cls.__name__} free, got constants for "
                 f"all of them"
             )
-        generator = torch.Generator().manual_seed(0)
-        try:
-            ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in "12")
-        except Exception as error:
-            raise ValueError(
-                f"fixed: expected all arguments that {cls.__name__} needs, got "
-                f"{sorted({*constraint_of, *self.fixed})}, with which it raises: {error}; fixed= "
-                f"gives others"
-            ) from error
-        if ours.event_shape != self.event_shape:
-            raise ValueError(
-                f"event_shape: expected {tuple(ours.event_shape)}, the shape of an event of "
-                f"{cls.__name__}, got {tuple(self.event_shape)}"
-            )
-        self.support = ours.support  # type: ignore[assignment]
-        if _describe(ours.support) != _describe(other.support):
-            raise ValueError(
-                f"cls: expected a distribution whose support is the same for all parameters, got "
-                f"{cls.__name__}; fixed= gives constants for the parameters that change it"
-            )
-        self.has_rsample = ours.has_rsample and self._try(reparameterized) == "differentiable"
+        example = self._example({*constraint_of, *self.fixed})
+        self.support = example.support  # type: ignore[assignment]
+        self.has_rsample = example.has_rsample and self._try(reparameterized) == "differentiable"
         cdf = "absent" if self.event_shape else self._try(lambda made, value: made.cdf(value))
         self.has_cdf = cdf != "absent" or self._ordered_states() is not None
         self.has_cdf_gradient = cdf == "differentiable"
         self.needs_double = self._supports_double()
+
+    def _maker_of(self, name: str, constraint: Any) -> tuple[str, torch.Size, Link]:
+        """The name of a parameter, the shape of its unconstrained reals, and the map from them."""
+        if constraint.is_discrete:
+            raise ValueError(
+                f"fixed: expected a constant for the discrete {name} of {self.cls.__name__}, got "
+                f"none; fixed={{{name!r}: ...}} gives it"
+            )
+        shape = self._shape_of(name, constraint)
+        if name in self.links:
+            return name, shape, self.links[name]
+        try:
+            transform = transform_to(constraint)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"links: expected a link for {name} of {self.cls.__name__}, since torch has no "
+                f"transform to {constraint}, got none; links={{{name!r}: ...}} gives it"
+            ) from error
+        return name, torch.Size(transform.inverse_shape(shape)), transform
+
+    def _example(self, arguments: set[str]) -> Distribution:
+        """A conditional, after checks of its event_shape and its support."""
+        name, generator = self.cls.__name__, torch.Generator().manual_seed(0)
+        try:
+            ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in "12")
+        except Exception as error:
+            raise ValueError(
+                f"fixed: expected all arguments that {name} needs, got {sorted(arguments)}, with "
+                f"which it raises: {error}; fixed= gives others"
+            ) from error
+        if ours.event_shape != self.event_shape:
+            raise ValueError(
+                f"event_shape: expected {tuple(ours.event_shape)}, the shape of an event of "
+                f"{name}, got {tuple(self.event_shape)}"
+            )
+        if _describe(ours.support) != _describe(other.support):
+            raise ValueError(
+                f"cls: expected a distribution whose support is the same for all parameters, got "
+                f"{name}; fixed= gives constants for the parameters that change it"
+            )
+        return ours
 
     def _try(self, function: Callable[[Distribution, Tensor], Tensor]) -> str:
         """ "absent", "present" or "differentiable": a function of a conditional and its value."""

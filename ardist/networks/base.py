@@ -201,18 +201,13 @@ class ConditionalNetwork(Specified, nn.Module):
                     f"ranks: expected one for each of the {fac.num_blocks} blocks, got "
                     f"{tuple(ranks.shape)}"
                 )
-        if ranks is not None and ranks.dim() == 1:
-            ordering = Ordering.from_ranks(ranks.reshape(fac.grid_shape))
-            fac, ranks = fac.with_ordering(ordering), None
+            if ranks.dim() == 1:
+                ordering = Ordering.from_ranks(ranks.reshape(fac.grid_shape))
+                fac, ranks = fac.with_ordering(ordering), None
         if fac is not self.factorization and (reason := self.unsupported_reason(fac)) is not None:
             raise ValueError(f"factorization: {reason}, got {fac}")
-        if ranks is not None and not self.has_row_orders:
-            raise ValueError(
-                f"ranks: {type(self).__name__} draws all rows in one order, "
-                f"got {tuple(ranks.shape)}"
-            )
         if ranks is not None:  # a step draws one block of each row, not the same one
-            _check_row_orders(ranks, fac)
+            self._check_row_orders(ranks, fac)
             fac = fac.with_ordering(Ordering.raster())
         with torch.no_grad():
             if self.records_steps and ranks is None:
@@ -220,6 +215,22 @@ class ConditionalNetwork(Specified, nn.Module):
                 if not isinstance(step, WholePassStep):
                     return StaticDecoder(step, batch_size, context, reference_of(self))
             return self.make_decoder(fac, batch_size, context, ranks)
+
+    def _check_row_orders(self, ranks: Tensor, factorization: Factorization) -> None:
+        """Raises a `ValueError` if a decoder cannot draw each row in its own order."""
+        if not self.has_row_orders:
+            raise ValueError(
+                f"ranks: {type(self).__name__} draws all rows in one order, "
+                f"got {tuple(ranks.shape)}"
+            )
+        if factorization.layout.flat:
+            raise ValueError(
+                f"ranks: expected one order for all rows, since the blocks differ in family, "
+                f"got {tuple(ranks.shape)}"
+            )
+        raster = torch.arange(ranks.shape[-1], device=ranks.device)
+        if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
+            raise ValueError("ranks: expected no ties if each row has its own order, got ties")
 
     @property
     def output_maps(self) -> Sequence[nn.Module]:
@@ -303,7 +314,8 @@ class ConditionalNetwork(Specified, nn.Module):
         restriction = fac.restriction
         if restriction is None:
             return blocks, known
-        if not restriction.rule.reads_context:  # certain blocks, such as padding, tell nothing
+        if not restriction.rule.reads_context:
+            # Blocks that the rule makes certain, such as padding, are not data.
             certain = restriction.certain(restriction.limits(blocks, None, None, reference))
             known = known & ~layout.expand_to_elements(certain)
         return restriction.readable(fac.conditionals, blocks), known
@@ -552,18 +564,6 @@ class LogLikelihood(nn.Module):
             self.network, context, chunk_size=self.chunk_size, nan_policy=self.nan_policy
         )
         return (p if ordering is None else p.with_ordering(ordering)).log_prob(x)
-
-
-def _check_row_orders(ranks: Tensor, factorization: Factorization) -> None:
-    """Raises a `ValueError` if a decoder cannot draw each row in its own order."""
-    if factorization.layout.flat:
-        raise ValueError(
-            f"ranks: expected one order for all rows, since the blocks differ in family, "
-            f"got {tuple(ranks.shape)}"
-        )
-    raster = torch.arange(ranks.shape[-1], device=ranks.device)
-    if not torch.equal(ranks.sort(-1).values, raster.expand_as(ranks)):
-        raise ValueError("ranks: expected no ties if each row has its own order, got ties")
 
 
 def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:

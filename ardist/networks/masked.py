@@ -94,7 +94,7 @@ class Masked(AnySet):
         self.dropout = as_probability(dropout, "dropout")
         self._feature_ends = [0, *accumulate(layout.sizes["feature"])]
         self._param_ends = [0, *accumulate(layout.sizes["param"])]
-        # A row for each feature, and one for each block, which tells that it is observed.
+        # A row for each feature, and one for each block, which marks it as observed.
         self.features_in = nn.Parameter(torch.empty(self._feature_ends[-1], widths[0]))
         self.observed_in = nn.Parameter(torch.empty(layout.num_blocks, widths[0]))
         self.bias = nn.Parameter(torch.empty(widths[0]))

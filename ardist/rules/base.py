@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Size, Tensor
@@ -17,6 +17,9 @@ from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import described
 from ardist.specification import Specified
+
+if TYPE_CHECKING:
+    from ardist.rules.automaton import Automaton
 
 State = Any  # a tensor (rows, ...), or a tuple of such tensors
 
@@ -271,7 +274,7 @@ class Rule(Specified, ABC):
         """
         return None
 
-    def as_automaton(self, factorization: Specification) -> Any:
+    def as_automaton(self, factorization: Specification) -> "Automaton | None":
         """The same rule as an `Automaton`, or None. `All` combines automata."""
         return None
 

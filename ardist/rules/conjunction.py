@@ -72,8 +72,9 @@ class All(Rule):
         """One rule for some that limit the same blocks."""
         if len(rules) == 1:
             return rules[0]
-        automata = [rule.as_automaton(factorization) for rule in rules]
-        if any(automaton is None for automaton in automata):
+        found = [rule.as_automaton(factorization) for rule in rules]
+        automata = [automaton for automaton in found if automaton is not None]
+        if len(automata) < len(rules):
             raise ValueError(
                 f"rule: expected rules that limit different blocks or are automata, got "
                 f"{list(rules)} for the same ones; ardist.sampling.smc supports them"

@@ -22,7 +22,7 @@ class Events:
 
     Attributes:
         schema: the columns.
-        has_flags: whether a block tells that a cell is missing, for columns with missing cells.
+        has_flags: whether a block says that a cell is missing, for columns with missing cells.
         kept: the names of the columns that are read and written; cells of others are unknown.
     """
 
@@ -32,7 +32,7 @@ class Events:
 
     @cached_property
     def flagged(self) -> list[int]:
-        """The places of the columns with a block that tells that a cell is missing."""
+        """The places of the columns with a block that says whether the cell is missing."""
         columns = enumerate(self.schema.columns)
         return [place for place, column in columns if self.has_flags and column.missing > 0]
 
@@ -84,7 +84,7 @@ class Events:
         return len(self.flagged) + self.place(name)
 
     def flag(self, name: str) -> int | None:
-        """The block that tells that a cell of a column is missing, if there is one."""
+        """The block that says whether the cell of a column is missing, if there is one."""
         place = self.place(name)
         return self.flagged.index(place) if place in self.flagged else None
 

@@ -83,8 +83,8 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     column = _MAKERS[kind](cells, present, name, kind)
     if declared is None and present.nunique() == 1:
         warnings.warn(
-            f"column {name!r}: has one value, {plain(present.iloc[0])!r}, and tells nothing of "
-            f"others",
+            f"column {name!r}: has one value, {plain(present.iloc[0])!r}, and no "
+            f"information about others",
             stacklevel=2,
         )
     return column

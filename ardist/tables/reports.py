@@ -157,7 +157,7 @@ def _some(codes: np.ndarray) -> np.ndarray:
 def _with_holes(codes: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Rows with missing cells as in random rows of the real table, unless they have their own.
 
-    Otherwise all rows of a model that integrates missing cells out would be told by them.
+    Otherwise whole rows would identify each row of a model that integrates missing cells out.
     """
     if np.isnan(codes).any():
         return codes

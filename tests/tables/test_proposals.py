@@ -57,7 +57,7 @@ def test_what_is_left_out_can_be_declared():
 
 
 def test_a_column_with_one_value_warns():
-    with pytest.warns(UserWarning, match="column 'x': has one value, 'a', and tells nothing"):
+    with pytest.warns(UserWarning, match="column 'x': has one value, 'a', and no information"):
         assert kind_of(["a"] * 50) == "category"
     with pytest.warns(UserWarning, match=r"column 'x': has one value, 2.5"):
         assert kind_of([2.5] * 50) == "discrete"
