@@ -40,7 +40,7 @@ class Layout:
             is_index = all(family.is_index for family in self.distinct)
         self.is_index = is_index
         # The blocks of each form, and one family for them all.
-        self._members = [list(range(len(self.families)))] if flat else []
+        self._members: list[Sequence[int]] = [range(len(self.families))]
         self.stacked = self.distinct
         self._indices: dict[torch.device, dict[str, tuple[Tensor, Tensor]]] = {}
         if len(self.distinct) > 1:
@@ -52,10 +52,11 @@ class Layout:
         forms = {family: form_of(family) for family in self.distinct}
         places = {form: place for place, form in enumerate(dict.fromkeys(forms.values()))}
         owners = [places[forms[family]] for family in self.families]
-        self._members = [[] for _ in places]
+        members: list[list[int]] = [[] for _ in places]
         for block, place in enumerate(owners):
-            self._members[place].append(block)
-        self.stacked = [stack([self.families[b] for b in each]) for each in self._members]
+            members[place].append(block)
+        self._members = [*members]
+        self.stacked = [stack([self.families[b] for b in each]) for each in members]
         if len(places) > 1:
             owner = torch.tensor(owners)
             self._indices[owner.device] = {
@@ -292,10 +293,9 @@ class Layout:
 
     def noise(self, rows: int, reference: Tensor) -> list[Tensor]:
         """For each stacked family the noise from which `from_noise` makes draws."""
-        counts = [len(members) for members in self._members] or [self.num_blocks]
         return [
-            family.noise(Size((rows, count)), dtype=reference.dtype, device=reference.device)
-            for family, count in zip(self.stacked, counts, strict=True)
+            family.noise(Size((rows, len(blocks))), dtype=reference.dtype, device=reference.device)
+            for family, blocks in zip(self.stacked, self._members, strict=True)
         ]
 
     def from_noise(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
@@ -321,7 +321,6 @@ class Layout:
             if the Jacobian is zero.
         """
         found: list[Tensor | None] = [None] * self.num_blocks
-        members = self._members or [list(range(self.num_blocks))]
         for number, part in enumerate(self.split(kind, rows)):
             with torch.enable_grad():
                 leaf, shape = part.detach().requires_grad_(), (*part.shape[:2], -1)
@@ -334,7 +333,7 @@ class Layout:
                 ]
             jacobian = torch.stack(each).permute(2, 3, 0, 1).contiguous()
             jacobian = jacobian.squeeze(2) if len(each) == 1 else jacobian
-            for block, one in zip(members[number], jacobian.unbind(0), strict=True):
+            for block, one in zip(self._members[number], jacobian.unbind(0), strict=True):
                 found[block] = one
         return found
 

@@ -14,7 +14,15 @@ from torch.distributions import Distribution, constraints, transform_to
 
 from ardist.families.cdf import Cumulative
 from ardist.families.estimation import maximum_likelihood
-from ardist.families.guards import HALF, Ends, at_least_single, ends_of, floats_like, guard
+from ardist.families.guards import (
+    HALF,
+    Ends,
+    at_least_single,
+    ends_of,
+    floats_like,
+    guard,
+    widest,
+)
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
 from ardist.shapes import is_between
@@ -315,9 +323,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return family
 
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-        if self.needs_double and device.type != "mps":  # mps has no float64
-            return torch.float64
-        return at_least_single(dtype)
+        return widest(device) if self.needs_double else at_least_single(dtype)
 
     def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return at_least_single(dtype)

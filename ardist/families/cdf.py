@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ardist.families.guards import guard
+from ardist.families.guards import guard, widest
 from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
 from ardist.shapes import gather_last
@@ -117,7 +117,7 @@ class Cumulative:
         """
         if not self.has_cdf:
             raise NotImplementedError(f"interval_log_prob: {self} has no CDF")
-        dtype, wide = params.dtype, _widest(params)
+        dtype, wide = params.dtype, widest(params.device)
         params = params.to(wide)
         low, high = (torch.as_tensor(end, dtype=wide, device=params.device) for end in (low, high))
         family, states = self._following(params), self._ordered_states()
@@ -170,7 +170,3 @@ def _moved(value: Tensor, within: tuple[float, float], middle: float) -> Tensor:
     """Values inside the support: those beyond an end are replaced by one number inside."""
     is_inside = (within[0] <= value) & (value <= within[1])
     return torch.where(is_inside, value, middle)
-
-
-def _widest(params: Tensor) -> torch.dtype:
-    return params.dtype if params.device.type == "mps" else torch.float64

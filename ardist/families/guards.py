@@ -109,6 +109,11 @@ def floats_like(held: object, reference: Tensor) -> dict[str, Tensor]:
     }
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on mps, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _to(value: Any, dtype: torch.dtype) -> Any:
     is_float = isinstance(value, Tensor) and value.is_floating_point()
     return value.to(dtype) if is_float else value

@@ -144,9 +144,8 @@ class RNN(SequenceNetwork):
         states = self.initial.unsqueeze(2)  # (states, layers, 1, hidden_size)
         if context is None:
             return None, states.expand(-1, -1, rows, -1)
-        encoding = self.context_to_input(context)
+        encoding = self.context_to_input(self.context_in_order(context, order))
         if self.context_kind == "blocks":
-            encoding = order.to_drawing(encoding.unsqueeze(1).flatten(1, -2))
             return encoding, states.expand(-1, -1, rows, -1)
         shift = self.context_to_state(context).view(context.shape[0], *self.initial.shape)
         states = states + shift.permute(1, 2, 0, 3)  # (states, layers, N, hidden_size)

@@ -12,6 +12,7 @@ from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
 from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noise
+from ardist.rows import X
 from ardist.static import StaticStep
 
 
@@ -145,6 +146,12 @@ class SequenceNetwork(ConditionalNetwork):
         """The permutation between raster order and the order of `ranks`, or the network's order."""
         return (self._permutation if ranks is None else Permutation.of_ranks(ranks)).to(device)
 
+    def context_in_order(self, context: X, order: Permutation) -> X:
+        """The context with its blocks in the order of drawing: (N, C) or (N, num_blocks, C)."""
+        if context is None or self.context_kind == "vector":
+            return context
+        return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # for any grid, even ()
+
     def _fingerprint(self) -> dict[str, list[str]]:
         """Without the length, if the network supports any length."""
         return fingerprint(self.factorization, any_length=self.factorization.is_uniform)
@@ -182,12 +189,6 @@ class UniformNetwork(SequenceNetwork):
         order = self.permutation(ranks, blocks.device)
         params = self.in_order(order.to_drawing(blocks), self.context_in_order(context, order))
         return order.to_raster(params)
-
-    def context_in_order(self, context: Tensor | None, order: Permutation) -> Tensor | None:
-        """The context with its blocks in the order of drawing: (N, C) or (N, num_blocks, C)."""
-        if context is None or self.context_kind == "vector":
-            return context
-        return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # for any grid, even ()
 
 
 class SequenceStep(StaticStep):

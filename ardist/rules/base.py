@@ -455,11 +455,6 @@ def bound(rule: R, **tables: Any) -> R:
     return new
 
 
-def widest(reference: Tensor) -> torch.dtype:
-    """float64, which mps does not have."""
-    return torch.float32 if reference.device.type == "mps" else torch.float64
-
-
 def num_values(factorization: Specification) -> int | None:
     """The number of states of a block, if it is the same for all of them."""
     states = [family.enumerate_support() for family in factorization.layout.distinct]

@@ -10,19 +10,10 @@ from torch import Tensor
 
 from ardist.families import Family
 from ardist.families.base import states_of
+from ardist.families.guards import widest
 from ardist.families.restricted import Restricted, restricted
 from ardist.rules.automaton import Automaton
-from ardist.rules.base import (
-    At,
-    Interval,
-    Rule,
-    Specification,
-    State,
-    bound,
-    num_values,
-    places,
-    widest,
-)
+from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places
 from ardist.shapes import as_real
 
 
@@ -103,7 +94,7 @@ class Sum(Rule):
 
     def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
         # In double precision, so that both ways to the last number, by steps and at once, agree.
-        dtype = torch.int64 if self._is_finite else widest(reference)
+        dtype = torch.int64 if self._is_finite else widest(reference.device)
         return torch.zeros(rows, dtype=dtype, device=reference.device)
 
     def allowed(self, state: State, at: At) -> Tensor | Interval:
