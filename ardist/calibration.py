@@ -12,7 +12,7 @@ from torch import Tensor
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
-from ardist.shapes import check_data, check_type, described, is_sequence
+from ardist.shapes import check_data, check_type, described, is_sequence, lead_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     if not any(family.has_cdf for family in fac.conditionals.distinct):
         raise ValueError(f"p: expected a family with a CDF, got {fac.layout.distinct}")
     x = p.checked(x, "x")
-    lead = torch.broadcast_shapes(x.shape[: x.dim() - len(p.event_shape)], p.batch_shape)
+    lead = torch.broadcast_shapes(lead_of(x, p.event_shape), p.batch_shape)
     with eval_mode(p):
         own = Conditionals(p, x.expand(*lead, *p.event_shape))
         pit = own.by_block(_pit).masked_fill(own.certain, torch.nan)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ardist.layout import Layout
-from ardist.shapes import described, is_sequence, shortened
+from ardist.shapes import described, is_sequence, lead_of, shortened
 
 
 def check_names(names: Any, num_blocks: int) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def pack(names: Sequence[str], layout: Layout, columns: Mapping[str, Any]) -> Te
         dtype = floats[0] if floats else torch.get_default_dtype()
         tensors = [column.to(dtype) for column in tensors]
     shapes = [family.event_shape for family in layout.families]
-    lead = tensors[0].shape[: tensors[0].dim() - len(shapes[0])]
+    lead = lead_of(tensors[0], shapes[0])
     for name, column, shape in zip(names, tensors, shapes, strict=True):
         if column.shape != lead + shape:
             raise ValueError(

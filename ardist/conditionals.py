@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 from ardist.scoring import teacher_forced_params
+from ardist.shapes import lead_of
 
 
 class Conditionals:
@@ -32,7 +33,7 @@ class Conditionals:
     def __init__(self, p: AutoregressiveDistribution, x: Tensor) -> None:
         fac = self.factorization = p.factorization
         x = p.checked(x)
-        lead = x.shape[: x.dim() - len(p.event_shape)]
+        lead = lead_of(x, p.event_shape)
         blocks, batch = fac.split(x), p.batch_of(x)
         self.layout = batch.layout
         rows, params = p.bound.with_params(teacher_forced_params, batch, x)

@@ -15,7 +15,7 @@ from ardist.factorization import Factorization
 from ardist.families.guards import elementwise
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expanded, leading
+from ardist.shapes import check_tensor, expand_to_batch, expanded, leading
 
 
 def observed_first(
@@ -141,8 +141,7 @@ class Marginal(TorchDistribution):
                     f"{value[~inside][0].tolist()}"
                 )
         blocks = self.whole.scores_of(self._fill(value), self.kept)
-        result: Tensor = blocks.sum(-1)
-        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+        return expand_to_batch(blocks.sum(-1), self.batch_shape)
 
     @property
     def mode(self) -> Tensor:

@@ -28,8 +28,10 @@ from ardist.shapes import (
     as_tolerance,
     check_data,
     check_tensor,
+    expand_to_batch,
     expanded,
     is_recorded,
+    lead_of,
     leading,
     over_batch,
 )
@@ -172,7 +174,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.ranks is not None:
             shapes.append(self.ranks.shape[:-1])
         for part in self.evidence or ():
-            shapes.append(part.shape[: part.dim() - len(self.event_shape)])
+            shapes.append(lead_of(part, self.event_shape))
         return Size(torch.broadcast_shapes(*shapes))
 
     def batch(self, lead: Sequence[int]) -> Batch:
@@ -181,7 +183,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def batch_of(self, events: Tensor) -> Batch:
         """The rows of events (*lead, *event_shape)."""
-        lead = events.shape[: events.dim() - len(self.event_shape)]
+        lead = lead_of(events, self.event_shape)
         return self.batch(torch.broadcast_shapes(lead, self.row_shape))
 
     # Scores.
@@ -196,8 +198,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         Args:
             value: (*lead, *event_shape), where `lead` broadcasts with batch_shape.
         """
-        result = self._log_prob_blocks(value).sum(-1)
-        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+        return expand_to_batch(self._log_prob_blocks(value).sum(-1), self.batch_shape)
 
     def log_prob_blocks(self, value: Tensor) -> Tensor:
         """The log_prob of each block given the earlier blocks, in nats: (*lead, *grid_shape).
@@ -671,7 +672,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         blocks, part = torch.broadcast_tensors(fac.split(value), fac.split(mask))
         if not layout.is_partially_observed(part):
             return torch.zeros((), dtype=torch.bool, device=value.device)
-        lead = blocks.shape[: blocks.dim() - len(layout.value_shape)]
+        lead = lead_of(blocks, layout.value_shape)
         params = self.bound.reference.new_zeros(*lead, *layout.param_shape)
         possible = layout.marginal_log_prob(params, blocks, part) > -torch.inf
         return layout.partially_observed(part) & possible

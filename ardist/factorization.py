@@ -29,6 +29,7 @@ from ardist.shapes import (
     check_type,
     constant,
     described,
+    lead_of,
     spelled,
 )
 from ardist.specification import Specified
@@ -333,7 +334,7 @@ class Factorization(Specified):
         reference = rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
         limits = self.restriction.limits(rows, None, None, reference)
         inside = self.restriction.inside(rows, limits)
-        return inside.reshape(*x.shape[: x.dim() - len(self.event_shape)], self.num_blocks)
+        return inside.reshape(*lead_of(x, self.event_shape), self.num_blocks)
 
     def block_name(self, block: int) -> str:
         """How messages call a block: by its column's name or its place on the grid."""
@@ -365,7 +366,7 @@ class Factorization(Specified):
         are flat, (*lead, total), block after block.
         """
         check_tensor(x, "x")
-        lead = x.shape[: x.dim() - len(self.event_shape)]
+        lead = lead_of(x, self.event_shape)
         if x.shape[len(lead) :] != self.event_shape:
             raise ValueError(
                 f"x: expected (*lead, {spelled(self.event_shape)}), got {tuple(x.shape)}"
@@ -379,7 +380,7 @@ class Factorization(Specified):
         """The inverse of `split`."""
         check_tensor(blocks, "blocks")
         shape = self.layout.value_shape
-        lead = blocks.shape[: blocks.dim() - len(shape)]
+        lead = lead_of(blocks, shape)
         if blocks.shape[len(lead) :] != shape:
             raise ValueError(
                 f"blocks: expected (*lead, {spelled(shape)}), got {tuple(blocks.shape)}"

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from ardist.families import Family
 from ardist.families.stacked import form_of, stack
-from ardist.shapes import constant, described, is_between, outside_modes
+from ardist.shapes import constant, described, is_between, lead_of, outside_modes
 
 
 class Layout:
@@ -173,7 +173,7 @@ class Layout:
     def count(self, mask: Tensor) -> Tensor:
         """The number of elements of each block under a mask (..., *value_shape)."""
         if not self.flat:
-            lead = mask.shape[: mask.dim() - len(self.value_shape)]
+            lead = lead_of(mask, self.value_shape)
             return mask.reshape((*lead, self.num_blocks, self.sizes["value"][0])).sum(-1)
         if max(self.sizes["value"]) == 1:  # as of columns, of which there may be many
             return mask.long()

@@ -22,6 +22,7 @@ from ardist.shapes import (
     as_shape,
     check_type,
     described,
+    expand_to_batch,
     expanded,
     is_sequence,
     over_batch,
@@ -147,7 +148,7 @@ class Mixture(TorchDistribution):
             self._validate_sample(value)
         scores = torch.broadcast_tensors(*(part.log_prob(value) for part in self.components))
         result = log_sum_exp(torch.stack(scores, -1) + self.mixing.logits)  # (*lead,)
-        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+        return expand_to_batch(result, self.batch_shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Events, each from a component that is drawn first.

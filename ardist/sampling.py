@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
-from ardist.families.univariate import gumbel
+from ardist.families.noise import gumbel_noise
 from ardist.rollout import Rollout, rollout_by_steps
 from ardist.rollout import Step as RolloutStep
 from ardist.shapes import (
@@ -312,7 +312,7 @@ def _search(
     states = {family: values.to(batch.placeholders) for family, values in states.items()}
     # The rows are beams by contexts, the contexts' own dimension last.
     log_prob = batch.bound.reference.new_zeros(1, batch.num_rows)
-    rank = gumbel(torch.empty_like(log_prob)) if perturb else log_prob
+    rank = gumbel_noise(torch.empty_like(log_prob)) if perturb else log_prob
     for step in rollout:
         drawn = list[Tensor]()
         for number, family in enumerate(step.layout.families):
@@ -349,7 +349,7 @@ def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _perturbed(log_prob: Tensor, largest: Tensor) -> Tensor:
     """Gumbel noise plus `log_prob` (..., states), given the largest of the sums."""
-    free = log_prob + gumbel(torch.empty_like(log_prob))
+    free = log_prob + gumbel_noise(torch.empty_like(log_prob))
     gap = free.amax(-1, keepdim=True) - free
     above = largest - free + torch.log(-torch.expm1(-gap))
     drawn = largest - above.relu() - torch.log1p(torch.exp(-above.abs()))

@@ -289,6 +289,16 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
     return states.expand(-1, *batch_shape, *event_shape) if expand else states
 
 
+def lead_of(x: Tensor, event_shape: Sequence[int]) -> torch.Size:
+    """`lead` of a tensor (*lead, *event_shape)."""
+    return x.shape[: x.dim() - len(event_shape)]
+
+
+def expand_to_batch(x: Tensor, batch_shape: torch.Size) -> Tensor:
+    """A result whose shape broadcasts with the batch, expanded to the common shape."""
+    return x.expand(torch.broadcast_shapes(x.shape, batch_shape))
+
+
 def gather_last(x: Tensor, index: Tensor) -> Tensor:
     """The entries of x (..., n) at indices (...), which broadcast: (...)."""
     shape = torch.broadcast_shapes(x.shape[:-1], index.shape)

@@ -25,7 +25,7 @@ from ardist.families.guards import (
 )
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
-from ardist.shapes import is_between
+from ardist.shapes import is_between, lead_of
 from ardist.specification import Specified
 
 MOST_STATES = 2**16  # of one block that is enumerated
@@ -285,7 +285,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
     def _is_whole(self, mask: Tensor) -> Tensor:
         """Whether each block is under the mask: (...) bool. Raises if a block is so in part."""
-        elements = mask.reshape(*mask.shape[: mask.dim() - len(self.event_shape)], -1)
+        elements = mask.reshape(*lead_of(mask, self.event_shape), -1)
         whole = elements.all(-1)
         if not torch.equal(whole, elements.any(-1)):
             part = elements[elements.any(-1) & ~whole][0]
@@ -363,7 +363,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
 def flatten_event(value: Tensor, event_shape: torch.Size) -> Tensor:
     """`(..., *event_shape)` as `(..., number of elements)`, in floating point."""
-    lead = value.shape[: value.dim() - len(event_shape)]
+    lead = lead_of(value, event_shape)
     flat = value.reshape(*lead, math.prod(event_shape))
     return flat if flat.is_floating_point() else flat.to(torch.get_default_dtype())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ardist.families.guards import guard, widest
 from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
-from ardist.shapes import gather_last
+from ardist.shapes import gather_last, lead_of
 
 
 @guard
@@ -152,9 +152,7 @@ class Cumulative:
         """The probability of exactly this value, which is 0 in a continuous family: (...)."""
         if self.support.is_discrete:
             return self.log_prob(params, value).exp()
-        shape = torch.broadcast_shapes(
-            params.shape[:-1], value.shape[: value.dim() - len(self.event_shape)]
-        )
+        shape = torch.broadcast_shapes(params.shape[:-1], lead_of(value, self.event_shape))
         return params.new_zeros(shape)
 
     def _ordered_states(self: Any) -> Tensor | None:

@@ -26,8 +26,8 @@ class Hurdle(Selecting):
     With a continuous family the score of a point is its log-probability, and the score of another
     value is the logarithm of the probability of the rest times its density: a log density with
     respect to the sum of the counting measure on the points and Lebesgue measure. With a discrete
-    family all scores are log-probabilities. A point that the family takes too has both masses, as
-    in zero-inflated counts (Lambert 1992).
+    family all scores are log-probabilities. If the family can have the value of a point too, both
+    probabilities are added, as in zero-inflated counts (Lambert 1992).
 
     The features that a network reads are which point the value is, and those of the family. The
     support is called discrete, as that of an event with a discrete block is, and draws have no

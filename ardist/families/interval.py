@@ -163,9 +163,9 @@ class Truncated(Derived):
 class Rounded(Derived):
     """Integers: the values of a continuous family, rounded to the nearest integer.
 
-    P(k) is the probability of [k - 1/2, k + 1/2] under the family, by `interval_log_prob`. A
-    mixture or a transformed family of reals so becomes one of counts, whose scale is free. Its
-    parameters and features are those of the family.
+    P(k) is the probability of [k - 1/2, k + 1/2] under the family, by `interval_log_prob`. It
+    makes a family of counts, whose scale is free, of a mixture or a transformed family of reals.
+    Its parameters and features are those of the family.
 
     Args:
         family: a continuous family of one number with a CDF.

@@ -110,3 +110,8 @@ def uniform_noise(out: Tensor) -> Tensor:
     """Uniform draws in the open interval (0, 1), in place."""
     # Both ends are given, also since torch 2.13 cannot load a graph with the default ones.
     return out.uniform_(torch.finfo(out.dtype).tiny, 1.0)
+
+
+def gumbel_noise(out: Tensor) -> Tensor:
+    """Gumbel draws, in place. The argmax of logits plus these is a draw by the logits."""
+    return out.exponential_().log_().neg_()

@@ -12,7 +12,8 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.implicit import with_gradient
-from ardist.families.univariate import Bernoulli, gumbel
+from ardist.families.noise import gumbel_noise
+from ardist.families.univariate import Bernoulli
 from ardist.families.vector import OneHotCategorical
 from ardist.shapes import as_flag, as_scale
 
@@ -149,7 +150,9 @@ class Relaxed(Derived):
         # The maximum of logits plus noise is independent of its index. The other sums are drawn
         # below it (Maddison et al. 2014, "A* sampling").
         noise = self.family.noise(value.shape[:-1], dtype=params.dtype, device=params.device)
-        largest = params.logsumexp(-1, keepdim=True) + gumbel(torch.empty_like(value[..., :1]))
+        largest = params.logsumexp(-1, keepdim=True) + gumbel_noise(
+            torch.empty_like(value[..., :1])
+        )
         below = -torch.logaddexp(-largest, -(params + noise))
         return torch.where(value > 0, largest, below) - params
 

@@ -275,12 +275,8 @@ class Pinned(Restricted):
         return params[..., :-1], params[..., -1] != 0
 
     @property
-    def _is_continuous(self) -> bool:
-        return not self.family.support.is_discrete
-
-    @property
     def support(self) -> constraints.Constraint:
-        if self._is_continuous or self.is_outside:
+        if self.is_outside or not self.family.support.is_discrete:
             return Spiked((self.constant,), self.family)
         return self.family.support
 

@@ -19,7 +19,8 @@ from ardist.families.base import Family, states_of
 from ardist.families.composed import Derived, Independent, forwarded
 from ardist.families.conditional import Conditional
 from ardist.families.guards import at_least_single
-from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal, gumbel
+from ardist.families.noise import gumbel_noise
+from ardist.families.univariate import Categorical, Laplace, LocationScale, Normal
 from ardist.families.vector import OneHotCategorical
 from ardist.shapes import as_positive, as_real, as_scale, constant, gather_last
 
@@ -82,7 +83,7 @@ class FiniteFamily(Derived):
         return torch.Size((self._num_states,))
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return gumbel(out)
+        return gumbel_noise(out)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         number = (self.state_logits(params) + noise).argmax(-1)

@@ -16,17 +16,12 @@ from ardist.families.estimation import frequencies
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
-from ardist.families.noise import uniform_noise
+from ardist.families.noise import gumbel_noise, uniform_noise
 from ardist.families.quantiles import NODES, WEIGHTS, betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale, gather_last
 
 _LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
-
-
-def gumbel(out: Tensor) -> Tensor:
-    """Gumbel draws, in place. The argmax of logits plus these is a draw by the logits."""
-    return out.exponential_().log_().neg_()
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,7 +125,7 @@ class Categorical(Family):
         return torch.Size((self.num_categories,))
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return gumbel(out)
+        return gumbel_noise(out)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return (params + noise).argmax(-1)
@@ -358,16 +353,18 @@ class StudentT(Family):
     def __post_init__(self) -> None:
         self._check(as_scale, "min_scale")
 
-    def __call__(self, params: Tensor) -> Distribution:
+    def _loc_scale_df(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loc, scale, df = params.unbind(-1)
-        return dist.StudentT(
-            Positive(1.0)(df), loc, Positive(self.min_scale)(scale), validate_args=False
-        )
+        return loc, Positive(self.min_scale)(scale), Positive(1.0)(df)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        loc, scale, df = self._loc_scale_df(params)
+        return dist.StudentT(df, loc, scale, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        loc, raw, df = params.unbind(-1)
-        scale, half = Positive(self.min_scale)(raw), Positive(1.0)(df) / 2
-        slope = torch.log1p(((value - loc) / scale).square() / (2 * half))
+        loc, scale, df = self._loc_scale_df(params)
+        half = df / 2
+        slope = torch.log1p(((value - loc) / scale).square() / df)
         # lgamma(half + 1 / 2) - lgamma(half) - log(half) / 2. For large numbers its terms would
         # cancel, and a series takes their place (Abramowitz and Stegun 1964, 6.1.47).
         small = half.clamp(max=1e4)
@@ -378,15 +375,15 @@ class StudentT(Family):
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         # Gauss's rule, over (0, z) near zero and over the tail beyond |z| elsewhere. There the
         # power of the nodes covers the long tail.
-        loc, raw, df = params.unbind(-1)
-        z = ((value - loc) / Positive(self.min_scale)(raw)).unsqueeze(-1)
+        loc, scale, df = self._loc_scale_df(params)
+        z = ((value - loc) / scale).unsqueeze(-1)
         nodes = torch.tensor(NODES, dtype=z.dtype, device=z.device)
         weights = torch.tensor(WEIGHTS, dtype=z.dtype, device=z.device)
         is_near = z.abs() < 1.5
         far = torch.where(is_near, 1.5, z.abs())
         at = torch.where(is_near, z * nodes, far / nodes**4)
         slope = torch.where(is_near, z, 4 * far / nodes**5)
-        standard = dist.StudentT(Positive(1.0)(df).unsqueeze(-1), validate_args=False)
+        standard = dist.StudentT(df.unsqueeze(-1), validate_args=False)
         mass = (standard.log_prob(at).exp() * slope * weights).sum(-1)
         z, is_near = z.squeeze(-1), is_near.squeeze(-1)
         return torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
@@ -441,21 +438,22 @@ class Gamma(_ThroughDraws):
     num_params = 2
     support = constraints.positive
 
-    def __call__(self, params: Tensor) -> Distribution:
+    def _concentration_rate(self, params: Tensor) -> tuple[Tensor, Tensor]:
         concentration, rate = params.unbind(-1)
-        return dist.Gamma(Positive(1e-2)(concentration), Positive()(rate), validate_args=False)
+        return Positive(1e-2)(concentration), Positive()(rate)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        return dist.Gamma(*self._concentration_rate(params), validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        concentration, rate = params.unbind(-1)
-        concentration = Positive(1e-2)(concentration)
-        fit = deviance(concentration, value * Positive()(rate))
+        concentration, rate = self._concentration_rate(params)
+        fit = deviance(concentration, value * rate)
         return concentration.log() - value.log() - fit - gamma_excess(concentration)
 
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        concentration, rate = params.unbind(-1)
-        concentration, scaled = Positive(1e-2)(concentration), value * Positive()(rate)
-        below = torch.special.gammainc(concentration, scaled)
-        return below, torch.special.gammaincc(concentration, scaled)
+        concentration, rate = self._concentration_rate(params)
+        below = torch.special.gammainc(concentration, value * rate)
+        return below, torch.special.gammaincc(concentration, value * rate)
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=0).log1p().unsqueeze(-1)
@@ -587,14 +585,16 @@ class NegativeBinomial(_Count):
 
     num_params = 2
 
-    def __call__(self, params: Tensor) -> Distribution:
+    def _count_logits(self, params: Tensor) -> tuple[Tensor, Tensor]:
         count, logits = params.unbind(-1)
-        return dist.NegativeBinomial(
-            Positive(1e-2)(count), logits=_LOG_ODDS(logits), validate_args=False
-        )
+        return Positive(1e-2)(count), _LOG_ODDS(logits)
+
+    def __call__(self, params: Tensor) -> Distribution:
+        count, logits = self._count_logits(params)
+        return dist.NegativeBinomial(count, logits=logits, validate_args=False)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        count, logits = Positive(1e-2)(params[..., 0]), _LOG_ODDS(params[..., 1])
+        count, logits = self._count_logits(params)
         total = count + value
         fit = deviance(value, total * logits.sigmoid()) + deviance(
             count, total * (-logits).sigmoid()
@@ -609,7 +609,7 @@ class NegativeBinomial(_Count):
         return both_logs(*self._tails(params, value))
 
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        count, logits = Positive(1e-2)(params[..., 0]), _LOG_ODDS(params[..., 1])
+        count, logits = self._count_logits(params)
         after = (value.floor() + 1).clamp(min=0)
         below = betainc(count, after, (-logits).sigmoid())
         return below, betainc(after, count, logits.sigmoid())

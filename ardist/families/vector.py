@@ -14,8 +14,8 @@ from ardist.families.base import Family
 from ardist.families.implicit import with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU
+from ardist.families.noise import gumbel_noise
 from ardist.families.saddle import deviance, gamma_excess
-from ardist.families.univariate import gumbel
 from ardist.shapes import as_positive
 
 # With larger entries the condition number of a covariance exceeds the precision of float32.
@@ -335,7 +335,7 @@ class OneHotCategorical(Family):
         return (params.log_softmax(-1).masked_fill(value == 0, 0.0) * value).sum(-1)
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return gumbel(out)
+        return gumbel_noise(out)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         index = (params + noise).argmax(-1)

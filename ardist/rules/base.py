@@ -1,4 +1,4 @@
-"""What a rule is: which values a block may have, given the blocks drawn before it."""
+"""The contract of rules, which restrict a block given the blocks drawn before it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class At:
-    """Where blocks are: n of them, by their places in the order of drawing and on the grid.
+    """The places of n blocks: in the order of drawing, and on the grid.
 
     Attributes:
         positions: the number of blocks drawn before each one, (n,) int64, or (rows, n) if rows have
@@ -139,9 +139,9 @@ class Rule(Specified, ABC):
     """Which values a block may have, given the blocks that are drawn before it.
 
     A rule is local: the conditional of each block is restricted to the allowed values and
-    normalized again. The joint is an exact distribution on the events that follow the rule. It is
-    another one than the distribution without the rule, conditioned on these events:
-    `ardist.sampling.smc` gives that one.
+    normalized again. The joint is an exact distribution on the events that follow the rule. It
+    differs from the distribution without the rule, conditioned on these events, which
+    `ardist.sampling.smc` gives.
 
     To write a rule, define `start`, `allowed` and `advance`: what is remembered of the blocks so
     far, what it allows, and how a block changes it. Rows are independent, and row i of a result

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, kl_divergence
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.rollout import Rollout
-from ardist.shapes import as_positive, as_share, check_type
+from ardist.shapes import as_positive, as_share, check_type, expand_to_batch
 
 __all__ = [
     "Exposure",
@@ -77,8 +77,8 @@ def masked_log_prob(
         x = p.checked(torch.where(observed, x, p.bound.placeholder), "x", mask=observed)
     batch = p.batch_of(x)
     known = None if observed is None else batch.blocks(observed)
-    result: Tensor = p.bound.with_params(_masked, batch, batch.blocks(x), known, in_order)
-    return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
+    result = p.bound.with_params(_masked, batch, batch.blocks(x), known, in_order)
+    return expand_to_batch(result, p.batch_shape)
 
 
 def _masked(batch: Batch, blocks: Tensor, known: Tensor | None, in_order: float) -> Tensor:
@@ -133,8 +133,8 @@ def pseudo_log_prob(p: AutoregressiveDistribution, x: Tensor) -> Tensor:
     _check_any_set(p)
     x = p.checked(x, "x")
     batch = p.batch_of(x)
-    result: Tensor = p.bound.with_params(_pseudo, batch, batch.blocks(x))
-    return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
+    result = p.bound.with_params(_pseudo, batch, batch.blocks(x))
+    return expand_to_batch(result, p.batch_shape)
 
 
 def _pseudo(batch: Batch, blocks: Tensor) -> Tensor:
@@ -199,8 +199,8 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     _check_nothing_observed(p)
     x = p.checked(x, "x")
     batch = p.batch_of(x)
-    result: Tensor = p.bound.with_params(_scheduled, batch, batch.blocks(x), probability)
-    return result.expand(torch.broadcast_shapes(result.shape, p.batch_shape))
+    result = p.bound.with_params(_scheduled, batch, batch.blocks(x), probability)
+    return expand_to_batch(result, p.batch_shape)
 
 
 def _scheduled(batch: Batch, blocks: Tensor, probability: float) -> Tensor:
