@@ -12,7 +12,7 @@ from torch import Tensor
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
-from ardist.shapes import check_data, check_type, described, is_sequence, lead_of
+from ardist.shapes import check_data, check_type, described, is_sequence, lead_of, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,13 +59,7 @@ class Calibration:
             ImportError: if matplotlib is not installed.
             ValueError: if axes is not a sequence of axes.
         """
-        try:
-            import matplotlib.axes
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                "Calibration.plot needs matplotlib: pip install 'ardist[examples]'"
-            ) from error
+        plt = pyplot("Calibration.plot")
         tested = [block for block, p in enumerate(self.p_value.tolist()) if p == p]
         if axes is None:
             count = min(len(tested), 12)
@@ -77,7 +71,7 @@ class Calibration:
         if not is_sequence(axes):
             raise ValueError(f"axes: expected a sequence of axes, got {described(axes)}")
         for ax in axes:
-            check_type(ax, matplotlib.axes.Axes, "axes")
+            check_type(ax, plt.Axes, "axes")
         worst = sorted(tested, key=self.p_value.tolist().__getitem__)[: len(axes)]
         for ax, block in zip(axes, sorted(worst), strict=False):
             pit = self.pit[:, block]

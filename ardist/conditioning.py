@@ -1,7 +1,7 @@
 """The order in which a set can be conditioned on, and marginals of sets."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,15 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-from ardist.bound_network import BoundNetwork
 from ardist.constraints import BlockConstraint
 from ardist.factorization import Factorization
 from ardist.families.guards import elementwise
 from ardist.layout import Layout
 from ardist.ordering import Ordering
 from ardist.shapes import check_tensor, expand_to_batch, expanded, leading
+
+if TYPE_CHECKING:
+    from ardist.distribution import AutoregressiveDistribution
 
 
 def observed_first(
@@ -59,28 +61,6 @@ def dense(ranks: Tensor) -> Tensor:
     return torch.empty_like(ranks).scatter_(-1, order, steps)
 
 
-class Whole(Protocol):
-    """The part of `AutoregressiveDistribution` that `Marginal` uses."""
-
-    batch_shape: Size
-    has_rsample: bool
-    bound: BoundNetwork
-    _validate_args: bool
-
-    @property
-    def factorization(self) -> Factorization: ...
-    @property
-    def ordering(self) -> Ordering | Tensor: ...
-    @property
-    def support(self) -> Any: ...
-    @property
-    def mode(self) -> Tensor: ...
-    def expand(self, batch_shape: Sequence[int]) -> "Whole": ...
-    def scores_of(self, value: Tensor, kept: Tensor) -> Tensor: ...
-    def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor: ...
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor: ...
-
-
 class Marginal(TorchDistribution):
     """The marginal distribution of the elements of an event under a mask, as vectors.
 
@@ -101,7 +81,7 @@ class Marginal(TorchDistribution):
 
     def __init__(
         self,
-        whole: Whole,
+        whole: "AutoregressiveDistribution",
         mask: Tensor,
         validate_args: bool | None = None,
     ) -> None:
@@ -146,22 +126,19 @@ class Marginal(TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """The kept elements of the greedy `mode` of the event: batch_shape + (number kept,)."""
-        event: Tensor = self.whole.mode
-        return event[..., self.kept]
+        return self.whole.mode[..., self.kept]
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of the kept elements; later steps are not drawn."""
-        drawn: Tensor = self.whole.draws_of(sample_shape, self.kept)
-        return drawn[..., self.kept]
+        return self.whole.draws_of(sample_shape, self.kept)[..., self.kept]
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of the kept elements with gradients, if the event has them."""
-        drawn: Tensor = self.whole.rsample(sample_shape)
-        return drawn[..., self.kept]
+        return self.whole.rsample(sample_shape)[..., self.kept]
 
     def _fill(self, value: Tensor) -> Tensor:
         """Events with these elements, and placeholders elsewhere."""
-        placeholder: Tensor = self.whole.bound.placeholder
+        placeholder = self.whole.bound.placeholder
         dtype = torch.promote_types(placeholder.dtype, value.dtype)
         events = placeholder.to(dtype).expand((*value.shape[:-1], *placeholder.shape)).clone()
         events[..., self.kept] = value.to(dtype)

@@ -188,9 +188,13 @@ class WholePasses(CacheDecoder):
 
     def params(self, start: int, stop: int) -> Tensor:
         """The parameters of the steps from `start` to `stop`, by one pass."""
-        params = self._network(self._blocks, self._context, self._ranks)
+        params = self.all_params(start)
         self.factorization.layout.check_params(params, self.batch_size, "the network")
         return self._order.part(params, start, stop, "param")
+
+    def all_params(self, start: int) -> Tensor:
+        """The parameters of all blocks, of which those of the steps from `start` on are read."""
+        return self._network(self._blocks, self._context, self._ranks)
 
     def select(self, rows: Tensor) -> None:
         self._blocks = self._blocks.index_select(0, rows)

@@ -17,6 +17,7 @@ from ardist.shapes import (
     as_size,
     as_tensor,
     check_type,
+    pyplot,
     shortened,
 )
 from ardist.specification import Specified, register
@@ -347,20 +348,14 @@ class Ordering(Specified):
             ImportError: if matplotlib is not installed.
             ValueError: if the grid has other dimensions, or the ordering does not fit it.
         """
-        try:
-            import matplotlib.axes
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                "Ordering.plot needs matplotlib: pip install 'ardist[examples]'"
-            ) from error
+        plt = pyplot("Ordering.plot")
         grid = self._example_grid(8) if grid_shape is None else as_size(grid_shape, "grid_shape")
         if len(grid) not in (1, 2):
             raise ValueError(f"grid_shape: expected one or two dimensions, got {tuple(grid)}")
         ranks = torch.atleast_2d(self.ranks(grid))
         last = int(ranks.max())
         ax = plt.subplots()[1] if ax is None else ax
-        check_type(ax, matplotlib.axes.Axes, "ax")
+        check_type(ax, plt.Axes, "ax")
         ax.imshow(ranks.numpy(), cmap="Blues_r", vmax=2 * last + 1)  # dark enough for white numbers
         order = ranks.flatten().argsort()
         rows, columns = (index.tolist() for index in torch.unravel_index(order, ranks.shape))

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
+from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -257,6 +258,14 @@ def described(value: object) -> str:
         return f"a module {type(value).__name__}"
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def pyplot(caller: str) -> Any:
+    """`matplotlib.pyplot`, or an error that names what needs it."""
+    try:
+        return import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise ImportError(f"{caller} needs matplotlib: pip install 'ardist[examples]'") from error
 
 
 def expanded(p: Distribution, batch_shape: Sequence[int], instance: Any, **changes: Any) -> Any:

@@ -51,9 +51,8 @@ class Hurdle(Selecting):
     _is_scored_by_parts = True
 
     def __init__(self, points: Sequence[float], family: Family) -> None:
-        object.__setattr__(self, "family", family)
-        object.__setattr__(self, "points", _as_points(points))
-        object.__setattr__(self, "_count", len(self.points))
+        numbers = _as_points(points)
+        vars(self).update(family=family, points=numbers, _count=len(numbers))
         self.__post_init__()
         if family.event_shape or family.is_index:
             raise ValueError(

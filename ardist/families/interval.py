@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class Truncated(Derived):
 
     low: float = -math.inf
     high: float = math.inf
+    _inner_ends: ClassVar[tuple[float, float]]  # of the values that the family has
     _is_scored_by_parts = False
 
     def __post_init__(self) -> None:
@@ -68,12 +69,7 @@ class Truncated(Derived):
                 f"low, high: expected an interval of values of {family} in {family.support}, got "
                 f"{self.low} and {self.high}"
             )
-        object.__setattr__(self, "_bounds", (low, high))
-
-    @property
-    def _inner_ends(self) -> tuple[float, float]:
-        bounds: tuple[float, float] = vars(self)["_bounds"]
-        return bounds
+        vars(self)["_inner_ends"] = low, high
 
     @property
     def support(self) -> constraints.Constraint:

@@ -63,12 +63,12 @@ class Transformed(Derived):
     _stages: tuple[Ends | None, ...]  # the ends after none, one, ... of the transforms
 
     def __init__(self, family: Family, transforms: Transform | Sequence[Transform]) -> None:
-        object.__setattr__(self, "family", family)
+        vars(self).update(family=family)
         super().__post_init__()
         if family.support.is_discrete:
             raise ValueError(f"family: expected a continuous family, got {family}")
         given: Any = transforms if is_sequence(transforms) else (transforms,)
-        object.__setattr__(self, "transforms", tuple(_flat(given)))
+        vars(self).update(transforms=tuple(_flat(given)))
         if not self.transforms:
             raise ValueError("transforms: expected at least one transform, got none")
         support, shape = elementwise(family.support), family.event_shape
@@ -82,12 +82,9 @@ class Transformed(Derived):
                 )
             support, shape = _image(support, transform, family), transform.forward_shape(shape)
             ends.append(_ends(support))
-        object.__setattr__(self, "_stages", tuple(ends))
         spare = len(shape) - support.event_dim
-        object.__setattr__(
-            self, "_support", constraints.independent(support, spare) if spare else support
-        )
-        object.__setattr__(self, "_event_shape", torch.Size(shape))
+        support = constraints.independent(support, spare) if spare else support
+        vars(self).update(_stages=tuple(ends), _support=support, _event_shape=torch.Size(shape))
         self._try()
 
     def _try(self) -> None:

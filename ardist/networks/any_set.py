@@ -155,7 +155,11 @@ class AnySet(ConditionalNetwork):
         """A decoder that makes one pass for each step."""
         if is_partial_order(factorization):  # the blocks of a step may depend on different sets
             return super().make_decoder(factorization, batch_size, context, ranks)
-        return _AnySetDecoder(self, factorization, batch_size, context, ranks)
+        decoder = _AnySetDecoder(
+            self._evaluate, factorization, batch_size, context, ranks, reference=reference_of(self)
+        )
+        decoder.max_window = 1  # a guess of all blocks would take as many passes as steps
+        return decoder
 
     def make_static_step(self, factorization: Factorization) -> StaticStep:
         """A step that makes one pass."""
@@ -189,30 +193,10 @@ def is_partial_order(factorization: Factorization) -> bool:
 class _AnySetDecoder(WholePasses):
     """A decoder that predicts the blocks of a step from all that were drawn, in one pass."""
 
-    def __init__(
-        self,
-        network: AnySet,
-        factorization: Factorization,
-        batch_size: int,
-        context: Tensor | None,
-        ranks: Tensor | None,
-    ) -> None:
-        super().__init__(
-            network._evaluate,
-            factorization,
-            batch_size,
-            context,
-            ranks,
-            reference=reference_of(network),
-        )
-        self.max_window = 1  # a guess of all blocks would take as many passes as steps
-
-    def params(self, start: int, stop: int) -> Tensor:
+    def all_params(self, start: int) -> Tensor:
         ranks = self.factorization.ranks.flatten() if self._ranks is None else self._ranks
         observed = (ranks.to(self._blocks.device) < start).expand(self.batch_size, -1)
-        params = self._network(self._blocks, self._context, observed=observed)
-        self.factorization.layout.check_params(params, self.batch_size, "the network")
-        return self._order.part(params, start, stop, "param")
+        return self._network(self._blocks, self._context, observed=observed)
 
 
 class _AnySetStep(WholePassStep):

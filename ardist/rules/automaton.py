@@ -65,9 +65,7 @@ class Automaton(Rule):
         for name, states in (("accepting", ends), ("initial", [as_integer(initial, "initial", 0)])):
             if not all(state < count for state in states):
                 raise ValueError(f"{name}: expected states from 0 to {count - 1}, got {states}")
-        object.__setattr__(self, "table", entries)
-        object.__setattr__(self, "accepting", tuple(ends))
-        object.__setattr__(self, "initial", int(initial))
+        vars(self).update(table=entries, accepting=tuple(ends), initial=int(initial))
 
     @staticmethod
     def regex(

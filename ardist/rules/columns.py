@@ -56,7 +56,7 @@ class Within(Rule):
         if not given or not all(isinstance(name, str) for name in given):
             raise ValueError(f"columns: expected at least one name, got {described([*given])}")
         pairs = tuple((name, _as_range(name, values)) for name, values in given.items())
-        object.__setattr__(self, "columns", pairs)
+        vars(self).update(columns=pairs)
 
     @property
     def _arguments(self) -> dict[str, Any]:
@@ -185,13 +185,12 @@ class When(Rule):
             raise ValueError(f"column: expected a name, got {described(column)}")
         if not absent:
             raise ValueError("absent: expected a constant for at least one column, got none")
-        object.__setattr__(self, "column", column)
-        object.__setattr__(self, "values", _as_set("values", values))
-        constants = {
-            name: as_real(value, "absent", f"a number for {name!r}", math.isfinite)
+        listed = _as_set("values", values)
+        constants = tuple(
+            (name, as_real(value, "absent", f"a number for {name!r}", math.isfinite))
             for name, value in absent.items()
-        }
-        object.__setattr__(self, "absent", tuple(constants.items()))
+        )
+        vars(self).update(column=column, values=listed, absent=constants)
 
     @property
     def _arguments(self) -> dict[str, Any]:

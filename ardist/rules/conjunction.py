@@ -46,12 +46,7 @@ class All(Rule):
             raise ValueError("rules: expected at least one, got none")
         for index, rule in enumerate(rules):
             check_type(rule, Rule, f"rules[{index}]")
-        object.__setattr__(self, "rules", rules)
-        self._follow(rules)
-
-    def _follow(self, rules: Sequence[Rule]) -> None:
-        for name in ("needs_total", "reads_context", "depends_on_order", "follows_reals"):
-            object.__setattr__(self, name, any(getattr(rule, name) for rule in rules))
+        vars(self).update(rules=rules, **_flags(rules))
 
     def __repr__(self) -> str:
         return f"All({', '.join(map(repr, self.rules))})"
@@ -64,9 +59,7 @@ class All(Rule):
         if len(rules) == 1:
             return rules[0]
         limits = [_limited(rule, factorization) for rule in rules]
-        new = bound(self, rules=tuple(rules), _limits=limits)
-        new._follow(rules)
-        return new
+        return bound(self, rules=tuple(rules), _limits=limits, **_flags(rules))
 
     def _together(self, rules: Sequence[Rule], factorization: Specification) -> Rule:
         """One rule for some that limit the same blocks."""
@@ -120,6 +113,12 @@ class All(Rule):
     def check_order(self, factorization: Specification, ranks: Tensor) -> None:
         for rule in self.rules:
             rule.check_order(factorization, ranks)
+
+
+def _flags(rules: Sequence[Rule]) -> dict[str, bool]:
+    """The flags of all rules together, each of which one of them is enough to set."""
+    names = ("needs_total", "reads_context", "depends_on_order", "follows_reals")
+    return {name: any(getattr(rule, name) for rule in rules) for name in names}
 
 
 def _limited(rule: Rule, factorization: Specification) -> frozenset[int]:

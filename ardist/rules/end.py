@@ -46,8 +46,8 @@ class End(Rule):
     _forms: ClassVar[Mapping[Family, Pinned]]  # of a bound rule
 
     def __init__(self, symbol: int, pad: int | None = None) -> None:
-        object.__setattr__(self, "symbol", as_integer(symbol, "symbol"))
-        object.__setattr__(self, "pad", self.symbol if pad is None else as_integer(pad, "pad"))
+        symbol = as_integer(symbol, "symbol")
+        vars(self).update(symbol=symbol, pad=symbol if pad is None else as_integer(pad, "pad"))
 
     def bind(self, factorization: Specification, loose: bool = False) -> "End":
         for family in factorization.layout.distinct:
