@@ -180,8 +180,8 @@ class Factorization(Specified):
     @constant
     def layout(self) -> Layout:
         """All conditionals, in raster order of the grid."""
-        uniform = len(self.families) == 1
-        return Layout(self.families * self.num_blocks if uniform else self.families, not uniform)
+        count = self.num_blocks if self.is_uniform else 1
+        return Layout(self.families * count, flat=not self.is_uniform)
 
     @constant
     def drawing_order(self) -> DrawingOrder:

@@ -83,7 +83,16 @@ def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
 
 
 # Not tensors: they would keep the mode (inference, tracing) that they were made in.
-NODES, WEIGHTS = _gauss_legendre(48)
+_NODES, _WEIGHTS = _gauss_legendre(48)
+
+
+def quadrature(reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The nodes and weights of Gauss's rule over (0, 1), for the dtype and device of a tensor."""
+    nodes, weights = (
+        torch.tensor(numbers, dtype=reference.dtype, device=reference.device)
+        for numbers in (_NODES, _WEIGHTS)
+    )
+    return nodes, weights
 
 
 def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
@@ -115,8 +124,7 @@ def _by_quadrature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     above = torch.maximum(mean + 10 * deviation, x + 5 * deviation).clamp(max=1.0)
     below = torch.minimum(mean - 10 * deviation, x - 5 * deviation).clamp(min=0.0)
     reach = torch.where(is_above, above, below) - x
-    nodes = torch.tensor(NODES, dtype=x.dtype, device=x.device)
-    weights = torch.tensor(WEIGHTS, dtype=x.dtype, device=x.device)
+    nodes, weights = quadrature(x)
     away = ((x - mean).unsqueeze(-1) + reach.unsqueeze(-1) * nodes).movedim(-1, 0)
     density = (a - 1) * (away / mean).log1p() + (b - 1) * (-away / (1 - mean)).log1p()
     peak = gamma_excess(total) - gamma_excess(a) - gamma_excess(b) + total.log()

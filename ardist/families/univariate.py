@@ -17,7 +17,7 @@ from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
 from ardist.families.noise import gumbel_noise, uniform_noise
-from ardist.families.quantiles import NODES, WEIGHTS, betainc
+from ardist.families.quantiles import betainc, quadrature
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale, gather_last
 
@@ -377,8 +377,7 @@ class StudentT(Family):
         # power of the nodes covers the long tail.
         loc, scale, df = self._loc_scale_df(params)
         z = ((value - loc) / scale).unsqueeze(-1)
-        nodes = torch.tensor(NODES, dtype=z.dtype, device=z.device)
-        weights = torch.tensor(WEIGHTS, dtype=z.dtype, device=z.device)
+        nodes, weights = quadrature(z)
         is_near = z.abs() < 1.5
         far = torch.where(is_near, 1.5, z.abs())
         at = torch.where(is_near, z * nodes, far / nodes**4)

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
-from ardist.families import Categorical, Family
+from ardist.families import Categorical
 from ardist.networks.any_set import AnySet
 from ardist.networks.base import ConditionalNetwork, entry, reference_of
 from ardist.networks.sequence import UniformNetwork
@@ -36,6 +36,34 @@ class _Foreign(ConditionalNetwork):
         _check_not_noisy(self.module)
         with super().eval_mode():
             yield
+
+    def evaluate(
+        self, inputs: Tensor, context: Tensor | None, **options: Any
+    ) -> tuple[Tensor, Any]:
+        """Calls the module.
+
+        Args:
+            inputs: (rows, length, *block_shape).
+            context: (rows, C), or None.
+            options: keyword arguments of the module.
+
+        Returns:
+            the parameters (rows, length, num_params), and the module's whole output.
+
+        Raises:
+            ValueError: if the parameters have another shape.
+        """
+        output = self.module(*((inputs,) if context is None else (inputs, context)), **options)
+        params: Tensor = output if isinstance(output, Tensor) else output[0]
+        family = self.factorization.layout.families[0]
+        if isinstance(family, Categorical):  # without the logits of symbols that are never drawn
+            params = params[..., : family.num_params]
+        expected = (*inputs.shape[:2], family.num_params)
+        if params.shape != expected:
+            raise ValueError(
+                f"module: expected outputs of shape {expected}, got {tuple(params.shape)}"
+            )
+        return params, output
 
 
 class FromModule(_Foreign, UniformNetwork):
@@ -125,26 +153,6 @@ class FromModule(_Foreign, UniformNetwork):
         options = {"use_cache": False} if self.has_cache else {}
         return self.evaluate(blocks, repeat_rows(context, blocks.shape[0]), **options)[0]
 
-    def evaluate(
-        self, inputs: Tensor, context: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Any]:
-        """Calls the module.
-
-        Args:
-            inputs: (rows, length, *block_shape).
-            context: (rows, C), or None.
-            options: keyword arguments of the module.
-
-        Returns:
-            the parameters (rows, length, num_params), and the module's whole output.
-
-        Raises:
-            ValueError: if the parameters have another shape.
-        """
-        output = self.module(*((inputs,) if context is None else (inputs, context)), **options)
-        family = self.factorization.layout.families[0]
-        return _params_of(output, family, inputs.shape[:2]), output
-
     def make_decoder(
         self,
         factorization: Factorization,
@@ -216,9 +224,7 @@ class MaskedModule(_Foreign, AnySet):
     def predict(self, blocks: Tensor, observed: Tensor, context: Tensor | None) -> Tensor:
         layout = self.factorization.layout
         inputs = torch.where(layout.expand_to_elements(observed), blocks, self.mask)
-        context = repeat_rows(context, blocks.shape[0])
-        output = self.module(*((inputs,) if context is None else (inputs, context)))
-        return _params_of(output, layout.families[0], inputs.shape[:2])
+        return self.evaluate(inputs, repeat_rows(context, blocks.shape[0]))[0]
 
     def _fingerprint(self) -> dict[str, list[str]]:
         return {**super()._fingerprint(), "mask": entry(self.mask.float().tolist())}
@@ -227,7 +233,7 @@ class MaskedModule(_Foreign, AnySet):
         return f"{super().extra_repr()}\nmask={self.mask.tolist()}"
 
 
-def _as_block(network: FromModule | MaskedModule, value: float | Tensor, name: str) -> Tensor:
+def _as_block(network: _Foreign, value: float | Tensor, name: str) -> Tensor:
     """An input of a module in place of a block: (*block_shape)."""
     layout, reference = network.factorization.layout, reference_of(network.module)
     if not isinstance(value, Tensor):
@@ -242,17 +248,6 @@ def _as_block(network: FromModule | MaskedModule, value: float | Tensor, name: s
             f"{name}: expected a shape that broadcasts to a block {tuple(shape)}, got "
             f"{tuple(block.shape)}"
         ) from error
-
-
-def _params_of(output: Any, family: Family, lead: torch.Size) -> Tensor:
-    """The parameters (*lead, num_params) in the output of a module."""
-    params: Tensor = output if isinstance(output, Tensor) else output[0]
-    if isinstance(family, Categorical):
-        params = params[..., : family.num_params]
-    expected = (*lead, family.num_params)
-    if params.shape != expected:
-        raise ValueError(f"module: expected outputs of shape {expected}, got {tuple(params.shape)}")
-    return params
 
 
 def _check_not_noisy(foreign: nn.Module) -> None:
