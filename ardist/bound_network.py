@@ -81,7 +81,7 @@ class BoundNetwork:
 
     @property
     def placeholder(self) -> Tensor:
-        """An event well inside the support; that of padding alone for sequences with an end."""
+        """An event well inside the support; only padding if sequences have an end."""
         return self.factorization.merge(self.factorization.placeholder(self.reference))
 
     def with_params(self, function: Callable[..., Result], *args: Any) -> Result:

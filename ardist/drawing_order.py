@@ -47,7 +47,7 @@ class Permutation:
         return x if self.inverse is None else arrange(x, self.inverse, dim)
 
     def part(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Of x (rows, n, ...) in raster order, the entries drawn from `start` to `stop`."""
+        """The entries drawn from `start` to `stop`, of x (rows, n, ...) in raster order."""
         if self.order is None:
             return x[:, start:stop]
         return arrange(x, self.order[..., start:stop], 1)
@@ -165,7 +165,7 @@ class DrawingOrder:
         return Permutation(None if columns == sorted(columns) else torch.tensor(columns))
 
     def part(self, x: Tensor, start: int, stop: int, kind: str = "value") -> Tensor:
-        """Of values or parameters in raster order, those of the steps from `start` to `stop`."""
+        """The values or parameters of the steps from `start` to `stop`, of all in raster order."""
         ends = self._param_ends if self.layout.flat and kind == "param" else self.ends
         return self._of(kind, x).part(x, ends[start], ends[stop])
 

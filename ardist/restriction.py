@@ -74,8 +74,9 @@ class Restriction:
                 form.prepare()
         self._is_finite = all(states is not None for states in self._numbers)
         self._places: dict[tuple[int, int], At] = {}
-        # Whether a draw is that without limits if it is allowed, and else the only other value.
-        # The limits that follow from free draws of several steps are then those of corrected draws.
+        # Whether a draw under the rule is the free draw if that is allowed, and otherwise the one
+        # value that is. Limits after free draws of several steps are then those after corrected
+        # ones.
         self.corrects = not isinstance(rule, All) and all(
             form is None or isinstance(form, Bits | Pinned) for form in distinct
         )
@@ -302,7 +303,7 @@ class Restriction:
         return params.split([self._plain.sizes["param"][block] for block in members], -1)
 
     def correct(self, blocks: Tensor, before: State, at: At) -> Tensor:
-        """Draws without limits as they are under the rule, if it `corrects`: (rows, ...).
+        """Draws without limits, moved to what the rule allows, if it `corrects`: (rows, ...).
 
         Args:
             before: the states before the blocks, (rows, n, ...).

@@ -393,7 +393,7 @@ class Rollout:
         return rule.restrict(params, limits, self._at(rule, start, stop, params.shape[0]))
 
     def corrected(self, blocks: Tensor, before: State, start: int, stop: int) -> Tensor:
-        """Blocks of these steps that were drawn without the rule, as the rule makes them."""
+        """Blocks of these steps that were drawn without the rule, moved to what it allows."""
         rule = self.restriction
         if rule is None:
             return blocks
@@ -441,7 +441,7 @@ class Rollout:
         return restriction.at(start, stop, repeat_rows(order, rows))
 
     def part(self, x: Tensor, step: Step) -> Tensor:
-        """Of values of all blocks in raster order, those of a step."""
+        """The values of a step, of those of all blocks in raster order."""
         return x if self._is_whole else self.order.part(x, step.index, step.stop)
 
     def evidence_of(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:

@@ -230,18 +230,19 @@ class Reader:
             self._refuse("integers of 64 bits", described(node))
         if not isinstance(node, dict):
             return node
-        names = next((names for names in _FORMS if set(names) == set(node)), ())
-        if not names or not isinstance(node.get("args", {}), dict):
-            self._refuse("a specification", described(node))
-        if names == ("name",):
+        keys = set(node)
+        if keys == {"name"}:
             return self._find(node["name"])
-        if names == ("class", "args"):
+        if keys == {"class", "args"} and isinstance(node["args"], dict):
             maker = self._find(node["class"])
             args = {key: self.read(part, depth + 1) for key, part in node["args"].items()}
             return self._make(node["class"], _call, maker, args)
+        if keys == {"same"}:
+            return self._make("same", self._shared.__getitem__, self.read(node["same"], depth + 1))
+        names = next((names for names in _FORMS if set(names) == keys), None)
+        if names is None:
+            self._refuse("a specification", described(node))
         parts = [self.read(node[name], depth + 1) for name in names]
-        if names == ("same",):
-            return self._make("same", self._shared.__getitem__, *parts)
         return self._make(names[0], _FORMS[names], *parts)
 
     def _find(self, name: Any) -> Any:
@@ -291,11 +292,8 @@ DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 
-# The keys of each kind of value, and what makes it; `Reader` makes the first three itself.
+# The keys of each kind of plain value, and what makes it.
 _FORMS: dict[tuple[str, ...], Callable[..., Any]] = {
-    ("class", "args"): _call,
-    ("name",): str,
-    ("same",): int,
     ("float",): float,
     ("set",): frozenset,
     ("dict",): dict,

@@ -23,8 +23,8 @@ from ardist.shapes import as_integer, as_shape, check_tensor, check_type, is_rec
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
 
-# By noise that `inv` made, and for as long as that lives: of which transform and events it is, and
-# the log abs(det) that the same pass gave.
+# For noise that `inv` has made, as long as it lives: the transform and the events that it belongs
+# to, and the log abs(det) of the same pass.
 _log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], Tensor]] = (
     WeakTensorKeyDictionary()
 )

@@ -69,7 +69,7 @@ def _summary(family: "Family", values: Tensor, mask: Tensor) -> tuple[Tensor, Te
     """Few values that have about the same likelihood, (K, n, *event_shape), and weights (K, n)."""
     if family.event_shape:
         mask = mask.flatten(2).all(-1)
-        # Of each block the rows under the mask first, of which some are taken at equal distances.
+        # The rows under the mask come first, and some of them are taken at equal distances.
         order = (~mask).to(torch.uint8).argsort(dim=0, stable=True)
     else:
         states = family.enumerate_support()

@@ -75,7 +75,7 @@ class Restricted(Derived):
         """Computes what is cached, which torch.compile could not do."""
 
     def correct(self, value: Tensor, allowed: Any) -> Tensor:
-        """The draw under what a rule allows, one value or all, that a draw without it is."""
+        """A draw without limits, moved to what a rule allows: one value, or all."""
         raise TypeError(f"{self} draws again under other limits")
 
     def readable(self, value: Tensor) -> Tensor:

@@ -234,10 +234,10 @@ class ConditionalNetwork(Specified, nn.Module):
 
     @property
     def output_maps(self) -> Sequence[nn.Module]:
-        """The linear maps with whose sum, or side by side, `forward` ends; none if it does not.
+        """The last linear maps, whose sum or concatenation gives the parameters; empty if unknown.
 
-        Those that have a bias give the biases of all blocks, block after block, or those that all
-        blocks share. By default it is the `head`, if that is linear.
+        Their biases, in order, are those of all blocks, block after block, or those that all blocks
+        share. The default is the `head`, if it is linear.
         """
         head: Any = getattr(self, "head", None)
         return [head] if isinstance(getattr(head, "bias", None), Tensor) else []

@@ -118,7 +118,7 @@ class Unshared(ConditionalNetwork):
 
     @property
     def output_maps(self) -> list[nn.Module]:
-        """The last layer of each of its own perceptrons; where other modules end is not known."""
+        """The last layer of each of its own perceptrons; unknown for modules of the user."""
         return [list(factor.modules())[-1] for factor in self.factors] if self._has_mlps else []
 
     def evaluate(self, block: int, inputs: Tensor, context: Tensor | None) -> Tensor:

@@ -143,7 +143,7 @@ class Rows:
 
 
 def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:
-    """The joint in which blocks of an earlier stage come first, and else in its own order.
+    """The joint in which blocks of an earlier stage come first, and otherwise in its own order.
 
     Args:
         stage: of each block, (blocks) or (rows, blocks) int64.
