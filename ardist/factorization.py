@@ -311,9 +311,7 @@ class Factorization(Specified):
             pieces = [part.index_select(0, row) for part in pieces]
             pieces.append(states_of(at.family)[number].to(dtype))
         if self.layout.flat:
-            drawn = torch.cat(
-                [part.flatten(1) if part.dim() > 1 else part.unsqueeze(1) for part in pieces], 1
-            )
+            drawn = torch.cat([part.unsqueeze(-1).flatten(1) for part in pieces], 1)
         else:
             drawn = torch.stack(pieces, 1)
         return self.drawing_order.to_raster(drawn)

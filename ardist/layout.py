@@ -115,8 +115,6 @@ class Layout:
 
     def columns(self, kind: str, blocks: Sequence[int]) -> list[int]:
         """The flat positions of the entries of some blocks; `kind` is a key of `sizes`."""
-        if kind == "block":
-            return [*blocks]
         starts = [0, *accumulate(self.sizes[kind])]
         return [at for block in blocks for at in range(starts[block], starts[block + 1])]
 

@@ -190,11 +190,11 @@ def fixed_point(
     (torch.Size([64]), True)
     """
     check_type(p, AutoregressiveDistribution, "p")
-    layout, reference = p.factorization.conditionals, p.bound.reference
+    layout = p.factorization.conditionals
     if not layout.has_noise:
         without = [family for family in layout.distinct if not family.has_noise]
         raise ValueError(f"p: expected families that draw from noise of their own, got {without}")
-    tol = 8 * torch.finfo(reference.dtype).eps if tol is None else as_tolerance(tol, "tol")
+    tol = None if tol is None else as_tolerance(tol, "tol")
     batch = p.batch(as_shape(sample_shape, "sample_shape") + p.batch_shape)
     if batch.num_rows == 0:
         return p.sample(sample_shape), 0
@@ -205,7 +205,7 @@ def fixed_point(
     return _call(p, _solved, batch, tol)
 
 
-def _solved(batch: Batch, tol: float) -> tuple[Tensor, int]:
+def _solved(batch: Batch, tol: float | None) -> tuple[Tensor, int]:
     """The events of a window of all steps, and the number of passes."""
     passes = 0
     noise = batch.source.layout.noise(batch.num_rows, batch.bound.reference)

@@ -20,6 +20,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family, Hurdle
 from ardist.families.interval import integers
 from ardist.layout import Layout
+from ardist.networks.base import reference_of
 from ardist.ordering import Ordering
 from ardist.shapes import as_integer, as_positive, as_tolerance, default_dtype
 
@@ -276,7 +277,7 @@ def check_decoder(
     layout = fac.layout
     options = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
-    reference = next(net.parameters(), torch.empty(0))
+    reference = reference_of(net)
     if context is not None:
         context = context[:2]
     if tolerance is None:

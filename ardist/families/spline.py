@@ -60,9 +60,7 @@ class Spline(Family):
         shares = 0.99 * sizes.unflatten(-1, (2, self.bins)).softmax(-1) + 0.01 / self.bins
         places = (2 * shares[..., :-1].cumsum(-1) - 1) * self.bound
         places = F.pad(F.pad(places, (1, 0), value=-self.bound), (0, 1), value=self.bound)
-        slopes = F.pad(
-            Positive(1e-3)(slopes), (1, 1), value=1.0
-        )  # the slope of the identity at both ends
+        slopes = F.pad(Positive(1e-3)(slopes), (1, 1), value=1.0)  # of the identity at both ends
         knots = torch.cat((places, slopes.unsqueeze(-2)), -2)
         scale = Positive(self.min_scale)(raw.squeeze(-1))
         return loc.squeeze(-1), scale, _Curve(knots, self.bound)

@@ -223,12 +223,10 @@ class Likeliest(FiniteFamily):
 
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():
-            dim = len(self.event_shape)
             states, wanted, kept = (
-                part if dim else part.unsqueeze(-1)
+                part.unsqueeze(-1).flatten(-1 - len(self.event_shape))
                 for part in (self._states_like(params), value, mask)
             )
-            states, wanted, kept = (part.flatten(-max(dim, 1)) for part in (states, wanted, kept))
             agree = ((states == wanted.unsqueeze(-2)) | ~kept.unsqueeze(-2)).all(-1)
             return self.from_noise(params, torch.where(agree, 0.0, -torch.inf).to(params.dtype))
 

@@ -253,10 +253,8 @@ class Rule(Specified, ABC):
         for value, one in zip(values.unbind(1), at.each, strict=True):
             before.append(state)
             ahead = map_state(lambda part: part.unsqueeze(1), state)
-            form, number = (
-                self.restricted(one.family, int(one.blocks.flatten()[0])),
-                one.number(value),
-            )
+            form = self.restricted(one.family, int(one.blocks.flatten()[0]))
+            number = one.number(value)
             if form is not None:
                 number = _nearest(form, allowed_by(self, ahead, one), number)
             state = self.advance(state, number, one)
@@ -404,17 +402,10 @@ def rows_of(state: State) -> int:
 
 def _distinct(state: State) -> tuple[State, Tensor]:
     """The distinct rows of a state, and for each row the number of its equal."""
-    flat = torch.cat(
-        [
-            part.flatten(1).double() if part.dim() > 1 else part.double().unsqueeze(1)
-            for part in _parts(state)
-        ],
-        1,
-    )
+    flat = torch.cat([part.unsqueeze(-1).flatten(1).double() for part in _parts(state)], 1)
     if not flat.shape[1]:
-        return map_state(lambda part: part[:1], state), torch.zeros(
-            flat.shape[0], dtype=torch.int64
-        )
+        first_only = map_state(lambda part: part[:1], state)
+        return first_only, torch.zeros(flat.shape[0], dtype=torch.int64)
     unique, inverse = flat.unique(dim=0, return_inverse=True)
     first = torch.empty(unique.shape[0], dtype=torch.int64)
     first.scatter_(0, inverse.flip(0), torch.arange(flat.shape[0]).flip(0))

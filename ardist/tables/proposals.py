@@ -66,7 +66,7 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
         declared.encode(cells)
         return declared
     if is_sequence(declared):
-        return _listed(cells, name, tuple(declared))
+        return _listed(cells, tuple(declared))
     if declared is not None and (not isinstance(declared, str) or declared not in KINDS):
         raise ValueError(
             f"columns: expected a kind of {list(KINDS)}, or a list of ordered levels, for "
@@ -80,7 +80,7 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     kind = declared or _kind_of(present, name)
     if isinstance(kind, LeftOut):
         return kind
-    column = _MAKERS[kind](cells, present, name, kind)
+    column = _MAKERS[kind](cells, kind)
     if declared is None and present.nunique() == 1:
         warnings.warn(
             f"column {name!r}: has one value, {plain(present.iloc[0])!r}, and no "
@@ -156,7 +156,8 @@ def _kind_of_text(present: pd.Series, name: str) -> str | LeftOut:
 # How the columns of each kind are made.
 
 
-def _category(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
+def _category(cells: pd.Series, kind: str) -> Column:
+    present = cells.dropna()
     counts = present.value_counts(sort=False)
     counts = counts[counts > 0]
     kept = counts[counts > 1] if (counts > 1).any() else counts
@@ -166,55 +167,54 @@ def _category(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Col
     pooled = int(counts.sum() - kept.sum())
     if pooled > len(present) / 2:
         warnings.warn(
-            f"column {name!r}: {pooled} of {len(present)} cells have a level that no other row "
-            f"has, and are pooled",
+            f"column {cells.name!r}: {pooled} of {len(present)} cells have a level that no other "
+            f"row has, and are pooled",
             stacklevel=2,
         )
-    return Levels(name, kind, _dtype(cells), _missing(cells), tuple(levels), pooled)
+    return Levels(*_about(cells, kind), tuple(levels), pooled)
 
 
-def _ordinal(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
+def _ordinal(cells: pd.Series, kind: str) -> Column:
     if not (isinstance(cells.dtype, pd.CategoricalDtype) and cells.dtype.ordered):
         raise ValueError(
-            f"columns: expected a list of the levels of {name!r} in their order, since its dtype "
-            f"{cells.dtype} has none, got 'ordinal'"
+            f"columns: expected a list of the levels of {cells.name!r} in their order, since its "
+            f"dtype {cells.dtype} has none, got 'ordinal'"
         )
-    return _listed(cells, name, tuple(map(plain, cells.dtype.categories)))
+    return _listed(cells, tuple(map(plain, cells.dtype.categories)))
 
 
-def _listed(cells: pd.Series, name: str, levels: tuple[Any, ...]) -> Column:
+def _listed(cells: pd.Series, levels: tuple[Any, ...]) -> Column:
     """Ordered levels; a single one is no order."""
     if len(set(levels)) < max(2, len(levels)):
         raise ValueError(
-            f"columns: expected at least two different levels of {name!r}, got "
+            f"columns: expected at least two different levels of {cells.name!r}, got "
             f"{described(list(levels))}"
         )
-    column = Levels(name, "ordinal", _dtype(cells), _missing(cells), levels)
+    column = Levels(*_about(cells, "ordinal"), levels)
     column.encode(cells)
     return column
 
 
-def _bool(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
-    column = Levels(name, kind, _dtype(cells), _missing(cells), (False, True))
+def _bool(cells: pd.Series, kind: str) -> Column:
+    column = Levels(*_about(cells, kind), (False, True))
     column.encode(cells)
     return column
 
 
-def _discrete(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
-    values = np.unique(numbers_of(present, name))
+def _discrete(cells: pd.Series, kind: str) -> Column:
+    values = np.unique(numbers_of(cells.dropna(), str(cells.name)))
     if not (values % 1).any() and values[-1] - values[0] < WIDEST:
         values = values[0] + np.arange(values[-1] - values[0] + 1)
-    return Levels(name, kind, _dtype(cells), _missing(cells), tuple(values.tolist()))
+    return Levels(*_about(cells, kind), tuple(values.tolist()))
 
 
-def _numbers(cells: pd.Series, present: pd.Series, name: str, kind: str) -> Column:
-    numbers = numbers_of(present, name, kind)
+def _numbers(cells: pd.Series, kind: str) -> Column:
+    numbers = numbers_of(cells.dropna(), str(cells.name), kind)
     if kind == "positive" and (least := split_points(numbers)[1].min()) <= 0:
         raise ValueError(
-            f"column {name!r}: expected numbers above 0, apart from spikes, got {least:g}"
+            f"column {cells.name!r}: expected numbers above 0, apart from spikes, got {least:g}"
         )
-    form = NumberForm.of(numbers, kind)
-    column = Numbers(name, kind, _dtype(cells), _missing(cells), **asdict(form))
+    column = Numbers(*_about(cells, kind), **asdict(NumberForm.of(numbers, kind)))
     column.encode(cells)
     return column
 
@@ -228,8 +228,9 @@ _MAKERS: dict[str, Any] = {
 }
 
 
-def _missing(cells: pd.Series) -> float:
-    return float(cells.isna().mean())
+def _about(cells: pd.Series, kind: str) -> tuple[str, str, str, float]:
+    """The name, the kind, the dtype and the share of missing cells of a column."""
+    return str(cells.name), kind, _dtype(cells), float(cells.isna().mean())
 
 
 def _dtype(cells: pd.Series) -> str:
