@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "a permutation instead of its inverse",
         "drawing_order.py",
-        "_arrange(x, self.inverse, dim)",
-        "_arrange(x, self.order, dim)",
+        "arrange(x, self.inverse, dim)",
+        "arrange(x, self.order, dim)",
         ("networks/test_transformer.py", "networks/test_base.py"),
     ),
     Mutation(
@@ -120,9 +120,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the score of padding",
-        "end.py",
-        "certain = torch.where(torch.eq(blocks, self.pad), 0.0, -torch.inf).to(scores)",
-        "certain = torch.where(torch.eq(blocks, self.pad), -1.0, -torch.inf).to(scores)",
+        "families/restricted.py",
+        "certain = torch.where(value == self.constant, 0.0, -torch.inf).to(scores)",
+        "certain = torch.where(value == self.constant, -1.0, -torch.inf).to(scores)",
         ("engine/test_end.py", "test_properties.py"),
     ),
 )

@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from mutations import MUTATIONS, mutated
 
 import ardist
 from ardist import tables
@@ -142,6 +143,12 @@ def test_imports_go_one_way():
             if name == "" or source == name:
                 continue
             assert ORDER.index(source) < ORDER.index(name), f"{name} imports {source}"
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_a_mutation_changes_a_line_of_the_package(mutation):
+    text = (ROOT / mutation.file).read_text()
+    assert mutated(text, mutation) != text
 
 
 def test_the_order_names_every_module():
