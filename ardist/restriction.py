@@ -1,6 +1,7 @@
 """A rule over the blocks of a factorization: the one place that turns it into parameters."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -61,11 +62,14 @@ class Restriction:
         self.layout = Layout(conditionals, flat, self._plain.is_index)
         self.order = DrawingOrder(self.layout, factorization.steps)
         # All places, in the order of drawing and in raster order.
-        self._all = places(factorization)
-        self._permutation, raster = self.order.flat("block"), torch.arange(self._all.total)
-        positions = self._permutation.to_raster(self._all.positions, 0)
-        own = families if len(self._plain.distinct) > 1 else families[:1]
-        self._raster = At(positions, raster, own, self._all.total)
+        drawn = self._drawing_places = places(factorization)
+        self._permutation = self.order.flat("block")
+        self._raster_places = replace(
+            drawn,
+            positions=self._permutation.to_raster(drawn.positions, 0),
+            blocks=torch.arange(drawn.total),
+            families=families if len(self._plain.distinct) > 1 else families[:1],
+        )
         # The numbers of the states of finite blocks.
         finite = {f: States(f) for f in self._plain.distinct if f.enumerate_support() is not None}
         self._numbers: list[States | None] = [finite.get(family) for family in families]
@@ -121,12 +125,12 @@ class Restriction:
             context: of each row, (rows, *context_shape), or None.
             reference: a tensor of the dtype and device of the parameters.
         """
-        numbers = self._numbers_of(blocks, self._raster, States.nearest_number)
-        permutation, at = self._permutation, self._all
+        numbers = self._numbers_of(blocks, self._raster_places, States.nearest_number)
+        permutation, at = self._permutation, self._drawing_places
         if ranks is not None:
             order, inverse = _orders_of(ranks)
             permutation = Permutation(order, inverse)
-            at = At(at.positions, order, at.families, at.total)
+            at = replace(at, blocks=order)
         permutation = permutation.to(blocks.device)
         state = self.rule.start(blocks.shape[0], context, reference)
         before, _ = self.rule.scan(state, permutation.to_drawing(numbers), at)
@@ -134,11 +138,10 @@ class Restriction:
 
     def all_places(self, ranks: Tensor | None) -> At:
         """The places of all blocks, in raster order."""
-        raster = self._raster
         if ranks is None:
-            return raster
+            return self._raster_places
         _, positions = _orders_of(ranks)
-        return At(positions.cpu(), raster.blocks, raster.families, raster.total)
+        return replace(self._raster_places, positions=positions.cpu())
 
     def inside(self, blocks: Tensor, limits: Tensor) -> Tensor:
         """Whether each block, (rows, *value_shape), is within its limits: (rows, num_blocks)."""
@@ -161,7 +164,9 @@ class Restriction:
 
     def certain(self, limits: Tensor) -> Tensor:
         """Whether each block has only one value within its limits: (rows, num_blocks) bool."""
-        return self._whether(lambda form, own: form.is_certain(own), limits, self._raster, False)
+        return self._whether(
+            lambda form, own: form.is_certain(own), limits, self._raster_places, False
+        )
 
     def _whether(
         self,
@@ -214,17 +219,15 @@ class Restriction:
         """
         if (start, stop) not in self._places:
             own = slice(*(self.order.ends_of("block")[step] for step in (start, stop)))
-            families = self._all.families
-            self._places[start, stop] = At(
-                self._all.positions[own],
-                self._all.blocks[own],
-                families[own] if len(families) > 1 else families,
-                self._all.total,
+            families = self._drawing_places.families
+            self._places[start, stop] = replace(
+                self._drawing_places,
+                positions=self._drawing_places.positions[own],
+                blocks=self._drawing_places.blocks[own],
+                families=families[own] if len(families) > 1 else families,
             )
         at = self._places[start, stop]
-        if order is None:
-            return at
-        return At(at.positions, order[:, start:stop], at.families, at.total)
+        return at if order is None else replace(at, blocks=order[:, start:stop])
 
     def before(self, state: State, guess: Tensor | None, at: At) -> State:
         """The states before the blocks of some steps, (rows, n, ...).
@@ -290,7 +293,7 @@ class Restriction:
         if not self.layout.flat:
             form = self._forms[0]
             return params if form is None else form.restrict(params, limits)
-        members = (at or self._raster).blocks.tolist()
+        members = (at or self._raster_places).blocks.tolist()
         own, each = self._params_of(params, members), list[Tensor]()
         for (form, piece), part in zip(self._pieces(limits, members), own, strict=True):
             each.append(part if form is None else form.restrict(part, piece))

@@ -240,21 +240,21 @@ class Rollout:
         self._pieces: list[Tensor] = []
         self._raster: Tensor | None = None  # the blocks, if whole passes draw them
         self._rows: Tensor | None = None  # of the decoder, if `select` has changed them
-        self._back: list[tuple[int, Tensor]] = []  # the selections, by the number of pieces before
+        # The rows that `select` chose, and the number of pieces before.
+        self._selections: list[tuple[int, Tensor]] = []
         self.num_taken = 0
         self._state: State = None  # of the rule
         self._rest: Tensor | None = None  # the blocks that follow, if the rule makes them certain
         self._evidence = batch.evidence
         is_ragged = self.order.is_ragged or torch._C._is_tracing()
         self._is_whole = whole or (decoder is None and is_ragged)
-        num_known = 0
+        self.num_prefilled = 0
+        """The number of first steps that are observed in all rows and skipped."""
         if batch.evidence is not None and not self._is_whole:
             values, mask = (self.order.to_drawing(part) for part in batch.evidence)
             self._evidence = values, mask
             if prefill:
-                num_known = min(_known_steps(mask, self.order), self.num_steps)
-        self.num_known = num_known
-        """The number of first steps that are observed in all rows and skipped."""
+                self.num_prefilled = min(_prefix_length(mask, self.order), self.num_steps)
 
     def __iter__(self) -> Iterator[Step]:
         if is_vmapped():
@@ -282,19 +282,19 @@ class Rollout:
         return self.batch.bound.make_decoder(self.batch.num_rows, self.batch.ranks)
 
     def _take_prefix(self) -> Tensor | None:
-        if self._evidence is None or not self.num_known:
+        if self._evidence is None or not self.num_prefilled:
             return None
-        prefix = self._evidence[0][:, : self.order.ends[self.num_known]]
-        self.follow(prefix, 0, self.num_known)
-        self._take(prefix, self.num_known)
-        return self.readable(prefix, 0, self.num_known)
+        prefix = self._evidence[0][:, : self.order.ends[self.num_prefilled]]
+        self.follow(prefix, 0, self.num_prefilled)
+        self._take(prefix, self.num_prefilled)
+        return self.readable(prefix, 0, self.num_prefilled)
 
     def _by_steps(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
         layouts = [*zip(self.order.step_layouts, self.source.step_layouts, strict=True)]
         params = decoder.step(None) if prefix is None else decoder.prefill(prefix)
-        plain = self.batch.factorization.layout.select(self.order.steps[self.num_known])
+        plain = self.batch.factorization.layout.select(self.order.steps[self.num_prefilled])
         plain.check_params(params, self.batch.num_rows, type(decoder).__name__)
-        for index in range(self.num_known, self.num_steps):
+        for index in range(self.num_prefilled, self.num_steps):
             step = Step(self, (index, index + 1), layouts[index], params)
             yield step
             if self._take(step.drawn, index + 1) or index + 1 == self.num_steps:
@@ -307,7 +307,7 @@ class Rollout:
     def _by_windows(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
         if prefix is not None:
             decoder.prefill(prefix)
-        for start in range(self.num_known, self.num_steps, decoder.max_window):
+        for start in range(self.num_prefilled, self.num_steps, decoder.max_window):
             stop = min(start + decoder.max_window, self.num_steps)
             window = decoder.window(stop - start)
             layouts = self.order.layout_of(start, stop), self.source.layout_of(start, stop)
@@ -460,7 +460,7 @@ class Rollout:
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was; see `Step.select`."""
         self._rows = rows if self._rows is None else self._rows.index_select(0, rows)
-        self._back.append((len(self._pieces), rows))
+        self._selections.append((len(self._pieces), rows))
         self._state = map_state(lambda part: part.index_select(0, rows), self._state)
 
     @property
@@ -468,11 +468,11 @@ class Rollout:
         """The blocks so far, in raster order: (rows, *value_shape). Others are placeholders."""
         if self._raster is not None:
             return self._raster
-        pieces, back = list(self._pieces), list(self._back)
+        pieces, selections = list(self._pieces), list(self._selections)
         rows: Tensor | None = None
         for number in range(len(pieces) - 1, -1, -1):  # from the last selection to the first
-            while back and back[-1][0] > number:
-                earlier = back.pop()[1]
+            while selections and selections[-1][0] > number:
+                earlier = selections.pop()[1]
                 rows = earlier if rows is None else earlier.index_select(0, rows)
             pieces[number] = pieces[number] if rows is None else pieces[number][rows]
         blocks = torch.cat(pieces, 1) if pieces else self.batch.placeholders[:, :0]
@@ -494,7 +494,7 @@ class Rollout:
         """
         found = torch.cat([*scores], 1)
         zeros = found.new_zeros(found.shape[0], self.batch.layout.num_blocks)
-        start = self.order.ends_of("block")[self.num_known]
+        start = self.order.ends_of("block")[self.num_prefilled]
         return self.order.flat("block").to(found.device).put(zeros, found, start)
 
 
@@ -504,11 +504,11 @@ def _accepted(blocks: Tensor | None) -> Tensor:
     return blocks
 
 
-def _known_steps(mask: Tensor, order: DrawingOrder) -> int:
+def _prefix_length(mask: Tensor, order: DrawingOrder) -> int:
     """The number of first steps whose elements are under a mask in all rows."""
     everywhere = mask.unsqueeze(-1).flatten(2).all(-1).all(0).tolist()
-    known = len(everywhere) if all(everywhere) else everywhere.index(False)
-    return bisect_right(order.ends, known) - 1
+    length = len(everywhere) if all(everywhere) else everywhere.index(False)
+    return bisect_right(order.ends, length) - 1
 
 
 def _is_settled(before: Tensor, after: Tensor, layout: Layout, tol: float | None) -> bool:

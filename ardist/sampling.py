@@ -118,7 +118,7 @@ def ancestral(
     if not as_flag(progress, "progress"):
         return steps
     try:
-        bar = import_module("tqdm").tqdm(steps, total=rollout.num_steps - rollout.num_known)
+        bar = import_module("tqdm").tqdm(steps, total=rollout.num_steps - rollout.num_prefilled)
     except ImportError as error:
         raise ImportError("progress: the bar is tqdm's; pip install tqdm") from error
     return iter(bar)
@@ -126,7 +126,7 @@ def ancestral(
 
 def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step]:
     steps = _call(p, iter, rollout)
-    blocks = rollout.drawn if rollout.num_known else rollout.batch.placeholders
+    blocks = rollout.drawn if rollout.num_prefilled else rollout.batch.placeholders
     while (step := _call(p, next, steps, None)) is not None:
         drawn = step.accept(_call(p, step.sample))
         blocks = rollout.order.put(blocks, drawn, step.index)

@@ -195,7 +195,7 @@ class _Sampler:
     def run(self) -> Particles:
         rollout = self.rollout
         steps = iter(rollout)
-        for index in range(rollout.num_known):
+        for index in range(rollout.num_prefilled):
             self.follow(index, rollout.order.part(rollout.drawn, index, index + 1))
         for step in steps:
             self.follow(step.index, step.accept(self.draw(step)))
