@@ -262,7 +262,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if not layout.flat and fac.names is None:
             family = layout.families[0]
             return family(params.reshape(*lead, *fac.grid_shape, family.num_params))
-        each = layout.conditionals(params)
+        each = layout.distributions(params)
         return each if fac.names is None else dict(zip(fac.names, each, strict=True))
 
     # Draws.

@@ -215,8 +215,8 @@ class Layout:
         ]
         return [function(*each) for each in zip(self.stacked, *parts, strict=True)]
 
-    def conditionals(self, params: Tensor) -> tuple[Distribution, ...]:
-        """The distribution of each block."""
+    def distributions(self, params: Tensor) -> tuple[Distribution, ...]:
+        """The conditional of each block."""
         pieces = params.split(self.sizes["param"], -1) if self.flat else params.unbind(-2)
         return tuple(family(piece) for family, piece in zip(self.families, pieces, strict=True))
 

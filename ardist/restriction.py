@@ -46,7 +46,7 @@ class Restriction:
     def __init__(self, rule: Rule, factorization: Specification) -> None:
         self.rule, self._plain, self._name = rule, factorization.layout, factorization.block_name
         self.is_custom = is_custom(rule)
-        self._allowed_by_rule = partial(allowed_by, rule) if self.is_custom else rule.allowed
+        self._rule_allows = partial(allowed_by, rule) if self.is_custom else rule.allowed
         families = self._plain.families
         forms = [rule.restricted(family, block) for block, family in enumerate(families)]
         self._forms = forms
@@ -314,9 +314,7 @@ class Restriction:
         """
         if not self.layout.flat:
             form = self._forms[0]
-            return (
-                blocks if form is None else form.correct(blocks, self._allowed_by_rule(before, at))
-            )
+            return blocks if form is None else form.correct(blocks, self._rule_allows(before, at))
         sizes = [self._plain.sizes["value"][block] for block in at.blocks.tolist()]
         pieces = zip(self._allowed(before, at), blocks.split(sizes, -1), strict=True)
         return torch.cat(
@@ -349,7 +347,7 @@ class Restriction:
             form, count = self._forms[0], at.positions.shape[-1]
             if form is None:
                 return reference.new_zeros(rows, count, 0)
-            return form.limits(self._allowed_by_rule(before, at), Size((rows, count)), reference)
+            return form.limits(self._rule_allows(before, at), Size((rows, count)), reference)
         each = [reference.new_zeros(rows, 0)]
         for form, allowed in self._allowed(before, at):
             if form is not None:
@@ -365,7 +363,7 @@ class Restriction:
                 yield None, None
             else:
                 one = map_state(partial(_narrow, number), before)
-                yield form, self._allowed_by_rule(one, at.each[number])
+                yield form, self._rule_allows(one, at.each[number])
 
     def _numbers_of(
         self, values: Tensor, at: At, number: Callable[[States, Tensor], Tensor] = States.number

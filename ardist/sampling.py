@@ -142,7 +142,7 @@ def _shown(rollout: Rollout, step: RolloutStep, drawn: Tensor, blocks: Tensor) -
     if not layout.flat:
         conditional, value = layout.families[0](params), drawn
     else:
-        conditional = layout.conditionals(params)
+        conditional = layout.distributions(params)
         values = zip(layout.families, drawn.split(layout.sizes["value"], -1), strict=True)
         value = tuple(part.reshape(*batch.lead, *f.event_shape) for f, part in values)
     return Step(step.index, _blocks_of(rollout, step), conditional, value, batch.events(blocks))

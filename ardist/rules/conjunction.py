@@ -116,7 +116,7 @@ class All(Rule):
 
 
 def _flags(rules: Sequence[Rule]) -> dict[str, bool]:
-    """The flags of all rules together, each of which one of them is enough to set."""
+    """The flags of several rules together: each is set if one of the rules has it."""
     names = ("needs_total", "reads_context", "depends_on_order", "follows_reals")
     return {name: any(getattr(rule, name) for rule in rules) for name in names}
 
