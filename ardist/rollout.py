@@ -420,18 +420,18 @@ class Rollout:
 
     def follow(self, blocks: Tensor, start: int, stop: int) -> None:
         """Advances the state of the rule by the blocks of these steps."""
-        rule = self.restriction
-        if rule is None or self._is_whole:
+        restriction = self.restriction
+        if restriction is None or self._is_whole:
             return
         if self._follow is not None:
             blocks = self.order.part(self._follow, start, stop)
-        rows = blocks.shape[0]
-        self._state = rule.advance(self._state, blocks, self._at(rule, start, stop, rows))
+        at = self._at(restriction, start, stop, blocks.shape[0])
+        self._state = restriction.advance(self._state, blocks, at)
         every = steps_per_check(self._reference)
         is_due = start // every < stop // every
-        if rule.may_end and is_due and stop < self.order.num_steps:
-            after = self._at(rule, stop, self.order.num_steps, rows)
-            self._rest = rule.rule.rest(self._state, after)
+        if restriction.may_end and is_due and stop < self.order.num_steps:
+            after = self._at(restriction, stop, self.order.num_steps, blocks.shape[0])
+            self._rest = restriction.rule.rest(self._state, after)
 
     def _at(self, restriction: Restriction, start: int, stop: int, rows: int) -> At:
         """The places of the blocks of these steps, in each row if rows have orders."""
