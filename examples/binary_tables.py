@@ -158,7 +158,7 @@ def main() -> None:
     if (width := train.shape[1]) <= 16:
         states = torch.arange(2**width).unsqueeze(-1) >> torch.arange(width) & 1
         total = mix([score(network, states.float()) for network in networks]).exp().sum()
-        print(f"sum of p over all 2^{width} states: {total:.7f}")
+        print(f"sum of p over all 2^{width} states: {total:.6f}")
 
 
 if __name__ == "__main__":

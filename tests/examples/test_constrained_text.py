@@ -41,7 +41,7 @@ def test_all_words_match_the_pattern(example, monkeypatch, tmp_path, capsys):
         f"--data={tmp_path / 'text.txt'}",
         "--pattern=.{1,4}ing",
         "--epochs=20",
-        "--draws=40",
+        "--draws=400",
     ]
     monkeypatch.setattr(sys, "argv", ["constrained_text.py", *options])
     example.main()
