@@ -122,7 +122,11 @@ class MADE(ConditionalNetwork):
                 nn.init.zeros_(layer.weight)
 
     def forward(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+        self,
+        blocks: Tensor,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        sweep: Sweep | None = None,
     ) -> Tensor:
         layout = self.factorization.layout
         features = layout.features(blocks).to(self.output_bias.dtype)  # (M * N, total features)
@@ -132,6 +136,7 @@ class MADE(ConditionalNetwork):
             sums = layer(hidden)  # (M * N, width)
             if number == 0 and to_hidden is not None:
                 sums = add_to_rows(sums, to_hidden)
+            sums = sums if sweep is None else sweep.cut(sums)
             hidden = self.activate(number, sums, hidden)
             hidden = F.dropout(hidden, self.dropout, self.training)
         maps = ((self.head, hidden), (self.direct, features))
@@ -165,6 +170,10 @@ class MADE(ConditionalNetwork):
         activated = self.activation(sums)
         return activated + below[units] if self.has_residual(layer) else activated
 
+    @property
+    def hidden_layers(self) -> list[MaskedLinear]:
+        return [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
+
     def has_residual(self, layer: int) -> bool:
         """Whether a hidden layer adds the units of the layer below to its own."""
         widths = self.hidden_features
@@ -197,9 +206,28 @@ class MADE(ConditionalNetwork):
         """A decoder that uses each weight once per sample."""
         return _MADEDecoder(self, batch_size, context)
 
-    def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep:
+    def _sweep(self) -> Sweep:
         """Gradients through a draw that use each weight once."""
-        return _MADESweep(_MADEDecoder(self, blocks.shape[0], context), blocks)
+        return _MADESweep(self)
+
+    def weights_in_order(self) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
+        """Copies of the weights, with features and outputs in the order of drawing.
+
+        Returns:
+            those of each hidden layer, and those of the maps to the outputs, each with the number
+            of the layer that it reads; 0 are the features.
+        """
+        in_order = self.schedule.in_order
+        hidden = [layer.masked_weight() for layer in self.hidden_layers]
+        if hidden:
+            hidden[0] = in_order(hidden[0], "feature", 1)
+        outputs: list[tuple[int, Tensor]] = []
+        if self.head is not None:
+            outputs.append((len(hidden), in_order(self.head.masked_weight(), "param", 0)))
+        if self.direct is not None:
+            weight = in_order(self.direct.masked_weight(), "param", 0)
+            outputs.append((0, in_order(weight, "feature", 1)))
+        return hidden, outputs
 
 
 class _Schedule:
@@ -245,28 +273,14 @@ class _MADEDecoder(Decoder):
         super().__init__(network.factorization, batch_size)
         self._network, self._schedule = network, network.schedule
         self.max_window = self._schedule.max_window
-        in_order = self._schedule.in_order
-        layers = [layer for layer in network.hidden if isinstance(layer, MaskedLinear)]
-        self.weights = [layer.masked_weight() for layer in layers]
-        if self.weights:
-            self.weights[0] = in_order(self.weights[0], "feature", 1)
+        self.weights, self.outputs = network.weights_in_order()
         to_hidden, to_output = network.encode(context)
-        # Copies, as the weights are, since an optimizer may step before a sweep reads them.
-        self.biases = [layer.bias.clone().unsqueeze(-1) for layer in layers]
+        self.biases = [layer.bias.unsqueeze(-1) for layer in network.hidden_layers]
         if to_hidden is not None:
             self.biases[0] = self.biases[0] + self._for_rows(to_hidden)
-        # The maps from states to outputs: the index of the state, and the weight.
-        self.outputs: list[tuple[int, Tensor]] = []
-        if network.head is not None:
-            self.outputs.append(
-                (len(self.weights), in_order(network.head.masked_weight(), "param", 0))
-            )
-        if network.direct is not None:
-            weight = in_order(network.direct.masked_weight(), "param", 0)
-            self.outputs.append((0, in_order(weight, "feature", 1)))
         bias = network.output_bias.unsqueeze(-1)
         bias = bias if to_output is None else bias + self._for_rows(to_output)
-        self.output_bias = in_order(bias, "param", 0)
+        self.output_bias = self._schedule.in_order(bias, "param", 0)
         self.states = [bias.new_zeros(ends[-1], batch_size) for ends in self._schedule.ends]
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
@@ -325,63 +339,84 @@ class _MADEDecoder(Decoder):
 class _MADESweep(Sweep):
     """Backpropagates through each unit once the gradients of all its outputs are known.
 
-    Gradients are (units, rows), in the decoder's orders of outputs, units and features. Gradients
-    that are not known yet are zero, and so are the weights that would multiply them.
+    Gradients are (entries, rows), in the decoder's orders: of the features, of the sums of each
+    hidden layer, and of the outputs. Steps are taken in windows. The contributions of later
+    windows to a window are computed once. Inside it, gradients that are not complete yet meet
+    weights of zero.
     """
 
-    def __init__(self, decoder: _MADEDecoder, blocks: Tensor) -> None:
-        self._decoder, self._blocks = decoder, blocks
-
-    def _prepare(self) -> None:
-        """Computes all derivatives of activations, and makes the views of each step."""
-        decoder, network = self._decoder, self._decoder._network
-        schedule, layers = decoder._schedule, range(len(decoder.weights))
-        features = network.factorization.layout.features(self._blocks)
-        state = schedule.in_order(features, "feature", 1).T
-        # The number of entries of each state that become available at each step.
-        sizes = [[b - a for a, b in pairwise(ends)] for ends in schedule.ends]
-        outputs = state.new_zeros(schedule.output_ends[-1], self._blocks.shape[0])
-        slopes, gradients, self._units = [], [], []
-        for layer in layers:
-            sums = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)
-            with torch.enable_grad():
-                leaf = sums.detach().requires_grad_()
-                slopes.append(torch.autograd.grad(network.activation(leaf).sum(), leaf)[0])
-            state = network.activate(layer, sums, state)
-            gradients.append(torch.zeros_like(sums))
-            self._units.append(torch.empty_like(sums).split(sizes[layer + 1]))
-        # By layer and step: derivatives of the activation, and gradients of the sums.
-        self._slopes = [part.split(size) for part, size in zip(slopes, sizes[1:], strict=True)]
-        self._sums = [part.split(size) for part, size in zip(gradients, sizes[1:], strict=True)]
-        self._outputs = outputs.split([b - a for a, b in pairwise(schedule.output_ends)])
-        # By state: each map that reads it, as its weights by step and the gradients of its outputs.
-        self._readers: list[list[tuple[tuple[Tensor, ...], Tensor]]] = [[] for _ in sizes]
-        for index, weight in decoder.outputs:
-            self._readers[index].append((weight.T.split(sizes[index]), outputs))
-        for layer in layers:
-            weight = decoder.weights[layer]
-            self._readers[layer].append((weight.T.split(sizes[layer]), gradients[layer]))
+    def __init__(self, network: MADE) -> None:
+        super().__init__()
+        self._network, schedule = network, network.schedule
+        self._max_window = schedule.max_window
+        # Features are needed one step after their block.
+        self._ends = [[0, *schedule.ends[0]], *schedule.ends[1:], schedule.output_ends]
+        self._sizes = [[b - a for a, b in pairwise(ends)] for ends in self._ends]
+        # By state, the maps that read it. Copies, since an optimizer may step before the sweep.
+        weights, outputs = network.weights_in_order()
+        self._readers = [[(state + 1, weight.T)] for state, weight in enumerate(weights)] + [[]]
+        for state, weight in outputs:
+            self._readers[state].append((-1, weight.T))
 
     def step(self, step: int, params: Tensor) -> Tensor:
-        if step + 1 == self._decoder.factorization.num_steps:
-            self._prepare()
-        self._outputs[step].copy_(params)
-        for layer in range(len(self._slopes) - 1, -1, -1):
-            gradient = self._gradient_of(layer + 1, step)
-            if self._decoder._network.has_residual(layer):
-                self._units[layer][step].copy_(gradient)
-            torch.mul(gradient, self._slopes[layer][step], out=self._sums[layer][step])
-        return self._gradient_of(0, step - 1)
+        if step + 2 == len(self._ends[-1]):
+            self._start(params)
+        if step < self._first:
+            self._enter(max(0, step + 1 - self._max_window), step + 1)
+        place = step - self._first
+        *states, outputs = self._parts
+        outputs[place].copy_(params)
+        above = params  # the gradient of the units of the layer above
+        for state in range(len(states) - 1, -1, -1):
+            gradient = states[state][place]
+            for weights, of_outputs in self._inside[state]:
+                gradient.addmm_(weights[place], of_outputs)
+            if self._network.has_residual(state):
+                gradient += above
+            if self._network.has_residual(state - 1):
+                above = gradient.clone()
+            if state:
+                gradient *= self._slopes[state - 1][place]
+        return states[0][place]
 
-    def _gradient_of(self, state: int, step: int) -> Tensor:
-        """The gradient of the entries of a state that become available at a step."""
-        (weights, gradients), *others = self._readers[state]
-        total = torch.mm(weights[step], gradients)
-        for weights, gradients in others:
-            total.addmm_(weights[step], gradients)
-        if self._decoder._network.has_residual(state):
-            total += self._units[state][step]
-        return total
+    def _start(self, params: Tensor) -> None:
+        """Makes the gradients, which are zero, and the derivatives of all activations."""
+        self._first = len(self._ends[-1]) - 1
+        self._gradients = [params.new_zeros(ends[-1], params.shape[1]) for ends in self._ends]
+        self._all_slopes = []
+        for sums in self.sums:
+            with torch.enable_grad():
+                leaf = sums.detach().T.contiguous().requires_grad_()
+                activated = self._network.activation(leaf).sum()
+                self._all_slopes.append(torch.autograd.grad(activated, leaf)[0])
+
+    def _enter(self, start: int, stop: int) -> None:
+        """Goes to the window of the steps from `start` to `stop`, after all later ones."""
+        self._first = start
+        inside = [slice(ends[start], ends[stop]) for ends in self._ends]
+        sizes = [each[start:stop] for each in self._sizes]
+        gradients = [g[part] for g, part in zip(self._gradients, inside, strict=True)]
+        for state, readers in enumerate(self._readers):
+            for reader, weight in readers:
+                later = self._ends[reader][stop]
+                known = self._gradients[reader][later:]
+                gradients[state].addmm_(weight[inside[state], later:], known)
+
+        self._parts = [g.split(size) for g, size in zip(gradients, sizes, strict=True)]
+        self._slopes = [
+            slopes[part].split(size)
+            for slopes, part, size in zip(self._all_slopes, inside[1:-1], sizes[1:-1], strict=True)
+        ]
+        self._inside = [
+            [
+                (weight[inside[state], inside[reader]].split(sizes[state]), gradients[reader])
+                for reader, weight in readers
+            ]
+            for state, readers in enumerate(self._readers)
+        ]
+
+    def gradients(self) -> list[Tensor]:
+        return [of_sums.T for of_sums in self._gradients[1:-1]]
 
 
 class _MADEWindow(Window):
