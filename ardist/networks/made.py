@@ -1,8 +1,9 @@
 """MADE: a masked multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,19 +157,16 @@ class MADE(ConditionalNetwork):
             None if to_output is None else to_output(context),
         )
 
-    def activate(
-        self, layer: int, sums: Tensor, below: Tensor, units: slice = slice(None)
-    ) -> Tensor:
+    def activate(self, layer: int, sums: Tensor, below: Tensor) -> Tensor:
         """The units of a hidden layer.
 
         Args:
             layer: its number.
             sums: the inputs of the activation.
             below: the units of the layer below, for a residual connection.
-            units: those of `below` that correspond to `sums`, along the first dimension.
         """
         activated = self.activation(sums)
-        return activated + below[units] if self.has_residual(layer) else activated
+        return activated + below if self.has_residual(layer) else activated
 
     @property
     def hidden_layers(self) -> list[MaskedLinear]:
@@ -240,6 +238,7 @@ class _Schedule:
     Attributes:
         ends: for each state and step t, the number of entries that are available before step t.
         output_ends: for each t, the number of outputs of the first t steps.
+        sizes, output_sizes: how many entries and outputs each step adds.
         max_window: the number of steps to evaluate at once.
     """
 
@@ -250,6 +249,9 @@ class _Schedule:
         units = [torch.searchsorted(layer, times).tolist() for layer in available]
         self.ends = [order.ends_of("feature"), *units]
         self.output_ends = order.ends_of("param")
+        self.sizes = [_differences(ends) for ends in self.ends]
+        self.output_sizes = _differences(self.output_ends)
+        self.num_steps, self.layouts = order.num_steps, order.step_layouts
         widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
         share = _UNITS_AT_ONCE * order.num_steps // widest
         self.max_window = max(1, min(order.num_steps, share))
@@ -282,6 +284,7 @@ class _MADEDecoder(Decoder):
         bias = bias if to_output is None else bias + self._for_rows(to_output)
         self.output_bias = self._schedule.in_order(bias, "param", 0)
         self.states = [bias.new_zeros(ends[-1], batch_size) for ends in self._schedule.ends]
+        self._current: _MADEWindow | None = None  # in which single steps are
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """From an encoding (N, units) to (units, rows)."""
@@ -289,51 +292,32 @@ class _MADEDecoder(Decoder):
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
+        schedule = self._schedule
         if previous is not None:
-            self._write(previous, self.num_taken, self.num_taken + 1)
-        return self._evaluate(self.num_taken, self.num_taken + 1)
+            inside = slice(*schedule.ends[0][self.num_taken : self.num_taken + 2])
+            self.states[0][inside] = schedule.layouts[self.num_taken].features(previous).T
+            self.num_taken += 1
+        if self._current is None or self.num_taken == self._current.stop:
+            stop = min(self.num_taken + schedule.max_window, schedule.num_steps)
+            self._current = _MADEWindow(self, self.num_taken, stop)
+        return self._current.step(self.num_taken)
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._write(blocks, 0, self._num_steps_of(blocks))
-        return self._evaluate(0, self.num_taken + 1)
+        window = self.window(self._num_steps_of(blocks))
+        window.compute_units(blocks)
+        window.keep(blocks)
+        return self.step(None)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = rows.shape[0]
+        self.batch_size, self._current = rows.shape[0], None
         self.states = [state.index_select(1, rows) for state in self.states]
         self.biases = [_select_rows(bias, rows) for bias in self.biases]
         self.output_bias = _select_rows(self.output_bias, rows)
 
-    def window(self, num_steps: int) -> Window:
-        self.num_taken += num_steps
+    def window(self, num_steps: int) -> "_MADEWindow":
+        self.num_taken, self._current = self.num_taken + num_steps, None
         return _MADEWindow(self, self.num_taken - num_steps, self.num_taken)
-
-    def _write(self, blocks: Tensor, start: int, stop: int) -> None:
-        """Takes the blocks of the steps from `start` to `stop`."""
-        ends = self._schedule.ends[0]
-        features = self._schedule.layout(start, stop).features(blocks)
-        self.states[0][ends[start] : ends[stop]] = features.T
-        self.num_taken = stop
-
-    def _evaluate(self, start: int, stop: int) -> Tensor:
-        """Computes the units that become available in these steps.
-
-        Returns:
-            the parameters of the last step.
-        """
-        ends, output_ends = self._schedule.ends, self._schedule.output_ends
-        for layer, weight in enumerate(self.weights):
-            units = slice(ends[layer + 1][start], ends[layer + 1][stop])
-            width = ends[layer][stop if layer else stop - 1]  # of the layer below, so far
-            below = self.states[layer]
-            sums = torch.addmm(self.biases[layer][units], weight[units, :width], below[:width])
-            self.states[layer + 1][units] = self._network.activate(layer, sums, below, units)
-        units = slice(output_ends[stop - 1], output_ends[stop])
-        params = self.output_bias[units]
-        for index, weight in self.outputs:
-            width = ends[index][stop if index else stop - 1]
-            params = torch.addmm(params, weight[units, :width], self.states[index][:width])
-        return _as_params(params, self._schedule.layout(stop - 1, stop))
 
 
 class _MADESweep(Sweep):
@@ -351,7 +335,7 @@ class _MADESweep(Sweep):
         self._max_window = schedule.max_window
         # Features are needed one step after their block.
         self._ends = [[0, *schedule.ends[0]], *schedule.ends[1:], schedule.output_ends]
-        self._sizes = [[b - a for a, b in pairwise(ends)] for ends in self._ends]
+        self._sizes = [_differences(ends) for ends in self._ends]
         # By state, the maps that read it. Copies, since an optimizer may step before the sweep.
         weights, outputs = network.weights_in_order()
         self._readers = [[(state + 1, weight.T)] for state, weight in enumerate(weights)] + [[]]
@@ -420,11 +404,14 @@ class _MADESweep(Sweep):
 
 
 class _MADEWindow(Window):
-    """Steps from `start` to `stop`. The contributions of earlier steps are computed once."""
+    """Steps from `start` to `stop`. The contributions of earlier steps are computed once.
+
+    The steps are evaluated together, or one after the other.
+    """
 
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
-        schedule = decoder._schedule
-        self._layout = schedule.layout(start, stop)
+        schedule = self._schedule = decoder._schedule
+        self.start, self.stop = start, stop
         self._activate = decoder._network.activate
         inside = [slice(ends[start], ends[stop]) for ends in schedule.ends]
         self._kept = [state[part] for state, part in zip(decoder.states, inside, strict=True)]
@@ -448,21 +435,58 @@ class _MADEWindow(Window):
             self._outputs.append((index, inner))
 
     def __call__(self, guess: Tensor | None) -> Tensor:
+        self.compute_units(guess)
+        params = self._output_bias
+        for index, weight in self._outputs:
+            params = torch.addmm(params, weight, self._states[index])
+        return _as_params(params, self._schedule.layout(self.start, self.stop))
+
+    def compute_units(self, guess: Tensor | None) -> None:
+        """Computes all hidden units, under a guess of the blocks."""
         states = self._states
         if guess is not None:
-            states[0] = self._layout.features(guess).to(self._output_bias.dtype).T
+            features = self._schedule.layout(self.start, self.stop).features(guess)
+            states[0] = features.to(self._output_bias.dtype).T
         for layer, (bias, weight) in enumerate(self._hidden):
             sums = torch.addmm(bias, weight, states[layer])
             states[layer + 1] = self._activate(layer, sums, states[layer])
-        params = self._output_bias
-        for index, weight in self._outputs:
-            params = torch.addmm(params, weight, states[index])
-        return _as_params(params, self._layout)
 
     def keep(self, blocks: Tensor) -> None:
-        self._states[0] = self._layout.features(blocks).T
+        self._states[0] = self._schedule.layout(self.start, self.stop).features(blocks).T
         for kept, state in zip(self._kept, self._states, strict=True):
             kept.copy_(state)
+
+    def step(self, index: int) -> Tensor:
+        """The parameters of one step. Computes the units that become available at it.
+
+        Units that are not known yet are zero, and so are the weights that would multiply them.
+        """
+        step = index - self.start
+        states, hidden, sums, outputs = self._by_step
+        for layer, (biases, weights) in enumerate(hidden):
+            each = torch.addmm(biases[step], weights[step], self._kept[layer])
+            states[layer + 1][step].copy_(self._activate(layer, each, states[layer][step]))
+        params = sums[step]
+        for state, weights in outputs:
+            params = torch.addmm(params, weights[step], self._kept[state])
+        return _as_params(params, self._schedule.layouts[index])
+
+    @cached_property
+    def _by_step(self) -> Any:
+        """States, biases and weights, by step."""
+        steps, schedule = slice(self.start, self.stop), self._schedule
+        sizes, widths = [each[steps] for each in schedule.sizes], schedule.output_sizes[steps]
+        states = [kept.split(size) for kept, size in zip(self._kept, sizes, strict=True)]
+        hidden = [
+            (bias.split(size), weight.split(size))
+            for (bias, weight), size in zip(self._hidden, sizes[1:], strict=True)
+        ]
+        outputs = [(index, weight.split(widths)) for index, weight in self._outputs]
+        return states, hidden, self._output_bias.split(widths), outputs
+
+
+def _differences(ends: list[int]) -> list[int]:
+    return [after - before for before, after in pairwise(ends)]
 
 
 def _as_params(units: Tensor, layout: Layout) -> Tensor:
