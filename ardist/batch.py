@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from math import prod
+from typing import Any
 
 from torch import Size, Tensor
 
@@ -100,16 +101,16 @@ class Batch:
         """Whether a block is observed in part."""
         return self.evidence is not None and self.layout.is_partially_observed(self.evidence[1])
 
-    def forward(self, blocks: Tensor) -> Tensor:
+    def forward(self, blocks: Tensor, sweep: Any = None) -> Tensor:
         """The parameters of all blocks, each given the blocks before it: teacher forcing."""
         limits = self.limits(blocks)
         if self.restriction is not None and limits is not None:
             self.restriction.check_events(blocks, limits, self.ranks)
-        return self.restrict(self.plain_forward(blocks), limits)
+        return self.restrict(self.plain_forward(blocks, sweep), limits)
 
-    def plain_forward(self, blocks: Tensor) -> Tensor:
+    def plain_forward(self, blocks: Tensor, sweep: Any = None) -> Tensor:
         """The parameters as the network gives them, without those of a rule."""
-        return self.bound.forward(self.readable(blocks), self.ranks)
+        return self.bound.forward(self.readable(blocks), self.ranks, sweep=sweep)
 
     def readable(self, blocks: Tensor) -> Tensor:
         """The blocks as a network reads them: without constants outside of supports."""

@@ -108,7 +108,11 @@ class BoundNetwork:
         return self.context.reshape(prod(self.context_batch), *self.unwrapped.context_shape)
 
     def forward(
-        self, blocks: Tensor, ranks: Tensor | None = None, observed: Tensor | None = None
+        self,
+        blocks: Tensor,
+        ranks: Tensor | None = None,
+        observed: Tensor | None = None,
+        sweep: "Sweep | None" = None,
     ) -> Tensor:
         """The parameters of all blocks of rows, in one parallel pass.
 
@@ -120,13 +124,15 @@ class BoundNetwork:
             ranks: (rows, num_blocks), if the rows have orders of their own.
             observed: (rows, num_blocks) bool, the blocks that all conditionals of a row depend on
                 instead of the earlier ones; only if the network `has_masks`.
+            sweep: takes gradients on from layer to layer in the place of the graph.
         """
         shape = self.factorization.layout.param_shape
         if blocks.shape[0] == 0:  # modules may refuse no rows; the gradients are zeros
             nothing = self.reference.new_zeros(0, *shape)
             return nothing + torch.stack([part.flatten()[:0].sum() for part in self.sources]).sum()
-        masks = {} if observed is None else {"observed": observed}
-        params: Tensor = self.network(*self._inputs(blocks, ranks), **masks)
+        given = {"observed": observed, "sweep": sweep}
+        others = {name: part for name, part in given.items() if part is not None}
+        params: Tensor = self.network(*self._inputs(blocks, ranks), **others)
         name = type(self.unwrapped).__name__
         self.factorization.layout.check_params(params, blocks.shape[0], name)
         return params.to(self.reference.dtype)  # autocast computes in another dtype
@@ -159,9 +165,9 @@ class BoundNetwork:
             self.network_factorization, num_rows, self.contexts
         )
 
-    def sweep(self, blocks: Tensor) -> "Sweep | None":
-        """The network's reverse sweep through a draw of `blocks`, if it has one."""
-        return self.unwrapped._sweep(blocks, self.contexts) if self.is_own else None
+    def sweep(self) -> "Sweep | None":
+        """The network's reverse sweep through a draw, if it has one."""
+        return self.unwrapped._sweep() if self.is_own else None
 
     @property
     def sources(self) -> list[Tensor]:

@@ -43,7 +43,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def step(self, previous: Tensor | None) -> Tensor:
-        """Takes the blocks of the previous step, None at the first one.
+        """Takes the blocks of the previous step: None at the first one, and after a window.
 
         Returns:
             the parameters of the next step.

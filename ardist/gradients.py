@@ -1,6 +1,6 @@
 """Draws with gradients: by implicit differentiation, or through the steps of a decoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def _through_steps(batch: Batch, decoder: Decoder) -> tuple[Tensor, Tensor]:
     scores = rollout.in_raster(each) if each else batch.zeros
     if batch.evidence is not None:
         scores = scores.masked_fill(batch.layout.whole(batch.evidence[1]), 0.0)
-    value, scores = with_gradient(blocks.detach(), blocks, scores, lambda *gradients: gradients)
+    value, scores = with_gradient(blocks.detach(), lambda *gradients: gradients, blocks, scores)
     return batch.events(value), batch.unflatten(scores)
 
 
@@ -91,9 +91,11 @@ def reparameterized_rows(
         is_fixed = batch.restriction is None or not batch.restriction.follows_reals
         with torch.no_grad():
             read = batch.readable(blocks)
-            sweep = bound.sweep(read) if batch.ranks is None and is_fixed else None
+            sweep = bound.sweep() if batch.ranks is None and is_fixed else None
         leaf = blocks.detach().requires_grad_(scored or sweep is None)
-        params = batch.forward(leaf)
+        params = batch.forward(leaf if sweep is None else blocks, sweep)
+    if not params.requires_grad:
+        params.requires_grad_()
     same, free = (function or layout.pathwise)(params, blocks), None
     scores = layout.log_prob(params, leaf) if scored else batch.zeros.to(blocks.dtype)
     if evidence is not None:
@@ -105,13 +107,16 @@ def reparameterized_rows(
     else:
         solve = by_iteration(same, leaf, batch.order.num_steps, tol)
 
-    def adjoint(
-        of_value: Tensor | None, of_scores: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def adjoint(of_value: Tensor | None, of_scores: Tensor | None) -> Sequence[Tensor | None]:
+        of_params: Tensor | None = None
         if of_scores is not None:
-            (through,) = torch.autograd.grad(scores, leaf, of_scores, retain_graph=True)
+            through, of_params = torch.autograd.grad(
+                scores, (leaf, params), of_scores, retain_graph=True, materialize_grads=True
+            )
             of_value = through if of_value is None else of_value + through
-        return None if of_value is None else solve(of_value), of_scores
+        total = None if of_value is None else solve(of_value, of_params)
+        return total, of_scores, *(sweep.gradients() if sweep is not None else ())
 
-    value, each = with_gradient(blocks, same, scores, adjoint)
+    sums = [] if sweep is None else sweep.sums
+    value, each = with_gradient(blocks, adjoint, same, scores, *sums)
     return value, each

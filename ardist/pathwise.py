@@ -7,7 +7,7 @@ before it goes on to the parameters. The draw needs no graph: one parallel pass 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,42 +19,63 @@ from ardist.factorization import Factorization
 class Sweep(ABC):
     """The reverse of a decoder: it sends gradients from the last step of a draw to the first.
 
-    Gradients are (entries, rows), with parameters and features in the order of drawing.
+    The network's `forward` gives it the sums of each layer. Their graph goes on to the weights,
+    but not to the layer below.
+
+    Attributes:
+        sums: of each layer, (rows, units).
     """
+
+    def __init__(self) -> None:
+        self.sums: list[Tensor] = []
+
+    def cut(self, sums: Tensor) -> Tensor:
+        """Takes the sums of the next layer. The same without a graph."""
+        self.sums.append(sums)
+        return sums.detach()
 
     @abstractmethod
     def step(self, step: int, params: Tensor) -> Tensor:
         """Takes the gradient of the parameters of a step.
 
-        It is called for each step but the first, in reverse order.
+        It is called for each step, in reverse order. Gradients are (entries, rows), with
+        parameters and features in the order of drawing.
 
         Returns:
             the complete gradient of the features of the step before.
         """
 
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """The gradients of `sums`, after the last call of `step`."""
 
-Adjoint = Callable[[Tensor], Tensor]
+
+# From the gradients of draws and of their scores to those of what they are computed from.
+Adjoint = Callable[[Tensor | None, Tensor | None], Sequence[Tensor | None]]
+# From g, and the gradient of the parameters that does not come through the draws, to lambda.
+Solve = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def with_gradient(
-    value: Tensor, reparameterized: Tensor, scores: Tensor, adjoint: Callable[..., Any]
+    value: Tensor, adjoint: Adjoint, reparameterized: Tensor, scores: Tensor, *sums: Tensor
 ) -> Any:
     """Draws and their scores, with gradients.
 
     Args:
         value: the draws, (rows, ...).
+        adjoint: from the gradients of value and scores to those of the arguments that follow;
+            None stands for zeros.
         reparameterized: the same values, as a function of the parameters of their own blocks.
         scores: the log probability of each block, (rows, num_blocks).
-        adjoint: from the gradients of value and scores to those of `reparameterized` and `scores`;
-            None stands for zeros.
+        sums: those of a sweep.
     """
-    return _WithGradient.apply(reparameterized, scores, value, adjoint)  # type: ignore[no-untyped-call]
+    return _WithGradient.apply(value, adjoint, reparameterized, scores, *sums)  # type: ignore[no-untyped-call]
 
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, reparameterized: Tensor, scores: Tensor, value: Tensor, adjoint: Any
+        ctx: Any, value: Tensor, adjoint: Adjoint, same: Tensor, scores: Tensor, *sums: Tensor
     ) -> Any:
         ctx.adjoint = adjoint
         ctx.set_materialize_grads(False)
@@ -69,12 +90,12 @@ class _WithGradient(torch.autograd.Function):
             )
         known = [part for part in gradients if part is not None]
         if not known:
-            return None, None, None, None
+            return (None,) * len(ctx.needs_input_grad)
         with torch.autocast(known[0].device.type, enabled=False):
-            return (*ctx.adjoint(*gradients), None, None)
+            return None, None, *ctx.adjoint(*gradients)
 
 
-def by_iteration(reparameterized: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Adjoint:
+def by_iteration(reparameterized: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Solve:
     """Solves lambda = g + J^T lambda by passes back through the network.
 
     J is nilpotent, so nothing changes after `num_steps` passes.
@@ -85,7 +106,7 @@ def by_iteration(reparameterized: Tensor, blocks: Tensor, num_steps: int, tol: f
             largest one. The result is exact for 0, and otherwise approximate.
     """
 
-    def solve(gradient: Tensor) -> Tensor:
+    def solve(gradient: Tensor, of_params: Tensor | None) -> Tensor:  # `gradient` has both
         total = gradient
         for _ in range(num_steps - 1):
             pulled: Tensor | None = torch.autograd.grad(
@@ -109,7 +130,7 @@ def by_sweep(
     blocks: Tensor,
     read: Tensor,
     free: Tensor | None,
-) -> Adjoint:
+) -> Solve:
     """Solves lambda = g + J^T lambda in one sweep from the last step to the first.
 
     Args:
@@ -117,7 +138,6 @@ def by_sweep(
         read: the same blocks as the network reads them.
         free: the elements that were drawn, not observed, (rows, *value_shape) bool.
     """
-    # A rule adds parameters to those of the network, which come first.
     layout, steps, sizes = (
         factorization.conditionals,
         factorization.steps,
@@ -130,25 +150,30 @@ def by_sweep(
         params,
         lambda f, p, n: f.pathwise(p, values[n]) if f.has_rsample else values[n],
     )
+    # A rule adds parameters to those of the network, which come first.
+    drawn = [
+        None if slope is None else slope[:width]
+        for slope, width in zip(drawn, sizes["param"], strict=True)
+    ]
     slopes = layout.slopes("value", read, lambda family, v, _: family.features(v))
 
-    def solve(gradient: Tensor) -> Tensor:
+    def solve(gradient: Tensor, of_params: Tensor | None) -> Tensor:
         columns = gradient.flatten(1).T.clone(memory_format=torch.contiguous_format)
         total = columns.split(sizes["value"])
         chosen = None if free is None else free.flatten(1).T.split(sizes["value"])
-        for step in range(len(steps) - 1, 0, -1):
+        others = None if of_params is None else of_params.flatten(1).T.split(layout.sizes["param"])
+        for step in range(len(steps) - 1, -1, -1):
             each = []
             for block in steps[step]:
                 one = total[block] if chosen is None else total[block] * chosen[block]
-                slope = drawn[block]
-                width = sizes["param"][block]
-                if slope is None:
-                    each.append(one.new_zeros(width, one.shape[1]))
-                else:
-                    each.append(_contract(slope[:width], one))
-            features, before = sweep.step(step, _together(each)), steps[step - 1]
+                slope, width = drawn[block], sizes["param"][block]
+                part = (
+                    one.new_zeros(width, one.shape[1]) if slope is None else _contract(slope, one)
+                )
+                each.append(part if others is None else part + others[block][:width])
+            features, before = sweep.step(step, _together(each)), steps[step - 1] if step else ()
             widths = [sizes["feature"][block] for block in before]
-            parts = features.split(widths) if len(before) > 1 else (features,)
+            parts = (features,) if len(before) == 1 else features.split(widths)
             for block, part in zip(before, parts, strict=True):
                 if (slope := slopes[block]) is not None:
                     total[block].add_(_contract(slope, part))

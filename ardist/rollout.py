@@ -18,6 +18,7 @@ from ardist.rules.base import At, State, map_state, rows_of
 from ardist.shapes import is_vmapped
 
 _NOISE_AT_ONCE = 2**20  # numbers drawn ahead
+_STEPS_OF_A_PASS = 2  # the steps of a decoder that take as long as a pass over a window, or less
 
 # From conditionals and their parameters to blocks.
 Update = Callable[[Layout, Tensor], Tensor]
@@ -42,6 +43,7 @@ class Step:
             a rule that corrects their draws.
         evidence: values and a mask of the blocks, if some are observed in part.
         drawn: the blocks as they were accepted, or None.
+        passes: how often the parameters of a window were computed.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Step:
             self._limits = rollout.limits(self._before, *span)
             self._params = rollout.restricted(params, self._limits, *span)
         self.drawn: Tensor | None = None
+        self.passes = 1
 
     @property
     def params(self) -> Tensor:
@@ -108,7 +111,8 @@ class Step:
         point.
         """
         if self._evaluate is not None:
-            return self.solve(update)[0]
+            drawn, self.passes = self.solve(update)
+            return drawn
         if self.source is self.layout:
             return update(self.source, self.params)
         drawn = update(self.source, self._plain)
@@ -274,7 +278,8 @@ class Rollout:
             self._decoder = self._make_decoder()
         if self._windows and self._decoder.max_window > 1:
             return self._by_windows(self._decoder, prefix)
-        return self._by_steps(self._decoder, prefix)
+        params = self._decoder.step(None) if prefix is None else self._decoder.prefill(prefix)
+        return self._by_steps(self._decoder, params, self.num_steps)
 
     def _make_decoder(self) -> Decoder:
         if self.batch.num_rows == 0:
@@ -289,12 +294,12 @@ class Rollout:
         self._take(prefix, self.num_prefilled)
         return self.readable(prefix, 0, self.num_prefilled)
 
-    def _by_steps(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
+    def _by_steps(self, decoder: Decoder, params: Tensor, stop: int) -> Iterator[Step]:
+        """The steps up to `stop`, from the parameters of the first of them."""
         layouts = [*zip(self.order.step_layouts, self.source.step_layouts, strict=True)]
-        params = decoder.step(None) if prefix is None else decoder.prefill(prefix)
-        plain = self.batch.factorization.layout.select(self.order.steps[self.num_prefilled])
+        plain = self.batch.factorization.layout.select(self.order.steps[self.num_taken])
         plain.check_params(params, self.batch.num_rows, type(decoder).__name__)
-        for index in range(self.num_prefilled, self.num_steps):
+        for index in range(self.num_taken, stop):
             step = Step(self, (index, index + 1), layouts[index], params)
             yield step
             if self._take(step.drawn, index + 1) or index + 1 == self.num_steps:
@@ -307,16 +312,24 @@ class Rollout:
     def _by_windows(self, decoder: Decoder, prefix: Tensor | None) -> Iterator[Step]:
         if prefix is not None:
             decoder.prefill(prefix)
-        for start in range(self.num_prefilled, self.num_steps, decoder.max_window):
+        num_single = 4 * decoder.max_window  # steps that are drawn singly after a slow window
+        while self.num_taken < self.num_steps:
+            start = self.num_taken
             stop = min(start + decoder.max_window, self.num_steps)
             window = decoder.window(stop - start)
             layouts = self.order.layout_of(start, stop), self.source.layout_of(start, stop)
             step = Step(self, (start, stop), layouts, window(None), window)
             yield step
-            is_last = self._take(step.drawn, stop)
+            is_last = self._take(step.drawn, stop) or stop == self.num_steps
             window.keep(self.readable(self._pieces[-1], start, stop))
             if is_last:
                 return
+            if step.passes * _STEPS_OF_A_PASS > stop - start:
+                until = min(stop + num_single, self.num_steps)
+                yield from self._by_steps(decoder, decoder.step(None), until)
+                if self._rest is not None:
+                    return
+                num_single *= 2
 
     def _by_whole_passes(self) -> Iterator[Step]:
         """Parallel passes over all blocks, for steps that no decoder can draw: those that differ

@@ -354,10 +354,11 @@ class ConditionalNetwork(Specified, nn.Module):
         """
         return WholePassStep(self, factorization)
 
-    def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep | None:
+    def _sweep(self) -> Sweep | None:
         """Backpropagation through a draw in one sweep over its steps.
 
-        By default there is none, and gradients are found by iteration.
+        By default there is none, and gradients are found by iteration. `forward` takes it as the
+        argument `sweep`.
         """
         return None
 

@@ -1,8 +1,9 @@
 """MADE: a masked multilayer perceptron."""
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -122,7 +123,11 @@ class MADE(ConditionalNetwork):
                 nn.init.zeros_(layer.weight)
 
     def forward(
-        self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
+        self,
+        blocks: Tensor,
+        context: Tensor | None = None,
+        ranks: Tensor | None = None,
+        sweep: Sweep | None = None,
     ) -> Tensor:
         layout = self.factorization.layout
         features = layout.features(blocks).to(self.output_bias.dtype)  # (M * N, total features)
@@ -132,6 +137,7 @@ class MADE(ConditionalNetwork):
             sums = layer(hidden)  # (M * N, width)
             if number == 0 and to_hidden is not None:
                 sums = add_to_rows(sums, to_hidden)
+            sums = sums if sweep is None else sweep.cut(sums)
             hidden = self.activate(number, sums, hidden)
             hidden = F.dropout(hidden, self.dropout, self.training)
         maps = ((self.head, hidden), (self.direct, features))
@@ -151,19 +157,20 @@ class MADE(ConditionalNetwork):
             None if to_output is None else to_output(context),
         )
 
-    def activate(
-        self, layer: int, sums: Tensor, below: Tensor, units: slice = slice(None)
-    ) -> Tensor:
+    def activate(self, layer: int, sums: Tensor, below: Tensor) -> Tensor:
         """The units of a hidden layer.
 
         Args:
             layer: its number.
             sums: the inputs of the activation.
             below: the units of the layer below, for a residual connection.
-            units: those of `below` that correspond to `sums`, along the first dimension.
         """
         activated = self.activation(sums)
-        return activated + below[units] if self.has_residual(layer) else activated
+        return activated + below if self.has_residual(layer) else activated
+
+    @property
+    def hidden_layers(self) -> list[MaskedLinear]:
+        return [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
 
     def has_residual(self, layer: int) -> bool:
         """Whether a hidden layer adds the units of the layer below to its own."""
@@ -197,9 +204,28 @@ class MADE(ConditionalNetwork):
         """A decoder that uses each weight once per sample."""
         return _MADEDecoder(self, batch_size, context)
 
-    def _sweep(self, blocks: Tensor, context: Tensor | None) -> Sweep:
+    def _sweep(self) -> Sweep:
         """Gradients through a draw that use each weight once."""
-        return _MADESweep(_MADEDecoder(self, blocks.shape[0], context), blocks)
+        return _MADESweep(self)
+
+    def weights_in_order(self) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
+        """Copies of the weights, with features and outputs in the order of drawing.
+
+        Returns:
+            those of each hidden layer, and those of the maps to the outputs, each with the number
+            of the layer that it reads; 0 are the features.
+        """
+        in_order = self.schedule.in_order
+        hidden = [layer.masked_weight() for layer in self.hidden_layers]
+        if hidden:
+            hidden[0] = in_order(hidden[0], "feature", 1)
+        outputs: list[tuple[int, Tensor]] = []
+        if self.head is not None:
+            outputs.append((len(hidden), in_order(self.head.masked_weight(), "param", 0)))
+        if self.direct is not None:
+            weight = in_order(self.direct.masked_weight(), "param", 0)
+            outputs.append((0, in_order(weight, "feature", 1)))
+        return hidden, outputs
 
 
 class _Schedule:
@@ -212,6 +238,7 @@ class _Schedule:
     Attributes:
         ends: for each state and step t, the number of entries that are available before step t.
         output_ends: for each t, the number of outputs of the first t steps.
+        sizes, output_sizes: how many entries and outputs each step adds.
         max_window: the number of steps to evaluate at once.
     """
 
@@ -222,6 +249,9 @@ class _Schedule:
         units = [torch.searchsorted(layer, times).tolist() for layer in available]
         self.ends = [order.ends_of("feature"), *units]
         self.output_ends = order.ends_of("param")
+        self.sizes = [_differences(ends) for ends in self.ends]
+        self.output_sizes = _differences(self.output_ends)
+        self.num_steps, self.layouts = order.num_steps, order.step_layouts
         widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
         share = _UNITS_AT_ONCE * order.num_steps // widest
         self.max_window = max(1, min(order.num_steps, share))
@@ -245,29 +275,16 @@ class _MADEDecoder(Decoder):
         super().__init__(network.factorization, batch_size)
         self._network, self._schedule = network, network.schedule
         self.max_window = self._schedule.max_window
-        in_order = self._schedule.in_order
-        layers = [layer for layer in network.hidden if isinstance(layer, MaskedLinear)]
-        self.weights = [layer.masked_weight() for layer in layers]
-        if self.weights:
-            self.weights[0] = in_order(self.weights[0], "feature", 1)
+        self.weights, self.outputs = network.weights_in_order()
         to_hidden, to_output = network.encode(context)
-        # Copies, as the weights are, since an optimizer may step before a sweep reads them.
-        self.biases = [layer.bias.clone().unsqueeze(-1) for layer in layers]
+        self.biases = [layer.bias.unsqueeze(-1) for layer in network.hidden_layers]
         if to_hidden is not None:
             self.biases[0] = self.biases[0] + self._for_rows(to_hidden)
-        # The maps from states to outputs: the index of the state, and the weight.
-        self.outputs: list[tuple[int, Tensor]] = []
-        if network.head is not None:
-            self.outputs.append(
-                (len(self.weights), in_order(network.head.masked_weight(), "param", 0))
-            )
-        if network.direct is not None:
-            weight = in_order(network.direct.masked_weight(), "param", 0)
-            self.outputs.append((0, in_order(weight, "feature", 1)))
         bias = network.output_bias.unsqueeze(-1)
         bias = bias if to_output is None else bias + self._for_rows(to_output)
-        self.output_bias = in_order(bias, "param", 0)
+        self.output_bias = self._schedule.in_order(bias, "param", 0)
         self.states = [bias.new_zeros(ends[-1], batch_size) for ends in self._schedule.ends]
+        self._current: _MADEWindow | None = None  # in which single steps are
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """From an encoding (N, units) to (units, rows)."""
@@ -275,121 +292,126 @@ class _MADEDecoder(Decoder):
 
     @torch.no_grad()
     def step(self, previous: Tensor | None) -> Tensor:
+        schedule = self._schedule
         if previous is not None:
-            self._write(previous, self.num_taken, self.num_taken + 1)
-        return self._evaluate(self.num_taken, self.num_taken + 1)
+            inside = slice(*schedule.ends[0][self.num_taken : self.num_taken + 2])
+            self.states[0][inside] = schedule.layouts[self.num_taken].features(previous).T
+            self.num_taken += 1
+        if self._current is None or self.num_taken == self._current.stop:
+            stop = min(self.num_taken + schedule.max_window, schedule.num_steps)
+            self._current = _MADEWindow(self, self.num_taken, stop)
+        return self._current.step(self.num_taken)
 
     @torch.no_grad()
     def prefill(self, blocks: Tensor) -> Tensor:
-        self._write(blocks, 0, self._num_steps_of(blocks))
-        return self._evaluate(0, self.num_taken + 1)
+        window = self.window(self._num_steps_of(blocks))
+        window.compute_units(blocks)
+        window.keep(blocks)
+        return self.step(None)
 
     def select(self, rows: Tensor) -> None:
-        self.batch_size = rows.shape[0]
+        self.batch_size, self._current = rows.shape[0], None
         self.states = [state.index_select(1, rows) for state in self.states]
         self.biases = [_select_rows(bias, rows) for bias in self.biases]
         self.output_bias = _select_rows(self.output_bias, rows)
 
-    def window(self, num_steps: int) -> Window:
-        self.num_taken += num_steps
+    def window(self, num_steps: int) -> "_MADEWindow":
+        self.num_taken, self._current = self.num_taken + num_steps, None
         return _MADEWindow(self, self.num_taken - num_steps, self.num_taken)
-
-    def _write(self, blocks: Tensor, start: int, stop: int) -> None:
-        """Takes the blocks of the steps from `start` to `stop`."""
-        ends = self._schedule.ends[0]
-        features = self._schedule.layout(start, stop).features(blocks)
-        self.states[0][ends[start] : ends[stop]] = features.T
-        self.num_taken = stop
-
-    def _evaluate(self, start: int, stop: int) -> Tensor:
-        """Computes the units that become available in these steps.
-
-        Returns:
-            the parameters of the last step.
-        """
-        ends, output_ends = self._schedule.ends, self._schedule.output_ends
-        for layer, weight in enumerate(self.weights):
-            units = slice(ends[layer + 1][start], ends[layer + 1][stop])
-            width = ends[layer][stop if layer else stop - 1]  # of the layer below, so far
-            below = self.states[layer]
-            sums = torch.addmm(self.biases[layer][units], weight[units, :width], below[:width])
-            self.states[layer + 1][units] = self._network.activate(layer, sums, below, units)
-        units = slice(output_ends[stop - 1], output_ends[stop])
-        params = self.output_bias[units]
-        for index, weight in self.outputs:
-            width = ends[index][stop if index else stop - 1]
-            params = torch.addmm(params, weight[units, :width], self.states[index][:width])
-        return _as_params(params, self._schedule.layout(stop - 1, stop))
 
 
 class _MADESweep(Sweep):
     """Backpropagates through each unit once the gradients of all its outputs are known.
 
-    Gradients are (units, rows), in the decoder's orders of outputs, units and features. Gradients
-    that are not known yet are zero, and so are the weights that would multiply them.
+    Gradients are (entries, rows), in the decoder's orders: of the features, of the sums of each
+    hidden layer, and of the outputs. Steps are taken in windows. The contributions of later
+    windows to a window are computed once. Inside it, gradients that are not complete yet meet
+    weights of zero.
     """
 
-    def __init__(self, decoder: _MADEDecoder, blocks: Tensor) -> None:
-        self._decoder, self._blocks = decoder, blocks
-
-    def _prepare(self) -> None:
-        """Computes all derivatives of activations, and makes the views of each step."""
-        decoder, network = self._decoder, self._decoder._network
-        schedule, layers = decoder._schedule, range(len(decoder.weights))
-        features = network.factorization.layout.features(self._blocks)
-        state = schedule.in_order(features, "feature", 1).T
-        # The number of entries of each state that become available at each step.
-        sizes = [[b - a for a, b in pairwise(ends)] for ends in schedule.ends]
-        outputs = state.new_zeros(schedule.output_ends[-1], self._blocks.shape[0])
-        slopes, gradients, self._units = [], [], []
-        for layer in layers:
-            sums = torch.addmm(decoder.biases[layer], decoder.weights[layer], state)
-            with torch.enable_grad():
-                leaf = sums.detach().requires_grad_()
-                slopes.append(torch.autograd.grad(network.activation(leaf).sum(), leaf)[0])
-            state = network.activate(layer, sums, state)
-            gradients.append(torch.zeros_like(sums))
-            self._units.append(torch.empty_like(sums).split(sizes[layer + 1]))
-        # By layer and step: derivatives of the activation, and gradients of the sums.
-        self._slopes = [part.split(size) for part, size in zip(slopes, sizes[1:], strict=True)]
-        self._sums = [part.split(size) for part, size in zip(gradients, sizes[1:], strict=True)]
-        self._outputs = outputs.split([b - a for a, b in pairwise(schedule.output_ends)])
-        # By state: each map that reads it, as its weights by step and the gradients of its outputs.
-        self._readers: list[list[tuple[tuple[Tensor, ...], Tensor]]] = [[] for _ in sizes]
-        for index, weight in decoder.outputs:
-            self._readers[index].append((weight.T.split(sizes[index]), outputs))
-        for layer in layers:
-            weight = decoder.weights[layer]
-            self._readers[layer].append((weight.T.split(sizes[layer]), gradients[layer]))
+    def __init__(self, network: MADE) -> None:
+        super().__init__()
+        self._network, schedule = network, network.schedule
+        self._max_window = schedule.max_window
+        # Features are needed one step after their block.
+        self._ends = [[0, *schedule.ends[0]], *schedule.ends[1:], schedule.output_ends]
+        self._sizes = [_differences(ends) for ends in self._ends]
+        # By state, the maps that read it. Copies, since an optimizer may step before the sweep.
+        weights, outputs = network.weights_in_order()
+        self._readers = [[(state + 1, weight.T)] for state, weight in enumerate(weights)] + [[]]
+        for state, weight in outputs:
+            self._readers[state].append((-1, weight.T))
 
     def step(self, step: int, params: Tensor) -> Tensor:
-        if step + 1 == self._decoder.factorization.num_steps:
-            self._prepare()
-        self._outputs[step].copy_(params)
-        for layer in range(len(self._slopes) - 1, -1, -1):
-            gradient = self._gradient_of(layer + 1, step)
-            if self._decoder._network.has_residual(layer):
-                self._units[layer][step].copy_(gradient)
-            torch.mul(gradient, self._slopes[layer][step], out=self._sums[layer][step])
-        return self._gradient_of(0, step - 1)
+        if step + 2 == len(self._ends[-1]):
+            self._start(params)
+        if step < self._first:
+            self._enter(max(0, step + 1 - self._max_window), step + 1)
+        place = step - self._first
+        *states, outputs = self._parts
+        outputs[place].copy_(params)
+        above = params  # the gradient of the units of the layer above
+        for state in range(len(states) - 1, -1, -1):
+            gradient = states[state][place]
+            for weights, of_outputs in self._inside[state]:
+                gradient.addmm_(weights[place], of_outputs)
+            if self._network.has_residual(state):
+                gradient += above
+            if self._network.has_residual(state - 1):
+                above = gradient.clone()
+            if state:
+                gradient *= self._slopes[state - 1][place]
+        return states[0][place]
 
-    def _gradient_of(self, state: int, step: int) -> Tensor:
-        """The gradient of the entries of a state that become available at a step."""
-        (weights, gradients), *others = self._readers[state]
-        total = torch.mm(weights[step], gradients)
-        for weights, gradients in others:
-            total.addmm_(weights[step], gradients)
-        if self._decoder._network.has_residual(state):
-            total += self._units[state][step]
-        return total
+    def _start(self, params: Tensor) -> None:
+        """Makes the gradients, which are zero, and the derivatives of all activations."""
+        self._first = len(self._ends[-1]) - 1
+        self._gradients = [params.new_zeros(ends[-1], params.shape[1]) for ends in self._ends]
+        self._all_slopes = []
+        for sums in self.sums:
+            with torch.enable_grad():
+                leaf = sums.detach().T.contiguous().requires_grad_()
+                activated = self._network.activation(leaf).sum()
+                self._all_slopes.append(torch.autograd.grad(activated, leaf)[0])
+
+    def _enter(self, start: int, stop: int) -> None:
+        """Goes to the window of the steps from `start` to `stop`, after all later ones."""
+        self._first = start
+        inside = [slice(ends[start], ends[stop]) for ends in self._ends]
+        sizes = [each[start:stop] for each in self._sizes]
+        gradients = [g[part] for g, part in zip(self._gradients, inside, strict=True)]
+        for state, readers in enumerate(self._readers):
+            for reader, weight in readers:
+                later = self._ends[reader][stop]
+                known = self._gradients[reader][later:]
+                gradients[state].addmm_(weight[inside[state], later:], known)
+
+        self._parts = [g.split(size) for g, size in zip(gradients, sizes, strict=True)]
+        self._slopes = [
+            slopes[part].split(size)
+            for slopes, part, size in zip(self._all_slopes, inside[1:-1], sizes[1:-1], strict=True)
+        ]
+        self._inside = [
+            [
+                (weight[inside[state], inside[reader]].split(sizes[state]), gradients[reader])
+                for reader, weight in readers
+            ]
+            for state, readers in enumerate(self._readers)
+        ]
+
+    def gradients(self) -> list[Tensor]:
+        return [of_sums.T for of_sums in self._gradients[1:-1]]
 
 
 class _MADEWindow(Window):
-    """Steps from `start` to `stop`. The contributions of earlier steps are computed once."""
+    """Steps from `start` to `stop`. The contributions of earlier steps are computed once.
+
+    The steps are evaluated together, or one after the other.
+    """
 
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
-        schedule = decoder._schedule
-        self._layout = schedule.layout(start, stop)
+        schedule = self._schedule = decoder._schedule
+        self.start, self.stop = start, stop
         self._activate = decoder._network.activate
         inside = [slice(ends[start], ends[stop]) for ends in schedule.ends]
         self._kept = [state[part] for state, part in zip(decoder.states, inside, strict=True)]
@@ -413,21 +435,58 @@ class _MADEWindow(Window):
             self._outputs.append((index, inner))
 
     def __call__(self, guess: Tensor | None) -> Tensor:
+        self.compute_units(guess)
+        params = self._output_bias
+        for index, weight in self._outputs:
+            params = torch.addmm(params, weight, self._states[index])
+        return _as_params(params, self._schedule.layout(self.start, self.stop))
+
+    def compute_units(self, guess: Tensor | None) -> None:
+        """Computes all hidden units, under a guess of the blocks."""
         states = self._states
         if guess is not None:
-            states[0] = self._layout.features(guess).to(self._output_bias.dtype).T
+            features = self._schedule.layout(self.start, self.stop).features(guess)
+            states[0] = features.to(self._output_bias.dtype).T
         for layer, (bias, weight) in enumerate(self._hidden):
             sums = torch.addmm(bias, weight, states[layer])
             states[layer + 1] = self._activate(layer, sums, states[layer])
-        params = self._output_bias
-        for index, weight in self._outputs:
-            params = torch.addmm(params, weight, states[index])
-        return _as_params(params, self._layout)
 
     def keep(self, blocks: Tensor) -> None:
-        self._states[0] = self._layout.features(blocks).T
+        self._states[0] = self._schedule.layout(self.start, self.stop).features(blocks).T
         for kept, state in zip(self._kept, self._states, strict=True):
             kept.copy_(state)
+
+    def step(self, index: int) -> Tensor:
+        """The parameters of one step. Computes the units that become available at it.
+
+        Units that are not known yet are zero, and so are the weights that would multiply them.
+        """
+        step = index - self.start
+        states, hidden, sums, outputs = self._by_step
+        for layer, (biases, weights) in enumerate(hidden):
+            each = torch.addmm(biases[step], weights[step], self._kept[layer])
+            states[layer + 1][step].copy_(self._activate(layer, each, states[layer][step]))
+        params = sums[step]
+        for state, weights in outputs:
+            params = torch.addmm(params, weights[step], self._kept[state])
+        return _as_params(params, self._schedule.layouts[index])
+
+    @cached_property
+    def _by_step(self) -> Any:
+        """States, biases and weights, by step."""
+        steps, schedule = slice(self.start, self.stop), self._schedule
+        sizes, widths = [each[steps] for each in schedule.sizes], schedule.output_sizes[steps]
+        states = [kept.split(size) for kept, size in zip(self._kept, sizes, strict=True)]
+        hidden = [
+            (bias.split(size), weight.split(size))
+            for (bias, weight), size in zip(self._hidden, sizes[1:], strict=True)
+        ]
+        outputs = [(index, weight.split(widths)) for index, weight in self._outputs]
+        return states, hidden, self._output_bias.split(widths), outputs
+
+
+def _differences(ends: list[int]) -> list[int]:
+    return [after - before for before, after in pairwise(ends)]
 
 
 def _as_params(units: Tensor, layout: Layout) -> Tensor:

@@ -4,6 +4,9 @@ import pytest
 import torch
 from table import FACTORIZATIONS, build
 
+import ardist as ad
+from ardist import families as fam
+from ardist import networks
 from ardist.decoding import Decoder
 from ardist.rollout import Rollout
 
@@ -50,6 +53,23 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization):
         assert step.is_window
         step.accept(step.draw(lambda layout, params: layout.from_noise(params, together)))
     torch.testing.assert_close(windowed.drawn, stepped.drawn, atol=1e-9, rtol=0)
+
+
+def test_single_steps_follow_a_slow_window(float64):
+    fac = ad.Factorization(400, fam.Normal())
+    net = networks.MADE(fac, hidden_features=()).double()
+    with torch.no_grad():  # a random walk
+        net.direct.weight.view(400, 2, 400)[:, 0].copy_(torch.eye(400).roll(-1, 1))
+    noise, p = torch.randn(3, 400), net.condition()
+    rollout, kinds = Rollout(p.batch((3,)), windows=True), []
+    with torch.no_grad():
+        for step in rollout:
+            own = [rollout.part(noise, step)]
+            step.accept(step.draw(lambda layout, params, own=own: layout.from_noise(params, own)))
+            kinds.append(step.is_window)
+        assert kinds == [True] + 256 * [False] + [True] + 16 * [False]
+        again = fac.families[0].to_noise(net(rollout.drawn), rollout.drawn)
+    torch.testing.assert_close(again, noise)
 
 
 def test_a_rollout_asks_for_the_blocks_of_each_step():

@@ -114,6 +114,17 @@ def test_gradients_reach_nested_networks(network, options, float64):
     assert all(weight.grad.abs().sum() > 0 for weight in net.nested.parameters())
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_gradients_reach_an_activation_with_parameters(residual, float64):
+    net = random_made(
+        ad.Factorization(5, fam.Normal()),
+        hidden_features=(12, 12, 12),
+        activation=torch.nn.PReLU(),
+        residual=residual,
+    ).double()
+    holds(net.condition().expand((3,)), list(net.parameters()))
+
+
 @pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])
 def test_a_second_derivative_is_refused(network):
     net = build(network, "normal-raster", CONTEXT)
