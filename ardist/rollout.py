@@ -1,7 +1,7 @@
 """Drawing: the one loop over the steps of an autoregressive distribution."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -281,6 +281,12 @@ class Rollout:
         params = self._decoder.step(None) if prefix is None else self._decoder.prefill(prefix)
         return self._by_steps(self._decoder, params, self.num_steps)
 
+    @property
+    def has_equal_steps(self) -> bool:
+        """Whether each step draws one block, and all blocks have the same family."""
+        layout = self.source.layout
+        return not layout.flat and len(self.order.steps) == layout.num_blocks
+
     def _make_decoder(self) -> Decoder:
         if self.batch.num_rows == 0:
             return _NoRows(self.batch)
@@ -324,7 +330,8 @@ class Rollout:
             window.keep(self.readable(self._pieces[-1], start, stop))
             if is_last:
                 return
-            if step.passes * _STEPS_OF_A_PASS > stop - start:
+            is_slow = step.passes * _STEPS_OF_A_PASS > stop - start
+            if is_slow and self.has_equal_steps:  # others would draw other noise
                 until = min(stop + num_single, self.num_steps)
                 yield from self._by_steps(decoder, decoder.step(None), until)
                 if self._rest is not None:
@@ -542,29 +549,34 @@ class Noise:
 
     def __init__(self, rollout: Rollout) -> None:
         self._reference, self._rows = rollout.batch.bound.reference, rollout.batch.num_rows
-        self._ahead: Iterator[Tensor] = iter(())
+        self._ahead, self._used = self._reference.new_empty(0), 0  # and how much of it is used
+        self._singles: Sequence[Tensor] = ()
         layout, self._at_once = rollout.source.layout, 0
-        if not layout.flat and len(rollout.order.steps) == layout.num_blocks:  # one a step
+        if rollout.has_equal_steps:
             each = rollout.batch.num_rows * layout.families[0].noise_shape.numel()
             self._at_once = min(layout.num_blocks, max(1, _NOISE_AT_ONCE // max(1, each)))
 
     def __call__(self, step: Step) -> Tensor:
         """A draw of the blocks of a step or a window."""
-        if self._at_once and not step.is_window:
-            noise = [self._next(step.source)]
+        if self._at_once:
+            noise = [self._next(step.source, step.stop - step.index)]
         else:
             noise = step.source.noise(self._rows, self._reference)
         return step.draw(lambda layout, params: layout.from_noise(params, noise))
 
-    def _next(self, layout: Layout) -> Tensor:
-        noise = next(self._ahead, None)
-        if noise is not None:
-            return noise
-        shape, reference = Size((self._at_once, self._rows, 1)), self._reference
-        family = layout.families[0]
-        ahead = family.noise(shape, dtype=reference.dtype, device=reference.device)
-        self._ahead = iter(ahead.unbind(0))
-        return next(self._ahead)
+    def _next(self, layout: Layout, count: int) -> Tensor:
+        """The noise of the next blocks, which is the same in single steps as in a window."""
+        while self._used + count > self._ahead.shape[0]:
+            shape, reference = Size((self._at_once, self._rows, 1)), self._reference
+            family = layout.families[0]
+            new = family.noise(shape, dtype=reference.dtype, device=reference.device)
+            self._ahead, self._used = torch.cat((self._ahead[self._used :], new)), 0
+            self._singles = ()
+        start, self._used = self._used, self._used + count
+        if count == 1:
+            self._singles = self._singles or self._ahead.unbind(0)
+            return self._singles[start]
+        return self._ahead[start : self._used, :, 0].transpose(0, 1).contiguous()
 
 
 def uses_noise(batch: Batch) -> bool:

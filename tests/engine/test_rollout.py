@@ -8,7 +8,7 @@ import ardist as ad
 from ardist import families as fam
 from ardist import networks
 from ardist.decoding import Decoder
-from ardist.rollout import Rollout
+from ardist.rollout import Rollout, sampler
 
 
 def test_whole_passes_are_told_the_order():
@@ -69,7 +69,16 @@ def test_single_steps_follow_a_slow_window(float64):
             kinds.append(step.is_window)
         assert kinds == [True] + 256 * [False] + [True] + 16 * [False]
         again = fac.families[0].to_noise(net(rollout.drawn), rollout.drawn)
-    torch.testing.assert_close(again, noise)
+        torch.testing.assert_close(again, noise)
+        draws = []
+        for windows in (True, False):  # a seed gives the same draw by windows and by steps
+            torch.manual_seed(2)
+            rollout = Rollout(p.batch((3,)), windows=windows)
+            sample = sampler(rollout)
+            for step in rollout:
+                step.accept(sample(step))
+            draws.append(rollout.drawn)
+    torch.testing.assert_close(*draws)
 
 
 def test_a_rollout_asks_for_the_blocks_of_each_step():
