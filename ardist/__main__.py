@@ -1,5 +1,6 @@
 """`python -m ardist`: the command, or one line that says which packages it needs."""
 
+import signal
 import sys
 
 
@@ -10,6 +11,8 @@ def main() -> int:
     except ImportError as error:
         print(f"ardist: error: {error}; pip install 'ardist[tables]'", file=sys.stderr)
         return 2
+    if hasattr(signal, "SIGPIPE"):  # a reader that ends before, such as head, ends the command
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     return run()
 
 

@@ -7,12 +7,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pandas as pd
 
 from ardist.tables import Schema, TableDensity
-from ardist.tables.proposals import KINDS
+from ardist.tables.proposals import KINDS, propose
 
 MODEL = ".safetensors"
 
@@ -36,11 +36,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("always", category=UserWarning, module=r"ardist\.")
         warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
         try:
-            options.run(options)
+            status: int | None = options.run(options)
         except (ValueError, OSError, ImportError) as error:
             _say(f"error: {error}")
             return 2
-    return 0
+    return status or 0
 
 
 def _say(text: str) -> None:
@@ -59,10 +59,6 @@ def _parser() -> _Parser:
     fit = commands.add_parser("fit", help="fit a model to a table and save it")
     fit.add_argument("table", type=Path)
     fit.add_argument("-o", "--output", type=Path, required=True, help="the file of the model")
-    fit.add_argument(
-        *("-c", "--column"), action="append", default=[], metavar="NAME=KIND",
-        help=f"what a column is, in place of what is proposed: {', '.join(KINDS)}",
-    )  # fmt: skip
     fit.add_argument("--missing", choices=("marginalize", "model"), default="marginalize")
     fit.add_argument("--time-limit", type=float, metavar="SECONDS", help="of training at most")
     fit.add_argument("--max-epochs", type=int, metavar="N", help="passes over the table at most")
@@ -73,6 +69,13 @@ def _parser() -> _Parser:
     describe = commands.add_parser("describe", help="show the columns of a table or model")
     describe.add_argument("file", type=Path)
     describe.set_defaults(run=_describe)
+
+    for command in (fit, describe):
+        command.add_argument(
+            *("-c", "--column"), action="append", default=[], metavar="NAME=KIND",
+            help=f"what a column is, in place of what is proposed: {', '.join(KINDS)}; or its "
+            f"levels in their order: NAME=low,mid,high",
+        )  # fmt: skip
 
     sample = commands.add_parser("sample", help="draw synthetic rows")
     sample.add_argument("model", type=Path)
@@ -108,7 +111,7 @@ def _fit(options: argparse.Namespace) -> None:
     if options.output.suffix != MODEL or not options.output.parent.is_dir():
         raise ValueError(f"{options.output}: expected a {MODEL} file in a folder that exists")
     model = TableDensity(
-        columns=_pairs(options.column, "--column"),
+        columns=_declared(options.column),
         missing=options.missing,
         max_epochs=options.max_epochs,
         time_limit=options.time_limit,
@@ -121,23 +124,39 @@ def _fit(options: argparse.Namespace) -> None:
     print(model.history_)
 
 
-def _describe(options: argparse.Namespace) -> None:
+def _describe(options: argparse.Namespace) -> int | None:
     if options.file.suffix != MODEL:
-        print(Schema.of(_read(options.file)))
-        return
+        return _describe_table(_read(options.file), _declared(options.column))
     model = _load(options.file)
     count = sum(parameter.numel() for parameter in model.network_.parameters())
     print(model.schema_)
     print(f"{type(model.network_).__name__} with {count:,} parameters")
+    return None
+
+
+def _describe_table(table: pd.DataFrame, declared: dict[str, Any]) -> int | None:
+    """Shows the columns of a table; those that cannot be modelled as errors."""
+    errors = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `Schema.of` warns again
+        for name in table.columns:
+            try:
+                propose(table[name], declared.get(name))
+            except ValueError as error:
+                errors[name] = f"error: {error}"
+    schema = Schema.of(table, declared | dict.fromkeys(errors, "left out"))
+    print(Schema(schema.columns, schema.left_out | errors))
+    for text in errors.values():
+        _say(text)
+    return 2 if errors else None
 
 
 def _sample(options: argparse.Namespace) -> None:
-    # Cells are read as those of a file are.
     pairs = _pairs(options.given, "--given")
-    text = io.StringIO()
-    csv.writer(text).writerows((pairs.keys(), pairs.values()))
-    text.seek(0)
-    given = pd.read_csv(text) if pairs else None
+    given = {name: _cells([text])[0] for name, text in pairs.items()}
+    for name, cell in given.items():
+        if pd.isna(cell):
+            raise ValueError(f"--given: expected a value, got {name}={pairs[name]}")
     model = _load(options.model)
     _write(model.sample(options.rows, given=given, random_state=options.seed), options.output)
 
@@ -161,6 +180,20 @@ def _pairs(texts: Sequence[str], name: str) -> dict[str, str]:
         if "=" not in text:
             raise ValueError(f"{name}: expected NAME=VALUE, got {text!r}")
     return dict(text.split("=", 1) for text in texts)
+
+
+def _declared(texts: Sequence[str]) -> dict[str, Any]:
+    """The kinds of columns, or their levels in order, by name."""
+    kinds = _pairs(texts, "--column").items()
+    return {name: _cells(next(csv.reader([k]))) if "," in k else k for name, k in kinds}
+
+
+def _cells(texts: Sequence[str]) -> list[Any]:
+    """Texts as cells of one column of a file are read."""
+    file = io.StringIO()
+    csv.writer(file).writerows([text] for text in texts)
+    file.seek(0)
+    return pd.read_csv(file, header=None, skip_blank_lines=False)[0].tolist()
 
 
 # Files.

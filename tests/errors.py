@@ -18,6 +18,7 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
+import polars
 import pyro
 import pyro.distributions as dist
 import torch
@@ -2825,6 +2826,11 @@ TABLES = (
         lambda: TableDensity().fit(None),
         "X: expected a data frame, got a Series; to_frame() makes one",
         lambda: TableDensity().fit(pd.Series([1.0, 2.0])),
+        "X: expected a data frame, got a LazyFrame; collect() makes one",
+        lambda: TableDensity().fit(polars.DataFrame({"age": [1.0, 2.0]}).lazy()),
+        "X: expected a data frame, a dict of columns or an array (rows, columns), got array([1., "
+        "2.])",
+        lambda: TableDensity().fit(np.array([1.0, 2.0])),
         "X: expected columns of one length, got All arrays must be of the same length",
         lambda: TableDensity().fit({"age": [1, 2], "job": ["cook"]}),
         "X: expected different names of columns, got ['age'] twice",
@@ -2925,9 +2931,15 @@ TABLES = (
         "network: expected one that follows any order, such as 'masked', to condition on "
         "later columns, got MADE",
         lambda: table_model(MADE).predict_proba({"age": 1.5}, "job"),
+        "network: expected one that follows any order, such as 'masked', to integrate out missing "
+        "cells, or columns that a marginal lacks, before others, got MADE",
+        lambda: TableDensity(MADE).fit(PEOPLE.assign(job=[None, "cook", "nurse", "cook"] * 10)),
         cause="The argument `network` is a name other than the default or makes no "
-        "network, or a network with one order is asked for a column given later ones.",
-        cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default.",
+        "network, or a network with one order is asked for a column given later ones, or without "
+        "earlier ones. It trains on rows without missing cells, also under `missing='model'`, "
+        "where the value of a missing cell is integrated out.",
+        cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default, or "
+        "train on the rows without missing cells, `table.dropna()`.",
     ),
     error(
         "X has 2 features, but TableDensity is expecting 3 features as input",
@@ -2974,6 +2986,8 @@ TABLES = (
         lambda: table_model().sample(where={"age": (50, 40)}),
         "X: expected at least one row, got 0 sample(s)",
         lambda: table_model().score(PEOPLE.assign(size=1.5)[:0]),
+        "synthetic: expected at least 3 rows, got 2",
+        lambda: table_model().report(*[PEOPLE.assign(size=1.5)[:n] for n in (9, 2)]),
         "given: expected one row with where=, got 40",
         lambda: table_model().sample(where={"size": [2]}, given=PEOPLE),
         cause="The query does not fit the kind of the column, or its values or "
@@ -3007,6 +3021,8 @@ COMMAND = (
         lambda: commanded("describe people.txt"),
         "--given: expected NAME=VALUE, got 'age'",
         lambda: commanded("sample a.safetensors -g age"),
+        "--given: expected a value, got age=",
+        lambda: commanded("sample a.safetensors -g age="),
         cause="An argument of the command `ardist` is invalid.",
         cure="`ardist --help` and `ardist fit --help` list the arguments.",
     ),

@@ -1,6 +1,7 @@
 """The command reads and writes files, and says on one line what is wrong with them."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from unittest import mock
@@ -70,6 +71,40 @@ def test_describe_shows_the_columns_of_a_table_or_a_model(ardist, folder):
     assert status == 0
     assert model.startswith(table)
     assert "Masked with " in model
+
+
+def test_levels_and_kinds_can_be_declared(ardist):
+    _, out, _ = ardist("describe people.csv -c size=S,M,L -c smokes=False,True -c age=count")
+    kinds = [line.split()[:2] for line in out.splitlines()]
+    for pair in (["size", "ordinal"], ["smokes", "ordinal"], ["age", "count"]):
+        assert pair in kinds
+    assert "S, M, L" in out
+
+
+def test_describe_shows_what_cannot_be_modelled(ardist, folder):
+    table = pd.read_csv(folder / "people.csv")
+    table.assign(visits="1,5", born="31/12/2024").to_csv(folder / "bad.csv", index=False)
+    status, out, err = ardist("describe bad.csv")
+    assert status == 2
+    assert [line.split()[0] for line in out.splitlines()] == ["column", *(
+        name for name in table if name not in ("visits", "born")), "visits", "born"]  # fmt: skip
+    assert "error: column 'born': expected dates such as 2024-12-31, got '31/12/2024'" in out
+    assert [line.split(",")[0] for line in err] == [
+        f"ardist: error: column '{name}': expected {kind}"
+        for name, kind in (("visits", "numbers"), ("born", "dates such as 2024-12-31"))
+    ]
+    assert ardist("describe bad.csv -c visits=category -c born=category")[0] == 0
+
+
+def test_a_reader_that_ends_early_ends_the_command(folder):
+    line = ["sample", "people.safetensors", "-n", "20000"]
+    command = subprocess.Popen([sys.executable, "-m", "ardist", *line], cwd=folder,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert command.stdout.readline().startswith(b"size,job")
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    command.stderr.close()
+    assert command.wait() == -signal.SIGPIPE
 
 
 def test_samples_follow_the_seed_and_what_is_given(ardist, folder):
@@ -177,6 +212,9 @@ REFUSED = {
     "score people.safetensors more.csv": "X: expected columns of ",
     "sample people.safetensors -n 0": "n: expected a positive integer, got 0",
     "sample people.safetensors -g job": "--given: expected NAME=VALUE, got 'job'",
+    "sample people.safetensors -g job=": "--given: expected a value, got job=",
+    "sample people.safetensors -g job=cooc": "column 'job': expected one of ['cook', 'nurse', 'pi",
+    "fit people.csv -o a.safetensors -c size=S,M": "column 'size': expected one of ['S', 'M'], go",
     "sample people.safetensors -g sex=f": "given: expected columns of ",
     "sample people.safetensors -g age=old": "column 'age': expected numbers, got 'old'",
     "sample people.safetensors -o rows.txt": "rows.txt: expected a file named .csv, .csv.gz or",

@@ -24,9 +24,9 @@ from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
 from ardist.tables.columns import Codes, Column, Levels
 from ardist.tables.events import Events
-from ardist.tables.frames import as_frame
+from ardist.tables.frames import as_frame, is_records
 from ardist.tables.reports import Report, compare
-from ardist.tables.rows import Rows
+from ardist.tables.rows import Rows, check_unknown
 from ardist.tables.schema import Schema
 from ardist.training import fit
 
@@ -53,8 +53,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     densities of numbers in the units of the table, so that models of one table can be compared.
 
     A table is a pandas data frame, a frame with the Arrow interface (polars, pyarrow), a dict of
-    columns, or an array, whose columns are named x0, x1, ... Columns are found by name, in any
-    order.
+    columns, a list of dicts of cells, or an array, whose columns are named x0, x1, ... Columns are
+    found by name, in any order.
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
     Queries also take tables that lack columns. They are exact for the network: `networks.Masked`
     predicts each column from any set of others, in one pass, and each row may have another set.
@@ -66,7 +66,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     Args:
         network: "masked", or a callable that makes a network from a `Factorization`, such as
             `functools.partial(ardist.networks.Transformer, dim=64, depth=3, heads=4)`. A network
-            with one order (`MADE`) answers only queries about a column given earlier ones.
+            with one order (`MADE`) trains on tables without missing cells, under either `missing`,
+            and answers only queries about a column given earlier ones.
         columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
             "discrete", "count", "real", "positive", "date", "time" or "left out"), or a list of
             ordered levels.
@@ -152,6 +153,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = self._make_network(events.factorization, len(frame))
+        check_unknown(network, rows)
         if network.output_maps and not network.starts_at_data:  # others do in `fit`
             network.start_at(rows)
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
@@ -228,7 +230,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         evidence.
         """
         others = self._events.schema
-        is_named = hasattr(data, "columns") or isinstance(data, Mapping)
+        is_named = hasattr(data, "columns") or isinstance(data, Mapping) or is_records(data)
         frame, known = as_frame(data, argument), list(self.feature_names_in_)
         if not is_named and frame.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -562,9 +564,14 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             synthetic: a table of samples, of about as many rows.
             held_out: rows that the model was not fitted to, which show how near to the table rows
                 are that are not copied from it.
+
+        Raises:
+            ValueError: if a table has fewer than 3 rows, as the classifier has 3 folds, or its
+                columns are not those of `fit`.
         """
-        tables = [None if t is None else self._frame(t, True) for t in (df, synthetic, held_out)]
-        return compare(self.schema_, *tables)
+        given = {"df": df, "synthetic": synthetic, "held_out": held_out}
+        tables = {name: t if t is None else self._frame(t, True, name) for name, t in given.items()}
+        return compare(self.schema_, *tables.values())
 
     # Files.
 

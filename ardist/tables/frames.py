@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
-from ardist.shapes import described
+from ardist.shapes import described, is_sequence
 
 
 def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
@@ -16,8 +16,8 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
 
     Args:
         data: a frame of pandas, a table of polars, pyarrow or another library with the Arrow
-            interface, a dict of columns or of cells (one row), or an array (rows, columns), whose
-            columns are named x0, x1, ...
+            interface, a dict of columns or of cells (one row), a list of dicts of cells, or an
+            array (rows, columns), whose columns are named x0, x1, ...
         name: how errors call it.
 
     Raises:
@@ -27,14 +27,25 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
         frame = data
     elif isinstance(data, Mapping) and not issparse(data):  # a sparse matrix may be a dict
         frame = _from_dict(data, name)
+    elif is_records(data):
+        frame = pd.DataFrame(list(data))
     elif isinstance(data, pd.Series):
         raise ValueError(f"{name}: expected a data frame, got a Series; to_frame() makes one")
+    elif hasattr(data, "collect"):
+        raise ValueError(
+            f"{name}: expected a data frame, got a {type(data).__name__}; collect() makes one"
+        )
     elif hasattr(data, "__arrow_c_stream__"):
         frame = pd.DataFrame.from_arrow(data)
     elif isinstance(data, str | bytes) or data is None:
         raise ValueError(
             f"{name}: expected a data frame, a dict of columns or an array, got {described(data)}; "
             f"pandas.read_csv and pandas.read_parquet read files"
+        )
+    elif _ndim(data) != 2:
+        raise ValueError(
+            f"{name}: expected a data frame, a dict of columns or an array (rows, columns), got "
+            f"{' '.join(described(data).split())}"
         )
     else:
         array = check_array(
@@ -47,6 +58,19 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
         twice = sorted(set(names[names.duplicated()]))
         raise ValueError(f"{name}: expected different names of columns, got {twice} twice")
     return frame.set_axis(names, axis=1)
+
+
+def is_records(data: Any) -> bool:
+    """Whether a table is a list of dicts of cells, one for each row."""
+    return is_sequence(data) and len(data) > 0 and all(isinstance(row, Mapping) for row in data)
+
+
+def _ndim(data: Any) -> int:
+    """The number of dimensions of an array, or of lists in lists; 0 if their lengths differ."""
+    try:
+        return np.ndim(data)
+    except ValueError:
+        return 0
 
 
 def _from_dict(columns: Mapping[Any, Any], name: str) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from ardist.tables.columns import Column, Levels, Numbers
 from ardist.tables.schema import Schema
 
 _ROWS = 5000  # of each table, at most, that the classifier and the nearest rows are computed of
+_FOLDS = 3  # of the cross-validation of the classifier
 _BINS = 10  # of numbers, in pairs
 _MOST_PLOTS = 16
 
@@ -113,6 +114,9 @@ def compare(
 ) -> Report:
     """The report about tables with the columns of a schema."""
     tables = [table for table in (real, synthetic, held_out) if table is not None]
+    for name, table in zip(("df", "synthetic", "held_out"), tables, strict=False):
+        if len(table) < _FOLDS:
+            raise ValueError(f"{name}: expected at least {_FOLDS} rows, got {len(table)}")
     codes = [schema.encode(table) for table in tables]
     few = [_some(part) for part in codes]
     few[1] = _with_holes(few[1], few[0])
@@ -247,7 +251,7 @@ def _accuracy(schema: Schema, real: np.ndarray, synthetic: np.ndarray) -> float:
     classifier = HistGradientBoostingClassifier(
         max_iter=50, categorical_features=is_level, random_state=0
     )
-    return float(cross_val_score(classifier, rows, labels, cv=3).mean())
+    return float(cross_val_score(classifier, rows, labels, cv=_FOLDS).mean())
 
 
 def _plot_marginal(

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ardist.conditioning import observed_first
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork
@@ -52,6 +53,7 @@ class Rows:
     @torch.no_grad()
     def scores(self, rows: Tensor) -> np.ndarray:
         """The nats of each block, (rows, blocks) float64; 0 where it is unknown."""
+        check_unknown(self.network, rows)
         scores = [self.joint.log_prob_blocks(part) for part in self._batches(rows)]
         return torch.cat(scores).double().numpy()
 
@@ -152,12 +154,23 @@ def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> Autoregressiv
     ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
     if (ranks == own).all():
         return joint
-    if not (network := joint.bound.unwrapped).has_row_orders:
-        raise ValueError(
-            f"network: expected one that follows any order, such as 'masked', to condition on "
-            f"later columns, got {type(network).__name__}"
-        )
+    _check_any_order(joint.bound.unwrapped, "to condition on later columns")
     return joint.with_ordering(ranks)
+
+
+def check_unknown(network: ConditionalNetwork, rows: Tensor) -> None:
+    """Raises a `ValueError` if the network cannot integrate out the unknown blocks of rows."""
+    if observed_first(network.factorization, None, ~rows.isnan()) is not None:
+        purpose = "to integrate out missing cells, or columns that a marginal lacks, before others"
+        _check_any_order(network, purpose)
+
+
+def _check_any_order(network: torch.nn.Module, purpose: str) -> None:
+    if not getattr(network, "has_row_orders", False):
+        raise ValueError(
+            f"network: expected one that follows any order, such as 'masked', {purpose}, got "
+            f"{type(network).__name__}"
+        )
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -306,8 +306,16 @@ def test_other_networks(kind, table):
     if kind == "made":
         with pytest.raises(ValueError, match="later columns, got MADE"):
             model.predict_proba(rows, "job")
+        with pytest.raises(ValueError, match="columns that a marginal lacks, before others, got M"):
+            model.marginal(["age"]).score(rows)
     else:
         assert model.predict_proba(rows, "job").shape == (len(rows), 3)
+
+
+@pytest.mark.parametrize("missing", ["marginalize", "model"])
+def test_networks_with_one_order_need_rows_without_missing_cells(missing, some):
+    with pytest.raises(ValueError, match=r"^network: .* missing cells, .* got MADE$"):
+        TableDensity(networks.MADE, missing=missing, max_epochs=1).fit(some)
 
 
 def test_a_model_is_saved_and_loaded(model, table, tmp_path):

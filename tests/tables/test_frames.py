@@ -28,12 +28,20 @@ def test_frames_with_the_arrow_interface(make):
 def test_dicts_and_arrays():
     assert as_frame({"a": [1, 2], "b": ["x", None]}).shape == (2, 2)
     assert as_frame({"a": 1, "b": "x"}).shape == (1, 2)
+    rows = as_frame([{"a": 1, "b": "x"}, {"b": "y", "a": 2}])
+    assert rows.equals(pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
     array = as_frame(np.array([[1.0, np.nan]]))
     assert list(array) == ["x0", "x1"]
     assert as_frame(np.array([[1, "x"]], dtype=object)).dtypes.astype(str).tolist() == [
         "int64",
         "str",
     ]
+
+
+@pytest.mark.parametrize("data", [np.zeros(3), np.zeros((2, 2, 2)), [1, 2], [[1, 2], [3]], [], 5])
+def test_what_has_no_columns_is_refused_in_one_line(data):
+    with pytest.raises(ValueError, match=r"^X: expected a data frame, .* got [^\n]*$"):
+        as_frame(data)
 
 
 def test_names_become_text():

@@ -57,6 +57,15 @@ def test_copies_show(schema):
     assert report.nearer > 0.7
 
 
+@pytest.mark.parametrize("place", range(3))
+def test_tables_of_a_report_have_three_rows(place, schema):
+    tables = [people(3 - (place == i), i) for i in range(3)]
+    name = ("df", "synthetic", "held_out")[place]
+    with pytest.raises(ValueError, match=f"^{name}: expected at least 3 rows, got 2$"):
+        compare(schema, *tables)
+    assert repr(compare(schema, *[people(3, i) for i in range(3)]))
+
+
 def test_the_picture_has_each_column(schema):
     report = compare(schema, people(200, 1), people(200, 2), None)
     figure = report.plot()
