@@ -204,7 +204,8 @@ def _load(path: Path) -> TableDensity:
         return TableDensity.load(path)
     except ValueError as error:
         reason = str(error).removeprefix("path: ")
-        raise ValueError(f"{path}: {reason}") from error
+        prefix = "" if reason.startswith(path.name) else f"{path}: "
+        raise ValueError(f"{prefix}{reason}") from error
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -207,6 +207,7 @@ REFUSED = {
     "score people.csv people.csv": "people.csv: expected ",
     "score newer.safetensors people.csv": "newer.safetensors: expected format 1, got 2",
     "score pickle.safetensors people.csv": "pickle.safetensors: expected a file that ardist",
+    "score cut.safetensors people.csv": "error: cut.safetensors is damaged: ",
     "score network.safetensors people.csv": "network.safetensors: expected a file that Tab",
     "score people.safetensors fewer.csv": "X: expected the columns ",
     "score people.safetensors more.csv": "X: expected columns of ",
@@ -231,6 +232,7 @@ def wrong(folder):
                 folder / "newer.safetensors")  # fmt: skip
     shutil.copy(pickled(), folder / "pickle.safetensors")
     shutil.copy(saved(), folder / "network.safetensors")
+    (folder / "cut.safetensors").write_bytes(saved().read_bytes()[:-4])
     people(ROWS).drop(columns="job").to_csv(folder / "fewer.csv", index=False)
     people(ROWS).assign(sex="f").to_csv(folder / "more.csv", index=False)
 

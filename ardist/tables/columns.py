@@ -103,7 +103,8 @@ class Column(ABC):
         odd = cells[is_odd]
         where = f" in {len(odd)} of {len(cells)} cells, first in row {odd.index[0]}"
         raise ValueError(
-            f"column {self.name!r}: expected {self.possible}, got {odd.tolist()[0]!r}"
+            f"column {self.name!r}: expected {self.possible}, got "
+            f"{described(odd.tolist()[0])}"
             f"{where * (len(cells) > 1)}"
         )
 
@@ -124,8 +125,8 @@ class Column(ABC):
 class Levels(Column):
     """A column with finitely many values: a bool, a category, an ordinal or a discrete number.
 
-    Categories and numbers have one more state, for values that are not listed: those that `fit`
-    saw once, and unseen ones.
+    Categories and numbers have one more state, for values that are not listed: unseen ones, and
+    levels of a category that `fit` saw once. A number that it saw once is listed.
 
     Attributes:
         levels: the values, in the order of their codes.
@@ -261,9 +262,9 @@ class Levels(Column):
             return "False, True"
         count = len(self.levels)
         if self.kind == "discrete":
-            ends = f"{self.levels[0]:g} to {self.levels[-1]:g}"
+            ends = _range(self.levels[0], self.levels[-1])
             return f"{count} number{'s' * (count > 1)}, {ends}"
-        listed = ", ".join(map(str, self.levels[:3])) + (", ..." if count > 3 else "")
+        listed = ", ".join(map(_short, self.levels[:3])) + (", ..." if count > 3 else "")
         pooled = f"; {self.pooled} rare cells pooled" if self.pooled else ""
         return f"{count} level{'s' * (count > 1)}: {listed}{pooled}"
 
@@ -317,17 +318,28 @@ class Numbers(NumberForm, Column):
         return cells.astype(_holding(self, np.isnan(codes)))
 
     def describe(self) -> str:
-        ends = [f"{end:.6g}" for end in (self.low, self.high)]
+        text = _range(self.low, self.high)
         if self.kind in UNITS and not self.dtype.startswith("timedelta"):
             both = pd.to_datetime([self.low, self.high], unit=UNITS[self.kind])
-            ends = [moment.strftime(_TEXT_OF[self.kind]) for moment in both]
-        text = f"{ends[0]} to {ends[1]}"
+            text = " to ".join(moment.strftime(_TEXT_OF[self.kind]) for moment in both)
         if self.is_log:
             text += ", by logarithms"
         if self.points:
             listed = ", ".join(f"{point:g}" for point in self.points[:3])
             text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"
         return text
+
+
+def _range(low: float, high: float) -> str:
+    """Two numbers as text, with as many of the digits from 6 to 17 as tell them apart."""
+    texts = ([f"{end:.{digits}g}" for end in (low, high)] for digits in range(6, 18))
+    return " to ".join(next((pair for pair in texts if pair[0] != pair[1]), [f"{low:.6g}"] * 2))
+
+
+def _short(level: Any) -> str:
+    """A level as text, of one line and at most 40 characters."""
+    text = " ".join(str(level).split())
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
@@ -359,7 +371,7 @@ def read_numbers(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
     if kind in UNITS:
         return _times_of(cells, name, UNITS[kind])
     try:
-        return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan)
+        return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
     except (TypeError, ValueError):
         text = cells.dropna()
         odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]

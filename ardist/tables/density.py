@@ -56,12 +56,23 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     columns, a list of dicts of cells, or an array, whose columns are named x0, x1, ... Columns are
     found by name, in any order.
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
-    Queries also take tables that lack columns. They are exact for the network: `networks.Masked`
-    predicts each column from any set of others, in one pass, and each row may have another set.
-    Levels of a category, and of discrete numbers, that `fit` saw once or not at all are read as one
-    level "other". Without such cells in the table of `fit` there is a warning. A cell that no row
-    can have, such as a negative number in a column of positive ones, scores -inf, and is an error
-    as evidence. Columns that `fit` left out are not read.
+    Queries also take tables that lack columns. Levels of a category that `fit` saw once or not at
+    all, and discrete numbers that it has not seen, are read as one level "other". Without such
+    cells in the table of `fit` there is a warning. A cell that no row can have, such as a negative
+    number in a column of positive ones, scores -inf, and is an error as evidence. Columns that
+    `fit` left out are not read.
+
+    `networks.Masked` gives the conditional of a column given any set of others in one pass, and
+    each row may have another set. But its conditionals need not come from one joint: each order of
+    the columns is a joint of its own, and two orders agree as far as the network has learned them.
+
+    - `predict_proba`, `density`, `cdf`, `quantile`, and `impute` by medians or modes read the
+      conditional of one column given the known cells. Prefer them for one column.
+    - `sample`, and `impute` by draws, draw the unknown cells in the order of the table, each given
+      the known cells and those drawn before. Use them for several columns.
+    - Scores are sums over the known cells in the order of the table, each given those to its left.
+      By Bayes' rule their differences give conditionals that `predict_proba` need not agree with.
+    - `where=` and `probability` weight draws in the order of the table, and are estimates.
 
     Args:
         network: "masked", or a callable that makes a network from a `Factorization`, such as
@@ -297,7 +308,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     # The distribution of one column.
 
     def predict_proba(self, X: Any, column: str) -> pd.DataFrame:
-        """The probabilities of a column's values given the other cells of each row.
+        """The probabilities of a column's values given the other cells of each row, in one pass.
 
         Args:
             X: a table, which may lack columns. Its cells of `column` are not read.
@@ -497,7 +508,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     ) -> pd.DataFrame:
         """A table without missing cells in the columns that are modelled.
 
-        Each cell is imputed given the observed cells of its row, by the exact conditional.
+        Each cell is imputed given the observed cells of its row.
 
         Args:
             X: a table, which may lack columns.
@@ -508,7 +519,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             random_state: of draws, in place of that of the model.
 
         Returns:
-            a copy of X.
+            X as a data frame of pandas, also if X is a table of another library.
         """
         as_choice(method, ("median", "mode", "draw"), "method")
         frame, events = self._frame(X, is_whole=False), self._events

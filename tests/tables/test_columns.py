@@ -155,6 +155,22 @@ def test_rare_and_unseen_levels_are_one():
     assert column.listed.log_prob(torch.zeros(3), torch.arange(3.0)).exp().tolist() == [0.5, 0.5, 0]
 
 
+@pytest.mark.parametrize(
+    ("cells", "text"),
+    [
+        (["a" * 5000, "b\nc"] * 60, f"2 levels: {'a' * 37}..., b c"),
+        ([1e12 + 1, 1e12 + 2.5, 1e12 + 3] * 60, "3 numbers, 1000000000001 to 1000000000003"),
+        (np.arange(200) * 1e-9 + 1.5, "1.5 to 1.5000002"),
+        ([-0.0] * 300 + np.geomspace(1, 9, 200).tolist(), "0 to 9, spikes at 0"),
+    ],
+)
+def test_values_are_described_in_one_short_line(cells, text):
+    described = column_of(pd.Series(cells)).describe()
+    assert text in described
+    assert len(described) < 100
+    assert "\n" not in described
+
+
 def test_the_text_of_rare_levels_is_new():
     cells = pd.Series(["a", "other"] * 50 + ["rare"], name="x")
     assert column_of(cells).written == ["a", "other", "(other)"]
