@@ -20,7 +20,7 @@ OTHER = "other"
 LARGEST = 1e30  # size of a number; float32 ends at 3e38
 SECONDS = "s"  # the unit of times, while dates have days
 UNITS = {"date": "D", "time": SECONDS}
-_BOOLS = {"True": 1.0, "False": 0.0}
+_BOOLS = {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 _TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S"}
 
 Codes = np.ndarray  # float64 (rows,), NaN for missing cells
@@ -244,7 +244,7 @@ class Levels(Column):
     def _numbers(self, cells: pd.Series) -> np.ndarray:
         """Cells of a bool, also as texts, or of a discrete number."""
         if self.kind == "bool" and not pd.api.types.is_numeric_dtype(cells.dtype):
-            cells = cells.map(lambda cell: _BOOLS.get(str(cell), cell))
+            cells = cells.map(lambda cell: _BOOLS.get(str(cell), math.inf), na_action="ignore")
         return read_numbers(cells, self.name)
 
     def decode(self, codes: Codes) -> pd.Series:

@@ -95,7 +95,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         schema_: the columns, which print as a small table.
         network_: the trained network.
         history_: the `ardist.training.History` of training.
-        feature_names_in_: the names of all columns of the table.
+        feature_names_in_: the names of all columns of the table; those of a marginal are its own.
         n_features_in_: their number.
 
     >>> import pandas as pd
@@ -383,7 +383,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if the column has no order, or a probability is outside [0, 1].
         """
         target, wanted = self._ordered(column), np.atleast_1d(q)
-        if wanted.dtype.kind not in "iuf" or not ((wanted >= 0) & (wanted <= 1)).all():
+        if (
+            wanted.dtype.kind not in "iuf"
+            or wanted.ndim > 1
+            or not ((wanted >= 0) & (wanted <= 1)).all()
+        ):
             raise ValueError(f"q: expected probabilities within [0, 1], got {described(q)}")
         frame, params = self._conditional(X, column)
         inside = torch.from_numpy(wanted).float().clamp(_LEAST, 1 - _LEAST)
