@@ -1,7 +1,9 @@
 """Parameters of a family that fit values without a network, by maximum likelihood.
 
 Any family can be fitted by its `log_prob`. The optimizer is Rprop (Riedmiller and Braun 1993): its
-steps depend on the signs of the gradient alone, so that the units of the data do not matter.
+steps depend on the signs of the gradient alone, so that the units of the data do not matter. A step
+that makes the values less likely is taken back, as otherwise a scale can become so small that its
+gradient is zero.
 """
 
 import math
@@ -14,9 +16,11 @@ if TYPE_CHECKING:
     from ardist.families.base import Family
 
 _MOST_ROWS = 256  # values of a block that the likelihood is computed of
-_NUM_STEPS = 100
+_NUM_STEPS = 150
+_GROWTH, _SHRINKAGE = 1.3, 0.5  # of a parameter's step while its gradient keeps its sign, or else
+_SLACK = 0.02  # nats by which a step that is not taken back may be worse
 _MOST_TIES = 4  # a continuous block has ties if one in so many of its values is the same
-_TOLERANCE = 1e-3  # nats that the step of a parameter gains, below which it is left out
+_TOLERANCE = 1e-3  # nats that a parameter can gain, below which it stays
 
 
 def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor:
@@ -24,30 +28,35 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
     values, weights = _summary(family, values, mask)
     generator = torch.Generator().manual_seed(0)  # parts of a mixture have to start apart
     noise = torch.randn(family.num_params, generator=generator) / 2
-    params = noise.repeat(values.shape[1], 1).to(weights).requires_grad_()
-    optimizer = torch.optim.Rprop([params], lr=0.5, step_sizes=(1e-6, 1e9))
+    # The best parameters so far, the last ones that were not taken back, and the next ones to try.
+    best = last = params = noise.repeat(values.shape[1], 1).to(weights)  # (n, num_params)
+    highest = score = weights.new_full(values.shape[1:2], -math.inf)
+    gradient, sizes = torch.zeros_like(params), torch.full_like(params, 0.5)
     # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.
     count = values.shape[0]
     gap = count // _MOST_TIES
     ties = (values[gap:] == values[: count - gap]).any(0)  # (n, *event_shape), of sorted values
     is_tied = ties.reshape(ties.shape[0], -1).any(-1)  # (n,); also of few rows
-    best, chosen = weights.new_full(values.shape[1:2], -math.inf), torch.zeros_like(params)
     for _ in range(_NUM_STEPS):
         with torch.enable_grad():
-            scores = torch.where(weights > 0, family.log_prob(params, values), 0.0)
-            each = (scores * weights).sum(0)  # (n,)
-            (params.grad,) = torch.autograd.grad(-each.sum(), params)
-        is_better = each > best
-        best = torch.where(is_better, each, best)
-        chosen = torch.where(is_better.unsqueeze(-1), params, chosen).detach()
-        sizes = optimizer.state[params].get("step_size", torch.ones_like(params))
+            leaf = params.detach().requires_grad_()
+            each = torch.where(weights > 0, family.log_prob(leaf, values), 0.0)
+            found = (each * weights).sum(0)  # (n,)
+            (slope,) = torch.autograd.grad(found.sum(), leaf)
+        best = torch.where((found > highest).unsqueeze(-1), params, best)
+        highest = torch.where(found > highest, found, highest)
+        is_kept = found > score - _SLACK
+        score, is_kept = torch.where(is_kept, found, score), is_kept.unsqueeze(-1)
+        is_longer = is_kept & (gradient * slope >= 0)
+        sizes = sizes * torch.where(is_longer, _GROWTH, _SHRINKAGE)
+        last, gradient = torch.where(is_kept, params, last), torch.where(is_kept, slope, gradient)
         # Otherwise the logit of an unseen state would fall for ever.
-        params.grad[~(params.grad.abs() * sizes > _TOLERANCE)] = 0.0
-        params.grad[is_tied & (each > 0)] = 0.0
-        if not params.grad.any():
+        gain = gradient.abs() * torch.maximum(sizes, 0.1 * (last.abs() + 1))
+        moves = (gain > _TOLERANCE) & ~(is_tied & (highest > 0)).unsqueeze(-1)
+        if not moves.any():
             break
-        optimizer.step()
-    return chosen
+        params = last + torch.where(moves, gradient.sign() * sizes, 0.0)
+    return best
 
 
 def frequencies(states: Tensor, values: Tensor, mask: Tensor) -> Tensor:
