@@ -487,6 +487,16 @@ def test_an_rnn_starts_at_numbers_but_not_at_states(family, starts):
     assert torch.allclose(net.head.bias, before) != starts
 
 
+@pytest.mark.parametrize("name", ["MADE", "Transformer"])
+def test_numbers_in_large_units_are_warned_of(name):
+    torch.manual_seed(0)
+    x, options = 1e5 + 1e3 * torch.randn(200, 4), {"max_epochs": 1, "progress": False}
+    make, sizes = getattr(networks, name), {} if name == "MADE" else {"dim": 8, "heads": 2}
+    with pytest.warns(UserWarning, match="^x: expected numbers in units near 1"):
+        fit(make(ad.Factorization(4, fam.Normal()), **sizes), x, **options)
+    fit(make(ad.Factorization(4, fam.auto(x[:, 0])), **sizes), x, **options)
+
+
 class Binarized(nn.Module):
     """Trains a network on other values than those of the rows."""
 

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -51,6 +52,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
 }
 _ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
 _STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
+_LARGE = 4.0  # asinh of 27, as which networks read that number
 _SETTINGS = "batch_size", "lr", "seed", "average"  # in which a checkpoint and its run agree
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
@@ -319,6 +321,8 @@ class _Run:
             seconds = 0.0 if o.time_limit is None else self.seconds()
             if step and seconds >= (o.time_limit or math.inf):
                 break
+            if index == step == 0:
+                self.check_units(batch)
             rate = self.rate(index, step, seconds)
             scores = self.step(batch, rate)
             total, rows = total - scores.sum(), rows + scores.shape[0]
@@ -331,6 +335,21 @@ class _Run:
         if history.best_epoch == index:
             self.best = copy.deepcopy(kept.state_dict())
         history.seconds.append(self.seconds())
+
+    def check_units(self, batch: Any) -> None:
+        """Warns of numbers in units far from 1, of which a network learns little."""
+        network: Any = getattr(self.objective, "network", None)
+        if not isinstance(network, ConditionalNetwork):
+            return
+        fac = network.factorization
+        features = fac.layout.features(fac.split(tensors_of(batch)[0])).abs().flatten(1)
+        if features.numel() and features.nanmedian(0).values.max() > _LARGE:
+            warnings.warn(
+                "x: expected numbers in units near 1, since networks learn little from larger "
+                "ones; families.auto(column) standardizes a column, or families.Transformed("
+                "family, AffineTransform(mean, deviation))",
+                stacklevel=5,
+            )
 
     def step(self, batch: Any, rate: float) -> Tensor:
         """One step of the optimizer. Returns the score of each row."""
