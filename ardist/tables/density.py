@@ -34,7 +34,7 @@ _MISSING = ("marginalize", "model")
 _METADATA = "ardist.tables"  # of a file
 _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
 _STEPS = (1000, 8000, 6000)  # of training, for the numbers of rows of `_LOG_ROWS`
-_AVERAGE = 6.0  # epochs whose weights are averaged
+_AVERAGE = 6.0  # epochs whose weights are averaged, at most
 _HELD_ROWS = 2000  # at most, for validation; others would improve the model by more
 _VALID_ROWS = 2048  # in one batch
 _IN_ORDER = 0.1  # share of the rows that are trained in the order of the table
@@ -170,6 +170,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
         steps = np.interp(math.log10(count), _LOG_ROWS, _STEPS)
         epochs = self.max_epochs or math.ceil(steps * batch_size / count)
+        averaged = min(_AVERAGE, epochs / 20) * count / batch_size  # steps
+        if self.time_limit is not None:  # training may be too short to forget the first weights
+            averaged = 0.0
         is_any_order = network.has_row_orders
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         train, held = rows[order].tensor_split([count - min(max(1, count // 10), _HELD_ROWS)])
@@ -188,7 +191,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             in_order=_IN_ORDER if is_any_order else 0.0,
             nan_policy="marginalize",
             weight_decay=_regularization(count)[2],
-            average=1 - 1 / max(10.0, _AVERAGE * count / batch_size),
+            average=1 - 1 / max(10.0, averaged),
             seed=seed,
             progress=self.progress,
         )

@@ -127,9 +127,7 @@ def fit(
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
-            is validated and kept instead of the weights. In step n the decay is at most
-            (1 + n) / (10 + n), so that the average soon forgets the first weights. 0 for none.
-            FSDP2 does not support it.
+            is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
         checkpoint: a file that the first process replaces after each epoch. Any number of
             processes can resume from it. As many as before give the numbers of an uninterrupted
             run.
@@ -206,7 +204,7 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:
             f"average: expected 0, since it needs a copy of the network, which FSDP2 does not "
             f"support, got {decay}"
         )
-    return AveragedModel(model, multi_avg_fn=partial(_move_average, decay))
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 class _Run:
@@ -444,11 +442,6 @@ class _Run:
         self.best, self.history = saved["best"], History(**saved["history"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
-
-
-def _move_average(decay: float, average: Any, weights: Any, count: Tensor) -> None:
-    """Moves an average of `count` weights towards new ones."""
-    get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(average, weights, count)
 
 
 def _num_plateaus(valid: Sequence[float], patience: int) -> int:
