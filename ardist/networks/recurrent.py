@@ -31,9 +31,9 @@ class RNN(SequenceNetwork):
     It supports any order without ties. If the blocks have one family, it also supports
     factorizations of any other length. A vector context enters the initial state and every step.
 
-    The weights of the state start as orthogonal matrices, one for each gate (Saxe et al. 2014,
-    "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks"), and the
-    biases of the cells as zero.
+    If the cell is "tanh" or "gru", the weights of the state start as orthogonal matrices, one for
+    each gate (Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks"), and the biases as zero.
 
     Args:
         factorization: in an order in which each block depends on all earlier ones.
@@ -91,7 +91,7 @@ class RNN(SequenceNetwork):
             batch_first=True,
             dropout=dropout if num_layers > 1 else 0.0,
         )
-        for layer in range(num_layers):
+        for layer in range(num_layers) if cell != "lstm" else ():  # which gains nothing by it
             _, of_state, *biases = self.weights(layer)
             for gate in of_state.detach().split(hidden_size):
                 start = torch.empty_like(gate, dtype=torch.float32)  # QR takes no half precision
