@@ -425,6 +425,8 @@ class Numbers(NumberForm, Column):
             text = " to ".join(map(str, ends))
         if self.is_log:
             text += ", by logarithms"
+        if self.stretch:
+            text += ", with heavy tails"
         if self.points:
             listed = ", ".join(f"{point:g}" for point in self.points[:3])
             text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"

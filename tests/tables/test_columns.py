@@ -178,6 +178,7 @@ def test_a_huge_number_leaves_the_others_their_scale(huge):
     rng = np.random.default_rng(0)
     column = column_of(pd.Series([*rng.normal(5, 2, 500), huge]))
     assert 0.5 < column.stretch < 4
+    assert column.describe().endswith(", with heavy tails")
     params = torch.zeros(column.family.num_params, dtype=torch.double)
     draws = column.decode(column.family.icdf(params, torch.tensor([0.05, 0.5, 0.95])).numpy())
     assert draws.between(-100, 100).all()
