@@ -3009,6 +3009,8 @@ TABLES = (
         "where: expected limits of 'age', of kind real, that hold values of a probability above 0, "
         "got (1.25, 1.25)",
         lambda: table_model().sample(where={"age": (1.25, 1.25)}),
+        "where: expected two ends in order for 'size', got (2.0, 1.5)",
+        lambda: table_model().sample(where={"size": (2.0, 1.5)}),
         "where: expected limits of 'size' that hold a value of [1.5, 2.0], got (5, 9)",
         lambda: table_model().sample(where={"size": (5, 9)}),
         "where: expected limits of 'job' that its given value 'cook' is within, got ['nurse']",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ardist.families import Bernoulli, Categorical, Family, Ordinal, Truncated
+from ardist.families import Bernoulli, Categorical, Family, Hurdle, Ordinal, Truncated
 from ardist.families.guards import ends_of
 from ardist.families.proposed import NumberForm
 from ardist.shapes import described, is_sequence
@@ -375,14 +375,22 @@ class Numbers(NumberForm, Column):
         if not low <= high:
             raise _disordered(self, given)
         ends = self._ends_of(low, high)
-        support = ends_of(self.family.support)
-        is_empty = ends[0] > support.upper or ends[1] < support.lower or ends[0] > ends[1]
-        if is_empty or (ends[0] == ends[1] and not (self.is_rounded or low in self.points)):
+        if not self._has_mass(*ends):
             raise ValueError(
                 f"where: expected limits of {self.name!r}, of kind {self.kind}, that hold values "
                 f"of a probability above 0, got {described(given)}"
             )
         return ends
+
+    def _has_mass(self, low: float, high: float) -> bool:
+        """Whether codes between two ends, if any, have a probability: of a point, or of others."""
+        if any(low <= self.code_of_point(point) <= high for point in self.points):
+            return True
+        rest = self.family.family if isinstance(self.family, Hurdle) else self.family
+        support = ends_of(rest.support)
+        if self.is_rounded:
+            return max(low, support.lower) <= min(high, support.upper)
+        return max(low, support.lower) < min(high, support.upper)
 
     def _ends_of(self, low: float, high: float) -> tuple[float, float]:
         """The ends of the codes that are written as numbers between two ends."""

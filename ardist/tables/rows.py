@@ -144,11 +144,6 @@ class Rows:
         rows, blocks = row.repeat(count, 1), list(map(self.events.block, rules))
         if rules:
             found = self._particles(row, rules, max(count, least))
-            if found.log_prob == -math.inf:
-                raise ValueError(
-                    f"where: expected limits that a row can be within, got "
-                    f"{described(dict(where))}, whose probability is 0"
-                )
             weights = found.log_weight.softmax(0)
             chosen = found.value[weights.multinomial(count, replacement=count > 1)]
             rows[:, blocks] = chosen[:, blocks].to(rows.dtype)

@@ -113,6 +113,14 @@ def test_text_is_read_as_a_cell(model):
     assert lengths.between(pd.Timedelta("1h"), pd.Timedelta("2h")).all()
 
 
+def test_limits_beside_a_spike_have_no_probability():
+    cells = [-3.0] * 20 + np.geomspace(1, 100, 60).tolist()
+    model = TableDensity(columns={"x": "positive"}, max_epochs=1).fit(pd.DataFrame({"x": cells}))
+    assert (model.sample(20, where={"x": (-3, -1)})["x"] == -3).all()
+    with pytest.raises(ValueError, match="limits of 'x', of kind positive, that hold values"):
+        model.sample(20, where={"x": (-2.5, -1)})
+
+
 def test_given_cells_may_be_limited(model):
     rows = model.sample(5, given={"dose": 1, "real": 1.1}, where={"dose": (1, 2), "real": (1.1, 2)})
     assert (rows["dose"] == 1).all()
