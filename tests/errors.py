@@ -49,7 +49,7 @@ from ardist import (
     transforms,
 )
 from ardist import families as fam
-from ardist.tables import TableDensity
+from ardist.tables import Schema, TableDensity
 
 
 class Case(NamedTuple):
@@ -2775,6 +2775,7 @@ FILES = (
 
 
 PEOPLE = pd.DataFrame({"job": ["nurse", "cook"] * 20, "age": np.arange(40) % 7 + 0.5})
+DAYS = pd.Series(pd.date_range("2024-01-01", periods=50))
 MADE = partial(networks.MADE, hidden_features=8)
 
 
@@ -2890,8 +2891,25 @@ TABLES = (
         lambda: fit_table([0.5, 1.0] * 20, "count"),
         "column 'x': expected numbers above 0, apart from spikes, got -1.5",
         lambda: fit_table([-1.5, 1.0] * 20, "positive"),
-        "column 'x': expected dates, got 20240101",
+        "column 'x': expected dates such as 2024-12-31, got 20240101; pandas.to_datetime with "
+        "format= reads others",
         lambda: fit_table([20240101, 20240102] * 20, "date"),
+        "column 'x': expected durations such as '1h 30min' or '01:30:00', got 5; "
+        "pandas.to_timedelta with unit= reads numbers",
+        lambda: fit_table([5, 6] * 20, "duration"),
+        "column 'x': expected times of day such as 08:30 or 08:30:15, got '25:00' in 20 of "
+        "40 cells",
+        lambda: fit_table(["08:00", "25:00"] * 20, "clock"),
+        "column 'x': expected times without a zone, as those of fit, got "
+        "'2024-01-01 00:00:00+00:00' with a zone; Series.dt.tz_localize(None) drops one",
+        lambda: Schema.of(pd.DataFrame({"x": DAYS})).encode(
+            pd.DataFrame({"x": DAYS.dt.tz_localize("UTC")})
+        ),
+        "column 'x': expected times of zone UTC, as those of fit, got '2024-01-01 00:00:00' "
+        "without a zone; Series.dt.tz_localize adds one",
+        lambda: Schema.of(pd.DataFrame({"x": DAYS.dt.tz_localize("UTC")})).encode(
+            pd.DataFrame({"x": DAYS})
+        ),
         "column 'x': expected dates such as 2024-12-31, got 'Monday' in 20 of 40 cells; "
         "pandas.to_datetime with format= reads others",
         lambda: fit_table(["2024-01-01", "Monday"] * 20, "date"),
@@ -2911,8 +2929,9 @@ TABLES = (
         "columns: expected names of ['job', 'age'], got ['jobs']",
         lambda: TableDensity(columns={"jobs": "category"}).fit(PEOPLE),
         "columns: expected a kind of ['bool', 'category', 'ordinal', 'discrete', "
-        "'count', 'real', 'positive', 'date', 'time', 'left out'], or a list of ordered "
-        "levels, for 'age', got 'integer'",
+        "'count', 'real', 'positive', 'date', 'time', 'duration', 'clock', 'left out'], or a "
+        "list of "
+        "ordered levels, for 'age', got 'integer'",
         lambda: TableDensity(columns={"age": "integer"}).fit(PEOPLE),
         "columns: expected a list of the levels of 'job' in their order, since its dtype "
         "str has none, got 'ordinal'",
@@ -2984,6 +3003,20 @@ TABLES = (
         lambda: table_model().sample(where={"job": ["pilot"]}),
         "where: expected two ends in order for 'age', got (50, 40)",
         lambda: table_model().sample(where={"age": (50, 40)}),
+        "where: expected limits (low, high) for 'age', of kind real, None for no limit, got "
+        "[1.5, 2.5]; a list is for columns with finitely many values",
+        lambda: table_model().sample(where={"age": [1.5, 2.5]}),
+        "where: expected limits of 'age', of kind real, that hold values of a probability above 0, "
+        "got (1.25, 1.25)",
+        lambda: table_model().sample(where={"age": (1.25, 1.25)}),
+        "where: expected two ends in order for 'size', got (2.0, 1.5)",
+        lambda: table_model().sample(where={"size": (2.0, 1.5)}),
+        "where: expected limits of 'size' that hold a value of [1.5, 2.0], got (5, 9)",
+        lambda: table_model().sample(where={"size": (5, 9)}),
+        "where: expected limits of 'job' that its given value 'cook' is within, got ['nurse']",
+        lambda: table_model().sample(given={"job": "cook"}, where={"job": ["nurse"]}),
+        "where: expected limits of 'age' that its given value 0.5 is within, got (1, 2)",
+        lambda: table_model().sample(given={"age": 0.5}, where={"age": (1, 2)}),
         "X: expected at least one row, got 0 sample(s)",
         lambda: table_model().score(PEOPLE.assign(size=1.5)[:0]),
         "synthetic: expected at least 3 rows, got 2",

@@ -102,6 +102,7 @@ ORDER = (
     "transforms",
     "guides",
     "tables.frames",
+    "tables.times",
     "tables.columns",
     "tables.proposals",
     "tables.schema",

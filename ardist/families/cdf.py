@@ -1,5 +1,6 @@
 """The CDF of a family, its inverse, and the probability of an interval."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -76,11 +77,28 @@ class Cumulative:
                 return states[of_states(self._state_probs(params, states), uniform)]
             return self._search(cdf, uniform)
 
-    def _search(self: Any, cdf: Callable[[Tensor], Tensor], uniform: Tensor) -> Tensor:
-        """The smallest values whose CDF reaches `uniform`, of a family that is not finite."""
+    def _search(
+        self: Any,
+        cdf: Callable[[Tensor], Tensor],
+        uniform: Tensor,
+        low: Tensor | float = -math.inf,
+        high: Tensor | float = math.inf,
+    ) -> Tensor:
+        """The smallest values whose CDF reaches `uniform`, of a family that is not finite.
+
+        The CDF may be that within an interval.
+        """
         if self.support.is_discrete:
             return of_counts(cdf, uniform)
-        return of_reals(cdf, self._ends.within(uniform.dtype), uniform)
+        return of_reals(cdf, self._inside_of(low, high, uniform), uniform)
+
+    def _inside_of(
+        self: Any, low: Tensor | float, high: Tensor | float, reference: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The ends of an interval, or of the support if they are nearer."""
+        least, most = self._ends.within(reference.dtype)
+        lower, upper = (torch.as_tensor(end).to(reference) for end in (low, high))
+        return lower.clamp(min=least), upper.clamp(max=most)
 
     def log_tails(self: Any, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """log P(X <= value) and log P(X > value), if `has_cdf`: both (...).

@@ -150,8 +150,18 @@ class Hurdle(Selecting):
         points = torch.where(reached, at.exp(), 0.0).sum(-1)
         return points + rest.exp() * self.family.cdf(inner, value)
 
-    def _search(self, cdf: Callable[[Tensor], Tensor], uniform: Tensor) -> Tensor:
-        return of_reals(cdf, self._ends.within(uniform.dtype), uniform)
+    def _search(
+        self,
+        cdf: Callable[[Tensor], Tensor],
+        uniform: Tensor,
+        low: Tensor | float = -math.inf,
+        high: Tensor | float = math.inf,
+    ) -> Tensor:
+        lower, upper = self._inside_of(low, high, uniform)
+        below = torch.full_like(lower, -math.inf)
+        return of_reals(
+            cdf, (torch.nextafter(lower, below), upper), uniform
+        )  # `low` may be a point
 
     def interval_log_prob(
         self, params: Tensor, low: Tensor | float, high: Tensor | float

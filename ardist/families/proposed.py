@@ -1,5 +1,6 @@
 """The family that fits a column of numbers, from the numbers alone."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from ardist.families.base import Family
 from ardist.families.composed import Mixture
 from ardist.families.hurdle import Hurdle
 from ardist.families.interval import Rounded
+from ardist.families.sinh import SinhTransform
 from ardist.families.transformed import Transformed
 from ardist.families.univariate import Bernoulli, Categorical, Normal
 from ardist.shapes import described
@@ -20,8 +22,11 @@ COMPONENTS = 8  # of the mixture of a number
 WIDEST = 256  # the number of integers, at most, that are states of their own
 MOST_POINTS = 32  # of one column
 ROWS_PER_INTEGER = 20  # at least, if integers are states of their own
+_WINDOW = 4.0  # the deviation of normals, in units of the narrowest interval of a tenth of them
+_HEAVY = 10.0  # the deviation of numbers, in units of the scale of their bulk, if tails are heavy
 _FINE = 0.02  # the distance of integers, in units of the scale, that need no rounding
-_WITH_POINTS = ("real", "positive", "count")
+_REAL = ("real", "positive", "time", "duration")  # kinds of numbers with fractions
+_WITH_POINTS = ("real", "positive", "count", "duration", "clock")
 
 
 def auto(column: Any) -> Family:
@@ -30,7 +35,8 @@ def auto(column: Any) -> Family:
     - Few different integers from 0 on, or bools: `Bernoulli` or `Categorical`.
     - Few different numbers: a `Hurdle` with a point for each.
     - Other numbers: a mixture of eight normals around the mean of the column, or of the logarithms
-      of positive numbers that are skewed. Integers are `Rounded`, and numbers that are far more
+      of positive numbers that are skewed, or of the inverse hyperbolic sines if a few numbers are
+      far larger than the others. Integers are `Rounded`, and numbers that are far more
       frequent than others are the points of a `Hurdle`.
 
     `ardist.tables.TableDensity` chooses in the same way. Its families also have a state for
@@ -59,8 +65,7 @@ def auto(column: Any) -> Family:
         form = replace(form, points=tuple(values.tolist()))
     else:
         form = NumberForm.of(numbers, kind)
-    form = replace(form, origin=0.0, center=form.center + form.origin)
-    return form.with_rounding(form.is_integer)
+    return form.shifted(form.origin, form.is_integer, form.points)
 
 
 def _as_numbers(column: Any) -> np.ndarray:
@@ -108,6 +113,8 @@ class NumberForm:
         origin: is subtracted in float64, since float32 has 7 digits.
         center: of the numbers without points, or of their logarithms, minus the origin.
         scale: their standard deviation.
+        stretch: if it is above 0, the numbers have heavy tails on both sides, and the inverse
+            hyperbolic sines of the numbers in this unit are modelled.
         is_log: whether the logarithms of the numbers are modelled.
         is_integer: whether all numbers are integers.
         is_rounded: whether integers are near to each other in units of the scale, so that they are
@@ -116,6 +123,7 @@ class NumberForm:
             half the cost.
         least: the smallest standard deviation of a component, in units of `scale`. A density has
             no peaks that are narrower than what the numbers are rounded to.
+        is_fine: whether the components can be as narrow as the bulk of the numbers is.
         points: numbers with a probability of their own.
         decimals: of the numbers that are written, None for all.
         low: the smallest number of the column.
@@ -125,10 +133,12 @@ class NumberForm:
     origin: float
     center: float
     scale: float
+    stretch: float
     is_log: bool
     is_integer: bool
     is_rounded: bool
     least: float
+    is_fine: bool
     points: tuple[float, ...]
     decimals: int | None
     low: float
@@ -140,20 +150,30 @@ class NumberForm:
 
         Args:
             numbers: (count,) float64, at least one.
-            kind: "real", "positive", "count", or another name for integers without points.
+            kind: "real", "positive", "count", "duration", "clock", or another name for numbers
+                without points.
         """
-        is_integer, has_points = kind not in ("real", "positive"), kind in _WITH_POINTS
+        is_whole = kind in ("time", "duration") and not (numbers % 1).any()
+        is_integer = is_whole or kind not in _REAL
+        has_points = kind in _WITH_POINTS
         points, rest = split_points(numbers) if has_points else (numbers[:0], numbers)
+        if kind == "duration" and not is_integer and rest.min() == 0 < rest.max():
+            points, rest = np.union1d(points, 0.0), rest[rest > 0]  # zero has no logarithm
         is_count = kind == "count" and rest.min() >= 0
-        is_log = kind == "positive" or (is_count and _is_skewed(rest + 0.5))
+        is_length = kind == "duration" and (rest.min() > 0 or (is_integer and rest.min() == 0))
+        is_log = kind == "positive" or is_length or (is_count and _is_skewed(rest + 0.5))
         origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
+        stretch = 0.0 if is_log or kind == "clock" else _stretch(rest - origin)
         form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
+        form = np.arcsinh(form / stretch) if stretch else form
         scale = float(form.std()) or 1.0
         decimals = None if is_integer else _decimals(np.unique(numbers))
         # The distance of two numbers as they are rounded, in units of the scale.
         step = 0.0 if decimals is None and not is_integer else 10.0 ** -(decimals or 0) / scale
         if is_log:
             step /= float(np.exp(form.min()))  # of the smallest ones, where it is largest
+        if stretch:
+            step /= stretch  # of numbers around the center, where it is largest
         is_rounded = is_integer and step > _FINE
         least = 1e-3 if is_log or not step else 1e-4
         if is_integer and not is_rounded:
@@ -164,10 +184,12 @@ class NumberForm:
             origin=origin,
             center=float(form.mean()),
             scale=scale,
-            is_log=is_log,
+            stretch=stretch,
+            is_log=bool(is_log),
             is_integer=is_integer,
             is_rounded=is_rounded,
             least=least,
+            is_fine=bool(_WINDOW * _narrowest(form) > least * scale),
             points=tuple(points.tolist()),
             decimals=decimals,
             low=float(numbers.min()),
@@ -177,22 +199,27 @@ class NumberForm:
     @cached_property
     def family(self) -> Family:
         """The family of the numbers minus the origin; draws of integers may need rounding."""
-        return self.with_rounding(self.is_rounded)
+        return self.shifted(0.0, self.is_rounded, tuple(map(self.code_of_point, self.points)))
 
-    def with_rounding(self, is_rounded: bool) -> Family:
-        """The family of the numbers minus the origin."""
+    def code_of_point(self, point: float) -> float:
+        """A point minus the origin, in float32, so that a code of any dtype may equal it."""
+        return float(np.float32(point - self.origin))
+
+    def shifted(self, shift: float, is_rounded: bool, points: tuple[float, ...]) -> Family:
+        """The family of the numbers minus the origin plus a shift."""
         inner = Mixture(Normal(min_scale=self.least), COMPONENTS)
-        transforms: list[Any] = [AffineTransform(self.center, self.scale)]
+        center = self.center if self.stretch else self.center + shift
+        transforms: list[Any] = [AffineTransform(center, self.scale)]
         if self.is_log:
             transforms.append(ExpTransform())
             if self.is_integer:
                 transforms.append(AffineTransform(-0.5, 1.0))  # so that zero has a logarithm
+        if self.stretch:
+            transforms += [SinhTransform(), AffineTransform(shift, self.stretch)]
         family: Family = Transformed(inner, transforms)
         if is_rounded:
             family = Rounded(family)
-        if self.points:
-            family = Hurdle([point - self.origin for point in self.points], family)
-        return family
+        return Hurdle(points, family) if points else family
 
 
 def split_points(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -219,6 +246,20 @@ def _is_skewed(numbers: np.ndarray) -> bool:
     return raw > 1 and abs(_skewness(np.log(numbers))) < raw
 
 
+def _stretch(numbers: np.ndarray) -> float:
+    """The scale of the bulk of numbers if their deviation is far larger, else 0."""
+    quarter, low, three_quarters, high = np.quantile(numbers, (0.25, 0.05, 0.75, 0.95))
+    scale = (three_quarters - quarter) / 1.35 or (high - low) / 3.29  # the deviation of normals
+    return float(scale) if numbers.std() > _HEAVY * scale > 0 else 0.0
+
+
+def _narrowest(values: np.ndarray) -> float:
+    """The width of the narrowest interval that holds a tenth of different numbers."""
+    values = np.unique(values)
+    count = len(values) // 10
+    return float((values[count:] - values[:-count]).min()) if count else math.inf
+
+
 def _skewness(numbers: np.ndarray) -> float:
     deviation = numbers - numbers.mean()
     return float((deviation**3).mean() / max((deviation**2).mean() ** 1.5, 1e-300))
@@ -227,6 +268,8 @@ def _skewness(numbers: np.ndarray) -> float:
 def _decimals(values: np.ndarray) -> int | None:
     """The number of decimals that all values are rounded to, up to 6."""
     for decimals in range(7):
-        if np.allclose(values.round(decimals), values, rtol=1e-12, atol=0):
+        error, size = np.abs(values.round(decimals) - values), np.abs(values)
+        rounding = np.minimum(1e-12 * size, 1e-3 * 10.0**-decimals)
+        if (error <= np.maximum(rounding, 2 * np.spacing(size))).all():
             return decimals
     return None

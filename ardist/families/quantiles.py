@@ -23,13 +23,20 @@ def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
 
 
 def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
-    """The smallest of the numbers 0, 1, 2, ... whose CDF reaches the uniform: (...).
+    """The smallest integer whose CDF is above 0 and reaches the uniform: (...).
 
-    The search doubles the bound, then bisects. It also ends if no number of the dtype lies
+    The search doubles the bounds, then bisects. It also ends if no number of the dtype lies
     between the bounds.
     """
     most = torch.finfo(uniform.dtype).max / 4
     lower, upper = torch.full_like(uniform, -1.0), torch.zeros_like(uniform)
+    reached = cdf(lower)
+    above = (reached > 0) & (reached >= uniform)
+    while bool(above.any()):
+        upper = torch.where(above, lower, upper)
+        lower = torch.where(above, (2 * lower).clamp(min=-most), lower)
+        reached = cdf(lower)
+        above = (reached > 0) & (reached >= uniform) & (lower > -most)
     below = (cdf(upper) < uniform) & (upper < most)
     while bool(below.any()):
         lower = torch.where(below, upper, lower)

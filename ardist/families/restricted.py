@@ -20,7 +20,6 @@ from ardist.families.composed import Derived, attribute, forwarded
 from ardist.families.conditional import Conditional
 from ardist.families.hurdle import Spiked
 from ardist.families.logs import log_sum_exp
-from ardist.families.quantiles import of_counts, of_reals
 from ardist.families.truncated import (
     FiniteFamily,
     Likeliest,
@@ -404,6 +403,11 @@ class Limited(Restricted):
 
     needs_double = True
 
+    @property
+    def _has_integers(self) -> bool:
+        """Whether all values are integers, not only the points of reals with spikes."""
+        return self.family.support.is_discrete and not isinstance(self.family.support, Spiked)
+
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The parameters of the family, both ends, and whether they are one number.
 
@@ -460,11 +464,7 @@ class Limited(Restricted):
             def cdf(value: Tensor) -> Tensor:
                 return (self.family.interval_log_prob(inner, low, value) - mass).exp()
 
-            if self.family.support.is_discrete:
-                draw = of_counts(cdf, uniform)
-            else:
-                least, most = self.family._ends.within(uniform.dtype)
-                draw = of_reals(cdf, (low.clamp(min=least), high.clamp(max=most)), uniform)
+            draw = self.family._search(cdf, uniform, low, high)
             ends = params[..., -2], params[..., -1]
             return torch.minimum(torch.maximum(draw, ends[0]), ends[1])
 
@@ -494,11 +494,11 @@ class Limited(Restricted):
 
     def is_certain(self, limits: Tensor) -> Tensor:
         low, high = limits.unbind(-1)
-        return low.ceil() == high.floor() if self.family.support.is_discrete else low == high
+        return low.ceil() == high.floor() if self._has_integers else low == high
 
     def is_possible(self, limits: Tensor) -> Tensor:
         low, high = limits.unbind(-1)
-        return low.ceil() <= high.floor() if self.family.support.is_discrete else low <= high
+        return low.ceil() <= high.floor() if self._has_integers else low <= high
 
     def log_mass(self, params: Tensor, limits: Tensor) -> Tensor:
         low, high = limits.unbind(-1)

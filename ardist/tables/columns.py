@@ -11,17 +11,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ardist.families import Bernoulli, Categorical, Family, Ordinal, Truncated
+from ardist.families import Bernoulli, Categorical, Family, Hurdle, Ordinal, Truncated
 from ardist.families.guards import ends_of
 from ardist.families.proposed import NumberForm
-from ardist.shapes import described
+from ardist.shapes import described, is_sequence
+from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 
 OTHER = "other"
 LARGEST = 1e30  # size of a number; float32 ends at 3e38
-SECONDS = "s"  # the unit of times, while dates have days
-UNITS = {"date": "D", "time": SECONDS}
 _BOOLS = {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
-_TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S"}
 
 Codes = np.ndarray  # float64 (rows,), NaN for missing cells
 
@@ -111,6 +109,14 @@ class Column(ABC):
     @abstractmethod
     def floor(self, cells: pd.Series) -> Codes:
         """The largest code that is not above each of the cells, which need no code of their own."""
+
+    @abstractmethod
+    def within(self, given: Any) -> set[float] | tuple[float, float]:
+        """The codes of limits: of a list of values, or of the lowest and the highest one.
+
+        Raises:
+            ValueError: if they are none, or no value is within.
+        """
 
     @abstractmethod
     def decode(self, codes: Codes) -> pd.Series:
@@ -247,6 +253,36 @@ class Levels(Column):
             cells = cells.map(lambda cell: _BOOLS.get(str(cell), math.inf), na_action="ignore")
         return read_numbers(cells, self.name)
 
+    def within(self, given: Any) -> set[float]:
+        is_pair = isinstance(given, tuple) and len(given) == 2 and self.is_ordered
+        is_list = not isinstance(given, tuple) and (is_sequence(given) or isinstance(given, set))
+        if not (is_pair or (is_list and len(given))):
+            raise ValueError(
+                f"where: expected a list of values for {self.name!r}, of kind {self.kind}, or a "
+                f"tuple of two ends for a column with an order, got {described(given)}"
+            )
+        if is_list:
+            if not set(given) <= set(self.written):
+                raise ValueError(
+                    f"where: expected values of {self.written} for {self.name!r}, got {given}"
+                )
+            return set(self.encode(pd.Series(list(given), name=self.name)).tolist())
+        first, last = 0.0, len(self.levels) - 1.0
+        low, high = (
+            None if end is None else float(self.floor(_cell(self, end))[0]) for end in given
+        )
+        if low is not None and high is not None and low > high:
+            raise _disordered(self, given)
+        if low is not None:  # the first level from the end on
+            first = low + (self.kind != "ordinal" and given[0] not in self.levels)
+        last = last if high is None else min(high, last)
+        if first > last:
+            raise ValueError(
+                f"where: expected limits of {self.name!r} that hold a value of {self.written}, got "
+                f"{described(given)}"
+            )
+        return set(np.arange(first, last + 1).tolist())
+
     def decode(self, codes: Codes) -> pd.Series:
         values = self.written
         is_missing = np.isnan(codes)
@@ -271,47 +307,118 @@ class Levels(Column):
 
 @dataclass(frozen=True)
 class Numbers(NumberForm, Column):
-    """A column of numbers, dates or times, by a mixture of normals in units of its own.
+    """A column of numbers, dates, times or durations, by a mixture of normals in units of its own.
 
-    A code is a number minus the `origin`. Dates are days, and times and durations seconds, since
-    1970. The score of an integer is a log-probability, and that of another number a log density, in
-    the units of the table. A point has a probability of its own.
+    A code is a number minus the `origin`. Dates are days, and times seconds, since 1970. Durations
+    are seconds. Times of day are minutes or seconds since midnight, and draws beyond it wrap.
+    The score of an integer is a log-probability, and that of another number a log density, in the
+    units of the table. A point has a probability of its own.
+
+    Attributes:
+        unit: of the numbers of dates, times and durations, in seconds.
     """
+
+    unit: float = 1.0
 
     @property
     def ends(self) -> tuple[float, float]:
+        if self.kind == "clock":
+            return -self.origin, DAY / self.unit - 1 - self.origin
         ends = ends_of(self.family.support)
         return ends.lower, ends.upper
 
     @property
     def possible(self) -> str:
         text = "integers" if self.is_integer else "numbers"
+        if self.kind == "duration":
+            text = "durations"
         if self.is_log:
             text += " from 0 on" if self.is_integer else " above 0"
         return text + (f", or one of {list(self.points)}" if self.points else "")
 
+    def _numbers(self, cells: pd.Series) -> np.ndarray:
+        """Cells as numbers in the unit."""
+        if self.kind in UNITS:
+            return seconds_of(cells, self.name, self.kind, self.dtype) / self.unit
+        return read_numbers(cells, self.name)
+
     def locate(self, cells: pd.Series) -> Codes:
-        numbers = read_numbers(cells, self.name, self.kind)
+        numbers = self._numbers(cells)
+        if self.is_integer and self.kind in UNITS:
+            numbers = np.floor(numbers)
         with np.errstate(invalid="ignore"):  # a remainder of infinity
             is_possible = (numbers % 1 == 0) if self.is_integer else np.abs(numbers) <= LARGEST
         return np.where(is_possible | np.isnan(numbers), numbers - self.origin, math.inf)
 
     def encode(self, cells: pd.Series) -> Codes:
-        numbers_of(cells, self.name, self.kind)
+        if self.kind not in UNITS:
+            numbers_of(cells, self.name)
         return super().encode(cells)
 
     def floor(self, cells: pd.Series) -> Codes:
-        codes = read_numbers(cells, self.name, self.kind) - self.origin
-        return codes + 0.5 if self.is_integer and not self.is_rounded else codes
+        numbers = self._numbers(cells)
+        if not self.is_integer:
+            return numbers - self.origin
+        return np.floor(numbers) - self.origin + (0.0 if self.is_rounded else 0.5)
+
+    def within(self, given: Any) -> tuple[float, float]:
+        if not (isinstance(given, tuple) and len(given) == 2):
+            raise ValueError(
+                f"where: expected limits (low, high) for {self.name!r}, of kind {self.kind}, None "
+                f"for no limit, got {described(given)}; a list is for columns with finitely many "
+                f"values"
+            )
+        low, high = (
+            end + self.origin if cell is None else float(self._numbers(_cell(self, cell))[0])
+            for cell, end in zip(given, self.ends, strict=True)
+        )
+        if not low <= high:
+            raise _disordered(self, given)
+        ends = self._ends_of(low, high)
+        if not self._has_mass(*ends):
+            raise ValueError(
+                f"where: expected limits of {self.name!r}, of kind {self.kind}, that hold values "
+                f"of a probability above 0, got {described(given)}"
+            )
+        return ends
+
+    def _has_mass(self, low: float, high: float) -> bool:
+        """Whether codes between two ends, if any, have a probability: of a point, or of others."""
+        if any(low <= self.code_of_point(point) <= high for point in self.points):
+            return True
+        rest = self.family.family if isinstance(self.family, Hurdle) else self.family
+        support = ends_of(rest.support)
+        if self.is_rounded:
+            return max(low, support.lower) <= min(high, support.upper)
+        return max(low, support.lower) < min(high, support.upper)
+
+    def _ends_of(self, low: float, high: float) -> tuple[float, float]:
+        """The ends of the codes that are written as numbers between two ends."""
+        ends = low, high
+        if self.is_integer or self.decimals is not None:
+            step = 10.0 ** -(self.decimals or 0)
+            # The first and the last number within, up to rounding errors of the division.
+            least, most = np.ceil(np.round(low / step, 6)), np.floor(np.round(high / step, 6))
+            reach = 0.0 if self.is_rounded else 0.5 - 1e-9  # of what is rounded to a number
+            ends = (least - reach) * step, (most + reach) * step
+            if least > most:
+                return math.inf, -math.inf
+            if not self.is_integer:
+                ends = max(low, ends[0]), min(high, ends[1])
+        # A point has a code in float32.
+        codes = [self.code_of_point(x) if x in self.points else x - self.origin for x in ends]
+        return codes[0], codes[1]
 
     def decode(self, codes: Codes) -> pd.Series:
         numbers = codes.astype(float) + self.origin
+        for point in self.points:
+            numbers[codes == self.code_of_point(point)] = point
         if self.is_integer:
             numbers = numbers.round() + 0.0  # without -0
         elif self.decimals is not None:
             numbers = numbers.round(self.decimals)
         if self.kind in UNITS:
-            return _as_times(self, numbers)
+            return from_seconds(numbers * self.unit, self.name, self.kind, self.dtype, self.unit)
         cells = pd.Series(numbers, name=self.name)
         if "int" in self.dtype.lower() and np.isinf(numbers).any():
             return cells  # which no dtype of integers holds
@@ -319,11 +426,15 @@ class Numbers(NumberForm, Column):
 
     def describe(self) -> str:
         text = _range(self.low, self.high)
-        if self.kind in UNITS and not self.dtype.startswith("timedelta"):
-            both = pd.to_datetime([self.low, self.high], unit=UNITS[self.kind])
-            text = " to ".join(moment.strftime(_TEXT_OF[self.kind]) for moment in both)
+        if self.kind in UNITS:
+            both = np.array([self.low, self.high]) * self.unit
+            dtype = self.dtype if self.kind == "duration" else "object"
+            ends = from_seconds(both, self.name, self.kind, dtype, self.unit)
+            text = " to ".join(map(str, ends))
         if self.is_log:
             text += ", by logarithms"
+        if self.stretch:
+            text += ", with heavy tails"
         if self.points:
             listed = ", ".join(f"{point:g}" for point in self.points[:3])
             text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"
@@ -342,13 +453,21 @@ def _short(level: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
+def _cell(column: Column, value: Any) -> pd.Series:
+    return pd.Series([value], name=column.name)
+
+
+def _disordered(column: Column, given: Any) -> ValueError:
+    return ValueError(f"where: expected two ends in order for {column.name!r}, got {given}")
+
+
+def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
     """As `read_numbers`, of cells that a table can have.
 
     Raises:
-        ValueError: if a cell is no number or infinite, or no date or time.
+        ValueError: if a cell is no number or infinite.
     """
-    numbers = read_numbers(cells, name, kind)
+    numbers = read_numbers(cells, name)
     if (count := int(np.isinf(numbers).sum())) > 0:
         raise ValueError(
             f"column {name!r}: expected finite numbers, got infinity in {count} of {len(numbers)} "
@@ -362,14 +481,12 @@ def numbers_of(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
     return numbers
 
 
-def read_numbers(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
-    """Cells as float64, NaN where missing: days of a date, seconds of a time or duration.
+def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
+    """Cells as float64, NaN where missing.
 
     Raises:
-        ValueError: if a cell is no number, or no date or time.
+        ValueError: if a cell is no number.
     """
-    if kind in UNITS:
-        return _times_of(cells, name, UNITS[kind])
     try:
         return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
     except (TypeError, ValueError):
@@ -379,53 +496,10 @@ def read_numbers(cells: pd.Series, name: str, kind: str = "") -> np.ndarray:
         raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
 
 
-def _times_of(cells: pd.Series, name: str, unit: str) -> np.ndarray:
-    is_missing = cells.isna().to_numpy()
-    if isinstance(cells.dtype, np.dtype) and cells.dtype.kind == "m":
-        ticks = cells.astype("timedelta64[s]")
-    else:
-        present = cells[~is_missing]
-        if pd.api.types.is_numeric_dtype(present.dtype) and len(present):
-            raise ValueError(f"column {name!r}: expected dates, got {present.iloc[0]}")
-        moments = as_dates(cells)
-        odd = moments.isna().to_numpy() & ~is_missing
-        if odd.any():
-            raise ValueError(
-                f"column {name!r}: expected dates such as 2024-12-31, got "
-                f"{cells[odd].iloc[0]!r} in {odd.sum()} of {len(cells)} cells; pandas.to_datetime "
-                f"with format= reads others"
-            )
-        ticks = moments.dt.tz_convert("UTC").dt.tz_localize(None).astype(f"datetime64[{SECONDS}]")
-    numbers = ticks.to_numpy().astype(np.int64).astype(float)
-    numbers[is_missing] = math.nan
-    return np.floor(numbers / 86400) if unit == "D" else numbers
-
-
 def plain(level: Any) -> bool | int | float | str:
     """A level as Python's bool, integer, float or text."""
     level = level.item() if isinstance(level, np.generic) else level
     return level if isinstance(level, bool | int | float | str) else str(level)
-
-
-def as_dates(cells: pd.Series) -> pd.Series:
-    """Dates, and text in the format of ISO 8601, in UTC; NaT for what is neither."""
-    return pd.to_datetime(cells, utc=True, format="ISO8601", errors="coerce")
-
-
-def _as_times(column: Numbers, numbers: np.ndarray) -> pd.Series:
-    is_missing = ~np.isfinite(numbers)
-    ticks = np.where(is_missing, 0, numbers).astype(np.int64)
-    if column.dtype.startswith("timedelta"):
-        cells = pd.Series(ticks.astype("timedelta64[s]"), name=column.name).astype(column.dtype)
-        return cells.mask(is_missing)
-    moments = pd.Series(ticks.astype(f"datetime64[{UNITS[column.kind]}]"), name=column.name)
-    if column.dtype.startswith("datetime64"):
-        dtype: Any = pd.api.types.pandas_dtype(column.dtype)
-        if isinstance(dtype, pd.DatetimeTZDtype):
-            moments = moments.dt.tz_localize("UTC")
-        return moments.astype(dtype).mask(is_missing)
-    text = moments.dt.strftime(_TEXT_OF[column.kind])
-    return text.astype(column.dtype).mask(is_missing)
 
 
 def _holding(column: Column, is_missing: np.ndarray) -> str:

@@ -55,6 +55,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     A table is a pandas data frame, a frame with the Arrow interface (polars, pyarrow), a dict of
     columns, a list of dicts of cells, or an array, whose columns are named x0, x1, ... Columns are
     found by name, in any order.
+    Times have the zone of their column: text without a zone is local time in a column with one.
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
     Queries also take tables that lack columns. Levels of a category that `fit` saw once or not at
     all, and discrete numbers that it has not seen, are read as one level "other". Without such
@@ -80,8 +81,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             with one order (`MADE`) trains on tables without missing cells, under either `missing`,
             and answers only queries about a column given earlier ones.
         columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
-            "discrete", "count", "real", "positive", "date", "time" or "left out"), or a list of
-            ordered levels.
+            "discrete", "count", "real", "positive", "date", "time", "duration", "clock" (times of
+            day) or "left out"), or a list of ordered levels.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
         max_epochs: passes over the table at most; by default as many as 1,000 to 8,000 steps are,
@@ -445,7 +446,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 level that `fit` pooled or has not seen is written as "other", with a warning, if
                 the column has such cells.
             where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
-                of the lowest and the highest value, None for no limit, or a list of values. The
+                of the lowest and the highest value, both included and None for no limit, or, in
+                columns with finitely many values, a list of values. Dates, durations and times of
+                day may be text, such as `("1h", "2h")`. Limited cells are never missing. The
                 rows follow the density given that all limits hold (`ardist.sampling.smc`), under
                 at most one row of `given`.
             random_state: in place of that of the model, under which each call gives the same rows.
@@ -455,7 +458,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
         Raises:
             ValueError: if a given value is impossible in its column, or draws cannot have it, or
-                the column of a given value is not modelled.
+                the column of a given value is not modelled, or no value is within limits.
         """
         count, frame = as_positive(n, "n"), self._given(given)
         for column in self.schema_.columns:
@@ -465,7 +468,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
             if where is not None:
-                rows = self._limited(frame, where, count)
+                rows = self._rows.limited(self._one_row(frame), where, count, _PARTICLES)
             return self._events.decode(self._rows.draw(rows))
 
     def probability(
@@ -481,8 +484,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         frame = self._given(given)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
-            found = self._rows.particles(self._one_row(frame), where, _PARTICLES)
-            return float(found.log_prob.exp())
+            return self._rows.probability(self._one_row(frame), where, _PARTICLES)
 
     def _given(self, data: Any) -> pd.DataFrame:
         """A table of cells that draws have."""
@@ -490,16 +492,6 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         for name in frame.columns:
             self._events.place(name)
         return frame
-
-    def _limited(self, frame: pd.DataFrame, where: Mapping[str, Any], count: int) -> Tensor:
-        """Rows with the known cells, and draws of the columns that are limited."""
-        row = self._one_row(frame)
-        found = self._rows.particles(row, where, max(count, _PARTICLES))
-        weights = found.log_weight.softmax(0)
-        chosen = found.value[weights.multinomial(count, replacement=count > 1)]
-        rows, limited = row.repeat(count, 1), list(map(self._events.block, where))
-        rows[:, limited] = chosen[:, limited].to(rows.dtype)
-        return rows
 
     def _one_row(self, frame: pd.DataFrame) -> Tensor:
         if len(frame) != 1:

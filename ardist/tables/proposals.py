@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ardist.families.proposed import WIDEST, NumberForm, kind_of, split_points
+from ardist.families.proposed import MOST_POINTS, WIDEST, NumberForm, kind_of, split_points
 from ardist.shapes import described, is_sequence
-from ardist.tables.columns import (
-    UNITS,
-    Column,
-    Levels,
-    Numbers,
-    as_dates,
-    numbers_of,
-    plain,
-)
+from ardist.tables.columns import Column, Levels, Numbers, numbers_of, plain
+from ardist.tables.times import UNITS, as_dates, clock_of, seconds_of, unit_of
 
 # The kinds of columns, and what each is for.
 KINDS = {
@@ -30,7 +23,9 @@ KINDS = {
     "real": "real numbers",
     "positive": "positive numbers, by their logarithms",
     "date": "dates, without a time",
-    "time": "dates with a time, or durations",
+    "time": "dates with a time",
+    "duration": "lengths of time",
+    "clock": "times of day",
     "left out": "not modelled",
 }
 
@@ -38,6 +33,8 @@ _OF_OBJECTS = {
     "integer": "Int64",
     **dict.fromkeys(("floating", "mixed-integer-float", "decimal"), "float64"),
     **dict.fromkeys(("date", "datetime"), "datetime64[us]"),
+    **dict.fromkeys(("timedelta", "timedelta64"), "timedelta64[us]"),
+    "time": "time",
 }
 _NUMBER = re.compile(r"[-+]?[$€£]?\d[\d.,' _]*%?$")
 _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}")
@@ -81,6 +78,7 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     if isinstance(kind, LeftOut):
         return kind
     column = _MAKERS[kind](cells, kind)
+    _warn_of_coarse(column, present)
     if declared is None and present.nunique() == 1:
         warnings.warn(
             f"column {name!r}: has one value, {plain(present.iloc[0])!r}, and no "
@@ -88,6 +86,25 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
             stacklevel=2,
         )
     return column
+
+
+def _warn_of_coarse(column: Column, present: pd.Series) -> None:
+    """Warns if numbers are so near to each other that the column does not tell them apart."""
+    if column.kind not in ("discrete", "count", "real", "positive", "time", "duration"):
+        return
+    count, read = present.nunique(), len(np.unique(column.encode(present).astype(np.float32)))
+    if read < 0.9 * count:
+        warnings.warn(
+            f"column {column.name!r}: {count} different numbers are read as {read}, since they "
+            f"have 7 digits next to their median; subtract a constant, or split the column",
+            stacklevel=3,
+        )
+    elif isinstance(column, Numbers) and not column.is_fine:
+        warnings.warn(
+            f"column {column.name!r}: many numbers are nearer to each other than the density can "
+            f"resolve next to the others; split the column, or set what is far away to missing",
+            stacklevel=3,
+        )
 
 
 def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
@@ -103,7 +120,9 @@ def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
     if inferred in ("datetime", "datetime64", "date"):
         return _kind_of_dates(as_dates(present))
     if inferred.startswith("timedelta"):
-        return "time"
+        return "duration"
+    if inferred == "time":
+        return "clock"
     if inferred == "string":
         return _kind_of_text(present, name)
     types = sorted({type(cell).__name__ for cell in present})
@@ -138,6 +157,8 @@ def _kind_of_text(present: pd.Series, name: str) -> str | LeftOut:
                 f"{{{name!r}: 'category'}} takes them as text"
             )
         return _kind_of_dates(moments)
+    if len(levels) > MOST_POINTS and clock_of(levels).notna().all():
+        return "clock"
     is_number = levels.str.fullmatch(_NUMBER)
     has_zeros = levels.str.fullmatch(r"0\d+").any()  # as codes have: 01067
     if is_number.mean() > 0.9 and not has_zeros:
@@ -209,12 +230,19 @@ def _discrete(cells: pd.Series, kind: str) -> Column:
 
 
 def _numbers(cells: pd.Series, kind: str) -> Column:
-    numbers = numbers_of(cells.dropna(), str(cells.name), kind)
+    present, name, unit = cells.dropna(), str(cells.name), 1.0
+    if kind in UNITS:
+        seconds = seconds_of(present, name, kind, _dtype(cells))
+        unit = unit_of(seconds, kind)
+        numbers = seconds / unit if kind in ("time", "duration") else np.floor(seconds / unit)
+    else:
+        numbers = numbers_of(present, name)
     if kind == "positive" and (least := split_points(numbers)[1].min()) <= 0:
         raise ValueError(
             f"column {cells.name!r}: expected numbers above 0, apart from spikes, got {least:g}"
         )
-    column = Numbers(*_about(cells, kind), **asdict(NumberForm.of(numbers, kind)))
+    form = NumberForm.of(numbers, kind)
+    column = Numbers(*_about(cells, kind), **asdict(form), unit=unit)
     column.encode(cells)
     return column
 

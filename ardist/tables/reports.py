@@ -226,6 +226,8 @@ def _points(schema: Schema, codes: np.ndarray) -> np.ndarray:
         parts.append(np.isnan(part)[:, None])
         if isinstance(column, Numbers):
             form = np.log(np.maximum(part, 0) + 1) if column.is_log else part - column.center
+            if column.stretch:
+                form = np.arcsinh(part / column.stretch) - column.center
             parts.append(np.nan_to_num(form / column.scale)[:, None])
         elif isinstance(column, Levels) and column.is_ordered:
             parts.append(np.nan_to_num(part / len(column.levels))[:, None])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -16,8 +15,8 @@ from ardist.factorization import Factorization
 from ardist.networks.base import ConditionalNetwork
 from ardist.rules import Within
 from ardist.sampling import Particles, smc
-from ardist.shapes import described, is_sequence
-from ardist.tables.columns import Column, Levels
+from ardist.shapes import described
+from ardist.tables.columns import Column, Levels, plain
 from ardist.tables.events import Events
 
 _PASSES = 2**16  # of rows through a network in one batch, one for each block
@@ -130,18 +129,55 @@ class Rows:
             drawn[part] = p.sample().to(rows.dtype)
         return drawn
 
-    def particles(self, row: Tensor, where: Mapping[str, Any], count: int) -> Particles:
-        """Weighted draws of the unknown blocks of one row (blocks), given limits by name."""
+    def probability(self, row: Tensor, where: Mapping[str, Any], count: int) -> float:
+        """The probability that one row (blocks) is within limits, by a number of particles."""
+        row, rules = self._rules(row, where)
+        return float(self._particles(row, rules, count).log_prob.exp()) if rules else 1.0
+
+    def limited(self, row: Tensor, where: Mapping[str, Any], count: int, least: int) -> Tensor:
+        """Rows (count, blocks) with the known blocks, and draws of the columns that are limited.
+
+        Args:
+            least: the number of particles, at least.
+        """
+        row, rules = self._rules(row, where)
+        rows, blocks = row.repeat(count, 1), list(map(self.events.block, rules))
+        if rules:
+            found = self._particles(row, rules, max(count, least))
+            weights = found.log_weight.softmax(0)
+            chosen = found.value[weights.multinomial(count, replacement=count > 1)]
+            rows[:, blocks] = chosen[:, blocks].to(rows.dtype)
+        return rows
+
+    def _particles(self, row: Tensor, rules: Mapping[str, Any], count: int) -> Particles:
+        """Weighted draws of the unknown blocks of one row."""
+        joint, known = self._joint(self.events.drawn), ~row.isnan()
+        p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
+        return smc(p, Within(rules), count)
+
+    def _rules(self, row: Tensor, where: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """The row, none of whose limited cells is missing, and what is allowed for unknown ones.
+
+        Raises:
+            ValueError: if a known cell is not within its limits.
+        """
         if not isinstance(where, Mapping) or not where:
             raise ValueError(f"where: expected limits by name, got {described(where)}")
-        events, row = self.events, row.clone()
-        rule = Within({name: _limits(events.column(name), given) for name, given in where.items()})
-        for name in where:
-            if (flag := events.flag(name)) is not None:
-                row[flag] = 0.0  # a cell within limits is not missing
-        joint, known = self._joint(events.drawn), ~row.isnan()
-        p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
-        return smc(p, rule, count)
+        row, rules = row.clone(), dict[str, Any]()
+        for name, given in where.items():
+            column, code = self.events.column(name), row[self.events.block(name)]
+            allowed = column.within(given)
+            if code.isnan():
+                rules[name] = _inward(*allowed) if isinstance(allowed, tuple) else allowed
+            elif not _holds(allowed, float(code)):
+                value = plain(column.decode(np.array([float(code)])).iloc[0])
+                raise ValueError(
+                    f"where: expected limits of {name!r} that its given value {value!r} is within, "
+                    f"got {described(given)}"
+                )
+            if (flag := self.events.flag(name)) is not None:
+                row[flag] = 0.0
+        return row, rules
 
 
 def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:
@@ -199,31 +235,17 @@ def _point_of(column: Column, params: Tensor, method: str) -> Tensor:
     return candidates.gather(1, best).squeeze(1)
 
 
-def _limits(column: Column, given: Any) -> Any:
-    """The codes of values, as a set or, for numbers, as a pair of ends."""
-    is_pair = isinstance(given, tuple) and len(given) == 2 and column.is_ordered
-    is_list = not isinstance(given, tuple) and (is_sequence(given) or isinstance(given, set))
-    if not (is_pair or (is_list and len(given))):
-        raise ValueError(
-            f"where: expected a list of values for {column.name!r}, of kind {column.kind}, or a "
-            f"tuple of two ends for a column with an order, got {described(given)}"
-        )
-    if is_list:
-        if isinstance(column, Levels) and not set(given) <= set(column.written):
-            raise ValueError(
-                f"where: expected values of {column.written} for {column.name!r}, got {given}"
-            )
-        return set(column.encode(pd.Series(list(given), name=column.name)).tolist())
-    low, high = (
-        None if end is None else float(column.floor(pd.Series([end], name=column.name))[0])
-        for end in given
-    )
-    if low is not None and high is not None and low > high:
-        raise ValueError(f"where: expected two ends in order for {column.name!r}, got {given}")
-    if not isinstance(column, Levels):
-        return low, high
-    if low is not None and column.kind != "ordinal" and given[0] not in column.levels:
-        low += 1  # the first level above the end
-    last = len(column.levels) - 1
-    ends = 0 if low is None else int(low), last if high is None else int(high)
-    return {float(code) for code in range(ends[0], min(ends[1], last) + 1)}
+def _holds(allowed: set[float] | tuple[float, float], code: float) -> bool:
+    """Whether a code in float32 is allowed."""
+    if isinstance(allowed, set):
+        return code in allowed
+    low, high = map(np.float32, allowed)
+    return bool(low <= code <= high)
+
+
+def _inward(low: float, high: float) -> tuple[float, float]:
+    """The ends in float32, which the network draws in, none of them outside."""
+    least, most = np.float32(low), np.float32(high)
+    least = np.nextafter(least, np.float32(math.inf)) if least < low else least
+    most = np.nextafter(most, np.float32(-math.inf)) if most > high else most
+    return float(least), float(most)

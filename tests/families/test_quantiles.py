@@ -10,6 +10,7 @@ from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform
 
 from ardist import families as fam
 from ardist.families.quantiles import betainc
+from ardist.families.restricted import Limited
 
 DISCRETE = [
     fam.Bernoulli(),
@@ -244,3 +245,31 @@ def test_a_cdf_reaches_the_uniform_first_at_its_inverse_which_is_monotone(family
     # torch keeps the sigmoid two units in the last place below one.
     assert ((found >= uniform - reach) | (value >= upper * (1 - 3e-7))).all()
     assert ((family.cdf(params, before) <= uniform + reach) | (value <= lower)).all()
+
+
+BELOW_ZERO = [
+    fam.Rounded(fam.Transformed(fam.Normal(), AffineTransform(-40.0, 6.0))),
+    fam.Mixture(fam.Rounded(fam.Transformed(fam.Normal(), AffineTransform(-40.0, 6.0))), 2),
+    fam.Hurdle((-2.0, 0.0), fam.Transformed(fam.Normal(), AffineTransform(0.5, 0.4))),
+    fam.Hurdle((-3.0,), fam.Rounded(fam.Transformed(fam.Normal(), AffineTransform(0.0, 5.0)))),
+]
+
+
+@pytest.mark.parametrize(
+    "family",
+    [*BELOW_ZERO, *(f for f in FAMILIES.values() if f.has_cdf and f.enumerate_support() is None)],
+    ids=str,
+)
+def test_draws_within_limits_are_those_of_the_family(family, float64):
+    params = torch.zeros(4000, family.num_params)
+    draws = family.sample(params)
+    low, high = draws.quantile(0.2), draws.quantile(0.8)
+    limited = Limited(family)
+    inside = limited.sample(torch.cat((params, torch.stack((low, high)).expand(4000, 2)), -1))
+    assert ((low <= inside) & (inside <= high)).all()
+    kept = draws[(low <= draws) & (draws <= high)]
+    at = kept.quantile(torch.tensor([0.0, 0.25, 0.5, 0.75]))
+    expected = (kept.unsqueeze(-1) <= at).double().mean(0)
+    torch.testing.assert_close(
+        (inside.unsqueeze(-1) <= at).double().mean(0), expected, rtol=0, atol=0.05
+    )

@@ -1,5 +1,6 @@
 """Columns: their cells as codes, and the families of these."""
 
+import datetime
 import json
 
 import numpy as np
@@ -37,7 +38,15 @@ CELLS = {
     "time": pd.Series([pd.NaT, *pd.date_range("1960-01-01", periods=200, freq="301h")]),
     "time, zone": pd.Series(pd.date_range("1960-01-01", periods=200, freq="7h", tz="Asia/Tokyo")),
     "time, text": pd.Series(pd.date_range("2020", periods=200, freq="3h").strftime("%F %T")),
-    "time, durations": pd.Series(pd.to_timedelta(np.arange(200) ** 2, "min")),
+    "time, fractions": pd.Series(pd.date_range("2020", periods=200, freq="10ms")),
+    "duration": pd.Series(pd.to_timedelta(np.arange(200) ** 2, "min")),
+    "duration, signed": pd.Series(pd.to_timedelta(np.arange(200) ** 2 - 900, "min")),
+    "duration, fractions": pd.Series([pd.NaT, *pd.to_timedelta(np.arange(200) ** 2, "ms")]),
+    "clock": pd.Series([*(f"{m // 60:02}:{m % 60:02}" for m in range(0, 1440, 7)), None]),
+    "clock, seconds": pd.Series(
+        [f"{m // 60:02}:{m % 60:02}:{m % 53:02}" for m in range(0, 1440, 7)]
+    ),
+    "clock, objects": pd.Series([datetime.time(m // 60, m % 60) for m in range(0, 1440, 7)]),
 }
 
 
@@ -136,6 +145,56 @@ def test_levels_may_be_intervals():
 def test_huge_integers_are_real_numbers():
     column = column_of(pd.Series([10**25 + 10**22 * i for i in range(100)], dtype=object))
     assert column.kind == "real"
+
+
+def test_large_numbers_keep_their_decimals():
+    cells = pd.Series(1e12 + 10 * np.random.default_rng(0).normal(size=300), name="x")
+    column = column_of(cells)
+    codes = column.encode(cells).astype(np.float32)
+    np.testing.assert_allclose(column.decode(codes.astype(float)), cells, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("declared", [None, "real"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([10**25 + i for i in range(300)], id="more digits than float64 has"),
+        pytest.param(np.linspace(0, 1, 300) + 1e9 * (np.arange(300) % 2), id="two clusters"),
+    ],
+)
+def test_columns_that_lose_their_digits_warn(values, declared):
+    with pytest.warns(UserWarning, match="'x': 300 different numbers are read as"):
+        column_of(pd.Series(values), declared)
+
+
+def test_numbers_that_the_density_cannot_resolve_warn():
+    cells = np.concatenate((np.linspace(0, 1, 150), 1e4 + np.linspace(0, 1, 150)))
+    with pytest.warns(UserWarning, match="'x': many numbers are nearer to each other"):
+        column_of(pd.Series(cells))
+
+
+@pytest.mark.parametrize("huge", [1e5, 1e9, -1e20])
+def test_a_huge_number_leaves_the_others_their_scale(huge):
+    rng = np.random.default_rng(0)
+    column = column_of(pd.Series([*rng.normal(5, 2, 500), huge]))
+    assert 0.5 < column.stretch < 4
+    assert column.describe().endswith(", with heavy tails")
+    params = torch.zeros(column.family.num_params, dtype=torch.double)
+    draws = column.decode(column.family.icdf(params, torch.tensor([0.05, 0.5, 0.95])).numpy())
+    assert draws.between(-100, 100).all()
+    grid = torch.linspace(-2000, 2000, 400_001, dtype=torch.double)
+    density = column.family.log_prob(params, grid).exp()
+    assert torch.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_draws_of_durations_are_not_negative():
+    for unit in ("s", "ms"):
+        lengths = np.random.default_rng(0).exponential(3600, 500).round()
+        column = column_of(pd.Series(pd.to_timedelta(lengths, unit)))
+        params = torch.randn(5000, column.family.num_params)
+        drawn = column.decode(column.drawn.sample(params).double().numpy())
+        assert (drawn >= pd.Timedelta(0)).all()
+        assert drawn.dtype.kind == "m"
 
 
 def test_spikes_have_a_probability():

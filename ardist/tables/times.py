@@ -1,0 +1,149 @@
+"""Dates, times, durations and times of day as numbers of seconds, and back."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+UNITS = {"date": 86_400.0, "time": 1.0, "duration": 1.0, "clock": 1.0}  # in seconds
+DAY = 86_400.0
+_TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S", "clock": "%H:%M"}
+_EXAMPLES = {
+    "date": "dates such as 2024-12-31",
+    "time": "dates such as 2024-12-31",
+    "duration": "durations such as '1h 30min' or '01:30:00'",
+    "clock": "times of day such as 08:30 or 08:30:15",
+}
+_CURES = {
+    "date": "; pandas.to_datetime with format= reads others",
+    "time": "; pandas.to_datetime with format= reads others",
+    "duration": "; pandas.to_timedelta with unit= reads numbers",
+    "clock": "",
+}
+_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(:([0-5]\d)(\.\d{1,6})?)?")
+_ZONE = re.compile(r":\d\d.*(Z|[-+]\d\d(:?\d\d)?)$")  # of a text of a time
+
+
+def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray:
+    """Cells in seconds, float64: since 1970 in UTC, or midnight, or of a duration; NaN if missing.
+
+    Args:
+        cells: of a column.
+        name: of the column.
+        kind: one of `UNITS`.
+        dtype: of the column, whose time zone is that of text without one.
+
+    Raises:
+        ValueError: if a cell is none of this kind, or only one of cells and column has a zone.
+    """
+    is_missing = cells.isna().to_numpy()
+    present = cells[~is_missing]
+    if pd.api.types.is_numeric_dtype(present.dtype) and len(present):
+        raise ValueError(
+            f"column {name!r}: expected {_EXAMPLES[kind]}, got {present.iloc[0]}{_CURES[kind]}"
+        )
+    try:
+        if kind == "clock":
+            found = clock_of(cells)
+        elif kind == "duration":
+            found = pd.to_timedelta(cells, errors="coerce")
+        else:
+            found = _in_utc(cells, name, dtype)
+    except TypeError:  # dates are no durations
+        found = pd.Series(pd.NaT, cells.index)
+    odd = found.isna().to_numpy() & ~is_missing
+    if odd.any():
+        raise ValueError(
+            f"column {name!r}: expected {_EXAMPLES[kind]}, got {cells[odd].iloc[0]!r} in "
+            f"{odd.sum()} of {len(cells)} cells{_CURES[kind]}"
+        )
+    if kind == "clock":
+        return found.to_numpy(dtype=float)
+    ticks = found.astype("timedelta64[us]" if kind == "duration" else "datetime64[us]")
+    numbers = ticks.to_numpy().astype(np.int64) / 1e6
+    numbers[is_missing] = np.nan
+    return numbers
+
+
+def as_dates(cells: pd.Series) -> pd.Series:
+    """Dates, and text in the format of ISO 8601, in UTC; NaT for what is neither."""
+    return pd.to_datetime(cells, utc=True, format="ISO8601", errors="coerce")
+
+
+def clock_of(cells: pd.Series) -> pd.Series:
+    """The seconds since midnight of texts hh:mm or hh:mm:ss and of `datetime.time`, or NaN."""
+    parts = cells.astype(object).where(cells.notna(), "").map(str).map(_CLOCK.fullmatch)
+    return parts.map(
+        lambda found: (
+            np.nan
+            if found is None
+            else 3600.0 * int(found[1])
+            + 60 * int(found[2])
+            + float(found[3][1:] if found[3] else 0)
+        )
+    ).astype(float)
+
+
+def _in_utc(cells: pd.Series, name: str, dtype: str) -> pd.Series:
+    """Moments in UTC without a zone; NaT for what is none.
+
+    In a column with a zone, text without one is local time, as pandas reads it.
+    """
+    moments = as_dates(cells).dt.tz_localize(None)
+    if not dtype.startswith("datetime64"):
+        return moments  # text, which has a zone of its own or is in UTC
+    own: Any = pd.api.types.pandas_dtype(dtype)
+    zone = getattr(own, "tz", None)
+    text = cells.map(lambda cell: isinstance(cell, str)).to_numpy(dtype=bool)
+    has_zone = np.array([_has_zone(cell) for cell in cells], dtype=bool)
+    odd = (has_zone if zone is None else ~has_zone & ~text) & moments.notna().to_numpy()
+    if odd.any():
+        wanted = "times without a zone" if zone is None else f"times of zone {zone}"
+        cure = "tz_localize(None) drops one" if zone is None else "tz_localize adds one"
+        raise ValueError(
+            f"column {name!r}: expected {wanted}, as those of fit, got {str(cells[odd].iloc[0])!r} "
+            f"{'without' if zone else 'with'} a zone; Series.dt.{cure}"
+        )
+    if zone is None:
+        return moments
+    local = pd.Series(text & ~has_zone, index=cells.index)
+    shifted = moments.where(local).dt.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
+    return moments.where(~local, shifted.dt.tz_convert("UTC").dt.tz_localize(None))
+
+
+def _has_zone(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return _ZONE.search(cell) is not None
+    return getattr(cell, "tzinfo", None) is not None
+
+
+def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: float) -> pd.Series:
+    """The inverse of `seconds_of`, in a dtype; text has the precision of the unit."""
+    is_missing = ~np.isfinite(numbers)
+    numbers = np.where(is_missing, 0, numbers)
+    numbers = numbers % DAY if kind == "clock" else numbers.clip(*_range_of(dtype))
+    micros = (numbers * 1e6).round().astype(np.int64)
+    if kind == "duration":
+        cells = pd.Series(micros.astype("timedelta64[us]"), name=name)
+        return cells.astype(dtype).mask(is_missing)
+    moments = pd.Series(micros.astype("datetime64[us]"), name=name)
+    if dtype == "time":
+        return moments.dt.time.mask(is_missing)
+    if dtype.startswith("datetime64"):
+        own: Any = pd.api.types.pandas_dtype(dtype)
+        if isinstance(own, pd.DatetimeTZDtype):
+            moments = moments.dt.tz_localize("UTC")
+        return moments.astype(own).mask(is_missing)
+    text = moments.dt.strftime(_TEXT_OF[kind] + ":%S" * (kind == "clock" and unit < 60))
+    return text.astype(dtype).mask(is_missing)
+
+
+def unit_of(seconds: np.ndarray, kind: str) -> float:
+    """The unit of the numbers of a column, in seconds: minutes if all times of day are of these."""
+    return 60.0 if kind == "clock" and not (seconds % 60).any() else UNITS[kind]
+
+
+def _range_of(dtype: str) -> tuple[float, float]:
+    """The seconds, at least and at most, that a dtype holds."""
+    return (-9.2e9, 9.2e9) if "[ns" in dtype else (-6.2e10, 2.5e11)  # years 5 to 9892
