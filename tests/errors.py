@@ -2426,9 +2426,8 @@ TRAINING = (
         cure="Check that the data is inside the support, or use a smaller `lr` or `clip`.",
     ),
     error(
-        "checkpoint: expected one of a run with {'batch_size': 128, 'lr': 0.1, 'seed': 0, "
-        "'average': 0.0, 'optimizer': 'AdamW'}, got {'batch_size': 128, 'lr': 0.001, 'seed': 0, "
-        "'average': 0.0, 'optimizer': 'AdamW'}; resume=False starts again",
+        "checkpoint: expected one of a run with {'lr': 0.1}, got {'lr': 0.001}; resume=False "
+        "starts again",
         lambda: fit_twice(lr=0.1),
         "checkpoint: expected one of this network, got run.pt with weights of other names or "
         "shapes, or with others that are trained; resume=False starts again",
@@ -2439,9 +2438,9 @@ TRAINING = (
         lambda: fit(checkpoint="missing/run.pt"),
         "checkpoint: expected a path, got 3",
         lambda: fit(checkpoint=3),
-        cause="The file was written by a run with other options, so that a resumed run would be "
-        "neither of them.",
-        cure="Use the same options, another file, or `resume=False`.",
+        cause="The file was written by a run with other options or other data, so that a resumed "
+        "run would be neither of them.",
+        cure="Use the same options and data, another file, or `resume=False`.",
     ),
     error(
         "callbacks: expected a sequence of callables, got [3]",

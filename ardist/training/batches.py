@@ -1,11 +1,19 @@
 """The batches of a training run: rows to train and to validate on, shares of processes, orders."""
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from ardist import shapes
@@ -14,6 +22,8 @@ from ardist.networks.base import ConditionalNetwork, LogLikelihood
 from ardist.ordering import Ordering
 from ardist.shapes import described
 from ardist.training.processes import place
+
+_CHECKED_ROWS = 32  # from which it is known whether the data is the same
 
 
 def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
@@ -79,6 +89,27 @@ def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
         )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
     return Subset(data, order[count:].tolist()), Subset(data, order[:count].tolist())
+
+
+def checksum(data: Any) -> str:
+    """A short text that differs for other data, from a few rows that are spread over it.
+
+    It leaves out the rows of a dataset that makes them at random, and all of a DataLoader.
+    """
+    if isinstance(data, DataLoader):
+        return "a DataLoader"
+    count = len(data)
+    places = range(0, count, -(-count // _CHECKED_ROWS) or 1)
+    first, second = (_checksum([data[place] for place in places]) for _ in range(2))
+    return f"{count} rows" + (f" with checksum {first:08x}" if first == second else "")
+
+
+def _checksum(items: list[Any]) -> int:
+    result = 0
+    for tensor in tensors_of(default_collate(items)):
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        result = zlib.crc32(raw.numpy().tobytes(), result)
+    return result
 
 
 def make_loader(data: Any, options: Any, shuffle: bool) -> DataLoader[Any]:

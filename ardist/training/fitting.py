@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
@@ -29,7 +30,15 @@ from ardist.networks.base import ConditionalNetwork, LogLikelihood, reference_of
 from ardist.ordering import Ordering
 from ardist.recomputation import is_sharded
 from ardist.shapes import described
-from ardist.training.batches import as_dataset, make_loader, order_of, sampler_of, split, tensors_of
+from ardist.training.batches import (
+    as_dataset,
+    checksum,
+    make_loader,
+    order_of,
+    sampler_of,
+    split,
+    tensors_of,
+)
 from ardist.training.checkpoints import load_checkpoint, save_checkpoint
 from ardist.training.history import History, nats
 from ardist.training.objectives import masked_log_prob
@@ -53,7 +62,8 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
 _ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
 _STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
 _LARGE = 4.0  # asinh of 27, as which networks read that number
-_SETTINGS = "batch_size", "lr", "seed", "average"  # in which a checkpoint and its run agree
+# In which a checkpoint and its run agree, next to the optimizer and the data.
+_SETTINGS = "batch_size", "lr", "seed", "average", "weight_decay", "orderings", "nan_policy"
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
 
@@ -129,8 +139,8 @@ def fit(
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
             is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
         checkpoint: a file that the first process replaces after each epoch. Any number of
-            processes can resume from it. As many as before give the numbers of an uninterrupted
-            run.
+            processes can resume from it, with the same data and options. As many as before give
+            the numbers of an uninterrupted run.
         resume: whether to resume from the checkpoint if it exists.
         seed: of the split, the order of the rows, dropout and orderings.
         progress: whether to show a bar with the nats of the last epoch.
@@ -220,8 +230,8 @@ class _Run:
                 f'orderings="row" makes them so'
             )
         data = as_dataset(self.objective, "x", options.x, options.context)
-        data, held = split(data, options, self.objective)
-        self.train = make_loader(data, options, shuffle=True)
+        train, held = split(data, options, self.objective)
+        self.train = make_loader(train, options, shuffle=True)
         self.held = None if held is None else make_loader(held, options, shuffle=False)
         is_endless = options.max_epochs is None and options.time_limit is None
         if is_endless and (held is None or options.patience is None):
@@ -245,9 +255,22 @@ class _Run:
         self.optimizer = _optimizer(self.model, options)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.best = self.objective.state_dict()
-        self.settings = {name: getattr(options, name) for name in _SETTINGS}
-        self.settings["optimizer"] = type(self.optimizer).__name__
+        self.settings = {} if path is None else self.make_settings(data, held)
         self.fall = 1.0  # of the learning rate, after epochs without improvement
+
+    def make_settings(self, data: Any, held: Any) -> dict[str, Any]:
+        """What a run and its checkpoint have to share, in values that a file can hold."""
+        o, optimizer = self.options, self.optimizer
+        settings = {name: getattr(o, name) for name in _SETTINGS}
+        if not isinstance(o.orderings, str | None):
+            settings["orderings"] = repr(o.orderings)
+        arguments = {name: value for name, value in optimizer.defaults.items() if name != "lr"}
+        settings["optimizer"] = f"{type(optimizer).__name__} with {arguments}"
+        settings["x"], settings["valid"] = checksum(data), None
+        if held is not None:
+            is_share = isinstance(o.valid, Real)
+            settings["valid"] = float(o.valid) if is_share else checksum(held)
+        return settings
 
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
