@@ -6,12 +6,12 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, TensorDataset
 
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
-from ardist.training import History, fit, fitting
+from ardist.training import History, batches, fit, fitting
 
 BITS = ad.Factorization((2, 2), fam.Bernoulli())
 LINE = ad.Factorization(4, fam.Bernoulli())
@@ -262,14 +262,6 @@ def test_a_run_on_the_same_data_is_resumed(x, tmp_path):
     assert len(fit(model, x, max_epochs=3, **options).train) == 3
 
 
-def test_an_infinite_score_in_validation_is_an_error():
-    x = data()
-    valid = x[:5].clone()
-    valid[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="log-probabilities of valid, got a mean of -inf"):
-        fit(made(), x, valid=valid, max_epochs=1, progress=False)
-
-
 def test_results_depend_on_the_seed_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -318,6 +310,29 @@ def test_tensors_datasets_and_loaders_agree(has_context):
     held = DataLoader(Items(*tensors), 32)
     for sets in ((loader, valid), (loader, held), (TensorDataset(*tensors), Items(*tensors))):
         assert_same(result(sets[0], valid=sets[1]), expected)
+
+
+@pytest.mark.parametrize("name", ["MADE", "Masked", "Transformer"])
+@pytest.mark.parametrize("part", ["x", "valid"])
+@pytest.mark.parametrize("number", [torch.inf, torch.nan, 0.5])
+def test_an_error_names_the_rows_with_a_wrong_number(name, part, number):
+    net, x, _ = table(name)
+    sets = {"x": x, "valid": x}
+    sets[part] = x.clone()
+    sets[part][-1, 0, 0] = number
+    with pytest.raises(ValueError, match=rf"^{part}: expected block \(0, 0\) inside the support"):
+        fit(net, **sets, max_epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_loader_of_each_process_has_a_share_of_the_rows(is_batch, monkeypatch):
+    sampler = DistributedSampler(data(), 2, 0)
+    options = (
+        {"batch_sampler": BatchSampler(sampler, 8, False)} if is_batch else {"sampler": sampler}
+    )
+    monkeypatch.setattr(batches, "place", lambda: (0, 2))
+    loader = batches.make_loader(DataLoader(data(), **options), None, "x")
+    assert batches.sampler_of(loader) is sampler
 
 
 def test_a_stream_has_epochs_of_so_many_steps():

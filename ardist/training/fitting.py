@@ -32,7 +32,9 @@ from ardist.recomputation import is_sharded
 from ardist.shapes import described
 from ardist.training.batches import (
     as_dataset,
+    check_numbers,
     checksum,
+    explain,
     make_loader,
     order_of,
     sampler_of,
@@ -196,11 +198,12 @@ def _optimizer(model: nn.Module, options: Any) -> Optimizer:
         {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
     ]
     try:
-        made: Optimizer = options.optimizer([g for g in groups if g["params"]], lr=options.lr)
+        made = options.optimizer([g for g in groups if g["params"]], lr=options.lr)
+        shapes.check_type(made, Optimizer, "optimizer")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW "
-            f"is, got {described(options.optimizer)}"
+            f"is, and to return an Optimizer, got {described(options.optimizer)}"
         ) from error
     return made
 
@@ -221,8 +224,8 @@ class _Run:
     """The loop over epochs, and what changes in it."""
 
     def __init__(self, options: Any) -> None:
-        self.options, self.history, self.order = options, History(), order_of(options)
-        self.objective = _objective(options)
+        self.options, self.history, self.objective = options, History(), _objective(options)
+        self.order = order_of(options, self.objective)
         is_random = isinstance(options.orderings, str)
         if options.in_order and not (is_random or isinstance(self.objective, _MaskedLogLikelihood)):
             raise ValueError(
@@ -231,8 +234,8 @@ class _Run:
             )
         data = as_dataset(self.objective, "x", options.x, options.context)
         train, held = split(data, options, self.objective)
-        self.train = make_loader(train, options, shuffle=True)
-        self.held = None if held is None else make_loader(held, options, shuffle=False)
+        self.train = make_loader(train, options, "x")
+        self.held = None if held is None else make_loader(held, options, "valid")
         is_endless = options.max_epochs is None and options.time_limit is None
         if is_endless and (held is None or options.patience is None):
             raise ValueError(
@@ -266,10 +269,10 @@ class _Run:
             settings["orderings"] = repr(o.orderings)
         arguments = {name: value for name, value in optimizer.defaults.items() if name != "lr"}
         settings["optimizer"] = f"{type(optimizer).__name__} with {arguments}"
-        settings["x"], settings["valid"] = checksum(data), None
+        settings["x"], settings["valid"] = checksum(data, "x"), None
         if held is not None:
             is_share = isinstance(o.valid, Real)
-            settings["valid"] = float(o.valid) if is_share else checksum(held)
+            settings["valid"] = float(o.valid) if is_share else checksum(held, "valid")
         return settings
 
     def start_at_data(self) -> None:
@@ -286,12 +289,12 @@ class _Run:
         first = list(islice(self.train, count))
         if not first:
             return
-        own = torch.cat([tensors_of(batch)[0] for batch in first])
+        own = torch.cat([tensors_of(batch, "x")[0] for batch in first])
         rows = torch.cat(gathered(own)).to(self.device)  # the same in each process
 
         def score() -> float:
             torch.manual_seed(options.seed)
-            scores = self.log_prob(self.objective, first[0])
+            scores = self.log_prob(self.objective, first[0], "x")
             return mean(scores.sum(), scores.shape[0], "x")
 
         before = copy.deepcopy(network.state_dict())
@@ -376,7 +379,9 @@ class _Run:
         """One step of the optimizer. Returns the score of each row."""
         for group, highest in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = highest * rate
-        scores = self.log_prob(self.model, batch)
+        scores = self.log_prob(self.model, batch, "x")
+        if not scores.requires_grad:
+            raise ValueError("network: expected log-probabilities with gradients, got none")
         self.optimizer.zero_grad()
         (-scores.mean()).backward()
         if self.options.clip is not None:
@@ -394,19 +399,24 @@ class _Run:
         fall = self.fall * math.cos(math.pi / 2 * done) ** 2
         return fall * min(1.0, (epoch * self.steps + step + 1) / max(o.warmup, 1))
 
-    def log_prob(self, model: nn.Module, batch: Any) -> Tensor:
-        tensors = [tensor.to(self.device) for tensor in tensors_of(batch)]
+    def log_prob(self, model: nn.Module, batch: Any, name: str) -> Tensor:
+        """The score of each row of a batch, (rows,), of the argument of this name."""
+        tensors = [tensor.to(self.device) for tensor in tensors_of(batch, name)]
         if isinstance(self.objective, LogLikelihood) and len(tensors) > 2:
             raise ValueError(
-                f"x: expected batches of x or (x, context), got {len(tensors)} tensors"
+                f"{name}: expected batches of x or (x, context), got {len(tensors)} tensors"
             )
         rows = tensors[0].shape[:1]
         kwargs = {} if self.order is None else {"ordering": self.order(rows[0])}
-        result: Tensor = model(*tensors, **kwargs)
-        if result.shape != rows:
+        try:
+            result = model(*tensors, **kwargs)
+        except (TypeError, ValueError) as error:
+            explain(self.objective, name, tensors, kwargs, error)
+            raise
+        if not isinstance(result, Tensor) or result.shape != rows:
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(
-                f"network: expected one log-probability for each row, {tuple(rows)}, got "
-                f"{tuple(result.shape)}"
+                f"network: expected one log-probability for each row, {tuple(rows)}, got {got}"
             )
         return result
 
@@ -417,7 +427,7 @@ class _Run:
         torch.manual_seed(hash((self.options.seed, -1, rank)))
         model.eval()
         empty = torch.zeros(0, device=self.device)
-        scores = torch.cat([empty, *(self.log_prob(model, batch) for batch in held)])
+        scores = torch.cat([empty, *(self.log_prob(model, batch, "valid") for batch in held)])
         if (sampler := sampler_of(held)) is not None:  # repeats rows to share them evenly
             scores = scores[: -(-(len(sampler.dataset) - rank) // world)]
         return self.mean_nats("valid", -scores.sum(), scores.shape[0])
@@ -425,6 +435,9 @@ class _Run:
     def mean_nats(self, name: str, total: Tensor, rows: int) -> float:
         """The mean over the rows of an argument, which has to be finite."""
         nats = mean(total, rows, name)
+        if not math.isfinite(nats) or nats == 0.0:
+            loader = islice(self.train, self.steps) if name == "x" else self.held
+            check_numbers(self.objective, name, loader)
         if not math.isfinite(nats):
             raise ValueError(
                 f"network: expected finite log-probabilities of {name}, got a mean of {-nats} in "
