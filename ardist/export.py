@@ -1,6 +1,7 @@
 """Graphs of a trained network for programs without this package."""
 
 import json
+import math
 from itertools import accumulate, pairwise
 from os import PathLike
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from ardist.bound_network import unwrap
 from ardist.factorization import Factorization
-from ardist.networks.base import LogLikelihood, reference_of
+from ardist.networks.base import ConditionalNetwork, reference_of
 from ardist.shapes import as_path
 from ardist.static import DrawStep, Tensors
 
@@ -51,7 +52,7 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
     `torch.export.load` reads each of the first three. None of them needs this package.
 
     - `log_prob.pt2`: from events (rows, *event_shape), and contexts (rows, *context_shape) if the
-      network takes them, to log-probabilities in nats (rows,).
+      network takes them, to log-probabilities in nats (rows,), which are -inf outside the support.
     - `start.pt2`: from a float32 tensor (rows,), of which only the shape counts, and the contexts,
       to events, encodings and state, the arguments of the first step.
     - `step.pt2`: from events, a position () int64, encodings and state to the events with the
@@ -85,7 +86,7 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
         events, encodings, state = draw.start(_ROWS, *context)
     path.mkdir(parents=True, exist_ok=True)
     for name, module, args in (
-        ("log_prob", LogLikelihood(unwrapped), (events, *context)),
+        ("log_prob", _Score(unwrapped), (events, *context)),
         ("start", _Start(draw), (rows, *context)),
         ("step", draw, (events, position, encodings, state)),
     ):
@@ -106,6 +107,23 @@ def _elements(factorization: Factorization) -> list[list[int]]:
     ends = accumulate(factorization.layout.sizes["value"], initial=0)
     each = [elements[start:stop] for start, stop in pairwise(ends)]
     return [[at for block in blocks for at in each[block]] for blocks in factorization.steps]
+
+
+class _Score(nn.Module):
+    """The log-probabilities of events. A graph raises no errors, so they are -inf outside the
+    support.
+    """
+
+    def __init__(self, network: ConditionalNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        p, fac = self.network.condition(context), self.network.factorization
+        inside = fac.conditionals.inside(fac.split(x)).all(-1)  # (rows,)
+        whole = inside.reshape(-1, *(1,) * len(fac.event_shape))
+        scores = p.log_prob(torch.where(whole, x, p.bound.placeholder))
+        return torch.where(inside, scores, -math.inf)
 
 
 class _Start(nn.Module):

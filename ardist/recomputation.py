@@ -83,12 +83,15 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP2 has sharded the module or a part of it."""
+    """Whether FSDP2 has sharded the module, a part of it, or a module around it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return False
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
-    return any(isinstance(part, FSDPModule) for part in module.modules())
+    return any(isinstance(part, FSDPModule) for part in module.modules()) or any(
+        isinstance(parameter, DTensor) for parameter in module.parameters()
+    )
 
 
 @contextmanager

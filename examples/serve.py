@@ -9,12 +9,15 @@ It needs torch and no other package, not even ardist:
 `/log_prob` answers {"log_prob": [...]}, in nats, one for each event. `/sample` streams a line of
 JSON for each step, {"elements": [...], "values": [[...], ...]}: the flat indices of the elements
 that the step drew, and for each row their values. Both take "context", a list with one for each
-row, if the model needs contexts.
+row, if the model needs contexts. The answer to an invalid request has the status 400, or 404 for
+another path, and is {"error": "..."}. Values outside the support are invalid, since `log_prob.pt2`
+scores them as -inf.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import chain
 from pathlib import Path
@@ -22,6 +25,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+MAX_ROWS = 10_000  # of a request
+MAX_BYTES = 2**26  # of a request
 
 
 class Model:
@@ -42,16 +48,25 @@ class Model:
     def log_prob(self, x: list[Any], context: list[Any] | None = None) -> list[float]:
         """The log-probability of each event, in nats."""
         events = _tensor(x, "x", self.event_shape, self.dtype)
-        return self._log_prob(events, *self._contexts(context, len(events))).tolist()
+        scores = self._log_prob(events, *self._contexts(context, len(events))).tolist()
+        for row, score in enumerate(scores):
+            if not math.isfinite(score):
+                raise ValueError(
+                    f"x: expected events inside the support, got {x[row]} of log-probability "
+                    f"{score} in row {row}"
+                )
+        return scores
 
     def sample(
         self, rows: int = 1, seed: int | None = None, context: list[Any] | None = None
     ) -> Iterator[dict[str, Any]]:
         """The elements that each step draws, and their values in each row."""
-        if not isinstance(rows, int) or rows < 1:
-            raise ValueError(f"rows: expected a positive integer, got {rows!r}")
+        if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
+            raise ValueError(f"rows: expected an integer from 1 to {MAX_ROWS}, got {rows!r}")
         contexts = self._contexts(context, rows)
         if seed is not None:
+            if type(seed) is not int or not 0 <= seed < 2**63:
+                raise ValueError(f"seed: expected an integer from 0 to 2**63 - 1, got {seed!r}")
             torch.manual_seed(seed)
         events, encodings, state = self._start(torch.zeros(rows), *contexts)
         for position, elements in enumerate(self.steps):
@@ -64,6 +79,8 @@ class Model:
                 raise ValueError("context: expected none, since the model takes no contexts")
             return ()
         contexts = _tensor(context, "context", self.context_shape, self.context_dtype)
+        if not contexts.isfinite().all():
+            raise ValueError("context: expected finite numbers, got NaN or infinity")
         if len(contexts) != rows:
             raise ValueError(f"context: expected one for each of {rows} rows, got {len(contexts)}")
         return (contexts,)
@@ -72,11 +89,16 @@ class Model:
 def _tensor(values: Any, name: str, shape: list[int], dtype: torch.dtype) -> Tensor:
     """A list with an entry of a shape for each row, as a tensor; a `ValueError` otherwise."""
     try:
-        tensor = torch.tensor(values, dtype=dtype)
-    except (TypeError, ValueError, RuntimeError) as error:
+        exact = torch.tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{name}: expected lists of numbers, got {error}") from error
-    if tensor.dim() == 0 or list(tensor.shape[1:]) != shape:
-        raise ValueError(f"{name}: expected shape (rows, *{shape}), got {list(tensor.shape)}")
+    if exact.dim() == 0 or list(exact.shape[1:]) != shape:
+        raise ValueError(f"{name}: expected shape (rows, *{shape}), got {list(exact.shape)}")
+    if not 1 <= len(exact) <= MAX_ROWS:
+        raise ValueError(f"{name}: expected from 1 to {MAX_ROWS} rows, got {len(exact)}")
+    tensor = exact.to(dtype)
+    if not dtype.is_floating_point and not torch.equal(tensor.to(exact.dtype), exact):
+        raise ValueError(f"{name}: expected integers, got others")
     return tensor
 
 
@@ -88,22 +110,35 @@ class Handler(BaseHTTPRequestHandler):
     @torch.no_grad()
     def do_POST(self) -> None:
         try:
-            given = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            given = self._given()
             if self.path == "/log_prob":
                 lines = iter([{"log_prob": self.model.log_prob(**given)}])
             elif self.path == "/sample":
                 lines = self.model.sample(**given)
             else:
-                self.send_error(404, "expected /log_prob or /sample")
+                self._answer(404, [{"error": "expected /log_prob or /sample"}])
                 return
             first = next(lines)  # before the status, since it may be an error
-        except (TypeError, ValueError) as error:
-            self.send_error(400, explain=str(error))
+        except (TypeError, ValueError, RecursionError) as error:
+            self._answer(400, [{"error": str(error)}])
             return
-        self.send_response(200)
+        self._answer(200, chain([first], lines))
+
+    def _given(self) -> dict[str, Any]:
+        """The arguments in the body of the request."""
+        size = int(self.headers.get("Content-Length", 0))
+        if not 0 <= size <= MAX_BYTES:
+            raise ValueError(f"Content-Length: expected at most {MAX_BYTES} bytes, got {size}")
+        given = json.loads(self.rfile.read(size))
+        if not isinstance(given, dict):
+            raise ValueError(f"expected an object of arguments, got {type(given).__name__}")
+        return given
+
+    def _answer(self, status: int, lines: Iterable[dict[str, Any]]) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
-        for line in chain([first], lines):
+        for line in lines:
             self.wfile.write(json.dumps(line).encode() + b"\n")
             self.wfile.flush()
 

@@ -1487,8 +1487,22 @@ OWN_NETWORKS = (
         lambda: networks.FromModule(nn.Identity(), SYMBOLS, start=0.5),
         "start: expected a shape that broadcasts to a block (), got (2,)",
         lambda: networks.FromModule(nn.Identity(), FOUR, start=torch.zeros(2)),
-        cause="The first input of the module is not a valid block. It is an index if blocks are "
-        "symbols, and otherwise a number or vector.",
+        "start: expected an input of the module, got 3, and from the module: index out of range in "
+        "self",
+        lambda: (
+            networks.FromModule(nn.Embedding(3, 3), SYMBOLS, start=3)
+            .condition()
+            .log_prob(torch.zeros(3, dtype=torch.int64))
+        ),
+        "mask: expected an input of the module, got 3, and from the module: index out of range in "
+        "self",
+        lambda: (
+            networks.Masked.from_module(nn.Embedding(3, 3), SYMBOLS, mask=3)
+            .condition()
+            .log_prob(torch.zeros(3, dtype=torch.int64))
+        ),
+        cause="The first input of the module, or the one in place of a block that is not observed, "
+        "is not valid. It is an index if blocks are symbols, and otherwise a number or vector.",
         cure="Pass such a block. For symbols use one that does not occur in the data, if the "
         "module has an embedding for it.",
     ),
@@ -2317,6 +2331,33 @@ def fit_twice(**options):
         fit(checkpoint="run.pt", **options)
 
 
+def fit_in_two_processes(**options):
+    """As if this process were the first of two."""
+    with mock.patch("ardist.training.batches.place", return_value=(0, 2)):
+        fit(**options)
+
+
+def with_number(number):
+    """Rows with this number in the first place."""
+    x = torch.zeros(5, 4)
+    x[0, 0] = number
+    return x
+
+
+class Frozen(Nothing):
+    """Gives scores without gradients."""
+
+    def forward(self, x):
+        return x.sum(-1)
+
+
+class Listing(Nothing):
+    """Gives scores in a list."""
+
+    def forward(self, x):
+        return [x.sum(-1) + self.weight]
+
+
 def fit_from_text():
     """The checkpoint is another file."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -2354,6 +2395,37 @@ TRAINING = (
         lambda: fit(valid=data.DataLoader(Stream())),
         cause="The data is not a tensor, or it is a Dataset next to a context.",
         cure="Convert an array by `torch.as_tensor`. The items of a Dataset are `(x, context)`.",
+    ),
+    error(
+        "x: expected finite numbers, got NaN or infinity in 1 of 20",
+        lambda: fit(x=with_number(torch.inf)),
+        "valid: expected finite numbers, got NaN or infinity in 1 of 20",
+        lambda: fit(valid=with_number(-torch.inf)),
+        "valid: expected block (0,) inside the support Real() of Normal(), got [nan]; for "
+        'log_prob, nan_policy="marginalize" takes NaN as missing',
+        lambda: fit(valid=with_number(torch.nan)),
+        'nan_policy: expected "raise", or blocks without NaN that come first in the order of the '
+        "MADE, got 'marginalize' with NaN before other blocks; networks.Masked follows any order",
+        lambda: fit(x=with_number(torch.nan), nan_policy="marginalize"),
+        "x: expected a number at least, got NaN in all 20",
+        lambda: fit(networks.Masked(FOUR), torch.full((5, 4), torch.nan), nan_policy="marginalize"),
+        cause="The rows have infinite numbers, or NaN, which a network can only leave out if it "
+        "follows an order in which the missing blocks come last.",
+        cure="Remove these rows. If NaN is a missing value, train `networks.Masked` with "
+        '`nan_policy="marginalize"`.',
+    ),
+    error(
+        "batch_size: expected a multiple of 2 processes, got 3",
+        lambda: fit_in_two_processes(batch_size=3),
+        "x: expected a DataLoader with a DistributedSampler, since each of 2 processes has a share "
+        "of the rows, got one with a SequentialSampler",
+        lambda: fit_in_two_processes(x=data.DataLoader(ROWS)),
+        "valid: expected a DataLoader with a DistributedSampler, since each of 2 processes has a "
+        "share of the rows, got one with a RandomSampler",
+        lambda: fit_in_two_processes(valid=data.DataLoader(ROWS, shuffle=True)),
+        cause="The processes of `torchrun` cannot share the rows evenly.",
+        cure="Pass tensors or a Dataset, which `fit` shares, or use "
+        "`DataLoader(data, sampler=DistributedSampler(data))`.",
     ),
     error(
         "x: expected (N, 4), got (4,)",
@@ -2399,13 +2471,20 @@ TRAINING = (
         lambda: fit(in_order=0.5),
         "orderings: expected None, since no conditional network is inside Nothing, got 'row'",
         lambda: fit(Nothing(), orderings="row"),
-        cause="The orders to train on are unknown, or `in_order` would have no effect.",
-        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`.',
+        "orderings: expected None, since MADE was built for Factorization((4,), Normal()), got "
+        "'row'; networks.Masked and Transformer follow any order",
+        lambda: fit(orderings="row"),
+        cause="The orders to train on are unknown, or the network does not follow them, or "
+        "`in_order` would have no effect.",
+        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`, with a network for any order.',
     ),
     error(
         "optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW is, "
-        "got <class 'int'>",
+        "and to return an Optimizer, got <class 'int'>",
         lambda: fit(optimizer=int),
+        "optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW is, "
+        "and to return an Optimizer, got <class 'dict'>",
+        lambda: fit(optimizer=dict),
         "network: expected parameters that require gradients, got none",
         lambda: fit(made().requires_grad_(False)),
         cause="The optimizer is made from groups of parameters and a learning rate.",
@@ -2415,20 +2494,27 @@ TRAINING = (
     error(
         "network: expected one log-probability for each row, (5,), got ()",
         lambda: fit(Nothing()),
-        cause="The module does not return a number for each row of the batch.",
-        cure="Return the log-probabilities before the mean over the batch.",
+        "network: expected one log-probability for each row, (5,), got list",
+        lambda: fit(Listing()),
+        "network: expected log-probabilities with gradients, got none",
+        lambda: fit(Frozen()),
+        "network: expected a forward that takes the tensors of a batch, 2, got Nothing.forward(x)",
+        lambda: fit(Nothing(), context=torch.zeros(5, 3)),
+        cause="The module does not return a number for each row of the batch, to which its "
+        "parameters contribute, or does not take the tensors of a batch.",
+        cure="Return the log-probabilities as a tensor, before the mean over the batch, from a "
+        "`forward` that takes `x`, and the context if there is one.",
     ),
     error(
         "network: expected finite log-probabilities of x, got a mean of -inf in epoch 1; a smaller "
         "lr or clip can help",
         lambda: fit(Constant(-torch.inf)),
-        cause="A row has probability zero, or the weights have become too large.",
+        cause="A row of finite numbers has probability zero, or the weights have become too large.",
         cure="Check that the data is inside the support, or use a smaller `lr` or `clip`.",
     ),
     error(
-        "checkpoint: expected one of a run with {'batch_size': 128, 'lr': 0.1, 'seed': 0, "
-        "'average': 0.0, 'optimizer': 'AdamW'}, got {'batch_size': 128, 'lr': 0.001, 'seed': 0, "
-        "'average': 0.0, 'optimizer': 'AdamW'}; resume=False starts again",
+        "checkpoint: expected one of a run with {'lr': 0.1}, got {'lr': 0.001}; resume=False "
+        "starts again",
         lambda: fit_twice(lr=0.1),
         "checkpoint: expected one of this network, got run.pt with weights of other names or "
         "shapes, or with others that are trained; resume=False starts again",
@@ -2439,9 +2525,9 @@ TRAINING = (
         lambda: fit(checkpoint="missing/run.pt"),
         "checkpoint: expected a path, got 3",
         lambda: fit(checkpoint=3),
-        cause="The file was written by a run with other options, so that a resumed run would be "
-        "neither of them.",
-        cure="Use the same options, another file, or `resume=False`.",
+        cause="The file was written by a run with other options or other data, so that a resumed "
+        "run would be neither of them.",
+        cure="Use the same options and data, another file, or `resume=False`.",
     ),
     error(
         "callbacks: expected a sequence of callables, got [3]",

@@ -19,7 +19,6 @@ UNREACHABLE = {
     "recomputation.py: gathered": "only in several processes; test_distributed.py",
     "families/restricted.py: Restricted.correct": "only bits and constants are corrected",
     "restriction.py: Restriction.__init__": "only a rule of one's own limits some of many vectors",
-    "training/batches.py: make_loader": "only in several processes; test_distributed.py",
     "rollout.py: _accepted": "the clients of the package accept the blocks of each step",
 }
 
@@ -78,7 +77,7 @@ def _place(traceback):
 def _raises(node, name=""):
     """The name of what is around each `raise`, and its lines."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Raise):
+        if isinstance(child, ast.Raise) and child.exc is not None:  # not what is raised again
             yield name, range(child.lineno, child.end_lineno + 1)
         is_named = isinstance(child, ast.ClassDef | ast.FunctionDef)
         yield from _raises(child, f"{name}.{child.name}".lstrip(".") if is_named else name)

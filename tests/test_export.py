@@ -8,6 +8,8 @@ import torch
 from table import CONTEXT, NETWORKS, build, slow_except
 
 import ardist as ad
+from ardist import families as fam
+from ardist import networks
 
 FACTORIZATION = {"pixelcnn": "image-turned", "markov": "categorical-2", "foreign": "categorical-2"}
 CONTEXTS = {"made": (), "rnn-gru": CONTEXT}
@@ -57,6 +59,22 @@ def test_saved_graphs_give_the_numbers_of_the_network(network, tmp_path):
                 assert torch.equal(events.flatten(1)[others], before[others])
             p = net.condition(*context)
             torch.testing.assert_close(log_prob(events, *context), p.log_prob(events))
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_a_saved_score_is_infinite_outside_the_support(tmp_path):
+    net = networks.MADE(
+        ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Categorical(3), c=fam.Gamma()),
+        hidden_features=8,
+    )
+    ad.export.write(net.eval(), tmp_path)
+    log_prob = torch.export.load(tmp_path / "log_prob.pt2").module()
+    x = torch.tensor(
+        [[1.0, 2.0, 0.5], [7.0, 2.0, 0.5], [1.0, 3.0, 0.5], [1.0, 0.5, 0.5], [1.0, 2.0, -1.0]]
+    )
+    found = log_prob(x)
+    torch.testing.assert_close(found[0], net.condition().log_prob(x[0]))
+    assert (found[1:] == -torch.inf).all()
 
 
 @pytest.mark.slow

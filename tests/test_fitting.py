@@ -1,16 +1,17 @@
 """`fit`: it reaches the optimum, keeps the best weights, and gives the same numbers every time."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, TensorDataset
 
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
-from ardist.training import History, fit, fitting
+from ardist.training import History, batches, fit, fitting
 
 BITS = ad.Factorization((2, 2), fam.Bernoulli())
 LINE = ad.Factorization(4, fam.Bernoulli())
@@ -84,6 +85,13 @@ class Point(nn.Module):
 
     def forward(self, x):
         return -((x - self.loc) ** 2)
+
+
+class Rows(Point):
+    """Takes rows of any shape."""
+
+    def forward(self, x):
+        return super().forward(x.reshape(x.shape[0], -1)).mean(-1)
 
 
 SGD = {"optimizer": torch.optim.SGD, "warmup": 0, "progress": False}
@@ -198,8 +206,6 @@ def test_a_checkpoint_that_was_cut_is_an_error(share, tmp_path):
 def test_a_checkpoint_belongs_to_one_network_and_one_kind_of_run(tmp_path):
     path = tmp_path / "run.pt"
     run(made, max_epochs=1, checkpoint=path)
-    with pytest.raises(ValueError, match="checkpoint: expected one of a run with"):
-        run(made, max_epochs=2, average=0.9, checkpoint=path)
 
     def frozen():
         net = made()
@@ -210,12 +216,50 @@ def test_a_checkpoint_belongs_to_one_network_and_one_kind_of_run(tmp_path):
         run(frozen, max_epochs=2, checkpoint=path)
 
 
-def test_an_infinite_score_in_validation_is_an_error():
-    x = data()
-    valid = x[:5].clone()
-    valid[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="log-probabilities of valid, got a mean of -inf"):
-        fit(made(), x, valid=valid, max_epochs=1, progress=False)
+CHANGES = {
+    "lr": {"lr": 0.1},
+    "average": {"average": 0.9},
+    "weight_decay": {"weight_decay": 5.0},
+    "orderings": {"orderings": [ad.Ordering.raster()]},
+    "nan_policy": {"nan_policy": "marginalize"},
+    "optimizer": {"optimizer": torch.optim.SGD},
+    "valid": {"valid": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", [*CHANGES, "betas", "x", "rows of valid"])
+def test_a_run_is_not_resumed_as_another(name, tmp_path):
+    options = {"batch_size": 32, "checkpoint": tmp_path / "run.pt", "progress": False}
+    adam = {"optimizer": partial(torch.optim.AdamW, betas=(0.8, 0.9))}
+    before, after, x = {}, CHANGES.get(name, {}), data()
+    if name == "betas":
+        before, after = adam, {"optimizer": torch.optim.AdamW}
+    if name == "rows of valid":
+        before, after = {"valid": data()[:9]}, {"valid": data()[1:]}
+    fit(made(), x, max_epochs=1, **options, **before)
+    if name == "x":
+        x = 50 * x + 1000
+    label = {"betas": "optimizer", "rows of valid": "valid"}.get(name, name)
+    with pytest.raises(ValueError, match=f"expected one of a run with {{'{label}': [^:]*"):
+        fit(made(), x, max_epochs=2, **options, **after)
+
+
+class Noisy(Dataset):
+    """Rows that differ each time."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return torch.randn(4)
+
+
+@pytest.mark.parametrize("x", [Noisy(), DataLoader(Noisy(), 16), data(), data()[:, 0].long()])
+def test_a_run_on_the_same_data_is_resumed(x, tmp_path):
+    model = Rows()
+    options = {"valid": Noisy(), "checkpoint": tmp_path / "run.pt", "progress": False}
+    fit(model, x, max_epochs=1, **options)
+    assert len(fit(model, x, max_epochs=3, **options).train) == 3
 
 
 def test_results_depend_on_the_seed_alone():
@@ -266,6 +310,29 @@ def test_tensors_datasets_and_loaders_agree(has_context):
     held = DataLoader(Items(*tensors), 32)
     for sets in ((loader, valid), (loader, held), (TensorDataset(*tensors), Items(*tensors))):
         assert_same(result(sets[0], valid=sets[1]), expected)
+
+
+@pytest.mark.parametrize("name", ["MADE", "Masked", "Transformer"])
+@pytest.mark.parametrize("part", ["x", "valid"])
+@pytest.mark.parametrize("number", [torch.inf, torch.nan, 0.5])
+def test_an_error_names_the_rows_with_a_wrong_number(name, part, number):
+    net, x, _ = table(name)
+    sets = {"x": x, "valid": x}
+    sets[part] = x.clone()
+    sets[part][-1, 0, 0] = number
+    with pytest.raises(ValueError, match=rf"^{part}: expected block \(0, 0\) inside the support"):
+        fit(net, **sets, max_epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_loader_of_each_process_has_a_share_of_the_rows(is_batch, monkeypatch):
+    sampler = DistributedSampler(data(), 2, 0)
+    options = (
+        {"batch_sampler": BatchSampler(sampler, 8, False)} if is_batch else {"sampler": sampler}
+    )
+    monkeypatch.setattr(batches, "place", lambda: (0, 2))
+    loader = batches.make_loader(DataLoader(data(), **options), None, "x")
+    assert batches.sampler_of(loader) is sampler
 
 
 def test_a_stream_has_epochs_of_so_many_steps():

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class _Foreign(ConditionalNetwork):
     """A network around a module from elsewhere, whose mode the user decides."""
 
     module: nn.Module
+    _filler: str  # the name of the input that is no block
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -53,7 +54,18 @@ class _Foreign(ConditionalNetwork):
         Raises:
             ValueError: if the parameters have another shape.
         """
-        output = self.module(*((inputs,) if context is None else (inputs, context)), **options)
+        others = () if context is None else (context,)
+        try:
+            output = self.module(inputs, *others, **options)
+        except IndexError as error:  # of an embedding, of tokens or of positions
+            filler = getattr(self, self._filler)
+            with suppress(IndexError):
+                self.module(inputs.masked_fill(inputs == filler, 0), *others, **options)
+                raise ValueError(
+                    f"{self._filler}: expected an input of the module, got {filler.tolist()}, and "
+                    f"from the module: {error}"
+                ) from error
+            raise
         params: Tensor = output if isinstance(output, Tensor) else output[0]
         family = self.factorization.layout.families[0]
         if isinstance(family, Categorical):  # without the logits of symbols that are never drawn
@@ -115,6 +127,7 @@ class FromModule(_Foreign, UniformNetwork):
 
     context_kinds = ("vector",)
     start: Tensor
+    _filler = "start"
 
     def __init__(
         self,
@@ -201,6 +214,7 @@ class MaskedModule(_Foreign, AnySet):
     """
 
     mask: Tensor
+    _filler = "mask"
 
     def __init__(
         self,

@@ -1,11 +1,22 @@
 """The batches of a training run: rows to train and to validate on, shares of processes, orders."""
 
-from collections.abc import Callable
+import inspect
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from ardist import shapes
@@ -13,7 +24,9 @@ from ardist.distribution import AutoregressiveDistribution
 from ardist.networks.base import ConditionalNetwork, LogLikelihood
 from ardist.ordering import Ordering
 from ardist.shapes import described
-from ardist.training.processes import place
+from ardist.training.processes import gathered, place
+
+_CHECKED_ROWS = 32  # from which it is known whether the data is the same
 
 
 def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
@@ -81,51 +94,143 @@ def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
     return Subset(data, order[count:].tolist()), Subset(data, order[:count].tolist())
 
 
-def make_loader(data: Any, options: Any, shuffle: bool) -> DataLoader[Any]:
-    """The batches of this process, in an order that depends on the seed and the epoch alone."""
+def checksum(data: Any, name: str) -> str:
+    """A short text that differs for other data, from a few rows that are spread over it.
+
+    It leaves out the rows of a dataset that makes them at random, and all of a DataLoader.
+    """
     if isinstance(data, DataLoader):
-        return data
+        return "a DataLoader"
+    count = len(data)
+    places = range(0, count, -(-count // _CHECKED_ROWS) or 1)
+    first, second = (_checksum([data[place] for place in places], name) for _ in range(2))
+    return f"{count} rows" + (f" with checksum {first:08x}" if first == second else "")
+
+
+def _checksum(items: list[Any], name: str) -> int:
+    result = 0
+    for tensor in tensors_of(default_collate(items), name):
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        result = zlib.crc32(raw.numpy().tobytes(), result)
+    return result
+
+
+def make_loader(data: Any, options: Any, name: str) -> DataLoader[Any]:
+    """The batches of this process, in an order that depends on the seed and the epoch alone."""
     rank, world = place()
+    if isinstance(data, DataLoader):
+        sampler = _sampler(data)
+        if world > 1 and isinstance(sampler, RandomSampler | SequentialSampler):
+            raise ValueError(
+                f"{name}: expected a DataLoader with a DistributedSampler, since each of {world} "
+                f"processes has a share of the rows, got one with a {type(sampler).__name__}"
+            )
+        return data
     if options.batch_size % world:
         raise ValueError(
             f"batch_size: expected a multiple of {world} processes, got {options.batch_size}"
         )
-    sampler: Any = DistributedSampler(data, world, rank, shuffle=shuffle, seed=options.seed)
+    sampler = DistributedSampler(data, world, rank, shuffle=name == "x", seed=options.seed)
     size = options.batch_size // world
     if isinstance(getattr(data, "dataset", data), TensorDataset):  # takes a batch at once
         return DataLoader(data, None, sampler=BatchSampler(sampler, size, drop_last=False))
     return DataLoader(data, size, sampler=sampler)
 
 
-def tensors_of(batch: Any) -> list[Tensor]:
+def tensors_of(batch: Any, name: str) -> list[Tensor]:
     """What the network is called with for a batch: (x,) or (x, context)."""
     tensors = list(batch) if isinstance(batch, list | tuple) else [batch]
     if not tensors or not all(isinstance(each, Tensor) for each in tensors):
-        raise ValueError(f"x: expected batches of a tensor or of tensors, got {described(batch)}")
+        raise ValueError(
+            f"{name}: expected batches of a tensor or of tensors, got {described(batch)}"
+        )
     return tensors
 
 
+def explain(
+    model: nn.Module,
+    name: str,
+    tensors: list[Tensor],
+    kwargs: dict[str, Any],
+    error: Exception,
+) -> None:
+    """Raises what is wrong with a batch that a model refuses, by the argument that it is from."""
+    if not isinstance(model, LogLikelihood):
+        signature = inspect.signature(model.forward)
+        try:
+            signature.bind(*tensors, **kwargs)
+        except TypeError:
+            more = "".join(f" and {key}=" for key in kwargs)
+            raise ValueError(
+                f"network: expected a forward that takes the tensors of a batch, {len(tensors)}"
+                f"{more}, got {type(model).__name__}.forward{signature}"
+            ) from error
+        return
+    x, *context = tensors
+    p = AutoregressiveDistribution(model.network, *context, nan_policy=model.nan_policy)
+    p.check_value(x, name)
+    kept = ~x.isnan()
+    if model.nan_policy == "raise" or kept.all():
+        p.checked(x, name)
+        return
+    p.checked(torch.where(kept, x, p.bound.placeholder), name, mask=kept)
+    network = p.bound.unwrapped
+    if not network.has_row_orders and not network.has_masks:
+        raise ValueError(
+            f'nan_policy: expected "raise", or blocks without NaN that come first in the order of '
+            f"the {type(network).__name__}, got {model.nan_policy!r} with NaN before other blocks; "
+            f"networks.Masked follows any order"
+        ) from error
+
+
+def check_numbers(model: nn.Module, name: str, loader: Any) -> None:
+    """Raises if there is infinity in the rows, NaN that is not missing, or nothing else."""
+    may_miss = isinstance(model, LogLikelihood) and model.nan_policy == "marginalize"
+    wrong = missing = count = 0
+    for batch in loader:
+        x = tensors_of(batch, name)[0]
+        wrong += int((x.isinf() if may_miss else ~x.isfinite()).sum())
+        missing, count = missing + int(x.isnan().sum()), count + x.numel()
+    wrong, missing, count = map(sum, zip(*gathered((wrong, missing, count)), strict=True))
+    if wrong:
+        raise ValueError(
+            f"{name}: expected finite numbers, got NaN or infinity in {wrong} of {count}"
+        )
+    if missing == count:
+        raise ValueError(f"{name}: expected a number at least, got NaN in all {count}")
+
+
+def _sampler(loader: Any) -> Any:
+    """What chooses the rows of a loader, one by one."""
+    batches = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    return getattr(batches, "sampler", batches)
+
+
 def sampler_of(loader: Any) -> Any:
-    sampler = getattr(loader.sampler, "sampler", loader.sampler)
+    sampler = _sampler(loader)
     return sampler if isinstance(sampler, DistributedSampler) else None
 
 
-def order_of(options: Any) -> Callable[[int], Ordering | Tensor] | None:
+def order_of(options: Any, model: nn.Module) -> Callable[[int], Ordering | Tensor] | None:
     """A function that draws the order of a batch of so many rows."""
     kinds = options.orderings
     if kinds is None:
         return None
+    parts = options.network.modules()
+    net = next((part for part in parts if isinstance(part, ConditionalNetwork)), None)
     if shapes.is_sequence(kinds) and kinds and all(isinstance(each, Ordering) for each in kinds):
+        if isinstance(model, LogLikelihood):
+            _check_orders(net, kinds, kinds)
         return lambda rows: kinds[int(torch.randint(len(kinds), ()))]
     if not isinstance(kinds, str) or kinds not in ("row", "batch"):
         raise ValueError(f'orderings: expected "row", "batch" or Orderings, got {described(kinds)}')
-    parts = options.network.modules()
-    net = next((part for part in parts if isinstance(part, ConditionalNetwork)), None)
     if net is None:
         raise ValueError(
             f"orderings: expected None, since no conditional network is inside "
             f"{type(options.network).__name__}, got {kinds!r}"
         )
+    if isinstance(model, LogLikelihood):
+        _check_orders(net, kinds, [Ordering.random(0)])
     fac = net.factorization
 
     def draw(rows: int) -> Tensor:
@@ -135,3 +240,16 @@ def order_of(options: Any) -> Callable[[int], Ordering | Tensor] | None:
         return ranks if kinds == "row" else ranks[0]
 
     return draw
+
+
+def _check_orders(network: Any, kinds: Any, orders: Sequence[Ordering]) -> None:
+    """Raises if a network does not support orders, or not those of single rows."""
+    fac, name = network.factorization, type(network).__name__
+    reasons = [network.unsupported_reason(fac.with_ordering(order)) for order in orders]
+    if kinds == "row" and not network.has_row_orders:
+        reasons.append(f"{name} has one order for all rows")
+    if reason := next(filter(None, reasons), None):
+        raise ValueError(
+            f"orderings: expected None, since {reason}, got {kinds!r}; networks.Masked and "
+            f"Transformer follow any order"
+        )

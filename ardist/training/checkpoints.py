@@ -28,10 +28,12 @@ def load_checkpoint(
     params = [each for group in optimizer.param_groups for each in group["params"]]
     device = next(iter(own.values())).device
     saved = _read(path, device)
-    if saved["settings"] != settings:
+    found = saved["settings"]
+    if differing := [name for name in settings if found.get(name) != settings[name]]:
+        expected, got = ({name: each.get(name) for name in differing} for each in (settings, found))
         raise ValueError(
-            f"checkpoint: expected one of a run with {settings}, got {saved['settings']}; "
-            f"resume=False starts again"
+            f"checkpoint: expected one of a run with {expected}, got {got}; resume=False starts "
+            f"again"
         )
     trained = [each["params"] for each in optimizer.state_dict()["param_groups"]]
     is_own = trained == [each["params"] for each in saved["optimizer"]["param_groups"]]

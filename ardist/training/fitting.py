@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
@@ -29,7 +30,17 @@ from ardist.networks.base import ConditionalNetwork, LogLikelihood, reference_of
 from ardist.ordering import Ordering
 from ardist.recomputation import is_sharded
 from ardist.shapes import described
-from ardist.training.batches import as_dataset, make_loader, order_of, sampler_of, split, tensors_of
+from ardist.training.batches import (
+    as_dataset,
+    check_numbers,
+    checksum,
+    explain,
+    make_loader,
+    order_of,
+    sampler_of,
+    split,
+    tensors_of,
+)
 from ardist.training.checkpoints import load_checkpoint, save_checkpoint
 from ardist.training.history import History, nats
 from ardist.training.objectives import masked_log_prob
@@ -53,7 +64,8 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
 _ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
 _STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
 _LARGE = 4.0  # asinh of 27, as which networks read that number
-_SETTINGS = "batch_size", "lr", "seed", "average"  # in which a checkpoint and its run agree
+# In which a checkpoint and its run agree, next to the optimizer and the data.
+_SETTINGS = "batch_size", "lr", "seed", "average", "weight_decay", "orderings", "nan_policy"
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
 
@@ -129,8 +141,8 @@ def fit(
         average: decay per step of an exponential moving average of the weights, such as 0.99. It
             is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
         checkpoint: a file that the first process replaces after each epoch. Any number of
-            processes can resume from it. As many as before give the numbers of an uninterrupted
-            run.
+            processes can resume from it, with the same data and options. As many as before give
+            the numbers of an uninterrupted run.
         resume: whether to resume from the checkpoint if it exists.
         seed: of the split, the order of the rows, dropout and orderings.
         progress: whether to show a bar with the nats of the last epoch.
@@ -186,11 +198,12 @@ def _optimizer(model: nn.Module, options: Any) -> Optimizer:
         {"params": [w for w in weights if w.dim() <= 1], "weight_decay": 0.0},
     ]
     try:
-        made: Optimizer = options.optimizer([g for g in groups if g["params"]], lr=options.lr)
+        made = options.optimizer([g for g in groups if g["params"]], lr=options.lr)
+        shapes.check_type(made, Optimizer, "optimizer")
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW "
-            f"is, got {described(options.optimizer)}"
+            f"is, and to return an Optimizer, got {described(options.optimizer)}"
         ) from error
     return made
 
@@ -211,8 +224,8 @@ class _Run:
     """The loop over epochs, and what changes in it."""
 
     def __init__(self, options: Any) -> None:
-        self.options, self.history, self.order = options, History(), order_of(options)
-        self.objective = _objective(options)
+        self.options, self.history, self.objective = options, History(), _objective(options)
+        self.order = order_of(options, self.objective)
         is_random = isinstance(options.orderings, str)
         if options.in_order and not (is_random or isinstance(self.objective, _MaskedLogLikelihood)):
             raise ValueError(
@@ -220,9 +233,9 @@ class _Run:
                 f'orderings="row" makes them so'
             )
         data = as_dataset(self.objective, "x", options.x, options.context)
-        data, held = split(data, options, self.objective)
-        self.train = make_loader(data, options, shuffle=True)
-        self.held = None if held is None else make_loader(held, options, shuffle=False)
+        train, held = split(data, options, self.objective)
+        self.train = make_loader(train, options, "x")
+        self.held = None if held is None else make_loader(held, options, "valid")
         is_endless = options.max_epochs is None and options.time_limit is None
         if is_endless and (held is None or options.patience is None):
             raise ValueError(
@@ -245,9 +258,22 @@ class _Run:
         self.optimizer = _optimizer(self.model, options)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.best = self.objective.state_dict()
-        self.settings = {name: getattr(options, name) for name in _SETTINGS}
-        self.settings["optimizer"] = type(self.optimizer).__name__
+        self.settings = {} if path is None else self.make_settings(data, held)
         self.fall = 1.0  # of the learning rate, after epochs without improvement
+
+    def make_settings(self, data: Any, held: Any) -> dict[str, Any]:
+        """What a run and its checkpoint have to share, in values that a file can hold."""
+        o, optimizer = self.options, self.optimizer
+        settings = {name: getattr(o, name) for name in _SETTINGS}
+        if not isinstance(o.orderings, str | None):
+            settings["orderings"] = repr(o.orderings)
+        arguments = {name: value for name, value in optimizer.defaults.items() if name != "lr"}
+        settings["optimizer"] = f"{type(optimizer).__name__} with {arguments}"
+        settings["x"], settings["valid"] = checksum(data, "x"), None
+        if held is not None:
+            is_share = isinstance(o.valid, Real)
+            settings["valid"] = float(o.valid) if is_share else checksum(held, "valid")
+        return settings
 
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
@@ -263,12 +289,12 @@ class _Run:
         first = list(islice(self.train, count))
         if not first:
             return
-        own = torch.cat([tensors_of(batch)[0] for batch in first])
+        own = torch.cat([tensors_of(batch, "x")[0] for batch in first])
         rows = torch.cat(gathered(own)).to(self.device)  # the same in each process
 
         def score() -> float:
             torch.manual_seed(options.seed)
-            scores = self.log_prob(self.objective, first[0])
+            scores = self.log_prob(self.objective, first[0], "x")
             return mean(scores.sum(), scores.shape[0], "x")
 
         before = copy.deepcopy(network.state_dict())
@@ -353,7 +379,9 @@ class _Run:
         """One step of the optimizer. Returns the score of each row."""
         for group, highest in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = highest * rate
-        scores = self.log_prob(self.model, batch)
+        scores = self.log_prob(self.model, batch, "x")
+        if not scores.requires_grad:
+            raise ValueError("network: expected log-probabilities with gradients, got none")
         self.optimizer.zero_grad()
         (-scores.mean()).backward()
         if self.options.clip is not None:
@@ -371,19 +399,24 @@ class _Run:
         fall = self.fall * math.cos(math.pi / 2 * done) ** 2
         return fall * min(1.0, (epoch * self.steps + step + 1) / max(o.warmup, 1))
 
-    def log_prob(self, model: nn.Module, batch: Any) -> Tensor:
-        tensors = [tensor.to(self.device) for tensor in tensors_of(batch)]
+    def log_prob(self, model: nn.Module, batch: Any, name: str) -> Tensor:
+        """The score of each row of a batch, (rows,), of the argument of this name."""
+        tensors = [tensor.to(self.device) for tensor in tensors_of(batch, name)]
         if isinstance(self.objective, LogLikelihood) and len(tensors) > 2:
             raise ValueError(
-                f"x: expected batches of x or (x, context), got {len(tensors)} tensors"
+                f"{name}: expected batches of x or (x, context), got {len(tensors)} tensors"
             )
         rows = tensors[0].shape[:1]
         kwargs = {} if self.order is None else {"ordering": self.order(rows[0])}
-        result: Tensor = model(*tensors, **kwargs)
-        if result.shape != rows:
+        try:
+            result = model(*tensors, **kwargs)
+        except (TypeError, ValueError) as error:
+            explain(self.objective, name, tensors, kwargs, error)
+            raise
+        if not isinstance(result, Tensor) or result.shape != rows:
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(
-                f"network: expected one log-probability for each row, {tuple(rows)}, got "
-                f"{tuple(result.shape)}"
+                f"network: expected one log-probability for each row, {tuple(rows)}, got {got}"
             )
         return result
 
@@ -394,7 +427,7 @@ class _Run:
         torch.manual_seed(hash((self.options.seed, -1, rank)))
         model.eval()
         empty = torch.zeros(0, device=self.device)
-        scores = torch.cat([empty, *(self.log_prob(model, batch) for batch in held)])
+        scores = torch.cat([empty, *(self.log_prob(model, batch, "valid") for batch in held)])
         if (sampler := sampler_of(held)) is not None:  # repeats rows to share them evenly
             scores = scores[: -(-(len(sampler.dataset) - rank) // world)]
         return self.mean_nats("valid", -scores.sum(), scores.shape[0])
@@ -402,6 +435,9 @@ class _Run:
     def mean_nats(self, name: str, total: Tensor, rows: int) -> float:
         """The mean over the rows of an argument, which has to be finite."""
         nats = mean(total, rows, name)
+        if not math.isfinite(nats) or nats == 0.0:
+            loader = islice(self.train, self.steps) if name == "x" else self.held
+            check_numbers(self.objective, name, loader)
         if not math.isfinite(nats):
             raise ValueError(
                 f"network: expected finite log-probabilities of {name}, got a mean of {-nats} in "

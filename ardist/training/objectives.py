@@ -49,8 +49,9 @@ def masked_log_prob(
             element if the `nan_policy` of p is "marginalize".
         observed: (*lead, *event_shape) bool, False for elements that are missing in x.
         in_order: the share of events whose input is a prefix in the order of p, instead of a
-            random set. The network becomes better in that order. The estimate is then no longer
-            of the mean over all orders.
+            random set. The network becomes better in that order. The estimate is then of neither
+            the mean over all orders nor the log_prob in that order: each block after the prefix is
+            scored given the prefix alone.
 
     Returns:
         an estimate for each event, of shape (*lead).

@@ -1,6 +1,7 @@
 """The server answers what the network does, without the package."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from table import CONTEXT, build
 import ardist as ad
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "serve.py"
+CONTEXTS = [[0.0] * CONTEXT[0]]
 # The package cannot be imported: any attempt raises an ImportError.
 WITHOUT = (
     "import runpy, sys; sys.modules['ardist'] = None; script = sys.argv.pop(1);"
@@ -65,7 +67,20 @@ def test_scores_and_draws_are_the_networks(served):
     [
         ("log_prob", {"x": [[0.0, 1.0]]}, "x: expected shape (rows, *[3]), got [1, 2]"),
         ("log_prob", {"x": "a"}, "x: expected lists of numbers"),
-        ("sample", {"rows": 0}, "rows: expected a positive integer, got 0"),
+        ("log_prob", {"x": []}, "x: expected shape (rows, *[3]), got [0]"),
+        ("log_prob", {"x": [[0.0] * 3] * 10_001}, "x: expected from 1 to 10000 rows, got 10001"),
+        ("log_prob", {"x": [[7.0, 7.0, 7.0]], "context": CONTEXTS}, "x: expected events inside"),
+        ("log_prob", {"x": [[1.0, math.nan, 1.0]], "context": CONTEXTS}, "x: expected events in"),
+        ("sample", {"context": [[math.inf] * 3]}, "context: expected finite numbers"),
+        ("sample", {"rows": 0}, "rows: expected an integer from 1 to 10000, got 0"),
+        ("sample", {"rows": True}, "rows: expected an integer from 1 to 10000, got True"),
+        (
+            "sample",
+            {"rows": 10**12},
+            "rows: expected an integer from 1 to 10000, got 1000000000000",
+        ),
+        ("sample", {"seed": 10**30, "context": CONTEXTS}, "seed: expected an integer from 0"),
+        ("sample", {"seed": "a", "context": CONTEXTS}, "seed: expected an integer from 0"),
         ("sample", {"rows": 2, "context": [[0, 0, 0]]}, "context: expected one for each of 2"),
         ("sample", {"number": 2}, "unexpected keyword argument"),
     ],
@@ -76,7 +91,17 @@ def test_a_wrong_request_is_explained(served, path, given, text):
         post(f"{url}/{path}", **given)
     with raised.value as answer:
         assert answer.code == 400
-        assert text in answer.read().decode()
+        assert text in json.loads(answer.read())["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"3", b"[" * 100_000, b"\xff"])
+def test_a_body_that_is_no_object_is_explained(served, body):
+    _, url = served
+    with pytest.raises(HTTPError) as raised:
+        urlopen(f"{url}/sample", body, timeout=60)
+    with raised.value as answer:
+        assert answer.code == 400
+        assert json.loads(answer.read())["error"]
 
 
 def test_another_path_is_not_found(served):
@@ -85,3 +110,4 @@ def test_another_path_is_not_found(served):
         post(f"{url}/other")
     with raised.value as answer:
         assert answer.code == 404
+        assert json.loads(answer.read()) == {"error": "expected /log_prob or /sample"}

@@ -150,10 +150,11 @@ def draws_as_one(rank, name):
 
 
 def a_wrapper_that_is_sharded_says_so(rank):
-    net = build("made")
-    by_fsdp_around(net)
-    with pytest.raises(ValueError, match="network: expected fully_shard on the MADE itself"):
-        net.condition(torch.zeros(3, dtype=torch.float64)).sample()
+    for wrap in (by_fsdp_around, lambda net: fully_shard(ad.LogLikelihood(net))):
+        net = build("made")
+        wrap(net)
+        with pytest.raises(ValueError, match="network: expected fully_shard on the MADE itself"):
+            net.condition(torch.zeros(3, dtype=torch.float64)).sample()
 
 
 FIT = {"batch_size": 4, "lr": 0.02, "warmup": 0, "max_epochs": 4, "progress": False}
