@@ -366,7 +366,7 @@ class _Run:
         if not isinstance(network, ConditionalNetwork):
             return
         fac = network.factorization
-        features = fac.layout.features(fac.split(tensors_of(batch)[0])).abs().flatten(1)
+        features = fac.layout.features(fac.split(tensors_of(batch, "x")[0])).abs().flatten(1)
         if features.numel() and features.nanmedian(0).values.max() > _LARGE:
             warnings.warn(
                 "x: expected numbers in units near 1, since networks learn little from larger "
