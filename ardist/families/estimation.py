@@ -21,7 +21,7 @@ _GROWTH, _SHRINKAGE = 1.3, 0.5  # of a parameter's step while its gradient keeps
 _SLACK = 0.02  # nats by which a step that is not taken back may be worse
 _MOST_TIES = 4  # a continuous block has ties if one in so many of its values is the same
 _TOLERANCE = 1e-3  # nats that a parameter can gain, below which it stays
-_PROGRESS = 0.01  # nats that a block has to gain in ten steps, or else the search ends
+_PROGRESS = 0.01  # nats that a block has to gain in ten steps, or else its search ends
 
 
 def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
     gap = count // _MOST_TIES
     ties = (values[gap:] == values[: count - gap]).any(0)  # (n, *event_shape), of sorted values
     is_tied = ties.reshape(ties.shape[0], -1).any(-1)  # (n,); also of few rows
-    before = highest
+    before, goes_on = highest, torch.ones_like(is_tied)
     for step in range(_NUM_STEPS):
         with torch.enable_grad():
             leaf = params.detach().requires_grad_()
@@ -54,13 +54,11 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
         last, gradient = torch.where(is_kept, params, last), torch.where(is_kept, slope, gradient)
         # Otherwise the logit of an unseen state would fall for ever.
         gain = gradient.abs() * torch.maximum(sizes, 0.1 * (last.abs() + 1))
-        moves = (gain > _TOLERANCE) & ~(is_tied & (highest > 0)).unsqueeze(-1)
+        if step % 10 == 9:
+            goes_on, before = goes_on & (highest > before + _PROGRESS), highest
+        moves = (gain > _TOLERANCE) & (goes_on & ~(is_tied & (highest > 0))).unsqueeze(-1)
         if not moves.any():
             break
-        if step % 10 == 9:
-            if not (highest > before + _PROGRESS).any():
-                break
-            before = highest
         params = last + torch.where(moves, gradient.sign() * sizes, 0.0)
     return best
 

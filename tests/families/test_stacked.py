@@ -82,8 +82,11 @@ def test_columns_of_one_form_are_scored_drawn_and_fitted_as_each_alone(families)
     known = torch.ones_like(values, dtype=torch.bool)
     found = layout.fit(values, known).split(layout.sizes["param"])
     for block, one in parts:
-        wanted = one.fit(values[:, block : block + 1], known[:, :1])
-        assert torch.allclose(found[block], wanted, rtol=0.01, atol=0.01)
+        column = values[:, block : block + 1]
+        wanted = one.fit(column, known[:, :1])
+        # The search ends within some hundredths of a nat, where rounding leads it.
+        scores = [one.log_prob(each.expand(40, 1, -1), column) for each in (found[block], wanted)]
+        assert abs((scores[0] - scores[1]).mean().item()) < 0.03
 
 
 @pytest.mark.parametrize(
