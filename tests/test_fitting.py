@@ -582,6 +582,16 @@ def test_the_network_of_ones_own_module_does_not_start_at_the_rows():
     torch.testing.assert_close(model.network.output_bias, before)
 
 
+def test_a_module_of_ones_own_may_read_rows_of_another_shape():
+    class Flat(Binarized):
+        def forward(self, x):
+            return super().forward(x.flatten(1))
+
+    model = Flat(networks.MADE(LINE, hidden_features=8))
+    history = fit(model, torch.rand(200, 2, 2), valid=None, max_epochs=1, progress=False)
+    assert len(history.train) == 1
+
+
 def test_columns_of_one_value_leave_the_others_as_they_are():
     torch.manual_seed(0)
     x = torch.randn(400, 4).exp()

@@ -275,15 +275,19 @@ class _Run:
             settings["valid"] = float(o.valid) if is_share else checksum(held, "valid")
         return settings
 
+    @property
+    def network(self) -> ConditionalNetwork | None:
+        """The network, if it is known to read the rows as they are."""
+        inner = self.objective.network if isinstance(self.objective, LogLikelihood) else None
+        return inner if isinstance(inner, ConditionalNetwork) else None
+
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
 
         A network that has learned more than the marginals stays as it is.
         """
-        options = self.options
-        network: Any = self.objective.network if isinstance(self.objective, LogLikelihood) else None
-        is_own = isinstance(network, ConditionalNetwork) and not is_sharded(network)
-        if not (is_own and network.starts_at_data):
+        options, network = self.options, self.network
+        if network is None or is_sharded(network) or not network.starts_at_data:
             return
         count = min(self.steps, -(-_STARTING_ROWS // options.batch_size))
         first = list(islice(self.train, count))
@@ -362,10 +366,9 @@ class _Run:
 
     def check_units(self, batch: Any) -> None:
         """Warns of numbers in units far from 1, of which a network learns little."""
-        network: Any = getattr(self.objective, "network", None)
-        if not isinstance(network, ConditionalNetwork):
+        if self.network is None:
             return
-        fac = network.factorization
+        fac = self.network.factorization
         features = fac.layout.features(fac.split(tensors_of(batch, "x")[0])).abs().flatten(1)
         if features.numel() and features.nanmedian(0).values.max() > _LARGE:
             warnings.warn(
