@@ -299,7 +299,7 @@ class _ModuleDecoder(CacheDecoder):
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._inputs = self._inputs.index_select(0, rows)
-        self._context = select_rows(self._context, rows)
+        self._context = repeat_rows(select_rows(self._context, rows), self.batch_size)
         if self._cache is not None:
             self._cache.reorder_cache(rows)
 

@@ -187,7 +187,7 @@ class _UnsharedDecoder(CacheDecoder):
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._features = self._features.index_select(0, rows)
-        self._context = select_rows(self._context, rows)
+        self._context = repeat_rows(select_rows(self._context, rows), self.batch_size)
 
     def take(self, blocks: Tensor, num_steps: int) -> None:
         fac, stop = self.factorization, self.num_taken + num_steps

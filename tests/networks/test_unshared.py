@@ -90,3 +90,16 @@ def test_the_repr_shows_factorization_and_sizes():
     assert repr(FAC) in text
     assert "(2): Constant(3)" in text
     assert "Linear(in_features=4, out_features=7, bias=True)" in text
+
+
+def test_one_row_with_a_context_becomes_several():
+    fac = ad.Factorization(3, ad.families.Bernoulli())
+    net = ad.networks.Unshared(fac, hidden_features=4, context_shape=(2,))
+    context, rows = torch.randn(1, 2), torch.zeros(4, dtype=torch.int64)
+    decoder = net.condition(context).bound.make_decoder(1, None)
+    decoder.step(None)
+    decoder.select(rows)
+    x = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
+    params = decoder.step(x)
+    blocks = torch.cat((x, torch.zeros(4, 2)), 1)
+    torch.testing.assert_close(params, net(blocks, context)[:, 1:2])
