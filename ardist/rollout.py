@@ -319,9 +319,10 @@ class Rollout:
         if prefix is not None:
             decoder.prefill(prefix)
         num_single = 4 * decoder.max_window  # steps that are drawn singly after a slow window
+        size = 1 + 2 * decoder.max_window // 3  # of the first window, which may be slow
         while self.num_taken < self.num_steps:
             start = self.num_taken
-            stop = min(start + decoder.max_window, self.num_steps)
+            stop = min(start + size, self.num_steps)
             window = decoder.window(stop - start)
             layouts = self.order.layout_of(start, stop), self.source.layout_of(start, stop)
             step = Step(self, (start, stop), layouts, window(None), window)
@@ -330,7 +331,8 @@ class Rollout:
             window.keep(self.readable(self._pieces[-1], start, stop))
             if is_last:
                 return
-            is_slow = step.passes * _STEPS_OF_A_PASS > stop - start
+            size = decoder.max_window
+            is_slow = step.passes * _STEPS_OF_A_PASS > decoder.max_window
             if is_slow and self.has_equal_steps:  # others would draw other noise
                 until = min(stop + num_single, self.num_steps)
                 yield from self._by_steps(decoder, decoder.step(None), until)
@@ -540,6 +542,12 @@ def _is_settled(before: Tensor, after: Tensor, layout: Layout, tol: float | None
         exact = [family.support.is_discrete for family in layout.families]
         by_block = torch.tensor(exact, device=after.device)
         allowed = torch.where(layout.expand_to_elements(by_block), 0.0, allowed)
+    else:  # the largest numbers decide most cases
+        change = torch.dist(before, after, torch.inf).item()
+        if change <= allowed:
+            return True
+        if change > allowed * (1 + torch.linalg.vector_norm(after, torch.inf).item()):
+            return False
     change = (after - before).abs_()
     return bool((change <= allowed * (1 + after.abs())).all())
 

@@ -19,7 +19,8 @@ from ardist.pathwise import Sweep
 from ardist.rows import add_to_rows, repeat_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
 
-_UNITS_AT_ONCE = 128  # units of the widest layer in one window of the decoder
+_UNITS_AT_ONCE = 128  # units of the widest layer in one window
+_UNITS_OF_FEW_ROWS = 192  # in a draw of up to _UNITS_AT_ONCE rows, whose operations are short
 
 
 class MADE(ConditionalNetwork):
@@ -239,7 +240,6 @@ class _Schedule:
         ends: for each state and step t, the number of entries that are available before step t.
         output_ends: for each t, the number of outputs of the first t steps.
         sizes, output_sizes: how many entries and outputs each step adds.
-        max_window: the number of steps to evaluate at once.
     """
 
     def __init__(self, factorization: Factorization, available: Sequence[Tensor]) -> None:
@@ -252,9 +252,11 @@ class _Schedule:
         self.sizes = [_differences(ends) for ends in self.ends]
         self.output_sizes = _differences(self.output_ends)
         self.num_steps, self.layouts = order.num_steps, order.step_layouts
-        widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
-        share = _UNITS_AT_ONCE * order.num_steps // widest
-        self.max_window = max(1, min(order.num_steps, share))
+        self._widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
+
+    def max_window(self, units: int) -> int:
+        """The number of steps to evaluate at once, whose layers are about this wide."""
+        return max(1, min(self.num_steps, units * self.num_steps // self._widest))
 
     def layout(self, start: int, stop: int) -> Layout:
         """The blocks of the steps from `start` to `stop`."""
@@ -274,7 +276,9 @@ class _MADEDecoder(Decoder):
     def __init__(self, network: MADE, batch_size: int, context: Tensor | None) -> None:
         super().__init__(network.factorization, batch_size)
         self._network, self._schedule = network, network.schedule
-        self.max_window = self._schedule.max_window
+        is_small = batch_size <= _UNITS_AT_ONCE
+        units = _UNITS_OF_FEW_ROWS if is_small else _UNITS_AT_ONCE
+        self.max_window = self._schedule.max_window(units)
         self.weights, self.outputs = network.weights_in_order()
         to_hidden, to_output = network.encode(context)
         self.biases = [layer.bias.unsqueeze(-1) for layer in network.hidden_layers]
@@ -298,7 +302,7 @@ class _MADEDecoder(Decoder):
             self.states[0][inside] = schedule.layouts[self.num_taken].features(previous).T
             self.num_taken += 1
         if self._current is None or self.num_taken == self._current.stop:
-            stop = min(self.num_taken + schedule.max_window, schedule.num_steps)
+            stop = min(self.num_taken + self.max_window, schedule.num_steps)
             self._current = _MADEWindow(self, self.num_taken, stop)
         return self._current.step(self.num_taken)
 
@@ -332,7 +336,7 @@ class _MADESweep(Sweep):
     def __init__(self, network: MADE) -> None:
         super().__init__()
         self._network, schedule = network, network.schedule
-        self._max_window = schedule.max_window
+        self._max_window = schedule.max_window(_UNITS_AT_ONCE)
         # Features are needed one step after their block.
         self._ends = [[0, *schedule.ends[0]], *schedule.ends[1:], schedule.output_ends]
         self._sizes = [_differences(ends) for ends in self._ends]

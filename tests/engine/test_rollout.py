@@ -47,7 +47,7 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization):
         for family in whole.distinct
     ]
     decoder = net.decoder(50)
-    decoder.max_window = order.num_steps
+    decoder.max_window = 2 * order.num_steps  # two thirds of it are the first window
     windowed = Rollout(p.batch((50,)), decoder=decoder, windows=True)
     for step in windowed:
         assert step.is_window
@@ -56,18 +56,18 @@ def test_windows_draw_what_single_steps_draw_from_the_same_noise(factorization):
 
 
 def test_single_steps_follow_a_slow_window(float64):
-    fac = ad.Factorization(400, fam.Normal())
+    fac = ad.Factorization(600, fam.Normal())
     net = networks.MADE(fac, hidden_features=()).double()
     with torch.no_grad():  # a random walk
-        net.direct.weight.view(400, 2, 400)[:, 0].copy_(torch.eye(400).roll(-1, 1))
-    noise, p = torch.randn(3, 400), net.condition()
+        net.direct.weight.view(600, 2, 600)[:, 0].copy_(torch.eye(600).roll(-1, 1))
+    noise, p = torch.randn(3, 600), net.condition()
     rollout, kinds = Rollout(p.batch((3,)), windows=True), []
     with torch.no_grad():
         for step in rollout:
             own = [rollout.part(noise, step)]
             step.accept(step.draw(lambda layout, params, own=own: layout.from_noise(params, own)))
             kinds.append(step.is_window)
-        assert kinds == [True] + 256 * [False] + [True] + 16 * [False]
+        assert kinds == [True] + 384 * [False] + [True] + 55 * [False]
         again = fac.families[0].to_noise(net(rollout.drawn), rollout.drawn)
         torch.testing.assert_close(again, noise)
         draws = []
