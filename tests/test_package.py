@@ -215,7 +215,7 @@ def test_one_version():
 
 def test_the_readme_names_the_versions_that_are_tested():
     row = next(
-        line for line in (PROJECT / "README.md").read_text().splitlines() if "tested in" in line
+        line for line in (PROJECT / "README.md").read_text().splitlines() if "tested with" in line
     )
     named = re.findall(r"\[?([\w-]+)(?:\]\([^)]*\))? (\d[\d.]*\d)", row)
     pinned = (PROJECT / "constraints.txt").read_text().splitlines()
