@@ -189,29 +189,7 @@ class FromModule(_Foreign, UniformNetwork):
 
 
 class MaskedModule(_Foreign, AnySet):
-    """A foreign bidirectional module as a network for any set, made by `Masked.from_module`.
-
-    The module is a masked language model (Devlin et al. 2019, "BERT") or the like. It is called as
-    `module(blocks)`, or `module(blocks, context)`. The blocks are in raster order,
-    (rows, num_blocks, *block_shape), and int64 if they are indices (tokens), with `mask` in place
-    of each one that is not observed. The module returns the parameters of all blocks,
-    (rows, num_blocks, num_params), as a tensor or as the first entry of its output. If the family
-    is a Categorical, extra logits are dropped (for symbols of the vocabulary that are never drawn).
-
-    `log_prob` calls the module on a row for each step of the order, and a draw calls it once for
-    each step.
-
-    Args:
-        module: predicts every block from the blocks that are not masked.
-        factorization: blocks of one family, in any order.
-        mask: the input in place of a block that is not observed.
-        context_shape: the shape of a context, `()` for none.
-        chunk_size: the largest number of rows in one call, but at least those of one pass.
-
-    Raises:
-        ValueError: if the blocks differ in family, or the module returns another shape. Draws
-            raise it if dropout or batch norm is active: call `module.eval()` first.
-    """
+    """A foreign bidirectional module as a network for any set; see `Masked.from_module`."""
 
     mask: Tensor
     _filler = "mask"

@@ -122,7 +122,16 @@ class Masked(AnySet):
     ) -> MaskedModule:
         """A network of the same kind around a foreign bidirectional module, such as a BERT.
 
-        See `MaskedModule` for how the module is called.
+        The module is a masked language model (Devlin et al. 2019, "BERT") or the like. It is called
+        as `module(blocks)`, or `module(blocks, context)`. The blocks are in raster order,
+        (rows, num_blocks, *block_shape), and int64 if they are indices (tokens), with `mask` in
+        place of each one that is not observed. The module returns the parameters of all blocks,
+        (rows, num_blocks, num_params), as a tensor or as the first entry of its output. If the
+        family is a Categorical, extra logits are dropped (for symbols of the vocabulary that are
+        never drawn).
+
+        `log_prob` calls the module on a row for each step of the order, and a draw calls it once
+        for each step.
 
         Args:
             module: predicts every block from the blocks that are not masked.
@@ -130,10 +139,13 @@ class Masked(AnySet):
             mask: the input in place of a block that is not observed: a token (BERT's is 103), or
                 a number or tensor that broadcasts to a block.
             context_shape: the shape of a context, `()` for none.
-            chunk_size: the largest number of rows in one call of the module; all by default.
+            chunk_size: the largest number of rows in one call of the module, but at least those of
+                one pass; all by default.
 
         Raises:
-            ValueError: if the blocks differ in family, or an argument is invalid.
+            ValueError: if the blocks differ in family, an argument is invalid, or the module
+                returns another shape. Draws raise it if dropout or batch norm is active: call
+                `module.eval()` first.
 
         >>> import torch, ardist as ad
         >>> class Bag(torch.nn.Module):  # the logits of each token from all tokens
