@@ -135,7 +135,7 @@ def _describe(options: argparse.Namespace) -> int | None:
 
 
 def _describe_table(table: pd.DataFrame, declared: dict[str, Any]) -> int | None:
-    """Shows the columns of a table; those that cannot be modelled as errors."""
+    """Shows the columns of a table; those that cannot be modeled as errors."""
     errors = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `Schema.of` warns again

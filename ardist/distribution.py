@@ -55,8 +55,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         params: tensors that replace the network's parameters, by name. They are inside the network
             during a computation, so no other thread may use it at that time.
         nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` means missing,
-            and the other elements are scored, as by `marginal`. Such values are in floating point
-            also for indices.
+            and only the other elements are scored, as by `marginal`. Such a value is a tensor of
+            floats, also if the elements are indices.
         chunk_size: the number of blocks whose parameters `log_prob` holds at a time. The backward
             pass computes them again. It bounds the memory of long events with many parameters a
             block, such as the logits of a large vocabulary. `RNN`, `Transformer`, `WaveNet` and
@@ -293,9 +293,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         with at most one backward pass for each step.
 
         Args:
-            tol: for networks that iterate: stop when a pass changes no entry of a row's gradient
-                by more than this share of the largest one. The gradient is then approximate, and
-                the error can be large if blocks depend strongly on each other. 0 is exact.
+            tol: for networks that iterate. They stop when a pass changes no entry of a row's
+                gradient by more than this share of the largest entry. The gradient is then
+                approximate, and its error can be large if blocks depend strongly on each other.
+                0 is exact.
 
         Raises:
             NotImplementedError: if a family has no `rsample`, a block is observed in part, or
@@ -407,7 +408,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """The greedy event, batch_shape + event_shape: the likeliest state of each block given the
-        blocks before it. Other events may be likelier; `ardist.sampling.beam_search` finds them.
+        blocks before it. Other events may be likelier. `ardist.sampling.beam_search` looks for them.
 
         Raises:
             NotImplementedError: if a block has no finite set of states.

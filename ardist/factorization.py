@@ -360,8 +360,8 @@ class Factorization(Specified):
     def split(self, x: Tensor) -> Tensor:
         """Events (*lead, *event_shape) as blocks in raster order of the grid.
 
-        Blocks are (*lead, num_blocks, *block_shape) where all have one family; otherwise they
-        are flat, (*lead, total), block after block.
+        Blocks are (*lead, num_blocks, *block_shape) if all have one family. Otherwise they are
+        flat, (*lead, total), block after block.
         """
         check_tensor(x, "x")
         lead = lead_of(x, self.event_shape)

@@ -267,7 +267,7 @@ class DrawStep(nn.Module):
     def start(
         self, num_rows: int, context: Tensor | None = None
     ) -> tuple[Tensor, Tensors, Tensors]:
-        """The arguments of the first call, besides the position.
+        """The arguments of the first call, except the position.
 
         Args:
             num_rows: the number of events.

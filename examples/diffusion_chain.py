@@ -118,9 +118,9 @@ def picture(chains: dict[str, Tensor], path: Path, times: tuple[int, ...]) -> No
     """Chains (N, T + 1, 2) by name, at these times."""
     figure = Figure(figsize=(2 * len(times), 4.4), layout="constrained")
     rows = zip(figure.subplots(2, len(times)), chains.items(), ("white", "#ffa62b"), strict=True)
-    for axes, (name, chain), colour in rows:
+    for axes, (name, chain), color in rows:
         for axis, t in zip(axes, times, strict=True):
-            axis.scatter(*chain[:, t].T, s=0.9, c=colour, linewidths=0)
+            axis.scatter(*chain[:, t].T, s=0.9, c=color, linewidths=0)
             axis.set(xlim=(-2.9, 2.9), ylim=(-2.9, 2.9), aspect="equal", facecolor="#14141c")
             axis.set(xticks=[], yticks=[], xlabel=f"t = {t}")
         axes[0].set_ylabel(name)

@@ -43,7 +43,7 @@ def load() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def build() -> ad.networks.PixelCNN:
-    # In a mixture of discretized logistics, neighbouring levels have similar probabilities.
+    # In a mixture of discretized logistics, neighboring levels have similar probabilities.
     family = ad.families.DiscretizedLogisticMixture(5, bins=LEVELS)
     factorization = ad.Factorization((8, 8), family)  # pixel by pixel, in raster order
     return ad.networks.PixelCNN(factorization, channels=32, depth=5, dropout=0.3)

@@ -41,7 +41,7 @@ LENGTH, GIVEN = 64, 8  # steps of a sample, and of a real chorale to continue
 class PerStep(nn.Module):
     """The log-likelihood of each roll, divided by the mean number of steps, (N,).
 
-    Lengths are known and not modelled: the padding comes after a roll and is not scored.
+    Lengths are known and not modeled: the padding comes after a roll and is not scored.
     """
 
     def __init__(self, net: RNN, steps: float) -> None:

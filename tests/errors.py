@@ -2932,7 +2932,7 @@ TABLES = (
         lambda: TableDensity().fit(pd.DataFrame(index=range(9))),
         "X: expected at least 2 rows, got 1 sample(s)",
         lambda: fit_table([1.0]),
-        "X: expected a column that can be modelled, got {'x': 'it is declared so'}",
+        "X: expected a column that can be modeled, got {'x': 'it is declared so'}",
         lambda: fit_table([1, 2], "left out"),
         cause="A density needs at least two rows and a column whose cells are neither "
         "all missing nor an identifier.",

@@ -53,5 +53,5 @@ def assert_cdf(samples, cdf="uniform"):
 
 
 def assert_density(samples, density, dim=1):
-    """Samples have this density at them, by the distances to their nearest neighbours."""
+    """Samples have this density at them, by the distances to their nearest neighbors."""
     assert auto_goodness_of_fit(samples, density, dim=dim) > ALPHA

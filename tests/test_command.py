@@ -81,7 +81,7 @@ def test_levels_and_kinds_can_be_declared(ardist):
     assert "S, M, L" in out
 
 
-def test_describe_shows_what_cannot_be_modelled(ardist, folder):
+def test_describe_shows_what_cannot_be_modeled(ardist, folder):
     table = pd.read_csv(folder / "people.csv")
     table.assign(visits="1,5", born="31/12/2024").to_csv(folder / "bad.csv", index=False)
     status, out, err = ardist("describe bad.csv")
@@ -202,7 +202,7 @@ REFUSED = {
     "fit decimals.csv -o a.safetensors": "column 'a': expected numbers, got text such as '1,5'",
     "fit thousands.csv -o a.safetensors": "column 'a': expected numbers, got text such as '1,500'",
     "fit dates.csv -o a.safetensors": "column 'a': expected dates such as 2024-12-31, got '31/12",
-    "fit nothing.csv -o a.safetensors": "X: expected a column that can be modelled, got ",
+    "fit nothing.csv -o a.safetensors": "X: expected a column that can be modeled, got ",
     "score none.safetensors people.csv": "No such file or directory: 'none.safetensors'",
     "score people.csv people.csv": "people.csv: expected ",
     "score newer.safetensors people.csv": "newer.safetensors: expected format 1, got 2",

@@ -86,7 +86,7 @@ def _as_numbers(column: Any) -> np.ndarray:
 
 
 def kind_of(numbers: np.ndarray) -> str:
-    """How numbers are modelled: "discrete", "count", "positive" or "real".
+    """How numbers are modeled: "discrete", "count", "positive" or "real".
 
     Args:
         numbers: (count,) float64, at least one.
@@ -114,8 +114,8 @@ class NumberForm:
         center: of the numbers without points, or of their logarithms, minus the origin.
         scale: their standard deviation.
         stretch: if it is above 0, the numbers have heavy tails on both sides, and the inverse
-            hyperbolic sines of the numbers in this unit are modelled.
-        is_log: whether the logarithms of the numbers are modelled.
+            hyperbolic sines of the numbers in this unit are modeled.
+        is_log: whether the logarithms of the numbers are modeled.
         is_integer: whether all numbers are integers.
         is_rounded: whether integers are near to each other in units of the scale, so that they are
             rounded values of a mixture. If all of its components are wider than one, no rounding is

@@ -26,7 +26,7 @@ Codes = np.ndarray  # float64 (rows,), NaN for missing cells
 
 @dataclass(frozen=True)
 class Column(ABC):
-    """A column whose cells are modelled.
+    """A column whose cells are modeled.
 
     Attributes:
         name: of the column.
@@ -124,7 +124,7 @@ class Column(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The values that are modelled, in a few words."""
+        """The values that are modeled, in a few words."""
 
 
 @dataclass(frozen=True)

@@ -54,14 +54,14 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     A table is a pandas data frame, a frame with the Arrow interface (polars, pyarrow), a dict of
     columns, a list of dicts of cells, or an array, whose columns are named x0, x1, ... Columns are
-    found by name, in any order.
-    Times have the zone of their column: text without a zone is local time in a column with one.
+    found by name, in any order. Columns that `fit` left out are not read. Queries also take tables
+    that lack columns.
+
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
-    Queries also take tables that lack columns. Levels of a category that `fit` saw once or not at
-    all, and discrete numbers that it has not seen, are read as one level "other". Without such
-    cells in the table of `fit` there is a warning. A cell that no row can have, such as a negative
-    number in a column of positive ones, scores -inf, and is an error as evidence. Columns that
-    `fit` left out are not read.
+    Levels of a category that `fit` saw once or not at all, and discrete numbers that it has not
+    seen, are read as one level "other". If `fit` saw no such cells, queries with them warn. A cell
+    that no row can have, such as a negative number in a column of positive ones, scores -inf, and
+    is an error as evidence. Text without a zone is local time in a column of times with a zone.
 
     `networks.Masked` gives the conditional of a column given any set of others in one pass, and
     each row may have another set. But its conditionals need not come from one joint: each order of
@@ -85,11 +85,12 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             day) or "left out"), or a list of ordered levels.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
-        max_epochs: passes over the table at most; by default as many as 1,000 to 8,000 steps are,
-            by the number of rows. Training ends before if the likelihood of a tenth of the rows,
-            and of at most 2,000, which are not trained on, improves no more.
+        max_epochs: passes over the table at most; by default those of 1,000 to 8,000 steps, by the
+            number of rows. A tenth of the rows, at most 2,000, is held out. Training ends earlier
+            if their likelihood improves no more.
         time_limit: seconds of training at most.
-        random_state: an integer, or None or a `RandomState` for different results in each call.
+        random_state: an integer, with which `fit` and each call of `sample` repeat their results,
+            or None or a `RandomState` for different results in each call.
         progress: whether `fit` shows a bar.
 
     Attributes:
@@ -147,7 +148,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             y: not used.
 
         Raises:
-            ValueError: if X is no table, or a column cannot be modelled; the message names it.
+            ValueError: if X is no table, or a column cannot be modeled; the message names it.
         """
         as_choice(self.missing, _MISSING, "missing")
         if self.max_epochs is not None:
@@ -239,7 +240,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         return Rows(self.network_, self._events)
 
     def _frame(self, data: Any, is_whole: bool, argument: str = "X") -> pd.DataFrame:
-        """A table with known columns, and with all that are modelled if it has to be whole.
+        """A table with known columns, and with all that are modeled if it has to be whole.
 
         A whole table may have columns that a marginal has integrated out. Elsewhere they would be
         evidence.
@@ -283,8 +284,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood of each row in nats, (rows,): that of its cells that are not missing.
 
-        It is a log density in the units of the columns of numbers. It is -inf if a number has none,
-        as negative numbers in a column of positive ones.
+        It is a log density in the units of the columns of numbers. It is -inf if a cell is outside
+        the support of its column, as a negative number in a column of positive ones.
 
         Raises:
             ValueError: if a column is missing or was not in the table of `fit`, or a cell is
@@ -454,11 +455,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             random_state: in place of that of the model, under which each call gives the same rows.
 
         Returns:
-            a table with the columns that are modelled.
+            a table with the columns that are modeled.
 
         Raises:
             ValueError: if a given value is impossible in its column, or draws cannot have it, or
-                the column of a given value is not modelled, or no value is within limits.
+                the column of a given value is not modeled, or no value is within limits.
         """
         count, frame = as_positive(n, "n"), self._given(given)
         for column in self.schema_.columns:
@@ -505,16 +506,16 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         *,
         random_state: Any = None,
     ) -> pd.DataFrame:
-        """A table without missing cells in the columns that are modelled.
+        """A table without missing cells in the columns that are modeled.
 
         Each cell is imputed given the observed cells of its row.
 
         Args:
             X: a table, which may lack columns.
-            method: "median", that of a column with an order, and the likeliest level of a category;
-                "mode", the likeliest value, which is searched among 64 quantiles of numbers; or
-                "draw", a draw of all missing cells of a row together. The mean error is least with
-                medians. Only draws keep the spread of a column and its dependence on others.
+            method: "median", in columns without an order the likeliest level; "mode", the likeliest
+                value, which is searched among 64 quantiles of numbers; or "draw", a draw of all
+                missing cells of a row together. The mean error is least with medians. Only draws
+                keep the spread of a column and its dependence on others.
             random_state: of draws, in place of that of the model.
 
         Returns:

@@ -26,7 +26,7 @@ KINDS = {
     "time": "dates with a time",
     "duration": "lengths of time",
     "clock": "times of day",
-    "left out": "not modelled",
+    "left out": "not modeled",
 }
 
 _OF_OBJECTS = {
@@ -42,7 +42,7 @@ _DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The reason why a column is not modelled."""
+    """The reason why a column is not modeled."""
 
     reason: str
 

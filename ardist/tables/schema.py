@@ -16,10 +16,10 @@ from ardist.tables.proposals import propose
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a table: how each is modelled, or why it is left out. It prints as a table.
+    """The columns of a table: how each is modeled, or why it is left out. It prints as a table.
 
     Attributes:
-        columns: those that are modelled.
+        columns: those that are modeled.
         left_out: the reasons by name of the other ones.
 
     >>> import pandas as pd
@@ -44,7 +44,7 @@ class Schema:
             declared: kinds, lists of ordered levels or columns by name, in place of proposals.
 
         Raises:
-            ValueError: if a column cannot be modelled, or all are left out.
+            ValueError: if a column cannot be modeled, or all are left out.
         """
         frame = as_frame(data)
         declared = {} if declared is None else declared
@@ -64,17 +64,17 @@ class Schema:
             if name not in declared:
                 warnings.warn(f"column {name!r}: left out, since {found.reason}", stacklevel=2)
         if not columns:
-            raise ValueError(f"X: expected a column that can be modelled, got {left_out}")
+            raise ValueError(f"X: expected a column that can be modeled, got {left_out}")
         return Schema(tuple(columns), left_out)
 
     @property
     def names(self) -> list[str]:
-        """The names of the columns that are modelled."""
+        """The names of the columns that are modeled."""
         return [column.name for column in self.columns]
 
     @property
     def all_names(self) -> list[str]:
-        """The names of the columns that are modelled, then of those that are left out."""
+        """The names of the columns that are modeled, then of those that are left out."""
         return [*self.names, *self.left_out]
 
     def part(self, names: Collection[str]) -> "Schema":

@@ -105,8 +105,8 @@ def fit(
     (`network.start_at`).
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
-    `max_epochs` or `time_limit`. Without either, `patience // 3` epochs in a row without
-    improvement in validation halve it. Training ends at the first of `max_epochs`, `time_limit`
+    `max_epochs` or `time_limit`. Without either, it is halved after `patience // 3` epochs in a row
+    without improvement in validation. Training ends at the first of `max_epochs`, `time_limit`
     and `patience`. The network is in eval mode afterwards. The random numbers of an epoch depend on
     the seed alone, and torch's global generator is as it was.
 
@@ -121,15 +121,15 @@ def fit(
         context: (N, *context_shape) for a tensor x.
         valid: a share of the rows to validate on, or other rows: a tensor, (x, context), a
             Dataset or a DataLoader; None or 0 for none. A DataLoader x has no shares.
-        batch_size: rows of a step, in all processes together.
+        batch_size: rows of a batch, in all processes together.
         lr: the highest learning rate.
         max_epochs: epochs at most; no limit by default.
         patience: epochs without improvement in validation after which training ends, or None.
         time_limit: seconds at most. The learning rate then depends on the machine's speed.
         steps_per_epoch: steps at most; by default an epoch is one pass over the data.
         orderings: the orders to train on, for networks that support any: "row" or "batch" for a
-            random order of each row or batch, or a sequence, of which each batch has one. By
-            default the network's own, or random sets if it predicts from any set.
+            random order of each row or batch, or a sequence of orders, one of which is chosen for
+            each batch. By default the network's own, or random sets if it predicts from any set.
         in_order: the share of rows in the network's own order if the others are in random ones.
             Validation of a network that predicts from any set is the mean over all orders.
         nan_policy: "raise", or "marginalize" if NaN in x is missing, for a network that follows

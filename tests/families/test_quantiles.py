@@ -99,7 +99,7 @@ def test_a_cdf_and_its_inverse_undo_each_other(family, dtype, request):
     value = family.icdf(params, uniform)
     assert value.dtype == dtype
     assert family.support.check(value).all()
-    # Between neighbouring numbers a steep CDF makes a leap.
+    # Between neighboring numbers a steep CDF makes a leap.
     steps = 4 * torch.finfo(dtype).eps * value.abs() * family.log_prob(params, value).exp()
     tolerance = steps + (1e-10 if dtype == torch.float64 else 1e-6)
     assert ((family.cdf(params, value) - uniform).abs() <= tolerance).all()

@@ -258,7 +258,7 @@ def test_imputation_is_the_median_and_the_mode(model, holes):
     assert (at[0] >= at[1] - 1e-4).all()
 
 
-def test_missing_cells_can_be_modelled(whole, some):
+def test_missing_cells_can_be_modeled(whole, some):
     cells = whole.cell_scores(some[:20])
     assert not cells.isna().any(axis=None)
     np.testing.assert_allclose(cells.sum(axis=1), whole.score_samples(some[:20]), rtol=1e-5)
