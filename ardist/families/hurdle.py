@@ -35,7 +35,7 @@ class Hurdle(Selecting):
 
     Args:
         points: different numbers.
-        family: a family of one number that is no index.
+        family: a family of one number that is not an index.
 
     Raises:
         ValueError: if an argument is invalid.

@@ -29,7 +29,7 @@ class All(Rule):
         rules: at least one.
 
     Raises:
-        ValueError: if there is none, or one is no rule.
+        ValueError: if there is none, or one is not a rule.
 
     >>> import ardist as ad
     >>> rule = ad.rules.All(ad.rules.Sum(2), ad.rules.Automaton.walk([[1, 1], [1, 0]]))

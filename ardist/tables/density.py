@@ -148,7 +148,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             y: not used.
 
         Raises:
-            ValueError: if X is no table, or a column cannot be modeled; the message names it.
+            ValueError: if X is not a table, or a column cannot be modeled; the message names it.
         """
         as_choice(self.missing, _MISSING, "missing")
         if self.max_epochs is not None:

@@ -34,7 +34,7 @@ class Report:
             1, of numbers in tenths.
         synthetic_pairs: the same of the synthetic table.
         accuracy: of a gradient-boosted classifier that tells real rows from synthetic ones, by
-            cross-validation: 0.5 if they cannot be told apart.
+            cross-validation: 0.5 if it cannot.
         copies: the share of synthetic rows that are equal to a row of the real table.
         held_out_copies: the same share of held-out rows, None without such rows. It shows how many
             copies are chance.

@@ -178,7 +178,7 @@ def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: fl
     probability, by a draw of the model. A network with parallel passes makes two of them, and
     draws on true prefixes (Mihaylova and Martins 2019). An RNN goes step by step, and draws on
     the prefixes as replaced. No gradient flows through the draws. For probability 0 the result is
-    `log_prob`. Otherwise it is a training objective, and no likelihood of `x`.
+    `log_prob`. Otherwise it is a training objective, and not a likelihood of `x`.
 
     Args:
         p: the distribution.
