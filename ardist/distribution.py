@@ -694,10 +694,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def _explain(self, value: Tensor, inside: Tensor, name: str) -> None:
         """Raises with the first block that is outside its support."""
         fac = self.factorization
-        where = (~inside).nonzero()[0].tolist()
-        row, block = tuple(where[:-1]), where[-1]
-        entries = fac.layout.gather_blocks("value", fac.split(value)[row].unsqueeze(0), [block])
-        if fac.rule is not None and fac.layout.inside(fac.split(value)).all():
+        *row, block = (~inside).nonzero()[0].tolist()
+        blocks = fac.split(value.expand(*inside.shape[:-1], *self.event_shape))
+        entries = fac.layout.gather_blocks("value", blocks[tuple(row)].unsqueeze(0), [block])
+        if fac.rule is not None and fac.layout.inside(blocks).all():
             got = entries.flatten().tolist()
             raise ValueError(
                 f"{name}: expected {fac.rule.expected(fac.block_name(block))}, got "

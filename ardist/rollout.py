@@ -285,7 +285,8 @@ class Rollout:
     def has_equal_steps(self) -> bool:
         """Whether each step draws one block, and all blocks have the same family."""
         layout = self.source.layout
-        return not layout.flat and len(self.order.steps) == layout.num_blocks
+        is_even = not (layout.flat or self.order.is_ragged)
+        return is_even and len(self.order.steps) == layout.num_blocks
 
     def _make_decoder(self) -> Decoder:
         if self.batch.num_rows == 0:

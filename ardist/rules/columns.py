@@ -111,15 +111,18 @@ class Within(Rule):
         return reference.new_zeros(rows, 0)
 
     def allowed(self, state: State, at: At) -> Tensor | Interval | None:
-        lead = state.shape[:-1]
-        masks = [self._masks.get(block) for block in at.blocks.flatten().tolist()]
+        lead, blocks = state.shape[:-1], at.blocks.flatten().tolist()
+        masks = [self._masks.get(block) for block in blocks]
         if any(mask is not None for mask in masks):
             every = torch.ones(states_of(at.family).shape[0], dtype=torch.bool)
             each = torch.stack([every if mask is None else mask for mask in masks])
-            return each.to(state.device).expand(*lead, -1)
+            each = each.to(state.device).unflatten(0, at.blocks.shape)  # (n, K) or (rows, n, K)
+            return each.expand(*lead, -1)
         everything = (-math.inf, math.inf)
-        ends = [self._ends.get(block, everything) for block in at.blocks.flatten().tolist()]
-        low, high = state.new_tensor(ends, dtype=torch.float64).unbind(-1)
+        ends = state.new_tensor(
+            [self._ends.get(block, everything) for block in blocks], dtype=torch.float64
+        )
+        low, high = ends.unflatten(0, at.blocks.shape).unbind(-1)
         return Interval(low.expand(lead), high.expand(lead))
 
     def advance(self, state: State, value: Tensor, at: At) -> Tensor:

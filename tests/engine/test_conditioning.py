@@ -430,6 +430,15 @@ def test_rows_with_ties_need_a_network_that_serves_ties():
     torch.testing.assert_close(q.log_prob(x)[:, 0], p.log_prob(x[:, 0]))
 
 
+@pytest.mark.parametrize("ranks", [[[0, 0, 0], [0, 0, 0]], [[0, 0, 1], [1, 0, 0]]], ids=str)
+def test_tied_blocks_of_rows_are_drawn_independently(ranks, float64):
+    """Also if all rows have ties, so that there are fewer steps than blocks."""
+    net = networks.Masked(ad.Factorization(3, fam.Bernoulli()), hidden_features=8)
+    x = net.condition().with_ordering(torch.tensor(ranks)).sample((2000,))
+    for row, own in enumerate(ranks):
+        assert_follows(net.condition().with_ordering(ad.Ordering.from_ranks(own)), x[:, row])
+
+
 @pytest.mark.parametrize("ordering", [ad.Ordering.raster(), ad.Ordering.reverse()])
 def test_marginals_where_rows_have_orders_of_their_own(ordering, float64):
     torch.manual_seed(8)

@@ -148,6 +148,32 @@ def test_orders_of_rows_and_other_orders(float64):
     assert p.sample((50,)).sum(-1).eq(5).all()
 
 
+@pytest.mark.parametrize(
+    ("family", "rule"),
+    [
+        (fam.Categorical(3), rules.Within(a={0, 1}, b={1, 2})),
+        (fam.Normal(), rules.Within(a=(0.0, 1.0), b=(2.0, None))),
+    ],
+    ids=["sets", "intervals"],
+)
+def test_columns_are_within_their_limits_in_orders_of_rows(family, rule):
+    fac = ad.Factorization.columns(a=family, b=family, rule=rule)
+    p = networks.Transformer(fac, dim=8, depth=1, heads=2).condition()
+    p = p.with_ordering(torch.tensor([[0, 1], [1, 0], [0, 1]]))
+    x = p.sample((50,))
+    assert p.support.check(x).all()
+    assert p.log_prob(x).isfinite().all()
+
+
+def test_one_event_that_breaks_a_rule_in_the_order_of_a_row():
+    even = rules.Automaton([[0, 1, 1], [1, 0, 0]], {0})
+    fac = ad.Factorization(3, fam.Categorical(3), rule=even)
+    p = networks.Transformer(fac, dim=8, depth=1, heads=2).condition(validate_args=True)
+    p = p.with_ordering(torch.tensor([[0, 1, 2], [2, 1, 0]]))
+    with pytest.raises(ValueError, match=r"^value: expected block \(2,\) to follow Automaton"):
+        p.log_prob(torch.tensor([1, 1, 1]))
+
+
 @pytest.mark.parametrize("network", ["made", "rnn"])
 def test_a_dead_end_raises(network):
     def built(fac, **kwargs):
