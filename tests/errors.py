@@ -489,8 +489,10 @@ ARGUMENTS = (
         lambda: ad.Ordering.from_graph([[0.0, 0.0], [0.5, 0.0]]),
         "quantiles: expected numbers within [0, 1], got [5, 95]",
         lambda: guides.AutoAutoregressive(pair).quantiles([5, 95]),
-        "ranks: expected one for each of the 4 blocks, got (3,)",
+        "ranks: expected one for each of the 4 blocks, in all rows or in each of 2, got (3,)",
         lambda: made().decoder(2, ranks=torch.arange(3)),
+        "table: expected numbers, got [[0, 1], [1]]",
+        lambda: rules.Automaton([[0, 1], [1]], {0}),
         cause="An argument cannot be converted to a tensor of the expected numbers.",
         cure="Use a tensor, array or list of the numbers that the message names.",
     ),
@@ -1692,8 +1694,10 @@ CONTEXTS = (
     error(
         "context: expected (N, 3) with an N that divides num_rows 4, got (3, 3)",
         lambda: ad.DrawStep(made(context_shape=(3,)).eval()).start(4, torch.zeros(3, 3)),
+        "context: expected (N, 3) with an N that divides batch_size 4, got (0, 3)",
+        lambda: made(context_shape=(3,)).decoder(4, torch.zeros(0, 3)),
         cause="The rows of a draw cannot be divided evenly among the contexts.",
-        cure="Pass one context for each row, or a multiple of their number as `num_rows`.",
+        cure="Pass one context for each row, or a multiple of their number as the number of rows.",
     ),
     error(
         "context: expected (*batch_shape, 3), got none; the network was built with "
