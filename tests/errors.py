@@ -793,6 +793,10 @@ RULES = (
         lambda: rules.Automaton([[0, 2]], {0}),
         "accepting: expected states from 0 to 0, got [1]",
         lambda: rules.Automaton([[0, 0]], {1}),
+        "accepting: expected several states, got 0",
+        lambda: rules.Automaton([[0, 0]], 0),
+        "accepting: expected an integer of at least 0, got 0.5",
+        lambda: rules.Automaton([[0, 0]], {0.5}),
         "adjacency: expected a square matrix, got (1, 2)",
         lambda: rules.Automaton.walk([[0, 1]]),
         "start: expected a node from 0 to 1, got 2",
@@ -2093,7 +2097,7 @@ SAMPLING = (
     error(
         "rule: expected a Rule, got 1",
         lambda: sampling.smc(p(BITS), 1, 10),
-        "threshold: expected a share from 0 to 1, got 2",
+        "threshold: expected one within [0, 1], got 2",
         lambda: sampling.smc(p(BITS), rules.Sum(1), 10, threshold=2),
         cause="`smc` conditions on a rule of `ardist.rules`, and resamples if the effective sample "
         "size is under a share of the particles.",
