@@ -300,7 +300,8 @@ def checked_chunk_size(network: nn.Module, chunk_size: int | None) -> int | None
 def unwrap(network: nn.Module, name: str = "network") -> Any:
     """The conditional network inside a wrapper such as that of `torch.compile` or DDP."""
     unwrapped: Any = network
-    while not (isinstance(unwrapped, nn.Module) and hasattr(unwrapped, "factorization")):
+    # By its class, since a wrapper may have the attributes of what is inside.
+    while not hasattr(type(unwrapped), "unsupported_reason"):
         inner = getattr(unwrapped, "_orig_mod", None) or getattr(unwrapped, "module", None)
         if not isinstance(inner, nn.Module):
             raise ValueError(f"{name}: expected a conditional network, got {described(network)}")
