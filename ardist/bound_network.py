@@ -259,6 +259,26 @@ def context_batch(network: Any, context: Tensor | None) -> Size:
     return context.shape[: -len(shape)]
 
 
+def check_contexts(network: Any, context: Tensor | None, num_rows: int, name: str) -> None:
+    """Raises a `ValueError` unless a context is (N, *network.context_shape) and N divides the rows.
+
+    Args:
+        network: a conditional network.
+        context: of the rows; row i has context i % N.
+        num_rows: the number of rows.
+        name: of the argument that `num_rows` is.
+    """
+    batch = context_batch(network, context)
+    if context is None:
+        return
+    check_kind(context, "context", next(network.parameters(), context), exact=True)
+    if len(batch) != 1 or batch[0] == 0 or num_rows % batch[0]:
+        raise ValueError(
+            f"context: expected (N, {spelled(network.context_shape)}) with an N that divides "
+            f"{name} {num_rows}, got {tuple(context.shape)}"
+        )
+
+
 def checked_chunk_size(network: nn.Module, chunk_size: int | None) -> int | None:
     """`chunk_size` if the network can score in chunks; a `ValueError` otherwise."""
     if chunk_size is None:
@@ -280,7 +300,8 @@ def checked_chunk_size(network: nn.Module, chunk_size: int | None) -> int | None
 def unwrap(network: nn.Module, name: str = "network") -> Any:
     """The conditional network inside a wrapper such as that of `torch.compile` or DDP."""
     unwrapped: Any = network
-    while not (isinstance(unwrapped, nn.Module) and hasattr(unwrapped, "factorization")):
+    # By its class, since a wrapper may have the attributes of what is inside.
+    while not hasattr(type(unwrapped), "unsupported_reason"):
         inner = getattr(unwrapped, "_orig_mod", None) or getattr(unwrapped, "module", None)
         if not isinstance(inner, nn.Module):
             raise ValueError(f"{name}: expected a conditional network, got {described(network)}")

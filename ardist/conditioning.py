@@ -192,9 +192,12 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
     None if a block is kept in part and its support is not that of independent elements.
     """
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
+    restriction = factorization.restriction
+    within = None if restriction is None else restriction.layout_within()
+    families = (layout if within is None else within).families
     blocks = torch.arange(layout.num_blocks, device=mask.device)
     owners = merge(layout.expand_to_elements(blocks))[mask].tolist()
-    each = [elementwise(layout.families[block].support) for block in owners]
+    each = [elementwise(families[block].support) for block in owners]
     if all(constraint.event_dim == 0 for constraint in each):
         if len(set(map(id, each))) == 1:
             return constraints.independent(each[0], 1)
@@ -205,5 +208,5 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
     places[mask] = torch.arange(len(owners), device=mask.device)
     kept = sorted(set(owners))
     order = layout.gather_blocks("value", split(places).unsqueeze(0), kept).flatten()
-    families = [layout.families[block] for block in kept]
-    return BlockConstraint(Layout(families, flat=True), order.cpu(), Size((len(owners),)))
+    parts = Layout([families[block] for block in kept], flat=True)
+    return BlockConstraint(parts, order.cpu(), Size((len(owners),)))

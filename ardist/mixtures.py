@@ -42,11 +42,11 @@ class Mixture(TorchDistribution):
     Args:
         mixing: the weights, a Categorical over the components.
         components: distributions of torch or Pyro over the same events. Their batch_shapes and
-            the batch_shape of `mixing` broadcast. If their sequences have an end, the orders may
-            differ.
-        validate_args: whether to check that a sequence is in the support of a component, if the
-            supports differ; torch's default if None. Components check values by their own
-            `validate_args`.
+            the batch_shape of `mixing` broadcast. If all follow one rule, such as that of an end,
+            their orders may differ.
+        validate_args: whether to check that an event follows the rule in the order of a component,
+            if there is one; torch's default if None. Components without a rule check values by
+            their own `validate_args`.
 
     Attributes:
         mixing: the weights.
@@ -105,11 +105,11 @@ class Mixture(TorchDistribution):
                 f"components: expected batch_shapes that broadcast with the batch_shape "
                 f"{tuple(shapes[0])} of mixing, got {[tuple(shape) for shape in shapes[1:]]}"
             ) from error
-        self._sequences = _sequences(components)
-        if not self._sequences:
+        self._unchecked = _unchecked(components)
+        if not self._unchecked:
             _check_supports(components)
         self.mixing = mixing
-        self.components: tuple[Distribution, ...] = self._sequences or tuple(components)
+        self.components: tuple[Distribution, ...] = self._unchecked or tuple(components)
         # Instance attributes, since Pyro assigns them.
         self.has_rsample = all(map(_is_pathwise, components)) and not mixing.logits.requires_grad
         self.has_enumerate_support = all(part.has_enumerate_support for part in components)
@@ -118,14 +118,14 @@ class Mixture(TorchDistribution):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint | None:
         """The union of the components' supports."""
-        if not self._sequences:
+        if not self._unchecked:
             return self.components[0].support
-        first: Any = self._sequences[0].support
+        first: Any = self._unchecked[0].support
         return RuleConstraint(self._inside, len(self.event_shape), first.rule, first.is_discrete)
 
     def _inside(self, x: Tensor) -> Tensor:
         """Whether each event is inside the support of a component: (*lead, 1) bool."""
-        checks = torch.broadcast_tensors(*(part.support.check(x) for part in self._sequences))
+        checks = torch.broadcast_tensors(*(part.support.check(x) for part in self._unchecked))
         return torch.stack(checks, -1).any(-1, keepdim=True)
 
     def expand(self, batch_shape: Sequence[int], _instance: "Mixture | None" = None) -> "Mixture":
@@ -144,7 +144,7 @@ class Mixture(TorchDistribution):
         Raises:
             ValueError: if validation is on and a value is outside the support.
         """
-        if self._validate_args and self._sequences:
+        if self._validate_args and self._unchecked:
             self._validate_sample(value)
         scores = torch.broadcast_tensors(*(part.log_prob(value) for part in self.components))
         result = log_sum_exp(torch.stack(scores, -1) + self.mixing.logits)  # (*lead,)
@@ -205,7 +205,7 @@ class Mixture(TorchDistribution):
             NotImplementedError: if a component does not enumerate its support.
         """
         as_flag(expand, "expand")
-        sources = self._sequences or self.components[:1]
+        sources = self._unchecked or self.components[:1]
         parts = [source.enumerate_support(expand=False) for source in sources]
         states = torch.cat([part.reshape(part.shape[0], *self.event_shape) for part in parts])
         if len(sources) > 1:
@@ -309,16 +309,15 @@ def _with_ordering(
         raise ValueError(f"{name}: {error}") from error
 
 
-def _sequences(components: Sequence[Distribution]) -> tuple[AutoregressiveDistribution, ...]:
-    """Copies of the components without validation, if all follow the same rule.
+def _unchecked(components: Sequence[Distribution]) -> tuple[AutoregressiveDistribution, ...]:
+    """Copies of the components that do not check values, if all follow the same rule; or nothing.
 
-    The supports of such components differ with their orders, and the support of the mixture is
-    their union. So the components must not check values. Otherwise the result is empty.
+    Their supports differ with their orders, and the support of the mixture is the union.
     """
     copies = [
         part.expand(part.batch_shape)
         for part in components
-        if isinstance(part, AutoregressiveDistribution) and part.factorization.rule is not None
+        if isinstance(part, AutoregressiveDistribution) and isinstance(part.support, RuleConstraint)
     ]
     if len(copies) < len(components) or len({part.factorization.rule for part in copies}) > 1:
         return ()

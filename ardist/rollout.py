@@ -248,7 +248,8 @@ class Rollout:
         self._selections: list[tuple[int, Tensor]] = []
         self.num_taken = 0
         self._state: State = None  # of the rule
-        self._rest: Tensor | None = None  # the blocks that follow, if the rule makes them certain
+        self.rest: Tensor | None = None
+        """The blocks of all steps that follow, if the rule makes them certain."""
         self._evidence = batch.evidence
         is_ragged = self.order.is_ragged or torch._C._is_tracing()
         self._is_whole = whole or (decoder is None and is_ragged)
@@ -272,7 +273,7 @@ class Rollout:
             batch, rule = self.batch, self.restriction.rule
             self._state = rule.start(batch.num_rows, batch.contexts, self._reference)
         prefix = self._take_prefix()
-        if self.num_taken == self.num_steps or self._rest is not None:
+        if self.num_taken == self.num_steps or self.rest is not None:
             return iter(())
         if self._decoder is None:
             self._decoder = self._make_decoder()
@@ -337,7 +338,7 @@ class Rollout:
             if is_slow and self.has_equal_steps:  # others would draw other noise
                 until = min(stop + num_single, self.num_steps)
                 yield from self._by_steps(decoder, decoder.step(None), until)
-                if self._rest is not None:
+                if self.rest is not None:
                     return
                 num_single *= 2
 
@@ -454,7 +455,7 @@ class Rollout:
         is_due = start // every < stop // every
         if restriction.may_end and is_due and stop < self.order.num_steps:
             after = self._at(restriction, stop, self.order.num_steps, blocks.shape[0])
-            self._rest = restriction.rule.rest(self._state, after)
+            self.rest = restriction.rule.rest(self._state, after)
 
     def _at(self, restriction: Restriction, start: int, stop: int, rows: int) -> At:
         """The places of the blocks of these steps, in each row if rows have orders."""
@@ -478,7 +479,7 @@ class Rollout:
         """Keeps the blocks of the steps up to `stop`; whether all that follow are certain."""
         self._pieces.append(_accepted(blocks))
         self.num_taken = stop
-        return self._rest is not None
+        return self.rest is not None
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was; see `Step.select`."""
@@ -499,8 +500,8 @@ class Rollout:
                 rows = earlier if rows is None else earlier.index_select(0, rows)
             pieces[number] = pieces[number] if rows is None else pieces[number][rows]
         blocks = torch.cat(pieces, 1) if pieces else self.batch.placeholders[:, :0]
-        if self._rest is not None:
-            blocks = torch.cat((blocks, self._rest.to(blocks.dtype)), 1)
+        if self.rest is not None:
+            blocks = torch.cat((blocks, self.rest.to(blocks.dtype)), 1)
         if blocks.shape[1] == self.order.ends[-1]:
             return self.order.to_raster(blocks)
         rest = self.batch.placeholders[:1].expand(blocks.shape[0], *self.batch.layout.value_shape)

@@ -130,6 +130,8 @@ def _each_step(p: AutoregressiveDistribution, rollout: Rollout) -> Iterator[Step
     while (step := _call(p, next, steps, None)) is not None:
         drawn = step.accept(_call(p, step.sample))
         blocks = rollout.order.put(blocks, drawn, step.index)
+        if rollout.rest is not None:
+            blocks = rollout.order.put(blocks, rollout.rest.to(blocks.dtype), step.stop)
         yield _shown(rollout, step, drawn, blocks)
 
 

@@ -14,7 +14,7 @@ from ardist.restriction import Restriction
 from ardist.rollout import Step, rollout_by_steps
 from ardist.rows import repeat_rows
 from ardist.rules.base import At, Rule, map_state
-from ardist.shapes import as_positive, as_real, check_type
+from ardist.shapes import as_positive, as_share, check_type
 
 _LEAST_SHARE = 0.1  # of the particles, as an effective sample size
 _LEAST_LOG_PROB = -30.0
@@ -138,7 +138,7 @@ def smc(
     check_type(p, AutoregressiveDistribution, "p")
     check_type(rule, Rule, "rule")
     count = as_positive(num_particles, "num_particles")
-    share = as_real(threshold, "threshold", "a share from 0 to 1", lambda x: 0 <= x <= 1)
+    share = as_share(threshold, "threshold")
     if (block := p.partial_block) is not None:
         raise ValueError(f"p: expected no block observed in part, got {block}")
     p = _limited_first(p, rule)

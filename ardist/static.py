@@ -6,11 +6,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ardist.bound_network import checked_factorization, context_batch, unwrap
+from ardist.bound_network import check_contexts, checked_factorization, unwrap
 from ardist.decoding import CacheDecoder
 from ardist.factorization import Factorization
 from ardist.rows import repeat_rows
-from ardist.shapes import as_positive, check_kind, spelled
+from ardist.shapes import as_positive
 
 Tensors = tuple[Tensor, ...]
 _WARM_UP = 3  # steps before a CUDA graph is recorded, in which torch's libraries set themselves up
@@ -281,17 +281,9 @@ class DrawStep(nn.Module):
             ValueError: if the context does not fit the network or the number of rows.
         """
         as_positive(num_rows, "num_rows")
-        batch = context_batch(self.step.network, context)
-        reference = next(self.parameters(), torch.empty(0))
-        if context is not None:
-            check_kind(context, "context", reference, exact=True)
-            if len(batch) != 1 or num_rows % batch[0]:
-                raise ValueError(
-                    f"context: expected (N, {spelled(context.shape[len(batch) :])}) with an N that "
-                    f"divides num_rows {num_rows}, got {tuple(context.shape)}"
-                )
+        check_contexts(self.step.network, context, num_rows, "num_rows")
         context = repeat_rows(context, num_rows)
-        fac = self.factorization
+        fac, reference = self.factorization, next(self.parameters(), torch.empty(0))
         blocks = fac.layout.placeholder(reference).expand(num_rows, *fac.layout.value_shape)
         return fac.merge(blocks).clone(), *self.step.start(blocks, context)
 

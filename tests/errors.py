@@ -489,8 +489,10 @@ ARGUMENTS = (
         lambda: ad.Ordering.from_graph([[0.0, 0.0], [0.5, 0.0]]),
         "quantiles: expected numbers within [0, 1], got [5, 95]",
         lambda: guides.AutoAutoregressive(pair).quantiles([5, 95]),
-        "ranks: expected one for each of the 4 blocks, got (3,)",
+        "ranks: expected one for each of the 4 blocks, in all rows or in each of 2, got (3,)",
         lambda: made().decoder(2, ranks=torch.arange(3)),
+        "table: expected numbers, got [[0, 1], [1]]",
+        lambda: rules.Automaton([[0, 1], [1]], {0}),
         cause="An argument cannot be converted to a tensor of the expected numbers.",
         cure="Use a tensor, array or list of the numbers that the message names.",
     ),
@@ -791,6 +793,10 @@ RULES = (
         lambda: rules.Automaton([[0, 2]], {0}),
         "accepting: expected states from 0 to 0, got [1]",
         lambda: rules.Automaton([[0, 0]], {1}),
+        "accepting: expected several states, got 0",
+        lambda: rules.Automaton([[0, 0]], 0),
+        "accepting: expected an integer of at least 0, got 0.5",
+        lambda: rules.Automaton([[0, 0]], {0.5}),
         "adjacency: expected a square matrix, got (1, 2)",
         lambda: rules.Automaton.walk([[0, 1]]),
         "start: expected a node from 0 to 1, got 2",
@@ -1692,8 +1698,10 @@ CONTEXTS = (
     error(
         "context: expected (N, 3) with an N that divides num_rows 4, got (3, 3)",
         lambda: ad.DrawStep(made(context_shape=(3,)).eval()).start(4, torch.zeros(3, 3)),
+        "context: expected (N, 3) with an N that divides batch_size 4, got (0, 3)",
+        lambda: made(context_shape=(3,)).decoder(4, torch.zeros(0, 3)),
         cause="The rows of a draw cannot be divided evenly among the contexts.",
-        cure="Pass one context for each row, or a multiple of their number as `num_rows`.",
+        cure="Pass one context for each row, or a multiple of their number as the number of rows.",
     ),
     error(
         "context: expected (*batch_shape, 3), got none; the network was built with "
@@ -2089,7 +2097,7 @@ SAMPLING = (
     error(
         "rule: expected a Rule, got 1",
         lambda: sampling.smc(p(BITS), 1, 10),
-        "threshold: expected a share from 0 to 1, got 2",
+        "threshold: expected one within [0, 1], got 2",
         lambda: sampling.smc(p(BITS), rules.Sum(1), 10, threshold=2),
         cause="`smc` conditions on a rule of `ardist.rules`, and resamples if the effective sample "
         "size is under a share of the particles.",

@@ -568,7 +568,7 @@ class Binarized(nn.Module):
 
     def __init__(self, network):
         super().__init__()
-        self.network = network
+        self.network, self.factorization = network, network.factorization
 
     def forward(self, x):
         return self.network.condition().log_prob((x > 0.5).float())

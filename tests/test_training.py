@@ -160,6 +160,22 @@ def test_exposure_comes_without_dropout():
     assert net.training
 
 
+def test_values_outside_are_those_of_x():
+    p = random_made(ad.Factorization(4, fam.Bernoulli()), hidden_features=8).condition()
+    with pytest.raises(ValueError, match=r"^x: expected block \(0,\) inside the support"):
+        exposure_bias(p, torch.full((3, 4), 0.5))
+
+
+def test_the_weights_of_sets_are_as_precise_as_the_scores():
+    """All blocks have one score, so that the estimate is exact for each set."""
+    net = networks.Masked(ad.Factorization(7, fam.Bernoulli()), hidden_features=8).double()
+    torch.nn.init.zeros_(net.head.weight)
+    torch.nn.init.zeros_(net.head.bias)
+    found = ad.training.masked_log_prob(net.condition(), torch.ones(50, 7).double())
+    expected = -7 * torch.tensor(2.0).double().log().expand(50)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+
+
 def test_sets_in_order_are_prefixes(float64):
     net = networks.Masked(ad.Factorization(4, fam.Bernoulli()), hidden_features=8)
     p = net.condition().with_ordering(ad.Ordering.random(1))

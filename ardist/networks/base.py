@@ -12,7 +12,7 @@ import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from ardist.bound_network import checked_chunk_size, context_batch, unwrap
+from ardist.bound_network import check_contexts, checked_chunk_size, unwrap
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import NAN_POLICIES, AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -178,7 +178,7 @@ class ConditionalNetwork(Specified, nn.Module):
 
         Args:
             batch_size: the number of rows.
-            context: as in `forward`.
+            context: (N, *context_shape), where N divides `batch_size`.
             ranks: as in `forward`; one order for each row if `has_row_orders`.
             factorization: in place of the network's own, if it differs in length or order.
 
@@ -191,15 +191,13 @@ class ConditionalNetwork(Specified, nn.Module):
         fac = self.factorization if factorization is None else factorization
         check_type(fac, Factorization, "factorization")
         batch_size = as_positive(batch_size, "batch_size")
-        context_batch(self, context)
-        if context is not None:
-            check_kind(context, "context", next(self.parameters(), context), exact=True)
+        check_contexts(self, context, batch_size, "batch_size")
         if ranks is not None:
-            ranks = as_integers(ranks, "ranks")
-            if ranks.shape[-1:] != (fac.num_blocks,):
+            ranks = as_integers(ranks, "ranks").long()
+            if ranks.shape not in ((fac.num_blocks,), (batch_size, fac.num_blocks)):
                 raise ValueError(
-                    f"ranks: expected one for each of the {fac.num_blocks} blocks, got "
-                    f"{tuple(ranks.shape)}"
+                    f"ranks: expected one for each of the {fac.num_blocks} blocks, in all rows or "
+                    f"in each of {batch_size}, got {tuple(ranks.shape)}"
                 )
             if ranks.dim() == 1:
                 ordering = Ordering.from_ranks(ranks.reshape(fac.grid_shape))

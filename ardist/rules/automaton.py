@@ -1,5 +1,6 @@
 """Events that a finite automaton accepts: patterns, walks on graphs, products of rules."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ardist.families.base import states_of
 from ardist.rules.base import At, Rule, Specification, State, bound, check_finite
-from ardist.shapes import as_integer, as_integers, as_tensor
+from ardist.shapes import as_integer, as_integers, as_tensor, described
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -49,7 +50,7 @@ class Automaton(Rule):
     _step: ClassVar[Tensor]
 
     def __init__(self, table: Any, accepting: Any, initial: int = 0) -> None:
-        entries = as_integers(torch.as_tensor(table), "table").long()
+        entries = as_integers(table, "table").long()
         if entries.dim() not in (2, 3):
             raise ValueError(
                 f"table: expected (states, states of a block), or one for each block, got "
@@ -61,7 +62,10 @@ class Automaton(Rule):
                 f"table: expected next states from -1, for none, to {count - 1}, got "
                 f"{int(entries.min())} to {int(entries.max())}"
             )
-        ends = sorted({as_integer(int(state), "accepting", 0) for state in accepting})
+        states = accepting.tolist() if isinstance(accepting, Tensor) else accepting
+        if not isinstance(states, Iterable):
+            raise ValueError(f"accepting: expected several states, got {described(accepting)}")
+        ends = sorted({as_integer(state, "accepting", 0) for state in states})
         for name, states in (("accepting", ends), ("initial", [as_integer(initial, "initial", 0)])):
             if not all(state < count for state in states):
                 raise ValueError(f"{name}: expected states from 0 to {count - 1}, got {states}")

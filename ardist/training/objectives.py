@@ -13,6 +13,7 @@ from torch.distributions import Distribution, kl_divergence
 
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
+from ardist.families.guards import at_least_single
 from ardist.rollout import Rollout
 from ardist.shapes import as_positive, as_share, check_type, expand_to_batch
 
@@ -104,7 +105,7 @@ def _masked(batch: Batch, blocks: Tensor, known: Tensor | None, in_order: float)
         scores = layout.log_prob(params, blocks)
     is_last = (size == count).unsqueeze(-1)
     scored = torch.where(is_last, partial, whole & ~read)
-    weight = steps / (count - size).clamp(min=1)
+    weight = steps.to(at_least_single(scores.dtype)) / (count - size).clamp(min=1)
     return batch.unflatten(torch.where(scored, scores, 0.0).sum(-1) * weight)
 
 
@@ -275,6 +276,8 @@ def exposure_bias(
     """
     check_type(p, AutoregressiveDistribution, "p")
     p.check_value(x, "x")
+    if not x.isnan().any():  # which may be missing
+        x = p.checked(x, "x")
     fac = p.factorization
     own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:

@@ -126,6 +126,20 @@ def test_boxes_of_reals_are_known_to_pyro_and_torch(float64):
     assert p.rsample((5,)).requires_grad
 
 
+def test_mixtures_and_marginals_of_boxes_have_their_supports(float64):
+    nets = [networks.MADE(BOXES, hidden_features=8) for _ in range(2)]
+    weights = torch.distributions.Categorical(torch.ones(2))
+    mixture = ad.Mixture(weights, [net.condition() for net in nets])
+    first = nets[0].condition().marginal(torch.tensor([True, True, False]))
+    for p, size in ((mixture, 3), (first, 2)):
+        link, z = biject_to(p.support), torch.randn(50, size)
+        x = link(z)
+        assert p.support.check(x).all()
+        assert p.log_prob(x).isfinite().all()
+        torch.testing.assert_close(link.inv(x), z, atol=1e-6, rtol=1e-6)
+        assert not p.support.check(torch.full((size,), -1.0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_intervals_in_half_precision(dtype):
     p = networks.MADE(BOXES, hidden_features=8).to(dtype).condition()

@@ -490,6 +490,31 @@ def test_rows_in_orders_of_their_own_take_few_passes():
         torch.testing.assert_close(found, blocks)
 
 
+class OnesAfterAOne(ad.rules.Rule):
+    """What follows is certain, and is not what blocks that are not drawn hold."""
+
+    def start(self, rows, context, reference):
+        return torch.zeros(rows, dtype=torch.bool)
+
+    def allowed(self, state, at):
+        return torch.stack((~state, torch.ones_like(state)), -1)
+
+    def advance(self, state, value, at):
+        return state | (value == 1)
+
+    def rest(self, state, at):
+        return torch.ones(*state.shape, at.positions.shape[-1]) if state.all() else None
+
+
+def test_the_last_step_has_the_blocks_that_are_certain():
+    torch.manual_seed(0)
+    fac = ad.Factorization(12, fam.Bernoulli(), rule=OnesAfterAOne())
+    p = networks.MADE(fac, hidden_features=8).condition()
+    *_, last = ancestral(p)
+    assert last.index < 11
+    assert last.event[last.index :].eq(1).all()
+
+
 @pytest.mark.parametrize("network", ["rnn-gru", "transformer", "made"])
 def test_ancestral_can_begin_after_what_is_observed(network):
     p = build(network, "bernoulli-random").condition()

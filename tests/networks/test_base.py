@@ -161,6 +161,16 @@ def test_a_compiled_network_is_called(network):
     assert p.sample((2,)).shape == (2, 3, 3)
 
 
+def test_a_compiled_network_is_looked_through():
+    net = build("rnn-gru", "normal-raster")
+    compiled = torch.compile(net, backend="eager")
+    params = {name: weight.detach() + 0.1 for name, weight in net.named_parameters()}
+    p, x = ad.AutoregressiveDistribution(compiled, params=params), torch.zeros(4)
+    torch.testing.assert_close(p.log_prob(x), net.condition(params=params).log_prob(x))
+    with pytest.raises(ValueError, match=r"^chunk_size: expected none for a wrapped network"):
+        ad.AutoregressiveDistribution(compiled, chunk_size=2)
+
+
 ANY_ORDER = ("transformer", "transformer-rotary", "masked", "masked-module")
 
 
