@@ -1643,6 +1643,31 @@ OTHER_FACTORIZATIONS = (
         cure="Build it with `positions='rotary'`, which support any length.",
     ),
     error(
+        "factorization: Markov with stationary=False was built for Factorization((4,), Normal()), "
+        "got Factorization((5,), Normal())",
+        lambda: networks.Markov(FOUR, window=1).condition(
+            factorization=ad.Factorization(5, NORMAL)
+        ),
+        cause="The network reads the number of the step, and this event has others.",
+        cure="Build it with `stationary=True`, which supports any length.",
+    ),
+    error(
+        "factorization: RNN with context_kind='blocks' was built for Factorization((4,), "
+        "Normal()), got Factorization((5,), Normal())",
+        lambda: rnn(context_shape=(4, 2), context_kind="blocks").condition(
+            torch.zeros(4, 2), factorization=ad.Factorization(5, NORMAL)
+        ),
+        "factorization: Transformer with context_kind='blocks' was built for Factorization((3,), "
+        "Bernoulli()), got Factorization((5,), Bernoulli())",
+        lambda: transformer(
+            positions="rotary", context_shape=(3, 2), context_kind="blocks"
+        ).condition(torch.zeros(3, 2), factorization=ad.Factorization(5, fam.Bernoulli())),
+        cause="The context has a vector for each block of the factorization of the network, and "
+        "this event has other blocks.",
+        cure="Build a network for this factorization, and load the weights into it: "
+        "`other.load_state_dict(network.state_dict())`.",
+    ),
+    error(
         "factorization: Transformer was built without ties, and supports orders without ties only, "
         "got Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 1, 1))",
         lambda: transformer().condition().with_ordering(ad.Ordering.from_ranks([0, 1, 1])),
@@ -2048,6 +2073,8 @@ GRADIENTS = (
         lambda: p().mean,
         "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
         lambda: p().variance,
+        "entropy: has no closed form; ardist.information.entropy(p) estimates it",
+        lambda: p().entropy(),
         cause="The moments and the entropy of a joint have no closed form.",
         cure="Estimate them from samples. `information.entropy` also returns a standard error.",
         kind=NotImplementedError,
@@ -2446,6 +2473,14 @@ TRAINING = (
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(5, 1, 3)),
         cause="The first dimension of the data is not that of the rows.",
         cure="Stack events along the first dimension. Stack contexts in the same way.",
+    ),
+    error(
+        "context: expected data, got a result with a graph, of which fit would need a new one in "
+        "each step; context.detach() has none",
+        lambda: fit(made(context_shape=(3,)), context=torch.nn.Linear(3, 3)(torch.zeros(5, 3))),
+        cause="The rows or contexts were computed by a network whose gradients torch records.",
+        cure="To train this network too, put it and the conditional network into a module, and "
+        "let `forward` call both. Otherwise detach the result.",
     ),
     error(
         "valid: expected a share in [0, 1) or a set, got 1.0",

@@ -9,13 +9,7 @@ from ardist.decoding import CacheDecoder, Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import (
-    ConditionalNetwork,
-    entry,
-    fingerprint,
-    reference_of,
-    start_near_noise,
-)
+from ardist.networks.base import entry, fingerprint, reference_of, start_near_noise
 from ardist.networks.mlp import mlp
 from ardist.networks.sequence import UniformNetwork, encoding_at
 from ardist.networks.sizes import hidden_layers
@@ -186,9 +180,9 @@ class Markov(UniformNetwork):
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
         """As for any network; only a stationary one supports other lengths."""
-        if self.stationary:
+        if self.stationary or factorization == self.factorization:
             return super().unsupported_reason(factorization)
-        return ConditionalNetwork.unsupported_reason(self, factorization)
+        return f"{type(self).__name__} with stationary=False was built for {self.factorization}"
 
     def _fingerprint(self) -> dict[str, list[str]]:
         """With the length only if the network is not stationary."""

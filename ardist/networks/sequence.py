@@ -136,8 +136,8 @@ class SequenceNetwork(ConditionalNetwork):
         built_for = self.factorization
         if not (built_for.is_uniform and factorization.families == built_for.families):
             return super().unsupported_reason(factorization)
-        if self.context_kind == "blocks" and self.context_shape:
-            return super().unsupported_reason(factorization)
+        if self.context_kind == "blocks" and self.context_shape and factorization != built_for:
+            return f"{type(self).__name__} with context_kind='blocks' was built for {built_for}"
         if factorization.ordering != built_for.ordering and factorization != built_for:
             return f"{type(self).__name__} was trained in the order {built_for.ordering!r}"
         return self._invalid_reason(factorization)

@@ -179,7 +179,7 @@ class Transformer(ConditionalNetwork):
             if self.positions != "rotary" or not built_for.is_uniform:
                 return f"{name} with {self.positions} positions was built for {built_for}"
             if self.context_kind == "blocks" and self.context_shape:
-                return super().unsupported_reason(factorization)
+                return f"{name} with context_kind='blocks' was built for {built_for}"
         if not self.any_order and factorization.ordering != built_for.ordering:
             return f"{name} with any_order=False was trained in the order {built_for.ordering!r}"
         if factorization.ordering.is_graph and not factorization.is_total:

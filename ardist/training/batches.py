@@ -48,9 +48,9 @@ def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
             f"{name}: expected a tensor, a Dataset or a DataLoader, got {type(x).__name__}; "
             f"torch.as_tensor({name}) converts numbers"
         )
-    shapes.check_data(x, name)
+    _check_rows(x, name)
     if context is not None:
-        shapes.check_data(context, "context")
+        _check_rows(context, "context")
         if context.shape[:1] != x.shape[:1]:
             raise ValueError(
                 f"context: expected one for each row of {name}, {tuple(x.shape)}, got "
@@ -66,6 +66,15 @@ def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
             features = shapes.spelled(p.bound.unwrapped.context_shape)
             raise ValueError(f"context: expected (N, {features}), got {tuple(context.shape)}")
     return TensorDataset(x) if context is None else TensorDataset(x, context)
+
+
+def _check_rows(rows: Any, name: str) -> None:
+    shapes.check_data(rows, name)
+    if not rows.is_leaf:
+        raise ValueError(
+            f"{name}: expected data, got a result with a graph, of which fit would need a new one "
+            f"in each step; {name}.detach() has none"
+        )
 
 
 def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
