@@ -414,7 +414,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """The greedy event, batch_shape + event_shape: the likeliest state of each block given the
-        blocks before it. Other events may be likelier. `ardist.sampling.beam_search` looks for them.
+        blocks before it. Other events may be likelier. `ardist.sampling.beam_search` may find them.
 
         Raises:
             NotImplementedError: if a block has no finite set of states.

@@ -288,8 +288,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         the support of its column, as a negative number in a column of positive ones.
 
         Raises:
-            ValueError: if a column is missing or was not in the table of `fit`, or a cell is
-                impossible in its column.
+            ValueError: if a column is missing or was not in the table of `fit`, or a cell is of
+                another type than its column, such as text in a column of numbers.
         """
         rows = self._events.encode(self._frame(X, is_whole=True), is_whole=True)
         return self._rows.scores(rows).sum(1)
