@@ -190,6 +190,8 @@ class BoundNetwork:
                     f"{tuple(value.shape)}; for several networks at once use "
                     f"torch.func.vmap, and in Pyro vectorize_particles=False or parallel=False"
                 )
+            if len(self.params) < len(own):  # all of them may be of another kind together
+                check_kind(value, f"params[{key!r}]", own[key], exact=True)
 
     def check_kind(self, name: str, tensor: Tensor, exact: bool) -> None:
         """Checks that dtype and device are the network's. Integers may be floats if not `exact`."""

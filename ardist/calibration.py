@@ -63,8 +63,8 @@ class Calibration:
         tested = [block for block, p in enumerate(self.p_value.tolist()) if p == p]
         if axes is None:
             count = min(len(tested), 12)
-            rows = ceil(count / 4)
-            columns = ceil(count / rows)
+            rows = ceil(count / 4) or 1
+            columns = ceil(count / rows) or 1
             figure = plt.figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
             axes = [figure.add_subplot(rows, columns, 1 + at) for at in range(count)]
         axes = axes.tolist() if hasattr(axes, "tolist") else axes  # plt.subplots returns an array

@@ -111,8 +111,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def _reset(self) -> None:
         """Sets the attributes that users and Pyro may assign to what the families give."""
         self.has_rsample = self.factorization.has_rsample
-        states = self.factorization.num_states
-        self.has_enumerate_support = states is not None and states <= _MAX_STATES
+        self.has_enumerate_support = self._is_enumerable
 
     @property
     def network(self) -> nn.Module:
@@ -150,6 +149,12 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if rule is None:
             return False
         return rule.reads_context or (rule.depends_on_order and self.ranks is not None)
+
+    @property
+    def _is_enumerable(self) -> bool:
+        """Whether all rows have the same events, and these are few."""
+        states = self.factorization.num_states
+        return states is not None and states <= _MAX_STATES and not self._differs_by_row
 
     @property
     def ordering(self) -> Ordering | Tensor:
@@ -622,8 +627,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         new = new.expand(torch.broadcast_shapes(self.batch_shape, new.row_shape))
         if new.factorization.families != self.factorization.families:
             new._reset()
-        if new._differs_by_row:
-            new.has_enumerate_support = False
+        elif new._differs_by_row != self._differs_by_row:
+            new.has_enumerate_support = new._is_enumerable
         return new
 
     # Checks of arguments.

@@ -277,10 +277,7 @@ def _sum(p: AutoregressiveDistribution, nats: Callable[[Tensor, Tensor], Tensor]
 
 
 def _is_summed(p: AutoregressiveDistribution, num_samples: int | None) -> bool:
-    # If what a rule allows depends on the order, rows with orders of their own differ in events.
-    rule = p.factorization.rule
-    same_events = p.ranks is None or rule is None or not rule.depends_on_order
-    return num_samples is None and p.has_enumerate_support and same_events
+    return num_samples is None and p.has_enumerate_support
 
 
 def _is_one_chain(p: AutoregressiveDistribution, q: AutoregressiveDistribution) -> bool:

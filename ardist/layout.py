@@ -370,7 +370,7 @@ class Layout:
     def _index(self, device: torch.device, kind: str) -> tuple[Tensor, Tensor]:
         """The flat positions sorted by stacked family, and the inverse permutation."""
         if device not in self._indices:
-            (plain,) = list(self._indices.values())[:1]
+            plain = next(iter(self._indices.values()))
             with outside_modes():
                 self._indices[device] = {
                     name: (order.to(device), inverse.to(device))

@@ -138,11 +138,8 @@ def by_sweep(
         read: the same blocks as the network reads them.
         free: the elements that were drawn, not observed, (rows, *value_shape) bool.
     """
-    layout, steps, sizes = (
-        factorization.conditionals,
-        factorization.steps,
-        factorization.layout.sizes,
-    )
+    layout, steps = factorization.conditionals, factorization.steps
+    sizes = factorization.layout.sizes
     values = layout.split("value", blocks)
     # Before an optimizer changes the parameters.
     drawn = layout.slopes(

@@ -30,31 +30,28 @@ def score(batch: Batch, events: Tensor, kept: Tensor | None = None) -> Tensor:
         kept: (..., *event_shape) bool; only these elements are scored, and the others are
             integrated out.
     """
-    blocks, evaluate = _evaluator(batch, events)
-    if batch.num_rows == 0:
-        return batch.unflatten(evaluate(batch.layout.log_prob, blocks))
+    blocks = batch.blocks(events)
+    if batch.num_rows == 0:  # no scores, with their gradients
+        return batch.unflatten(batch.zeros + batch.forward(blocks).sum())
+    evaluate = _evaluator(batch, blocks)
     scored = None if kept is None else batch.blocks(kept)
     if batch.evidence is None:
         return batch.unflatten(_under_mask(batch, evaluate, blocks, scored))
     return batch.unflatten(_given(batch, evaluate, blocks, batch.evidence, scored))
 
 
-def _evaluator(batch: Batch, events: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
-    """The blocks of events, and what calls a function of their parameters and of other rows.
+def _evaluator(batch: Batch, blocks: Tensor) -> Callable[..., Tensor]:
+    """Evaluates functions of the parameters of blocks, (rows, *value_shape).
 
-    Args:
-        events: (..., *event_shape).
+    Returns:
+        `evaluate(function, *rows)`, which is `function(params, *rows)`, (rows, num_blocks). With a
+        chunk_size it calls the function for a few blocks at a time.
     """
     chunk_size = batch.bound.chunk_size
-    if batch.num_rows == 0 or chunk_size is None:
-        blocks, params = teacher_forced_params(batch, events)
-        if batch.num_rows == 0:
-            nothing = params.new_zeros(0, batch.layout.num_blocks) + params.sum()
-            return blocks, lambda function, *rows: nothing
-        return blocks, lambda function, *rows: function(params, *rows)
-    blocks = batch.blocks(events)
-    parts = batch, batch.hidden_states(blocks), batch.limits(blocks), chunk_size
-    return blocks, partial(_by_chunks, *parts)
+    if chunk_size is None:
+        params = batch.forward(blocks)
+        return lambda function, *rows: function(params, *rows)
+    return partial(_by_chunks, batch, batch.hidden_states(blocks), batch.limits(blocks), chunk_size)
 
 
 def _by_chunks(
@@ -73,9 +70,7 @@ def _by_chunks(
         function: from parameters and `rows` to (rows, num_blocks).
         rows: values, masks or None, (rows, *value_shape).
     """
-    bound, shape = batch.bound, hidden.shape[:2]
-
-    rows = (limits, *rows)
+    bound, shape, rows = batch.bound, hidden.shape[:2], (limits, *rows)
 
     def evaluated(hidden: Tensor, limits: Tensor | None, *rows: Tensor | None) -> Tensor:
         return function(batch.restrict(bound.head(hidden), limits), *rows)

@@ -70,13 +70,12 @@ class Particles(NamedTuple):
         return f"the particles cannot be trusted: {', and '.join(found)}" if found else None
 
     def __str__(self) -> str:
-        ess, log_prob = float(self.ess.min()), float(self.log_prob.min())
         lead, least = tuple(self.log_prob.shape), " at least" if self.log_prob.dim() else ""
-        text = (
-            f"{self.log_weight.shape[0]} particles{f' for each of {lead} rows' if lead else ''}: "
-        )
-        text += f"log probability of the rule{least} {log_prob:.4g} nats, "
-        text += f"effective sample size{least} {ess:.4g}"
+        text = f"{self.log_weight.shape[0]} particles{f' for each of {lead} rows' if lead else ''}"
+        if self.ess.numel() == 0:
+            return text
+        text += f": log probability of the rule{least} {float(self.log_prob.min()):.4g} nats, "
+        text += f"effective sample size{least} {float(self.ess.min()):.4g}"
         return text if self.problem is None else f"{text}; {self.problem}"
 
 

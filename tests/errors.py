@@ -1785,6 +1785,9 @@ CONTEXTS = (
         "z: expected dtype torch.float32, as the network, got torch.float64; z.to(torch.float32) "
         "converts it",
         lambda: transforms.AutoregressiveTransform(made())(torch.zeros(4).double()),
+        "params['direct.weight']: expected dtype torch.float32, as the network, got "
+        "torch.float64; params['direct.weight'].to(torch.float32) converts it",
+        lambda: made().condition(params={"direct.weight": torch.zeros(8, 4).double()}),
         cause="The tensor and the network have different dtypes.",
         cure="Convert the tensor as the message says, or the network with `.double()`.",
     ),

@@ -432,11 +432,6 @@ def test_each_callable_has_a_call_that_is_right():
     assert not held & set(INSIDE)
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # for what writes files
-
-
 # Values that are wrong for some kinds of parameter, and for which `_fits` is asked.
 
 TYPES = {

@@ -480,6 +480,12 @@ def test_the_test_is_that_of_kolmogorov_and_smirnov(float64, count):
     torch.testing.assert_close(found, (statistic, p_value))
 
 
+def test_plot_of_nothing():
+    p = networks.MADE(ad.Factorization(3, fam.Normal()), hidden_features=8).condition()
+    assert calibration(p, torch.zeros(0, 3)).plot() == []
+    plt.close("all")
+
+
 def test_plot():
     p = condition(build("made", "image-raster"))
     found = calibration(p, p.sample((500,)))

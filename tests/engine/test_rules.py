@@ -496,6 +496,8 @@ def test_rows_with_orders_of_their_own(rule, float64):
     p = build(fac, "transformer").condition()
     ranks = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])
     rows = p.with_ordering(ranks)
+    assert rows.has_enumerate_support != rule.depends_on_order
+    assert rows.with_ordering(ad.Ordering.raster()).has_enumerate_support
     x = rows.sample((300,))
     assert rows.support.check(x).all()
     for row in range(2):

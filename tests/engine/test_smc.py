@@ -376,6 +376,8 @@ def test_what_cannot_be_trusted_says_so():
     assert str(rows).startswith(
         "100 particles for each of (3,) rows: log probability of the rule at"
     )
+    none = smc(p.expand((0,)), rule, 100)
+    assert str(none) == "100 particles for each of (0,) rows"
 
 
 @pytest.mark.parametrize(
