@@ -162,7 +162,7 @@ def crps(draws: Tensor, x: Tensor) -> Tensor:
             f"draws: expected at least two in the first dimension, got {tuple(draws.shape)}"
         )
     try:
-        torch.broadcast_shapes(draws.shape[1:], x.shape)
+        shape = torch.broadcast_shapes(draws.shape[1:], x.shape)
     except RuntimeError as error:
         raise ValueError(
             f"draws, x: expected (num_draws, *shape) and a shape that broadcasts with it, got "
@@ -172,6 +172,7 @@ def crps(draws: Tensor, x: Tensor) -> Tensor:
     draws, x = draws.to(dtype), x.to(dtype)
     weights = torch.arange(1 - count, count, 2, dtype=dtype, device=draws.device)
     spread = torch.tensordot(weights, draws.sort(0).values, 1) / (count * (count - 1))
+    draws = draws.reshape(count, *[1] * (len(shape) + 1 - draws.dim()), *draws.shape[1:])
     return (draws - x).abs().mean(0) - spread
 
 

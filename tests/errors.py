@@ -169,6 +169,9 @@ class Flat(fam.Bernoulli):
         return torch.zeros_like(value)
 
 
+NARROW = ad.Factorization(1, fam.Transformed(NORMAL, AffineTransform(9.0, 1e-3)))
+
+
 def replaced(**methods):
     """A distribution with methods that do something else."""
     result = p()
@@ -2737,8 +2740,10 @@ CHECKS = (
     error(
         "p: expected probabilities that sum to 1, got 4.0",
         lambda: testing.check_normalized(p(ad.Factorization(2, Flat()))),
-        cause="The `log_prob` of your family is not normalized, or the density is too narrow for "
-        "the grid of points.",
+        "p: expected probabilities that sum to 1, got 0.0 with num_points=3",
+        lambda: testing.check_normalized(p(NARROW), num_points=3),
+        cause="The `log_prob` of your family is not normalized, or the density has a kink or is "
+        "too narrow for the grid of points.",
         cure="Add the missing constant, or increase `num_points`.",
         kind=testing.CheckError,
     ),

@@ -517,3 +517,10 @@ def test_crps_of_draws_is_unbiased(float64):
     pairs = (draws.unsqueeze(1) - draws).abs().sum((0, 1)) / (2 * 7 * 6)
     expected = (draws - 4).abs().double().mean(0) - pairs
     torch.testing.assert_close(crps(draws, torch.tensor(4)), expected)
+
+
+def test_crps_of_more_values_than_a_draw_has_pairs_no_draw_with_a_value():
+    draws, x = torch.randn(6, 2), torch.randn(6, 3, 2)  # six draws, and eighteen values
+    torch.testing.assert_close(
+        crps(draws, x), torch.stack([crps(draws, row) for row in x.flatten(0, 1)]).view(6, 3, 2)
+    )

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.conditional import Conditional
-from ardist.families.guards import interval
+from ardist.families.guards import interval, widest
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
 from ardist.families.truncated import state_logits_of
 from ardist.shapes import as_real
@@ -141,6 +141,19 @@ class Truncated(Derived):
             return super().cdf(params, value)
         until = self.family.interval_log_prob(params, self._inner_ends[0], value)
         return (until - self.family.interval_log_prob(params, *self._inner_ends)).exp()
+
+    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
+        if self.support.is_discrete:
+            return super().icdf(params, uniform)
+        with torch.no_grad():
+            shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
+            params, uniform = params.expand(*shape, -1), uniform.expand(shape)
+            low, high = self._inner_ends
+            until = partial(self.family.interval_log_prob, params.to(widest(params.device)), low)
+            mass = until(high)  # the same in all steps of the search
+            return self._search(
+                lambda value: (until(value) - mass).exp().to(uniform.dtype), uniform
+            )
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._inner_ends
