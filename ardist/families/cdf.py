@@ -169,9 +169,14 @@ class Cumulative:
     def mass(self: Any, params: Tensor, value: Tensor) -> Tensor:
         """The probability of exactly this value, which is 0 in a continuous family: (...)."""
         if self.support.is_discrete:
-            return self.log_prob(params, value).exp()
+            return torch.where(self._is_atom(value), self.log_prob(params, value).exp(), 0.0)
         shape = torch.broadcast_shapes(params.shape[:-1], lead_of(value, self.event_shape))
         return params.new_zeros(shape)
+
+    def _is_atom(self: Any, value: Tensor) -> Tensor:
+        """Whether values have a probability of their own, and not a density: (...) bool."""
+        inside: Tensor = self.inside(value)
+        return inside if self.support.is_discrete else torch.zeros_like(inside)
 
     def _ordered_states(self: Any) -> Tensor | None:
         """All values of a finite discrete family of one number, in ascending order."""

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, product
-from ardist.families.guards import ends_of
+from ardist.families.guards import ends_of, widest
 from ardist.families.logs import log_sum_exp
 from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import of_counts, of_reals
@@ -196,6 +196,22 @@ class Mixture(Selecting):
         logits, each = self._split(params)
         return (logits.softmax(-1) * self.family.cdf(each, self._for_each(value))).sum(-1)
 
+    # Components may have points and a density, as a `Hurdle` has.
+    _is_atom = forwarded("_is_atom")
+    _search = forwarded("_search")
+
+    def interval_log_prob(
+        self, params: Tensor, low: Tensor | float, high: Tensor | float
+    ) -> Tensor:
+        dtype, wide = params.dtype, widest(params.device)
+        logits, each = self._split(params.to(wide))
+        low, high = (
+            torch.as_tensor(end, dtype=wide, device=params.device).unsqueeze(-1)
+            for end in (low, high)
+        )
+        within = self.family.interval_log_prob(each, low, high)
+        return log_sum_exp(logits.log_softmax(-1) + within).to(dtype)
+
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         logits, each = self._split(params)
         mixing, tails = logits.log_softmax(-1), self.family.log_tails(each, self._for_each(value))
@@ -282,8 +298,14 @@ class Independent(Derived):
         return self.family.features(value).flatten(-1 - len(self.shape))
 
     def inside(self, value: Tensor) -> Tensor:
-        valid, dims = self.family.inside(value), len(self.shape)
-        return valid.flatten(-dims).all(-1) if dims else valid
+        return self._all(self.family.inside(value))
+
+    def _is_atom(self, value: Tensor) -> Tensor:
+        return self._all(self.family._is_atom(value))
+
+    def _all(self, each: Tensor) -> Tensor:
+        dims = len(self.shape)
+        return each.flatten(-dims).all(-1) if dims else each
 
     def placeholder(self) -> Tensor:
         return self.family.placeholder().expand(self.event_shape)

@@ -115,16 +115,16 @@ class Hurdle(Selecting):
         point = at.masked_fill(~each, -torch.inf).amax(-1)
         if self.family.support.is_discrete:  # which may take the point too
             rest = rest + self.family.log_prob(inner, value)
-            point = torch.logaddexp(point.clamp(min=torch.finfo(point.dtype).min), rest)
+            both = rest.masked_fill(~self.family._is_atom(value), -torch.inf)
+            point = torch.logaddexp(point.clamp(min=torch.finfo(point.dtype).min), both)
         else:
             rest = rest + self.family.log_prob(inner, self._without_points(value, is_point))
         return torch.where(is_point, point, rest)
 
-    def mass(self, params: Tensor, value: Tensor) -> Tensor:
-        mass = self.log_prob(params, value).exp()
-        if self.family.support.is_discrete:
-            return mass
-        return torch.where(self._is_point(value).any(-1), mass, 0.0)
+    def _is_atom(self, value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            value = value.to(torch.get_default_dtype())
+        return self._is_point(value).any(-1) | self.family._is_atom(value)
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():

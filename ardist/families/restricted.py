@@ -448,6 +448,8 @@ class Limited(Restricted):
         inside = (until - self.family.interval_log_prob(inner, low, high)).exp()
         return torch.where(is_one, (value >= params[..., -2]).to(inside), inside)
 
+    _is_atom = forwarded("_is_atom")
+
     def mass(self, params: Tensor, value: Tensor) -> Tensor:
         *_, is_one = self._split(params)
         return torch.where(

@@ -5,6 +5,7 @@ import torch
 from laws import assert_frequencies
 
 from ardist import families as fam
+from ardist.families.restricted import Limited
 
 
 def test_a_hurdle_is_a_mixture_of_two_measures(float64):
@@ -53,3 +54,51 @@ def test_quantiles_stop_at_points(float64):
     value = family.icdf(params, uniform)
     assert value[1:3].tolist() == [0.0, 0.0]
     torch.testing.assert_close(family.cdf(params, value)[[0, 3]], uniform[[0, 3]])
+
+
+def test_a_point_among_counts_adds_no_probability(float64):
+    family = fam.Hurdle((0.5, 2.0), fam.Poisson())
+    values = torch.cat((torch.arange(60.0), torch.tensor([0.5])))
+    params = torch.randn(10, 1, 4)
+    scores = family.log_prob(params, values)
+    torch.testing.assert_close(scores.exp().sum(-1), torch.ones(10))
+    torch.testing.assert_close(scores[:, -1], params[:, 0, :3].log_softmax(-1)[:, 0])
+
+
+SPIKED = fam.Hurdle((0.0,), fam.Normal())
+NESTED = [
+    fam.Mixture(SPIKED, 2),
+    fam.Hurdle((1.0, 0.0), SPIKED),
+    fam.Hurdle((1.0,), fam.Mixture(SPIKED, 2)),
+]
+
+
+@pytest.mark.parametrize("family", NESTED, ids=str)
+def test_a_hurdle_inside_another_family_keeps_its_two_measures(family, float64):
+    params, least = torch.randn(10, family.num_params), 1e-9
+    for point in (0.0, 1.0):
+        value = torch.tensor(point)
+        jump = family.cdf(params, value) - family.cdf(params, value - least)
+        torch.testing.assert_close(family.mass(params, value), jump, rtol=0, atol=1e-8)
+    for low, high in ((0.3, 0.4), (-0.2, 0.0), (-1.5, 2.5)):
+        found = family.interval_log_prob(params, low, high).exp()
+        ends = (family.cdf(params, torch.tensor(end)) for end in (low - least, high))
+        torch.testing.assert_close(-found, next(ends) - next(ends), rtol=0, atol=1e-8)
+    uniform = torch.rand(10)
+    quantile = family.icdf(params, uniform)
+    assert (family.cdf(params, quantile) >= uniform).all()
+    assert (family.cdf(params, quantile - least) < uniform).all()
+    assert (family.mass(params, torch.tensor(0.3)) == 0).all()
+
+
+def test_only_points_of_independent_hurdles_have_mass():
+    family = fam.Independent(SPIKED, (2,))
+    mass = family.mass(torch.zeros(8), torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+    assert mass.tolist() == [0.25, 0.0]
+
+
+def test_only_the_point_within_an_interval_has_mass():
+    params = torch.tensor([0.0, 0.0, 0.0, 0.0, -1.0, 2.0])  # and both ends
+    mass = Limited(SPIKED).mass(params, torch.tensor([0.0, 0.5]))
+    assert mass[0] > 0.5
+    assert mass[1] == 0
