@@ -410,12 +410,6 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             "variance: has no closed form; p.sample((1000,)).var(0) estimates it"
         )
 
-    def entropy(self) -> Tensor:
-        """Raises a `NotImplementedError`: there is no closed form."""
-        raise NotImplementedError(
-            "entropy: has no closed form; ardist.information.entropy(p) estimates it"
-        )
-
     @property
     def mode(self) -> Tensor:
         """The greedy event, batch_shape + event_shape: the likeliest state of each block given the

@@ -14,7 +14,6 @@ from errors import ERRORS, Error  # noqa: E402
 
 # Messages that begin with the name of a method or function, not of an argument.
 METHODS = {
-    "entropy",
     "enumerate_support",
     "kl_divergence",
     "log_abs_det_jacobian",

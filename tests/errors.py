@@ -2079,8 +2079,6 @@ GRADIENTS = (
         lambda: p().mean,
         "variance: has no closed form; p.sample((1000,)).var(0) estimates it",
         lambda: p().variance,
-        "entropy: has no closed form; ardist.information.entropy(p) estimates it",
-        lambda: p().entropy(),
         cause="The moments and the entropy of a joint have no closed form.",
         cure="Estimate them from samples. `information.entropy` also returns a standard error.",
         kind=NotImplementedError,
