@@ -74,6 +74,7 @@ class Decoder(ABC):
         Prefill a prompt once, and draw from a copy as often as needed. It shares the modules and
         the factorization.
         """
+        # A method of a network holds the network.
         parts = [getattr(part, "__self__", part) for part in vars(self).values()]
         modules = [
             module for part in parts if isinstance(part, nn.Module) for module in part.modules()

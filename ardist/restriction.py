@@ -159,6 +159,7 @@ class Restriction:
         return torch.stack(each, -1)
 
     def _allows(self, form: Restricted, limits: Tensor, value: Tensor, plain: Tensor) -> Tensor:
+        """Whether values of blocks are within their limits; `plain` is whether without a rule."""
         inside = form.allows(limits, value)
         return inside if isinstance(form, Pinned | Limited) else inside & plain
 

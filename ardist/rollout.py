@@ -35,13 +35,19 @@ class Step:
     Blocks and parameters are (rows, ...) with the blocks of the step alone, laid out as in
     `Layout`.
 
+    Args:
+        rollout: whose step it is.
+        span: the index of the first step, and one more than that of the last step.
+        layouts: `layout` and `source`.
+        params: of the network, without those of a rule; in a window, under no guess of its blocks.
+        evaluate: in a window, the parameters of the network under a guess of its blocks.
+
     Attributes:
         index: of the first step, from 0.
         stop: one more than the index of the last step.
         layout: the conditionals of the blocks.
         source: the conditionals that blocks are drawn from: those of `layout`, or the ones without
             a rule that corrects their draws.
-        evidence: values and a mask of the blocks, if some are observed in part.
         drawn: the blocks as they were accepted, or None.
         passes: how often the parameters of a window were computed.
     """
@@ -59,7 +65,7 @@ class Step:
         self.layout, self.source = layouts
         self._plain = params
         self._before = rollout.before(None, *span) if evaluate is None else None
-        # Computed when they are asked for, if draws need none.
+        # If a rule corrects free draws, only `params` and `accept` need limits, and compute them.
         self._limits: Tensor | None = None
         self._params: Tensor | None = None
         if self.source is self.layout:
@@ -85,6 +91,7 @@ class Step:
 
     @property
     def evidence(self) -> tuple[Tensor, Tensor] | None:
+        """Values and a mask of the blocks, if some are observed in part."""
         rollout = self._rollout
         return rollout.evidence_of(self.index, self.stop) if rollout.is_partial else None
 
@@ -512,9 +519,10 @@ class Rollout:
         return self.batch.events(self.drawn)
 
     def in_raster(self, scores: Iterable[Tensor]) -> Tensor:
-        """What each step gave for its blocks, (rows, number), by block: (rows, num_blocks).
+        """A number of each block by its raster index, (rows, num_blocks), if rows share an order.
 
-        Blocks of other steps have 0.
+        Args:
+            scores: from each step for its blocks, (rows, number). Blocks of other steps have 0.
         """
         found = torch.cat([*scores], 1)
         zeros = found.new_zeros(found.shape[0], self.batch.layout.num_blocks)
@@ -545,10 +553,10 @@ def _is_settled(before: Tensor, after: Tensor, layout: Layout, tol: float | None
         by_block = torch.tensor(exact, device=after.device)
         allowed = torch.where(layout.expand_to_elements(by_block), 0.0, allowed)
     else:  # the largest numbers decide most cases
-        change = torch.dist(before, after, torch.inf).item()
-        if change <= allowed:
+        largest = torch.dist(before, after, torch.inf).item()
+        if largest <= allowed:
             return True
-        if change > allowed * (1 + torch.linalg.vector_norm(after, torch.inf).item()):
+        if largest > allowed * (1 + torch.linalg.vector_norm(after, torch.inf).item()):
             return False
     change = (after - before).abs_()
     return bool((change <= allowed * (1 + after.abs())).all())

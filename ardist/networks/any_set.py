@@ -135,8 +135,7 @@ class AnySet(ConditionalNetwork):
             visible = passes.visible(start, stop).expand(rows, -1, -1)  # (M * N, n, T)
             repeated = repeat_rows(blocks, rows * (stop - start))  # pass after pass
             found = self.predict(repeated, visible.transpose(0, 1).flatten(0, 1), context)
-            for number, part in enumerate(found.unflatten(0, (-1, rows)).unbind()):
-                index = start + number
+            for index, part in enumerate(found.unflatten(0, (-1, rows)).unbind(), start):
                 params = torch.where(owner == index, part, params) if index else part
         return params
 

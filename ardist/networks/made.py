@@ -171,6 +171,7 @@ class MADE(ConditionalNetwork):
 
     @property
     def hidden_layers(self) -> list[MaskedLinear]:
+        """The hidden layers, typed."""
         return [layer for layer in self.hidden if isinstance(layer, MaskedLinear)]
 
     def has_residual(self, layer: int) -> bool:
