@@ -2060,7 +2060,9 @@ GRADIENTS = (
         "create_graph=True asks for, would be wrong",
         twice,
         cause="The gradient of a sample is computed implicitly and has no second derivative.",
-        cure="Differentiate `log_prob`, which has derivatives of any order, or sample again.",
+        cure="Differentiate `log_prob`, which has derivatives of any order, or sample again. "
+        "torch's fused attention has first derivatives only: call a Transformer under "
+        "`torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.",
         kind=RuntimeError,
     ),
     error(
