@@ -2071,7 +2071,9 @@ GRADIENTS = (
         "create_graph=True asks for, would be wrong",
         twice,
         cause="The gradient of a sample is computed implicitly and has no second derivative.",
-        cure="Differentiate `log_prob`, which has derivatives of any order, or sample again.",
+        cure="Differentiate `log_prob`, which has derivatives of any order, or sample again. "
+        "torch's fused attention has first derivatives only: call a Transformer under "
+        "`torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.",
         kind=RuntimeError,
     ),
     error(
@@ -2487,14 +2489,18 @@ TRAINING = (
         "let `forward` call both. Otherwise detach the result.",
     ),
     error(
-        "valid: expected a share in [0, 1) or a set, got 1.0",
+        "valid: expected a share in [0, 1), a set or (x, context), got 1.0",
         lambda: fit(valid=1.0),
+        "valid: expected (x, context), as the rows to train on, got a tensor of shape (5, 4), "
+        "torch.float32 on cpu",
+        lambda: fit(made(context_shape=(3,)), context=torch.zeros(5, 3), valid=ROWS.tensors[0]),
         "valid: expected a share that leaves a row to train on, got 0.1 of 1 rows",
         lambda: fit(x=torch.zeros(1, 4), valid=0.1),
         "valid: expected rows to validate on, or None, since a DataLoader cannot be split, got 0.1",
         lambda: fit(x=data.DataLoader(ROWS), valid=0.1),
-        cause="No rows would be left to train on, or a DataLoader cannot be split.",
-        cure="Use `valid=0.1`, or pass the rows to validate on.",
+        cause="No rows would be left to train on, a DataLoader cannot be split, or the rows have "
+        "no contexts.",
+        cure="Use `valid=0.1`, or pass the rows to validate on: `x`, or `(x, context)`.",
     ),
     error(
         "max_epochs: expected a number, since neither time_limit nor patience in validation ends "

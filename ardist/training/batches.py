@@ -80,12 +80,16 @@ def _check_rows(rows: Any, name: str) -> None:
 def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
     """The rows to train on, and those to validate on or None."""
     valid = options.valid
+    if isinstance(valid, Tensor) and isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        raise ValueError(
+            f"valid: expected (x, context), as the rows to train on, got {described(valid)}"
+        )
     if isinstance(valid, Tensor | Dataset | DataLoader):
         return data, as_dataset(model, "valid", valid)
-    if isinstance(valid, tuple) and len(valid) == 2:
+    if isinstance(valid, tuple | list) and len(valid) == 2:
         return data, as_dataset(model, "valid", *valid)
     if valid is None or not shapes.as_real(
-        valid, "valid", "a share in [0, 1) or a set", lambda x: 0 <= x < 1
+        valid, "valid", "a share in [0, 1), a set or (x, context)", lambda x: 0 <= x < 1
     ):
         return data, None
     if isinstance(data, DataLoader):

@@ -74,7 +74,7 @@ def fit(
     x: Tensor | Dataset[Any] | DataLoader[Any],
     context: Tensor | None = None,
     *,
-    valid: float | Tensor | tuple[Tensor, ...] | Dataset[Any] | DataLoader[Any] | None = 0.1,
+    valid: float | Tensor | Sequence[Tensor] | Dataset[Any] | DataLoader[Any] | None = 0.1,
     batch_size: int = 128,
     lr: float = 1e-3,
     max_epochs: int | None = None,
