@@ -199,6 +199,8 @@ class Family(FromNoise, Cumulative, Specified, ABC):
             # The sum of rounded shares differs from one by up to a unit in the last place.
             error = (value.float().sum(-1) - 1).abs()
             return (value >= 0).all(-1) & (error <= torch.finfo(value.dtype).eps)
+        if value.numel() == 0:  # torch's `independent` raises
+            return value.new_ones(lead_of(value, self.event_shape), dtype=torch.bool)
         return self.support.check(value)
 
     def features(self, value: Tensor) -> Tensor:
@@ -400,8 +402,9 @@ def product(states: Tensor, shape: Sequence[int]) -> Tensor | None:
 
 def choose(logits: Tensor, uniform: Tensor) -> Tensor:
     """The index that a uniform number in [0, 1) selects, by the inverse CDF: (...) int64."""
-    cumulative = logits.softmax(-1).cumsum(-1).contiguous()
+    cumulative = logits.softmax(-1).cumsum(-1)
     # The threshold stays below the total, which is one up to rounding. So an index of zero
     # probability is never selected.
-    threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, threshold.contiguous(), right=True).squeeze(-1)
+    threshold = (uniform.unsqueeze(-1) * cumulative[..., -1:]).contiguous()
+    cumulative = cumulative.expand(*threshold.shape[:-1], -1).contiguous()
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)

@@ -175,8 +175,8 @@ class Mixture(Selecting):
         """The parameters of the component that a uniform number selects, (..., 1, num_params)."""
         logits, each = self._split(params)
         index = choose(logits, uniform)
-        index = index[..., None, None].expand(*index.shape, 1, each.shape[-1])
-        return each.gather(-2, index)
+        each = each.expand(*index.shape, *each.shape[-2:])
+        return each.gather(-2, index[..., None, None].expand(*index.shape, 1, each.shape[-1]))
 
     def _only(self, each: Tensor) -> Tensor:
         """The inverse of `_for_each` for one component."""

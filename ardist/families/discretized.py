@@ -98,7 +98,10 @@ class DiscretizedLogisticMixture(Family):
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         logits, loc, raw = params.unflatten(-1, (3, -1)).unbind(-2)
         chosen = choose(logits, noise[..., 0]).unsqueeze(-1)
-        loc, raw = loc.gather(-1, chosen).squeeze(-1), raw.gather(-1, chosen).squeeze(-1)
+        loc, raw = (
+            part.expand(*chosen.shape[:-1], -1).gather(-1, chosen).squeeze(-1)
+            for part in (loc, raw)
+        )
         value = torch.addcmul(loc, self._scale(raw), noise[..., 1])
         return ((value + 1) * ((self.bins - 1) / 2)).round().clamp(0, self.bins - 1).long()
 

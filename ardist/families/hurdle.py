@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family, choose
 from ardist.families.composed import Selecting
 from ardist.families.conditional import Conditional
-from ardist.families.guards import at_least_single
+from ardist.families.guards import at_least_single, widest
 from ardist.families.logs import log_sum_exp
 from ardist.families.quantiles import of_reals
 from ardist.shapes import as_real, described, is_sequence
@@ -166,7 +166,8 @@ class Hurdle(Selecting):
     def interval_log_prob(
         self, params: Tensor, low: Tensor | float, high: Tensor | float
     ) -> Tensor:
-        at, rest, inner = self._split(params)
+        dtype = params.dtype
+        at, rest, inner = self._split(params.to(widest(params.device)))
         low, high = (1.0 * torch.as_tensor(end, device=params.device) for end in (low, high))
         inside = (low.unsqueeze(-1) <= self._points(low)) & (
             self._points(high) <= high.unsqueeze(-1)
@@ -174,7 +175,7 @@ class Hurdle(Selecting):
         within = (rest + self.family.interval_log_prob(inner, low, high)).unsqueeze(-1)
         shape = (*within.shape[:-1], self._count)
         at = torch.where(inside, at, -torch.inf).expand(shape)
-        return log_sum_exp(torch.cat((at, within), -1))
+        return log_sum_exp(torch.cat((at, within), -1)).to(dtype)
 
     def features(self, value: Tensor) -> Tensor:
         if not value.is_floating_point():

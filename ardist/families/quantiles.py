@@ -132,10 +132,10 @@ def _by_quadrature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     below = torch.minimum(mean - 10 * deviation, x - 5 * deviation).clamp(min=0.0)
     reach = torch.where(is_above, above, below) - x
     nodes, weights = quadrature(x)
-    away = ((x - mean).unsqueeze(-1) + reach.unsqueeze(-1) * nodes).movedim(-1, 0)
+    away = (x - mean) + reach * nodes.reshape(-1, *(1,) * x.dim())  # (nodes, ...)
     density = (a - 1) * (away / mean).log1p() + (b - 1) * (-away / (1 - mean)).log1p()
     peak = gamma_excess(total) - gamma_excess(a) - gamma_excess(b) + total.log()
-    mass = (weights @ (density + peak).exp().flatten(1)).reshape(x.shape) * reach.abs()
+    mass = torch.tensordot(weights, (density + peak).exp(), 1) * reach.abs()
     return torch.where(is_above, 1 - mass, mass)
 
 

@@ -261,7 +261,8 @@ class Laplace(LocationScale):
 
     def _standard_icdf(self, uniform: Tensor) -> Tensor:
         tail = torch.minimum(uniform, 1 - uniform)
-        return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-100.0)
+        # Finite at 0 and 1: the logarithm of the smallest number of float64 is -744.
+        return (uniform - 0.5).sign() * -(2 * tail).log().clamp(min=-750.0)
 
     def sample_noise(self, out: Tensor) -> Tensor:
         return self._standard_icdf(uniform_noise(out))

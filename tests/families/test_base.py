@@ -222,3 +222,8 @@ def test_a_support_that_torch_cannot_transform_to_has_an_anchor_all_the_same():
 
     assert Shifted().placeholder() > 5
     assert torch.equal(Shifted().placeholder(), Shifted().placeholder())
+
+
+@pytest.mark.parametrize("family", VECTORS.values(), ids=VECTORS)
+def test_no_rows_are_inside(family):
+    assert family.inside(torch.zeros(2, 0, *family.event_shape)).shape == (2, 0)

@@ -38,3 +38,20 @@ def test_independent_elements_are_given_and_kept_one_by_one(float64):
     draws = torch.stack([family.sample_given(params, value, mask) for _ in range(50)])
     assert torch.equal(draws[:, mask], value[mask].expand(50, -1))
     assert (draws[:, ~mask] != draws[0, ~mask]).any(0).all()
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        fam.Mixture(fam.Normal(), 3),
+        fam.Mixture(fam.MultivariateNormal(2), 2),
+        fam.Hurdle((0.0,), fam.Normal()),
+        fam.DiscretizedLogisticMixture(2, bins=4),
+    ],
+    ids=str,
+)
+def test_parameters_broadcast_over_noise_that_selects_a_part(family, float64):
+    params, noise = torch.randn(3, family.num_params), family.noise(torch.Size((5, 3)))
+    expected = family.from_noise(params.expand(5, 3, -1), noise)
+    torch.testing.assert_close(family.from_noise(params, noise), expected)
+    torch.testing.assert_close(family.from_noise(params[0], noise)[:, 0], expected[:, 0])

@@ -102,3 +102,8 @@ def test_only_the_point_within_an_interval_has_mass():
     mass = Limited(SPIKED).mass(params, torch.tensor([0.0, 0.5]))
     assert mass[0] > 0.5
     assert mass[1] == 0
+
+
+def test_intervals_in_half_precision_keep_their_dtype():
+    params = torch.zeros(4, dtype=torch.bfloat16)
+    assert SPIKED.interval_log_prob(params, -1.0, 1.0).dtype is torch.bfloat16

@@ -273,3 +273,16 @@ def test_draws_within_limits_are_those_of_the_family(family, float64):
     torch.testing.assert_close(
         (inside.unsqueeze(-1) <= at).double().mean(0), expected, rtol=0, atol=0.05
     )
+
+
+def test_single_numbers_have_incomplete_beta_functions():
+    for a, b, x in ((2.0, 3.0, 0.4), (1e3, 1e3, 0.49)):
+        found = betainc(*(torch.tensor(number, dtype=torch.float64) for number in (a, b, x)))
+        torch.testing.assert_close(found.item(), special.betainc(a, b, x), rtol=1e-9, atol=0)
+
+
+def test_quantiles_of_the_laplace_reach_far_into_the_tail(float64):
+    uniform = torch.tensor([1e-300, 1e-60, 0.3, 0.9])
+    expected = torch.from_numpy(stats.laplace.ppf(uniform.cpu().numpy()))
+    found = fam.Laplace().icdf(torch.zeros(2), uniform)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=0)
