@@ -10,6 +10,7 @@ from torch import Size, Tensor, nn
 
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
+from ardist.families.guards import HALF
 from ardist.recomputation import call_with_params, gathered
 from ardist.shapes import as_positive, check_kind, check_tensor, check_type, described, spelled
 
@@ -56,7 +57,9 @@ class BoundNetwork:
         self.chunk_size = checked_chunk_size(network, chunk_size)
         self.context_batch = context_batch(self.unwrapped, context)
         if context is not None:
-            self.check_kind("context", context, exact=True)
+            if context.dtype in HALF and torch.is_autocast_enabled(context.device.type):
+                self.context = context.to(self.reference.dtype)  # of an encoder under autocast
+            self.check_kind("context", self.context, exact=True)
 
     def replace(self, **changes: Any) -> "BoundNetwork":
         """The same with other arguments."""

@@ -54,3 +54,19 @@ def trained(name, dtype):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_half_precision_trains_as_single_does(name, dtype):
     assert trained(name, dtype) == pytest.approx(trained(name, None), rel=0.02)
+
+
+def test_an_encoder_under_autocast_makes_contexts():
+    encoder = torch.nn.Linear(3, 2)
+    net = networks.MADE(REALS, context_shape=(2,), hidden_features=8)
+    x, c = torch.randn(5, 8), torch.randn(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        p = net.condition(encoder(c))
+        assert p.sample().shape == (5, 8)
+        p.log_prob(x).sum().backward()
+    assert encoder.weight.grad is not None
+    torch.testing.assert_close(
+        p.log_prob(x), net.condition(encoder(c)).log_prob(x), rtol=2e-2, atol=0.1
+    )
+    with pytest.raises(ValueError, match="context: expected dtype torch.float32"):
+        net.condition(encoder(c).bfloat16())

@@ -95,7 +95,9 @@ def test_a_stationary_chain_has_any_length_and_forgets_where_it_is():
     torch.testing.assert_close(params[2:7], params[4:9])  # the same window, later
     assert not torch.isclose(params[0], params[2]).any()  # the start is told apart
     counting = networks.Markov(series(4), window=2, hidden_features=(8,))
-    assert "Markov was built for Factorization((4,)" in counting.unsupported_reason(longer)
+    assert "stationary=False was built for Factorization((4,)" in counting.unsupported_reason(
+        longer
+    )
     assert not torch.isclose(counting(torch.zeros(1, 4))[0, 2], params[3]).any()
 
 
