@@ -58,8 +58,8 @@ class BoundNetwork:
         self.context_batch = context_batch(self.unwrapped, context)
         if context is not None:
             if context.dtype in HALF and torch.is_autocast_enabled(context.device.type):
-                self.context = context.to(self.reference.dtype)  # of an encoder under autocast
-            self.check_kind("context", self.context, exact=True)
+                self.context = context = context.to(self.reference.dtype)  # of an encoder
+            self.check_kind("context", context, exact=True)
 
     def replace(self, **changes: Any) -> "BoundNetwork":
         """The same with other arguments."""

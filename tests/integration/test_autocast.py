@@ -68,5 +68,5 @@ def test_an_encoder_under_autocast_makes_contexts():
     torch.testing.assert_close(
         p.log_prob(x), net.condition(encoder(c)).log_prob(x), rtol=2e-2, atol=0.1
     )
-    with pytest.raises(ValueError, match="context: expected dtype torch.float32"):
+    with pytest.raises(ValueError, match=r"context: expected dtype torch\.float32"):
         net.condition(encoder(c).bfloat16())
