@@ -77,7 +77,11 @@ def save(
         "ardist.dtype": str(inner._constructed[2]).removeprefix("torch."),
         "ardist.spec": spec,
     }
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in _distinct(inner).items()}
+    whole = torch.contiguous_format  # as safetensors stores them, also those of channels_last
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=whole)
+        for name, tensor in _distinct(inner).items()
+    }
     _make("network", texts, tensors, list(writer.classes.values()))
     texts["ardist.sha256"] = _digest(texts, tensors)
     part = path.with_name(f"{path.name}.part")

@@ -276,6 +276,18 @@ def test_results_depend_on_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_the_start_from_a_loader_depends_on_the_seed_alone():
+    x = 3 * data() + 2
+    loader, nets = DataLoader(x, 8, shuffle=True), []
+    for state in (0, 1):
+        torch.manual_seed(5)
+        nets.append(networks.MADE(ad.Factorization(4, fam.Normal()), hidden_features=8))
+        torch.manual_seed(state)
+        fit(nets[-1], loader, valid=None, max_epochs=1, steps_per_epoch=2, progress=False)
+    pairs = zip(*(net.parameters() for net in nets), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 class Items(Dataset):
     """Rows one by one."""
 
@@ -538,6 +550,14 @@ def test_a_new_network_starts_at_the_marginals_and_a_trained_one_where_it_was(na
     fit(net, x, **options)
     for weight, before in zip(net.parameters(), trained, strict=True):
         torch.testing.assert_close(weight, before)
+
+
+def test_frozen_parameters_stay():
+    net = networks.MADE(PAIRS, hidden_features=8)
+    frozen = net.output_bias.requires_grad_(False)
+    before = frozen.clone()
+    fit(net, 3 + torch.rand(200, 2), valid=None, max_epochs=1, progress=False)
+    assert torch.equal(frozen, before)
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,12 @@ def test_constants_have_the_precision_in_which_they_were_made(float64):
     assert torch.get_default_dtype() is torch.float32
 
 
+def test_weights_in_another_memory_format_return():
+    net = build("pixelcnn", "image-raster").to(memory_format=torch.channels_last)
+    assert not all(weight.is_contiguous() for weight in net.parameters())
+    assert same_state(ad.load(saved(net)), net)
+
+
 def test_the_device_is_chosen():
     loaded = ad.load(saved(), map_location="meta")
     assert {parameter.device.type for parameter in loaded.parameters()} == {"meta"}

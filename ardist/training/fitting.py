@@ -284,12 +284,16 @@ class _Run:
     def start_at_data(self) -> None:
         """Starts a network at the marginals of the first rows, if they are more likely then.
 
-        A network that has learned more than the marginals stays as it is.
+        A network that has learned more than the marginals stays as it is, and so does one of which
+        parameters are frozen.
         """
         options, network = self.options, self.network
         if network is None or is_sharded(network) or not network.starts_at_data:
             return
+        if not all(weight.requires_grad for weight in network.parameters()):
+            return
         count = min(self.steps, -(-_STARTING_ROWS // options.batch_size))
+        torch.manual_seed(options.seed)  # of the order in which a DataLoader has the rows
         first = list(islice(self.train, count))
         if not first:
             return
