@@ -142,9 +142,46 @@ def test_levels_may_be_intervals():
     assert decoded.astype(str).equals(cells.astype(str))
 
 
+@pytest.mark.parametrize(
+    "levels",
+    [
+        pytest.param(pd.date_range("2024", periods=3), id="dates"),
+        pytest.param(pd.period_range("2024", periods=3, freq="M"), id="periods"),
+        pytest.param(list(pd.date_range("2024", periods=3).date), id="dates as objects"),
+        pytest.param([b"a", b"b", b"c"], id="bytes"),
+    ],
+)
+def test_levels_of_other_types_are_text(levels):
+    cells = pd.Series([*levels] * 20 + [None], name="x", dtype=pd.Series(levels).dtype)
+    column = column_of(cells, "category")
+    decoded = column.decode(column.encode(cells))
+    assert decoded.isna().equals(cells.isna())
+    assert decoded.dropna().tolist() == [str(cell) for cell in cells.dropna()]
+
+
+def test_ends_of_limits_may_be_text():
+    column = column_of(CELLS["discrete"])
+    assert column.within(("4", None)) == column.within((4, None)) == {1.0, 2.0}
+    column = column_of(CELLS["bool"])
+    assert column.within(("True", None)) == column.within((True, None)) == {1.0}
+
+
 def test_huge_integers_are_real_numbers():
-    column = column_of(pd.Series([10**25 + 10**22 * i for i in range(100)], dtype=object))
+    cells = pd.Series([10**25 + 10**22 * i for i in range(100)] + [None], name="x", dtype=object)
+    column = column_of(cells)
     assert column.kind == "real"
+    np.testing.assert_allclose(column.decode(column.encode(cells)), cells.astype(float))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "Int8", "uint32", "int64", "UInt64"])
+def test_draws_of_integers_are_within_their_dtype(dtype):
+    ends = np.iinfo(dtype.lower())
+    column = column_of(pd.Series(np.arange(100) ** 2 // 99, dtype=dtype), "real")
+    drawn = column.decode(np.array([-4.0 * ends.max, 0.0, 4.0 * ends.max]))
+    assert drawn.dtype == dtype
+    assert drawn[0] == ends.min
+    assert drawn[1] == round(column.origin)
+    assert ends.max - int(drawn[2]) < 2048  # the largest that float64 has
 
 
 def test_large_numbers_keep_their_decimals():
