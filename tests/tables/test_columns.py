@@ -320,6 +320,11 @@ def test_kinds_can_be_declared(kind):
     assert set(DECLARED) < set(KINDS)
 
 
+def test_declared_names_of_other_types_are_refused():
+    with pytest.raises(ValueError, match=r"columns: expected names of \['x'\], got \[0, 'y'\]"):
+        Schema.of(pd.DataFrame({"x": [1, 2]}), {"y": "real", 0: "real"})
+
+
 def test_levels_can_be_declared_in_order():
     column = column_of(pd.Series(["low", "high"] * 30), ["low", "middle", "high"])
     assert (column.kind, column.levels) == ("ordinal", ("low", "middle", "high"))
