@@ -267,16 +267,18 @@ class Levels(Column):
                 f"tuple of two ends for a column with an order, got {described(given)}"
             )
         if is_list:
-            if not set(given) <= set(self.written):
+            values = list(map(plain, given))
+            if not set(values) <= set(self.written):
                 raise ValueError(
                     f"where: expected values of {self.written} for {self.name!r}, got {given}"
                 )
-            return set(self.encode(pd.Series(list(given), name=self.name)).tolist())
+            return set(self.encode(pd.Series(values, name=self.name)).tolist())
         first, last = 0.0, len(self.levels) - 1.0
         low, high = (
             None if end is None else float(self.floor(_cell(self, end))[0]) for end in given
         )
-        if low is not None and high is not None and low > high:
+        is_odd = any(end is not None and math.isnan(end) for end in (low, high))
+        if is_odd or (low is not None and high is not None and low > high):
             raise _disordered(self, given)
         if low is not None:  # the first level from the end on
             first = low + (self.locate(_cell(self, given[0]))[0] != low)

@@ -166,6 +166,29 @@ def test_ends_of_limits_may_be_text():
     assert column.within(("True", None)) == column.within((True, None)) == {1.0}
 
 
+def test_limits_may_be_intervals():
+    cells = pd.cut(pd.Series(np.arange(100.0), name="x"), 4)
+    column, (_, level, *_) = column_of(cells), cells.cat.categories
+    assert column.within([level]) == {1.0}
+    assert column.within((level, None)) == {1.0, 2.0, 3.0}
+
+
+@pytest.mark.parametrize("given", [(np.nan, 4), (3, np.nan), [np.nan], [[3]]])
+def test_odd_limits_are_refused(given):
+    with pytest.raises(ValueError, match=r"^where: expected"):
+        column_of(CELLS["discrete"]).within(given)
+
+
+@pytest.mark.parametrize("zone", ["", ", tz=UTC", ", tz=Asia/Tokyo"])
+def test_times_of_arrow_come_back(zone):
+    dtype = f"timestamp[us{zone}][pyarrow]"
+    times = pd.date_range("2024", periods=60, freq="7h", tz="UTC" if zone else None)
+    cells = pd.Series([pd.NaT, *times], name="x").astype(dtype)
+    column = column_of(cells)
+    assert column.kind == "time"
+    pd.testing.assert_series_equal(column.decode(column.encode(cells)), cells)
+
+
 def test_huge_integers_are_real_numbers():
     cells = pd.Series([10**25 + 10**22 * i for i in range(100)] + [None], name="x", dtype=object)
     column = column_of(cells)
