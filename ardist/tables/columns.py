@@ -1,6 +1,7 @@
 """Columns of a table: their cells as codes that a family models, and back."""
 
 import math
+import re
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 OTHER = "other"
 LARGEST = 1e30  # size of a number; float32 ends at 3e38
 _BOOLS = {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+
+_INTEGERS = re.compile(r"(u?)int(\d+)", re.IGNORECASE)  # dtypes of integers, as "UInt8"
 
 Codes = np.ndarray  # float64 (rows,), NaN for missing cells
 
@@ -237,9 +240,11 @@ class Levels(Column):
         """Cells in the type of the levels, as far as they have it."""
         if self.kind in ("bool", "discrete"):
             return pd.Index(self._numbers(cells))
-        if isinstance(cells.dtype, pd.CategoricalDtype):  # whose levels may be intervals or dates
+        # Levels may be intervals or dates.
+        if isinstance(cells.dtype, pd.CategoricalDtype):
             cells = cells.cat.rename_categories(list(map(plain, cells.cat.categories)))
-        return pd.Index(cells.astype(object))
+            return pd.Index(cells.astype(object))
+        return pd.Index([plain(cell) for cell in cells], dtype=object)
 
     def floor(self, cells: pd.Series) -> Codes:
         if self.kind == "ordinal":
@@ -262,19 +267,21 @@ class Levels(Column):
                 f"tuple of two ends for a column with an order, got {described(given)}"
             )
         if is_list:
-            if not set(given) <= set(self.written):
+            values = list(map(plain, given))
+            if not set(values) <= set(self.written):
                 raise ValueError(
                     f"where: expected values of {self.written} for {self.name!r}, got {given}"
                 )
-            return set(self.encode(pd.Series(list(given), name=self.name)).tolist())
+            return set(self.encode(pd.Series(values, name=self.name)).tolist())
         first, last = 0.0, len(self.levels) - 1.0
         low, high = (
             None if end is None else float(self.floor(_cell(self, end))[0]) for end in given
         )
-        if low is not None and high is not None and low > high:
+        is_odd = any(end is not None and math.isnan(end) for end in (low, high))
+        if is_odd or (low is not None and high is not None and low > high):
             raise _disordered(self, given)
         if low is not None:  # the first level from the end on
-            first = low + (self.kind != "ordinal" and given[0] not in self.levels)
+            first = low + (self.locate(_cell(self, given[0]))[0] != low)
         last = last if high is None else min(high, last)
         if first > last:
             raise ValueError(
@@ -420,8 +427,10 @@ class Numbers(NumberForm, Column):
         if self.kind in UNITS:
             return from_seconds(numbers * self.unit, self.name, self.kind, self.dtype, self.unit)
         cells = pd.Series(numbers, name=self.name)
-        if "int" in self.dtype.lower() and np.isinf(numbers).any():
-            return cells  # which no dtype of integers holds
+        if found := _INTEGERS.search(self.dtype):
+            if np.isinf(numbers).any():
+                return cells  # which no dtype of integers holds
+            cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
         return cells.astype(_holding(self, np.isnan(codes)))
 
     def describe(self) -> str:
@@ -439,6 +448,12 @@ class Numbers(NumberForm, Column):
             listed = ", ".join(f"{point:g}" for point in self.points[:3])
             text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"
         return text
+
+
+def _range_of(is_unsigned: bool, bits: int) -> tuple[float, float]:
+    """The least and the largest float64 that integers of some bits hold."""
+    end = 2.0 ** (bits - (not is_unsigned))
+    return 0.0 if is_unsigned else -end, end - max(1.0, np.spacing(end) / 2)
 
 
 def _range(low: float, high: float) -> str:

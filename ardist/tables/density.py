@@ -22,7 +22,7 @@ from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
 from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
-from ardist.tables.columns import Codes, Column, Levels
+from ardist.tables.columns import Codes, Column, Levels, plain
 from ardist.tables.events import Events
 from ardist.tables.frames import as_frame, is_records
 from ardist.tables.reports import Report, compare
@@ -668,6 +668,15 @@ def _replace(cells: pd.Series | None, new: pd.Series, hole: np.ndarray) -> pd.Se
     """Cells with those of another series in their holes."""
     if cells is None or hole.all():
         return new
-    cells = cells.copy()
-    cells[hole] = new[hole].to_numpy()
+    cells, values = cells.copy(), new[hole].to_numpy()
+    try:
+        cells[hole] = values
+    except (TypeError, ValueError):  # the dtype does not hold them, as categories of a few levels
+        cells = cells.astype(object)
+        cells[hole] = values
+        if not isinstance(new.dtype, pd.CategoricalDtype):
+            return cells.infer_objects()
+        cells = cells.map(plain)
+        levels = new.cat.categories.append(pd.Index(cells)).unique()
+        cells = cells.astype(pd.CategoricalDtype(levels, new.cat.ordered))
     return cells

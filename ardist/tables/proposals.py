@@ -192,7 +192,10 @@ def _category(cells: pd.Series, kind: str) -> Column:
             f"row has, and are pooled",
             stacklevel=2,
         )
-    return Levels(*_about(cells, kind), tuple(levels), pooled)
+    name, kind, dtype, missing = _about(cells, kind)
+    if dtype != "category" and any(plain(level) != level for level in kept.index):
+        dtype = "object"  # of their text
+    return Levels(name, kind, dtype, missing, tuple(levels), pooled)
 
 
 def _ordinal(cells: pd.Series, kind: str) -> Column:
@@ -266,4 +269,8 @@ def _dtype(cells: pd.Series) -> str:
     if isinstance(cells.dtype, pd.CategoricalDtype):
         return "category"
     inferred = pd.api.types.infer_dtype(cells, skipna=True) if cells.dtype == object else ""
+    if (
+        inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63
+    ):  # which Int64 does not hold
+        return "float64"
     return _OF_OBJECTS.get(inferred, str(cells.dtype))

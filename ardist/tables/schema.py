@@ -52,7 +52,7 @@ class Schema:
             raise ValueError(
                 f"columns: expected a dict of kinds by name, got {described(declared)}"
             )
-        if unknown := sorted(set(declared) - set(frame.columns)):
+        if unknown := sorted(set(declared) - set(frame.columns), key=str):
             raise ValueError(f"columns: expected names of {list(frame.columns)}, got {unknown}")
         columns, left_out = [], {}
         for name in frame.columns:

@@ -130,10 +130,15 @@ def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: fl
     moments = pd.Series(micros.astype("datetime64[us]"), name=name)
     if dtype == "time":
         return moments.dt.time.mask(is_missing)
+    own: Any
     if dtype.startswith("datetime64"):
-        own: Any = pd.api.types.pandas_dtype(dtype)
+        own = pd.api.types.pandas_dtype(dtype)
         if isinstance(own, pd.DatetimeTZDtype):
             moments = moments.dt.tz_localize("UTC")
+        return moments.astype(own).mask(is_missing)
+    if dtype.startswith("timestamp"):  # of Arrow
+        own = pd.api.types.pandas_dtype(dtype)
+        moments = moments if own.pyarrow_dtype.tz is None else moments.dt.tz_localize("UTC")
         return moments.astype(own).mask(is_missing)
     text = moments.dt.strftime(_TEXT_OF[kind] + ":%S" * (kind == "clock" and unit < 60))
     return text.astype(dtype).mask(is_missing)

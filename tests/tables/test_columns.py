@@ -142,9 +142,69 @@ def test_levels_may_be_intervals():
     assert decoded.astype(str).equals(cells.astype(str))
 
 
+@pytest.mark.parametrize(
+    "levels",
+    [
+        pytest.param(pd.date_range("2024", periods=3), id="dates"),
+        pytest.param(pd.period_range("2024", periods=3, freq="M"), id="periods"),
+        pytest.param(list(pd.date_range("2024", periods=3).date), id="dates as objects"),
+        pytest.param([b"a", b"b", b"c"], id="bytes"),
+    ],
+)
+def test_levels_of_other_types_are_text(levels):
+    cells = pd.Series([*levels] * 20 + [None], name="x", dtype=pd.Series(levels).dtype)
+    column = column_of(cells, "category")
+    decoded = column.decode(column.encode(cells))
+    assert decoded.isna().equals(cells.isna())
+    assert decoded.dropna().tolist() == [str(cell) for cell in cells.dropna()]
+
+
+def test_ends_of_limits_may_be_text():
+    column = column_of(CELLS["discrete"])
+    assert column.within(("4", None)) == column.within((4, None)) == {1.0, 2.0}
+    column = column_of(CELLS["bool"])
+    assert column.within(("True", None)) == column.within((True, None)) == {1.0}
+
+
+def test_limits_may_be_intervals():
+    cells = pd.cut(pd.Series(np.arange(100.0), name="x"), 4)
+    column, (_, level, *_) = column_of(cells), cells.cat.categories
+    assert column.within([level]) == {1.0}
+    assert column.within((level, None)) == {1.0, 2.0, 3.0}
+
+
+@pytest.mark.parametrize("given", [(np.nan, 4), (3, np.nan), [np.nan], [[3]]])
+def test_odd_limits_are_refused(given):
+    with pytest.raises(ValueError, match=r"^where: expected"):
+        column_of(CELLS["discrete"]).within(given)
+
+
+@pytest.mark.parametrize("zone", ["", ", tz=UTC", ", tz=Asia/Tokyo"])
+def test_times_of_arrow_come_back(zone):
+    dtype = f"timestamp[us{zone}][pyarrow]"
+    times = pd.date_range("2024", periods=60, freq="7h", tz="UTC" if zone else None)
+    cells = pd.Series([pd.NaT, *times], name="x").astype(dtype)
+    column = column_of(cells)
+    assert column.kind == "time"
+    pd.testing.assert_series_equal(column.decode(column.encode(cells)), cells)
+
+
 def test_huge_integers_are_real_numbers():
-    column = column_of(pd.Series([10**25 + 10**22 * i for i in range(100)], dtype=object))
+    cells = pd.Series([10**25 + 10**22 * i for i in range(100)] + [None], name="x", dtype=object)
+    column = column_of(cells)
     assert column.kind == "real"
+    np.testing.assert_allclose(column.decode(column.encode(cells)), cells.astype(float))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "Int8", "uint32", "int64", "UInt64"])
+def test_draws_of_integers_are_within_their_dtype(dtype):
+    ends = np.iinfo(dtype.lower())
+    column = column_of(pd.Series(np.arange(100) ** 2 // 99, dtype=dtype), "real")
+    drawn = column.decode(np.array([-4.0 * ends.max, 0.0, 4.0 * ends.max]))
+    assert drawn.dtype == dtype
+    assert drawn[0] == ends.min
+    assert drawn[1] == round(column.origin)
+    assert ends.max - int(drawn[2]) < 2048  # the largest that float64 has
 
 
 def test_large_numbers_keep_their_decimals():
@@ -281,6 +341,11 @@ def test_kinds_can_be_declared(kind):
     assert column.kind == kind
     assert np.isfinite(column.encode(cells)).all()
     assert set(DECLARED) < set(KINDS)
+
+
+def test_declared_names_of_other_types_are_refused():
+    with pytest.raises(ValueError, match=r"columns: expected names of \['x'\], got \[0, 'y'\]"):
+        Schema.of(pd.DataFrame({"x": [1, 2]}), {"y": "real", 0: "real"})
 
 
 def test_levels_can_be_declared_in_order():

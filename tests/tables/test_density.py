@@ -236,6 +236,24 @@ def test_imputation_fills_the_holes_alone(model, holes, method):
     model.score(full)
 
 
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        pytest.param("job", pd.Categorical(["oboist", None, None]), id="levels"),
+        pytest.param("size", pd.Categorical(["L", None, None], ordered=True), id="ordered levels"),
+        pytest.param("height", pd.array([171, None, None], dtype="Int64"), id="integers"),
+        pytest.param("born", ["1970-01-01", None, None], id="text"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:column 'job'")
+def test_imputation_may_need_another_dtype(model, column, cells):
+    rows = pd.DataFrame({column: cells}, index=[7, 7, 8])
+    full = model.impute(rows, "draw")
+    assert full.index.equals(rows.index)
+    assert full[column].notna().all()
+    assert full[column].tolist()[0] == cells[0]
+
+
 def test_imputation_is_the_median_and_the_mode(model, holes):
     rows = holes[:40]
     medians, modes = model.impute(rows), model.impute(rows, "mode")
