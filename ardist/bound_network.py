@@ -57,7 +57,8 @@ class BoundNetwork:
         self.chunk_size = checked_chunk_size(network, chunk_size)
         self.context_batch = context_batch(self.unwrapped, context)
         if context is not None:
-            if context.dtype in HALF and torch.is_autocast_enabled(context.device.type):
+            can_be_cast = context.dtype in HALF and not context.is_meta
+            if can_be_cast and torch.is_autocast_enabled(context.device.type):
                 self.context = context = context.to(self.reference.dtype)  # of an encoder
             self.check_kind("context", context, exact=True)
 

@@ -290,12 +290,13 @@ class Rosenblatt(Transform):
         """The log density of events x, in nats: (*lead). The uniforms y are not used.
 
         Raises:
-            NotImplementedError: if a block is discrete.
+            NotImplementedError: if a block is discrete, or p has a rule.
         """
         if not self.bijective:
             families = self.p.factorization.layout.distinct
             discrete = [family for family in families if family.support.is_discrete]
-            raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws of {discrete}")
+            what = f"of {discrete}" if discrete else f"under {self.p.factorization.rule}"
+            raise NotImplementedError(f"log_abs_det_jacobian: no bijection of draws {what}")
         self.p.check_value(x, "x")
         with self.p.bound.unwrapped.eval_mode():
             return self.p.log_prob(x)
@@ -348,8 +349,12 @@ def _drawn(
     """
     batch = p.batch_of(noise)
     rows, layout = batch.blocks(noise), batch.layout
+    keeps = has_gradients(batch, noise)
     if batch.num_rows == 0:
-        return noise.to(layout.dtype(noise.dtype))
+        nothing = noise.to(layout.dtype(noise.dtype))
+        if differentiable is not None and keeps:  # zero, with its gradients
+            nothing = nothing + batch.forward(rows).sum()
+        return nothing
 
     def values_of(rollout: Rollout, step: Step) -> Tensor:
         own = rollout.part(rows, step)
@@ -361,7 +366,7 @@ def _drawn(
             for step in rollout:
                 step.accept(values_of(rollout, step))
             blocks = rollout.drawn
-        if differentiable is not None and has_gradients(batch, noise):
+        if differentiable is not None and keeps:
             function = differentiable
             blocks, _ = reparameterized_rows(
                 batch, blocks, lambda params, x: function(layout, params, rows, x)

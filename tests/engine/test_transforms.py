@@ -154,6 +154,10 @@ def test_no_rows():
     for direction in (transform, transform.inv):
         assert direction(torch.empty(0, 4)).shape == (0, 4)
     assert transform.log_abs_det_jacobian(torch.empty(0, 4), torch.empty(0, 4)).shape == (0,)
+    for direction in (transform, transform.inv):
+        transform.zero_grad()
+        direction(torch.empty(0, 4)).sum().backward()
+        assert not any(weight.grad.any() for weight in transform.parameters())
 
 
 # Stacks.
@@ -356,6 +360,14 @@ def test_uniforms_have_the_density_as_their_jacobian(family):
     torch.testing.assert_close(score, torch.stack([_jacobian(transform, one) for one in x]))
     back = torch.stack([_jacobian(transform.inv, one) for one in u.detach()])
     torch.testing.assert_close(back, -score)
+
+
+def test_there_is_no_jacobian_under_a_rule():
+    net = networks.MADE(ad.Factorization.columns(a=fam.Normal()), hidden_features=8)
+    p = net.condition().with_rule(ad.rules.Within(a=(0.0, None)))
+    transform, x = Rosenblatt(p), p.sample((4,))
+    with pytest.raises(NotImplementedError, match="no bijection of draws under Within"):
+        transform.log_abs_det_jacobian(x, transform(x))
 
 
 def test_gradients_back_from_uniforms():

@@ -70,3 +70,5 @@ def test_an_encoder_under_autocast_makes_contexts():
     )
     with pytest.raises(ValueError, match=r"context: expected dtype torch\.float32"):
         net.condition(encoder(c).bfloat16())
+    with pytest.raises(ValueError, match="context: expected"):  # autocast knows no such device
+        net.condition(encoder(c).bfloat16().to("meta"))
