@@ -21,7 +21,6 @@ from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 OTHER = "other"
 LARGEST = 1e30  # size of a number; float32 ends at 3e38
 _BOOLS = {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
-
 _INTEGERS = re.compile(r"(u?)int(\d+)", re.IGNORECASE)  # dtypes of integers, as "UInt8"
 
 Codes = np.ndarray  # float64 (rows,), NaN for missing cells
@@ -240,11 +239,8 @@ class Levels(Column):
         """Cells in the type of the levels, as far as they have it."""
         if self.kind in ("bool", "discrete"):
             return pd.Index(self._numbers(cells))
-        # Levels may be intervals or dates.
-        if isinstance(cells.dtype, pd.CategoricalDtype):
-            cells = cells.cat.rename_categories(list(map(plain, cells.cat.categories)))
-            return pd.Index(cells.astype(object))
-        return pd.Index([plain(cell) for cell in cells], dtype=object)
+        codes, distinct = pd.factorize(cells.astype(object))  # which may be intervals or dates
+        return pd.Index(list(map(plain, distinct)), dtype=object).take(codes)
 
     def floor(self, cells: pd.Series) -> Codes:
         if self.kind == "ordinal":
