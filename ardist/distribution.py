@@ -248,6 +248,19 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         first = self.with_first(kept, subject)
         return first._score(first.checked(value, mask=kept), kept)
 
+    def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
+        """The log-probability of the elements that `given` conditions on: (*lead,). For what is
+        made of this distribution.
+
+        Args:
+            value: (*lead, *event_shape); elements that are not observed are ignored.
+            mask: (*lead, *event_shape) bool. Elements that are evidence already do not count.
+        """
+        if self.evidence is not None:
+            mask = mask & ~self.evidence[1]
+        filled = torch.where(mask, value, self.bound.placeholder)
+        return self.scores_of(filled, mask).sum(-1)
+
     def conditionals(
         self, value: Tensor
     ) -> Distribution | tuple[Distribution, ...] | dict[str, Distribution]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from math import prod
 from types import MethodType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -20,11 +20,13 @@ from ardist.ordering import Ordering
 from ardist.shapes import (
     as_flag,
     as_shape,
+    check_tensor,
     check_type,
     described,
     expand_to_batch,
     expanded,
     is_sequence,
+    leading,
     over_batch,
 )
 
@@ -194,6 +196,81 @@ class Mixture(TorchDistribution):
         ]
         drawn = torch.cat(pieces)[torch.cat(rows).argsort()]  # (rows, *event_shape)
         return drawn.reshape((*which.shape, *self.event_shape))
+
+    def given(self, value: Tensor, mask: Tensor) -> "Mixture":
+        """The whole event, conditioned on the elements of `value` under `mask`.
+
+        Each component is conditioned on them, and its weight is multiplied by the probability or
+        density that it gives to them. So the result is exact if those of the components are; see
+        `AutoregressiveDistribution.given`.
+
+        Args:
+            value: (*lead, *event_shape); elements that are not observed are ignored.
+            mask: (*lead, *event_shape) bool. Leading dimensions of both broadcast with
+                batch_shape.
+
+        Raises:
+            ValueError: if a component is not an autoregressive distribution or a mixture of
+                those, cannot be conditioned on the elements, or none can have them.
+
+        >>> import torch, ardist as ad
+        >>> _ = torch.manual_seed(0)
+        >>> net = ad.networks.Masked(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+        >>> p = ad.OrderingMixture(net, [ad.Ordering.random(seed) for seed in range(4)])
+        >>> last = torch.tensor([False, False, False, True])
+        >>> p.given(torch.full((4,), 0.5), last).sample((2,))[:, 3]
+        tensor([0.5000, 0.5000])
+        """
+        for name, part in {"value": value, "mask": mask}.items():
+            check_tensor(part, name)
+            leading(part.shape, self.event_shape, self.batch_shape, name)
+        components = [part.given(value, mask) for part in self._conditionable]
+        logits = self._joint_with(value, mask)  # (*lead, K)
+        possible = logits.isfinite().any(-1)
+        if not possible.all():
+            raise ValueError(
+                "value: expected elements under the mask that a component can have, got "
+                f"{int((~possible).sum())} of {possible.numel()} that none can"
+            )
+        return self._with(Categorical(logits=logits), components)
+
+    def marginal(self, mask: Tensor) -> "Mixture":
+        """The marginal distribution of the elements under `mask`, as vectors: the mixture of the
+        components' marginals.
+
+        Args:
+            mask: (*event_shape) bool.
+
+        Raises:
+            ValueError: if a component is not an autoregressive distribution or a mixture of
+                those, or has no such marginal; see `AutoregressiveDistribution.marginal`.
+        """
+        return self._with(self.mixing, [part.marginal(mask) for part in self._conditionable])
+
+    def _with(self, mixing: Categorical, components: Sequence[Distribution]) -> "Mixture":
+        """A mixture of other components, under at least this one's batch_shape."""
+        mixture = Mixture(mixing, components, validate_args=self._validate_args)
+        return mixture.expand(torch.broadcast_shapes(mixture.batch_shape, self.batch_shape))
+
+    @property
+    def _conditionable(self) -> "tuple[AutoregressiveDistribution | Mixture, ...]":
+        for index, part in enumerate(self.components):
+            if not isinstance(part, AutoregressiveDistribution | Mixture):
+                raise ValueError(
+                    f"components[{index}]: expected an AutoregressiveDistribution or a Mixture of "
+                    f"those, which condition on parts of an event, got {part}"
+                )
+        return cast("tuple[AutoregressiveDistribution | Mixture, ...]", self.components)
+
+    def _joint_with(self, value: Tensor, mask: Tensor) -> Tensor:
+        """The log-probabilities of each component and the elements under a mask, (*lead, K)."""
+        scores = []
+        for part in self._conditionable:
+            if isinstance(part, Mixture):
+                scores.append(log_sum_exp(part._joint_with(value, mask)))
+            else:
+                scores.append(part.observed_log_prob(value, mask))
+        return torch.stack(torch.broadcast_tensors(*scores), -1) + self.mixing.logits
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All events: (num_states, *batch_shape, *event_shape).

@@ -565,6 +565,82 @@ def test_what_is_missing_is_integrated_out(float64):
     torch.testing.assert_close(p.log_prob(missing), kept.log_prob(x[:, mask]))
 
 
+CONDITIONABLE = [name for name in MIXTURES if "scalar" not in name and name != "columns"]
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (3, 2)])
+def test_given_is_the_conditional_of_the_mixture(lead, float64):
+    """Components of one order, so that a prefix is ancestral in both."""
+    batch = lead[-1:] or None
+    inner = ad.Mixture(dist.Categorical(torch.tensor([0.4, 0.6])), [rnn(TOTAL), made(TOTAL)])
+    logits = torch.randn(*(batch or ()), 2)
+    p = ad.Mixture(dist.Categorical(logits=logits), [made(TOTAL, batch), inner]).expand(lead)
+    mask = torch.tensor([[True, True], [False, False]])
+    x = torch.randint(2, (*lead, 2, 2)).double()
+    states = p.enumerate_support()  # (16, *lead, 2, 2)
+    agree = ((states == x) | ~mask).all(-1).all(-1)
+    expected = p.log_prob(states).masked_fill(~agree, -torch.inf)
+    q = p.given(x, mask)
+    assert q.batch_shape == lead
+    observed = expected.logsumexp(0)
+    torch.testing.assert_close(q.log_prob(states), expected - observed)
+    torch.testing.assert_close(p.marginal(mask).log_prob(x[..., mask]), observed)
+    assert (q.sample((50,)) == x)[..., mask].all()
+    half = torch.tensor([[True, False], [False, False]])
+    torch.testing.assert_close(p.given(x, half).given(x, mask).log_prob(states), q.log_prob(states))
+
+
+@pytest.mark.parametrize("name", [n for n in DISCRETE if n in CONDITIONABLE])
+def test_given_of_any_set_is_normalized_and_sampled_from(name, float64):
+    p = mixture(name, validate_args=False)
+    mask = torch.zeros(p.event_shape, dtype=torch.bool)
+    mask.view(-1)[-1 if p.components[0].factorization.rule is None else 0] = True
+    x = p.sample()
+    if name == "ended":  # in the first order alone
+        p = ad.Mixture(dist.Categorical(torch.ones(1)), p.components[:1])
+    q = p.given(x, mask)
+    states = p.enumerate_support()
+    probs = q.log_prob(states).exp()
+    torch.testing.assert_close(probs.sum(), torch.ones(()))
+    agree = ((states == x) | ~mask).flatten(1).all(-1)
+    assert (probs[~agree] == 0).all()
+    draws = q.sample((2000,))
+    counts = (draws.unsqueeze(1) == states).flatten(2).all(-1).sum(0)
+    assert_frequencies(counts, probs)
+
+
+def test_the_weights_of_a_conditional_are_those_of_bayes(float64):
+    p = mixture("normal", (4,))
+    x, mask = torch.randn(5, 4, 3), torch.tensor([False, True, False])
+    q = p.given(x, mask)
+    assert q.batch_shape == (5, 4)
+    scores = [part.marginal(mask).log_prob(x[..., mask]) for part in p.components]
+    torch.testing.assert_close(q.mixing.probs, torch.stack(scores, -1).softmax(-1))
+    with torch.no_grad():
+        draw = p.given(x, mask).rsample()
+    assert torch.equal(draw[..., mask], x[..., mask])
+
+
+def test_what_cannot_be_conditioned_is_refused_by_name():
+    x, mask = torch.zeros(2, 2), torch.tensor([[True, True], [False, False]])
+    p = mixture("networks, product")
+    for call in (lambda: p.given(x, mask), lambda: p.marginal(mask)):
+        with pytest.raises(ValueError, match=r"components\[1\]: expected an Autoregressive"):
+            call()
+    p = mixture("groups", (3,))
+    with pytest.raises(ValueError, match=r"^value: expected .*batch_shape \(3,\), got \(5, 2, 2\)"):
+        p.given(torch.zeros(5, 2, 2), mask)
+    with pytest.raises(ValueError, match=r"^mask: expected a tensor"):
+        p.given(x, [True, False])
+    permutations = ad.Factorization(2, fam.Categorical(2), rule=ad.rules.Distinct())
+    parts = [
+        net(permutations).condition(validate_args=False) for net in (networks.MADE, networks.RNN)
+    ]
+    p = ad.Mixture(dist.Categorical(torch.ones(2)), parts)
+    with pytest.raises(ValueError, match=r"^value: .* a component can have, got 1 of 2 that none"):
+        p.given(torch.tensor([[1, 1], [0, 1]]), torch.tensor([True, True]))
+
+
 @pytest.mark.parametrize("name", ["networks", "networks, ended"])
 def test_the_components_are_left_as_they_are(name):  # trap 21
     parts = COMPONENTS[name]((2,))
