@@ -115,6 +115,10 @@ def p(factorization=FOUR):
     return made(factorization).condition()
 
 
+def mixture(component):
+    return ad.Mixture(dist.Categorical(torch.ones(1)), [component])
+
+
 def cut():
     """A distribution with a block that is observed in part."""
     return p(BIT_PAIRS).given(torch.ones(2, 2), CUT)
@@ -2264,6 +2268,26 @@ MIXTURES = (
         cause="The samples of a component, or the choice of a component, have no gradients.",
         cure="Use components with `rsample`. Train the weights through `log_prob`, or detach them.",
         kind=NotImplementedError,
+    ),
+    error(
+        "components[0]: expected an AutoregressiveDistribution or a Mixture of those, which "
+        "condition on parts of an event, got "
+        "Independent(Normal(loc: torch.Size([4]), scale: torch.Size([4])), 1)",
+        lambda: mixture(dist.Normal(torch.zeros(4), 1.0).to_event(1)).marginal(torch.ones(4) > 0),
+        cause="Other distributions have no `given` and no `marginal`.",
+        cure="Mix autoregressive distributions.",
+    ),
+    error(
+        "value: expected elements under the mask that a component can have, got 1 of 1 that none "
+        "can",
+        lambda: mixture(
+            made(ad.Factorization(2, fam.Categorical(2), rule=rules.Distinct())).condition(
+                validate_args=False
+            )
+        ).given(torch.ones(2), torch.ones(2) > 0),
+        cause="The observed elements have probability zero under all components, so there is no "
+        "distribution given them.",
+        cure="Give elements that the rule allows, or check values with `validate_args=True`.",
     ),
 )
 

@@ -60,6 +60,7 @@ INSIDE = {
     "AutoregressiveDistribution.reparameterized": "for families made of it; `rsample` is held",
     "AutoregressiveDistribution.with_first": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.draws_of": "for distributions made of it, which have checked",
+    "AutoregressiveDistribution.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
     "AutoregressiveDistribution.scores_of": "for distributions made of it, which have checked",
     "Factorization.block_name": "for messages",
     "Factorization.inside": "for distributions, which have checked",
@@ -249,7 +250,9 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
         ad.Mixture(dist.Categorical(torch.ones(1)), [DISCRETE]), expand=True
     ),
     "Mixture.expand": lambda: of(MIXTURE, batch_shape=(3, 2)),
+    "Mixture.given": lambda: of(MIXTURE, value=X, mask=MASK),
     "Mixture.log_prob": lambda: of(MIXTURE, value=X),
+    "Mixture.marginal": lambda: of(MIXTURE, mask=MASK),
     "Mixture.rsample": lambda: of(MIXTURE, sample_shape=(3,)),
     "Mixture.sample": lambda: of(MIXTURE, sample_shape=(3,)),
     "OrderingMixture": lambda: of(
