@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy.sparse import issparse
 from sklearn.utils import check_array
 
@@ -36,7 +37,7 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
             f"{name}: expected a data frame, got a {type(data).__name__}; collect() makes one"
         )
     elif hasattr(data, "__arrow_c_stream__"):
-        frame = pd.DataFrame.from_arrow(data)
+        frame = pa.table(data).to_pandas()
     elif isinstance(data, str | bytes) or data is None:
         raise ValueError(
             f"{name}: expected a data frame, a dict of columns or an array, got {described(data)}; "

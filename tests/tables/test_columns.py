@@ -55,6 +55,14 @@ def column_of(cells, declared=None):
     return column
 
 
+def assert_same(decoded, cells, rtol):
+    """Missing cells may be None or NaN."""
+    assert decoded.isna().equals(cells.isna())
+    pd.testing.assert_series_equal(
+        decoded.dropna(), cells.dropna(), check_categorical=False, rtol=rtol
+    )
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_a_column_has_its_kind_and_comes_back(name):
     cells = CELLS[name].rename("x")
@@ -63,8 +71,7 @@ def test_a_column_has_its_kind_and_comes_back(name):
     decoded = column.decode(column.encode(cells))
     if name == "date, objects":
         cells = pd.to_datetime(cells).astype("datetime64[us]")
-    rtol = 1e-6 if name == "real, float32" else 1e-12
-    pd.testing.assert_series_equal(decoded, cells, check_categorical=False, rtol=rtol)
+    assert_same(decoded, cells, rtol=1e-6 if name == "real, float32" else 1e-12)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -319,8 +326,9 @@ def test_tables_with_holes_come_back():
     table = with_holes(people())
     schema = Schema.of(table)
     decoded = schema.decode(schema.encode(table))
-    assert decoded.isna().equals(table.isna())
-    pd.testing.assert_frame_equal(decoded, table, check_exact=False, rtol=1e-12)
+    assert list(decoded) == list(table)
+    for name in table:
+        assert_same(decoded[name], table[name], rtol=1e-12)
 
 
 DECLARED = {
