@@ -128,7 +128,8 @@ def test_scores_are_those_of_the_model(ardist, folder):
     expected = TableDensity.load(folder / "people.safetensors").score_samples(table)
     status, _, err = ardist("score people.safetensors people.csv -o scores.csv")
     assert (status, err) == (0, [f"ardist: mean: {expected.mean():.4f} nats a row"])
-    np.testing.assert_array_equal(pd.read_csv(folder / "scores.csv")["nats"], expected)
+    # pandas 2 reads some numbers of a file one unit in the last place off.
+    np.testing.assert_allclose(pd.read_csv(folder / "scores.csv")["nats"], expected, rtol=1e-15)
     ardist("score people.safetensors people.csv -o cells.parquet --cells")
     cells = pd.read_parquet(folder / "cells.parquet")
     np.testing.assert_allclose(cells.sum(axis=1), expected, rtol=1e-5)
@@ -142,7 +143,8 @@ def test_impute_fills_each_cell(ardist, folder):
         full = pd.read_csv(folder / "full.csv")
         assert list(full) == list(table)
         assert not full.isna().any(axis=None)
-        assert (full.eq(table) | table.isna()).all(axis=None)
+        known = full.where(table.notna())
+        pd.testing.assert_frame_equal(known, table, check_dtype=False, rtol=1e-15)
 
 
 def test_a_new_process_gives_the_same_scores(folder):
