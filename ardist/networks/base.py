@@ -403,7 +403,11 @@ class ConditionalNetwork(Specified, nn.Module):
         """Why the network does not support a factorization, or None if it does."""
         if factorization == self.factorization:
             return None
-        return f"{type(self).__name__} was built for {self.factorization}"
+        return self._built_for()
+
+    def _built_for(self, option: str = "") -> str:
+        """The reason why a network with an option does not support another factorization."""
+        return f"{type(self).__name__}{option} was built for {self.factorization}"
 
     def condition(
         self,

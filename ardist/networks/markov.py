@@ -182,7 +182,7 @@ class Markov(UniformNetwork):
         """As for any network; only a stationary one supports other lengths."""
         if self.stationary or factorization == self.factorization:
             return super().unsupported_reason(factorization)
-        return f"{type(self).__name__} with stationary=False was built for {self.factorization}"
+        return self._built_for(" with stationary=False")
 
     def _fingerprint(self) -> dict[str, list[str]]:
         """With the length only if the network is not stationary."""

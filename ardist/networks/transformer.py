@@ -177,9 +177,9 @@ class Transformer(ConditionalNetwork):
         shapes = (factorization.event_shape, factorization.partition)
         if shapes != (built_for.event_shape, built_for.partition):
             if self.positions != "rotary" or not built_for.is_uniform:
-                return f"{name} with {self.positions} positions was built for {built_for}"
+                return self._built_for(f" with {self.positions} positions")
             if self.context_kind == "blocks" and self.context_shape:
-                return f"{name} with context_kind='blocks' was built for {built_for}"
+                return self._built_for(" with context_kind='blocks'")
         if not self.any_order and factorization.ordering != built_for.ordering:
             return f"{name} with any_order=False was trained in the order {built_for.ordering!r}"
         if factorization.ordering.is_graph and not factorization.is_total:
