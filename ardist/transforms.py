@@ -86,6 +86,7 @@ class AutoregressiveTransform(TransformModule):
     """
 
     bijective = True
+    context: Tensor | None
 
     def __init__(
         self, network: nn.Module, context: Tensor | None = None, *, cache_size: int = 0
@@ -99,7 +100,9 @@ class AutoregressiveTransform(TransformModule):
                 f"network: expected families whose draws are bijections of real noise, "
                 f"got {without}"
             )
-        self.network, self.context = network, context
+        self.network = network
+        self.register_buffer("context", None, persistent=False)  # which moves with the network
+        self.context = context
         self.batch_shape, self.event_shape = p.batch_shape, p.event_shape
         self.domain = constraints.independent(constraints.real, len(p.event_shape))
         self.codomain = p.support
@@ -136,8 +139,8 @@ class AutoregressiveTransform(TransformModule):
 
     @property
     def _state(self) -> list[int]:
-        """Numbers that differ if gradients are turned on or off, or parameters change in place."""
-        own = (p for p in self.network.parameters() if not p.is_inference())
+        """Numbers that differ if gradients are turned on or off, or a tensor changes in place."""
+        own = (p for p in (*self.parameters(), *self.buffers()) if not p.is_inference())
         return [torch.is_grad_enabled(), *(p._version for p in own)]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
