@@ -115,6 +115,12 @@ def p(factorization=FOUR):
     return made(factorization).condition()
 
 
+def on_meta(make):
+    """What a function makes under the device of tensors without data."""
+    with torch.device("meta"):
+        return make()
+
+
 def cut():
     """A distribution with a block that is observed in part."""
     return p(BIT_PAIRS).given(torch.ones(2, 2), CUT)
@@ -508,6 +514,9 @@ ARGUMENTS = (
         lambda: p().marginal(torch.ones(4, dtype=torch.complex64)),
         "network: expected parameters with data, got some on device meta",
         lambda: made().to("meta").condition().sample(),
+        "network: expected a device that computes masks, got meta for MADE; build it on the CPU, "
+        "from where .to('meta') moves it",
+        lambda: on_meta(made),
         "value: expected elements inside the support IndependentConstraint(Real(), 1), got "
         "[nan, nan]",
         lambda: p().marginal(torch.arange(4) < 2).log_prob(torch.full((2,), torch.nan)),

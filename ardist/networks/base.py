@@ -103,6 +103,12 @@ class ConditionalNetwork(Specified, nn.Module):
     ) -> None:
         super().__init__()
         check_type(factorization, Factorization, "factorization")
+        if torch.get_default_device().type == "meta":
+            raise ValueError(
+                f"network: expected a device that computes masks, got meta for "
+                f"{type(self).__name__}; build it on the CPU, from where .to('meta') moves it"
+            )
+        self.register_load_state_dict_post_hook(_fill_constants)  # type: ignore[no-untyped-call]
         self.factorization = factorization
         # Modules inside families are trained, moved and saved with the network.
         nested = [module for f in factorization.layout.distinct for module in f.modules]
@@ -612,6 +618,38 @@ def entry(shown: object, *keys: object) -> list[str]:
         raw = key.cpu().numpy().tobytes() if isinstance(key, Tensor) else repr(key).encode()
         digests.append(hashlib.sha256(raw).hexdigest()[:16])
     return [text, *digests]
+
+
+def register_constant(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """Registers a buffer that the arguments of a network determine, such as a mask.
+
+    No state dict has it. `load_state_dict` of the network writes its numbers again, since
+    `to_empty` and the meta device lose them.
+    """
+    if value is not None:
+        vars(module).setdefault("_constants", {})[name] = value
+        value = value.to(reference_of(module).device)
+    module.register_buffer(name, value, persistent=False)
+
+
+def constant_of(module: nn.Module, name: str) -> Tensor:
+    """The numbers of a constant, also while its buffer has none."""
+    value: Tensor = vars(module)["_constants"][name]
+    return value
+
+
+@torch.no_grad()
+def _fill_constants(network: nn.Module, _: object) -> None:
+    """Writes the numbers of all constants, after `load_state_dict`."""
+    reference = reference_of(network)
+    for module in network.modules():
+        for name, value in vars(module).get("_constants", {}).items():
+            buffer: Tensor = getattr(module, name)
+            if not buffer.is_meta:
+                buffer.copy_(value)
+                continue
+            dtype = reference.dtype if value.is_floating_point() else value.dtype
+            setattr(module, name, value.to(reference.device, dtype))
 
 
 def reference_of(network: nn.Module) -> Tensor:

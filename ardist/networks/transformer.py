@@ -22,7 +22,7 @@ from ardist.networks.attention import (
     drop,
     sinusoids,
 )
-from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.base import ConditionalNetwork, fingerprint, register_constant
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceStep, encoding_at
 from ardist.networks.sizes import block_width
 from ardist.recomputation import recomputed
@@ -144,9 +144,9 @@ class Transformer(ConditionalNetwork):
         )
         self._initialize()
         order = Permutation.of_ranks(factorization.ranks.flatten()).order
-        self.register_buffer("_order", order, persistent=False)
+        register_constant(self, "_order", order)
         visible = factorization.dependencies if self.two_streams else None
-        self.register_buffer("_visible", visible, persistent=False)
+        register_constant(self, "_visible", visible)
 
     @torch.no_grad()
     def _initialize(self) -> None:

@@ -1,5 +1,6 @@
 """What holds of every network."""
 
+import copy
 import io
 import warnings
 
@@ -14,6 +15,7 @@ from table import (
     GPT,
     NETWORKS,
     REPRESENTATIVE,
+    TinyGPT,
     build,
     random_made,
     slow_except,
@@ -223,6 +225,39 @@ def test_states_are_tensors_of_one_length(network, factorization):
     torch.save(state, file)
     file.seek(0)
     build(network, factorization).load_state_dict(torch.load(file, weights_only=True))
+
+
+@pytest.mark.parametrize("assign", [False, True], ids=["to_empty", "assign"])
+@pytest.mark.parametrize(
+    ("network", "factorization"), [case for case in REPRESENTATIVE if case[0] != "plain"]
+)
+def test_a_state_fills_a_network_without_numbers(network, factorization, assign):
+    """Also the masks, which are not in it. Networks of the user have to see to theirs."""
+    net = build(network, factorization).eval()
+    x, empty = net.condition().sample((3,)), copy.deepcopy(net).to("meta")
+    if not assign:
+        empty.to_empty(device="cpu")
+        for tensor in (*empty.parameters(), *empty.buffers()):
+            tensor.data.fill_(1)
+    empty.load_state_dict(net.state_dict(), assign=assign)
+    p, found = net.condition(), empty.condition()
+    torch.testing.assert_close(found.log_prob(x), p.log_prob(x))
+    torch.manual_seed(1)
+    expected = p.sample((2,))
+    torch.manual_seed(1)
+    torch.testing.assert_close(found.sample((2,)), expected)
+
+
+def test_a_module_without_numbers_can_be_wrapped():
+    fac = FACTORIZATIONS["normal-random"]
+    whole = networks.FromModule(TinyGPT(fac), fac, start=2.0)
+    with torch.device("meta"):
+        module = TinyGPT(fac)
+    net = networks.FromModule(module, fac, start=2.0)
+    assert "start=2.0" in repr(net)
+    net.load_state_dict(whole.state_dict(), assign=True)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(net.condition().log_prob(x), whole.condition().log_prob(x))
 
 
 def test_states_of_long_events_take_no_time():
