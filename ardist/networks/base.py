@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Self
 import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.bound_network import check_contexts, checked_chunk_size, unwrap
 from ardist.decoding import Decoder, WholePasses
@@ -19,6 +21,7 @@ from ardist.factorization import Factorization
 from ardist.families import Nested
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
+from ardist.recomputation import in_modes
 from ardist.shapes import (
     as_choice,
     as_integers,
@@ -374,15 +377,13 @@ class ConditionalNetwork(Specified, nn.Module):
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """The network without dropout, for draws. Its modules return to their modes afterwards."""
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
+        """The network without dropout, for draws. Its modules return to their modes afterwards.
+
+        Modules that compute the same in both modes stay as they are. So several threads can draw
+        from a network without dropout while another one trains it.
+        """
+        with in_modes([(module, False) for module in self.modules() if follows_mode(module)]):
             yield
-        finally:
-            for module in training:
-                module.training = True
 
     @torch.no_grad()
     def _evaluate(
@@ -655,6 +656,21 @@ def _fill_constants(network: nn.Module, _: object) -> None:
 def reference_of(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
+
+
+def is_noisy(module: nn.Module) -> bool:
+    """Whether a module has dropout or batch norm, which training mode turns on."""
+    # Recurrent and attention modules have the probability of their dropout under this name.
+    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+    return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
+
+
+def follows_mode(module: nn.Module) -> bool:
+    """Whether a module may compute something else in training mode than in evaluation mode."""
+    is_known = type(module).__module__.startswith(("ardist.", "torch.nn.modules."))
+    if not is_known or module._forward_pre_hooks or module._forward_hooks:  # as of spectral_norm
+        return True
+    return is_noisy(module) or isinstance(module, _NormBase | nn.RReLU)
 
 
 @torch.no_grad()

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
@@ -19,6 +17,7 @@ from ardist.networks.base import (
     ConditionalNetwork,
     constant_of,
     entry,
+    is_noisy,
     reference_of,
     register_constant,
 )
@@ -256,18 +255,11 @@ def _as_block(network: _Foreign, value: float | Tensor, name: str) -> Tensor:
 def _check_not_noisy(foreign: nn.Module) -> None:
     """Raises a `ValueError` if dropout or batch norm is active."""
     for name, module in foreign.named_modules():
-        if module.training and _is_noisy(module):
+        if module.training and is_noisy(module):
             raise ValueError(
                 f"module: expected no active dropout or batch norm in draws, got "
                 f"{type(module).__name__} at {name!r}; call .eval() first"
             )
-
-
-def _is_noisy(module: nn.Module) -> bool:
-    """Whether a module gives other outputs in training mode than in evaluation mode."""
-    # Recurrent and attention modules have the probability of their dropout under this name.
-    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
-    return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
 
 
 class _ModuleDecoder(CacheDecoder):

@@ -3,6 +3,7 @@
 import copy
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from table import (
     random_made,
     slow_except,
 )
+from torch import nn
 
 import ardist as ad
 from ardist import networks
@@ -408,3 +410,52 @@ def test_draws_and_their_scores_come_without_dropout(name):
     torch.testing.assert_close(net.condition().log_prob(x), score)
     torch.manual_seed(1)
     assert torch.equal(net.condition().sample((3,)), drawn)
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in NO_OUTPUT_MAPS])
+def test_draws_change_no_mode_without_dropout(network, monkeypatch):
+    """So that threads can share a network, and compilers see one mode."""
+    nets = [build(network, name) for name in ("image-raster", "image-snake")]
+    changed, plain = [], nn.Module.__setattr__
+
+    def watched(module, name, value):
+        if name == "training":
+            changed.append(module)
+        plain(module, name, value)
+
+    monkeypatch.setattr(nn.Module, "__setattr__", watched)
+    for net in nets:
+        net.condition().sample_and_log_prob((2,))
+    assert not changed
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "wavenet", "transformer", "markov"])
+def test_threads_share_a_network(network):
+    net = build(network, "normal-random")
+    transform = ad.transforms.AutoregressiveTransform(net)
+    noise = torch.randn(40, 3, 4)
+    expected = [transform(z).detach() for z in noise]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda z: transform(z).detach(), noise))
+    assert all(map(torch.equal, found, expected))
+    assert all(module.training for module in net.modules())
+
+
+class Strict(nn.Linear):
+    """A module that only draws may call."""
+
+    def forward(self, x):
+        assert not self.training
+        return super().forward(x)
+
+
+def test_modules_that_may_follow_their_mode_change_it():
+    fac = ad.Factorization.columns(a=NORMAL, b=NORMAL, c=NORMAL, d=NORMAL)
+    normed = nn.utils.spectral_norm(nn.Linear(2, 2))
+    random = nn.Sequential(nn.RReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    net = networks.Unshared(fac, modules=[None, Strict(1, 2), normed, random])
+    before = copy.deepcopy(net.state_dict())
+    x, score = net.condition().sample_and_log_prob((3,))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    torch.testing.assert_close(net.eval().condition().log_prob(x), score)
