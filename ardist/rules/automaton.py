@@ -1,6 +1,6 @@
 """Events that a finite automaton accepts: patterns, walks on graphs, products of rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,7 +73,7 @@ class Automaton(Rule):
 
     @staticmethod
     def regex(
-        pattern: str, symbols: Any, *, end: int | None = None, pad: int | None = None
+        pattern: str, symbols: Sequence[str], *, end: int | None = None, pad: int | None = None
     ) -> "Automaton":
         """Sequences of symbols that match a regular expression as a whole.
 
@@ -95,7 +95,7 @@ class Automaton(Rule):
         """
         from ardist import regex  # on demand, since it depends on private modules of Python's `re`
 
-        table, accepting, initial = regex.compile(pattern, list(symbols))
+        table, accepting, initial = regex.compile(pattern, symbols)
         found = Automaton(table, accepting.nonzero().flatten().tolist(), initial)
         return found if end is None else found._ending(end, end if pad is None else pad)
 
