@@ -276,7 +276,7 @@ class Factorization(Specified):
         """The number of possible events.
 
         None if a block has no finite set of states, if the rule depends on the context, or if it
-        has more than 65,536 states of its own.
+        has too many states of its own; see `Rule.num_events`.
         """
         sizes, restriction = self._num_states, self.restriction
         if sizes is None:

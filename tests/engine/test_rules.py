@@ -579,6 +579,34 @@ def test_counts_without_a_list():
     assert brackets.num_states == 6564120420  # the 20th Catalan number
 
 
+class NoRepeat(rules.Rule):
+    """A symbol differs from the last two."""
+
+    rows = 0
+
+    def start(self, rows, context, reference):
+        return torch.full((rows, 2), -1)
+
+    def allowed(self, state, at):
+        symbols = torch.arange(at.family.num_categories)
+        return (state.unsqueeze(-1) != symbols).all(-2)
+
+    def advance(self, state, value, at):
+        type(self).rows += value.shape[0]
+        return torch.stack((state[:, 1], value), -1)
+
+
+def test_counting_ends_before_it_takes_long():
+    """It is part of building a factorization."""
+    few = ad.Factorization(10, fam.Categorical(20), rule=NoRepeat())
+    assert few.num_states == 20 * 19 * 18**8
+    NoRepeat.rows = 0
+    many = ad.Factorization(100, fam.Categorical(1000), rule=NoRepeat())
+    assert many.num_states is None
+    assert NoRepeat.rows < 2**21
+    assert not build(many, "rnn-gru").condition().has_enumerate_support
+
+
 def test_graphs_and_transforms_of_torch():
     fac = ad.Factorization(6, BIT, rule=rules.Sum(3))
     net = networks.MADE(fac, hidden_features=16)

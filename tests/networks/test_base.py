@@ -11,6 +11,7 @@ from table import (
     CASES,
     CONTEXT,
     COVERING,
+    DEVICE,
     FACTORIZATIONS,
     FAMILIES,
     GPT,
@@ -238,7 +239,7 @@ def test_a_state_fills_a_network_without_numbers(network, factorization, assign)
     net = build(network, factorization).eval()
     x, empty = net.condition().sample((3,)), copy.deepcopy(net).to("meta")
     if not assign:
-        empty.to_empty(device="cpu")
+        empty.to_empty(device=DEVICE)
         for tensor in (*empty.parameters(), *empty.buffers()):
             tensor.data.fill_(1)
     empty.load_state_dict(net.state_dict(), assign=assign)
