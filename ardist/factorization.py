@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -282,7 +283,7 @@ class Factorization(Specified):
         if sizes is None:
             return None
         if restriction is None:
-            return math.prod(sizes)
+            return math.prod(size**times for size, times in Counter(sizes).items())
         return None if restriction.rule.reads_context else restriction.rule.num_events(self)
 
     def enumerate_support(self) -> Tensor:

@@ -575,6 +575,11 @@ def test_counts_without_a_list():
     # Ones that are not next to each other: Fibonacci's numbers.
     apart = ad.Factorization(50, BIT, rule=rules.Automaton.walk([[1, 1], [1, 0]]))
     assert apart.num_states == 32951280099
+    pixels = [ad.Factorization(64, fam.Categorical(256), rule=rules.Sum(n)) for n in (2, 16318)]
+    assert [fac.num_states for fac in pixels] == [64 * 65 // 2] * 2  # one is the other's negative
+    states, digits = torch.arange(3000).unsqueeze(-1), torch.arange(10)
+    modulo = rules.Automaton((states + digits) % 3000, {3})
+    assert ad.Factorization(50, fam.Categorical(10), rule=modulo).num_states == 50 * 51 * 52 // 6
     brackets = ad.Factorization(40, BIT, rule=Balanced())
     assert brackets.num_states == 6564120420  # the 20th Catalan number
 
