@@ -18,7 +18,7 @@ from ardist.gradients import has_gradients, reparameterized_rows
 from ardist.layout import Layout
 from ardist.rollout import Rollout, Step
 from ardist.scoring import teacher_forced_params
-from ardist.shapes import as_integer, as_shape, check_tensor, check_type, is_recorded, leading
+from ardist.shapes import as_integer, as_shape, check_tensor, check_type, holds, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
@@ -281,7 +281,7 @@ class Rosenblatt(Transform):
             rows = (("param", params), ("value", blocks), ("value", u))
             return layout.join_values(layout.map(of_block, *rows), params)
 
-        if not is_recorded() and not bool(((u >= 0) & (u <= 1)).all()):
+        if not holds((u >= 0) & (u <= 1)):
             outside = u[~((u >= 0) & (u <= 1))][0].item()
             raise ValueError(f"u: expected numbers within [0, 1], got {outside}")
         p = self.p

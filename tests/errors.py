@@ -868,6 +868,16 @@ RULES = (
         kind=NotImplementedError,
     ),
     error(
+        "rsample: transforms of torch.func do not take gradients through draws, which are "
+        "implicit; torch.autograd.grad and backward do",
+        lambda: torch.func.grad(lambda c: made(context_shape=(2,)).condition(c).rsample().sum())(
+            torch.zeros(2)
+        ),
+        cause="A draw with gradients inside of `torch.func.grad`, `jacrev` or the like.",
+        cure="Differentiate it by `torch.autograd.grad` or `backward`.",
+        kind=NotImplementedError,
+    ),
+    error(
         "total: expected a sum from 0 to 3 of 3 blocks, got 4: no event follows Sum(total=4)",
         lambda: ad.Factorization(3, fam.Bernoulli(), rule=rules.Sum(4)),
         "rule: expected at least 3 states for as many different blocks, got 2 of Bernoulli():"
