@@ -13,6 +13,7 @@ from table import NETWORKS
 import ardist as ad
 from ardist import families as fam
 from ardist import networks, rules
+from ardist.drawing_order import DrawingOrder
 
 BIT, SYMBOL = fam.Bernoulli(), fam.Categorical(3)
 ORDERS = {
@@ -610,6 +611,18 @@ def test_counting_ends_before_it_takes_long():
     assert many.num_states is None
     assert NoRepeat.rows < 2**21
     assert not build(many, "rnn-gru").condition().has_enumerate_support
+
+
+def test_a_step_of_a_draw_does_not_look_at_all_others(monkeypatch):
+    """The time of a draw is not the square of its length."""
+    fac = ad.Factorization(60, BIT, rule=rules.Sum(30))
+    p, calls = build(fac, "rnn-gru").condition(), []
+    plain = DrawingOrder.ends_of
+    monkeypatch.setattr(
+        DrawingOrder, "ends_of", lambda self, kind: calls.append(kind) or plain(self, kind)
+    )
+    p.sample((2,))
+    assert len(calls) < 10
 
 
 def test_graphs_and_transforms_of_torch():
