@@ -14,7 +14,7 @@ from ardist.factorization import Factorization
 from ardist.families.guards import elementwise
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expand_to_batch, expanded, leading
+from ardist.shapes import check_tensor, expand_to_batch, expanded, holds, leading
 
 if TYPE_CHECKING:
     from ardist.distribution import AutoregressiveDistribution
@@ -115,7 +115,7 @@ class Marginal(TorchDistribution):
         self.whole.bound.check_kind("value", value, exact=False)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
             inside = self.support.check(value)
-            if not inside.all():
+            if not holds(inside):
                 raise ValueError(
                     f"value: expected elements inside the support {self.support}, got "
                     f"{value[~inside][0].tolist()}"
@@ -140,9 +140,10 @@ class Marginal(TorchDistribution):
         """Events with these elements, and placeholders elsewhere."""
         placeholder = self.whole.bound.placeholder
         dtype = torch.promote_types(placeholder.dtype, value.dtype)
-        events = placeholder.to(dtype).expand((*value.shape[:-1], *placeholder.shape)).clone()
-        events[..., self.kept] = value.to(dtype)
-        return events
+        events = placeholder.to(dtype).flatten().expand((*value.shape[:-1], -1))
+        places = self.kept.flatten().nonzero().flatten()
+        events = events.index_copy(-1, places, value.to(dtype))
+        return events.reshape((*value.shape[:-1], *placeholder.shape))
 
     def __repr__(self) -> str:
         return (

@@ -30,7 +30,7 @@ from ardist.shapes import (
     check_tensor,
     expand_to_batch,
     expanded,
-    is_recorded,
+    holds,
     lead_of,
     leading,
     over_batch,
@@ -101,7 +101,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         super().__init__(
             self.bound.context_batch, self.factorization.event_shape, validate_args=validate_args
         )
-        if self._validate_args and context is not None and not _all(context.isfinite()):
+        if self._validate_args and context is not None and not holds(context.isfinite()):
             count = int((~context.isfinite()).sum())
             raise ValueError(
                 f"context: expected finite numbers, got NaN or infinity in {count} of "
@@ -219,7 +219,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value = self.checked(value, follows=False)
             scores = self._score(value)
             # Under a rule the scores show whether the value follows it.
-            if self._validate_args and not _all(scores > -torch.inf):
+            if self._validate_args and not holds(scores > -torch.inf):
                 self.checked(value)
             return scores
         self.check_value(value, "value")
@@ -553,7 +553,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value, mask = torch.where(seen, before, value), mask | seen
         self._try(self.factorization.layout.given_log_prob, mask)
         value = first.checked(value, mask=mask)
-        if not _all(value.isfinite()):
+        if not holds(value.isfinite()):
             raise ValueError(
                 f"value: expected finite numbers under the mask, got "
                 f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
@@ -677,10 +677,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 inside = self._inside(value)
             else:
                 inside = self.factorization.conditionals.inside(self.factorization.split(value))
-            if mask is not None and not _all(inside):
+            if mask is not None and not holds(inside):
                 untouched = self.factorization.layout.count(self.factorization.split(mask)) == 0
                 inside = inside | untouched.to(inside.device) | self._possible(value, mask)
-            if not _all(inside):
+            if not holds(inside):
                 self._explain(value, inside, name)
         return value.to(dtype)
 
@@ -735,8 +735,3 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             f"AutoregressiveDistribution({type(self.bound.unwrapped).__name__}, "
             f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
         )
-
-
-def _all(mask: Tensor) -> bool:
-    """Whether a check holds everywhere. In a graph that is being recorded, nothing is checked."""
-    return is_recorded() or bool(torch._is_all_true(mask))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -276,13 +277,13 @@ class Factorization(Specified):
         """The number of possible events.
 
         None if a block has no finite set of states, if the rule depends on the context, or if it
-        has more than 65,536 states of its own.
+        has too many states of its own; see `Rule.num_events`.
         """
         sizes, restriction = self._num_states, self.restriction
         if sizes is None:
             return None
         if restriction is None:
-            return math.prod(sizes)
+            return math.prod(size**times for size, times in Counter(sizes).items())
         return None if restriction.rule.reads_context else restriction.rule.num_events(self)
 
     def enumerate_support(self) -> Tensor:

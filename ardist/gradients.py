@@ -10,6 +10,7 @@ from ardist.decoding import Decoder
 from ardist.pathwise import by_iteration, by_sweep, with_gradient
 from ardist.rollout import Rollout, draw, sampler
 from ardist.scoring import score
+from ardist.shapes import is_transformed
 
 
 def rsample(batch: Batch, tol: float = 0.0, scored: bool = False) -> tuple[Tensor, Tensor]:
@@ -20,7 +21,7 @@ def rsample(batch: Batch, tol: float = 0.0, scored: bool = False) -> tuple[Tenso
         tol: see `AutoregressiveDistribution.rsample`.
         scored: whether scores are wanted; they may be zeros otherwise.
     """
-    if batch.num_rows > 0 and batch.ranks is None:
+    if batch.num_rows > 0 and batch.ranks is None and not is_transformed():
         with batch.bound.eval_mode():
             decoder = batch.bound.differentiable_decoder(batch.num_rows)
             if decoder is not None:
@@ -86,6 +87,11 @@ def reparameterized_rows(
         tol, scored: as of `rsample`.
     """
     layout, bound, evidence = batch.layout, batch.bound, batch.evidence
+    if is_transformed():
+        raise NotImplementedError(
+            "rsample: transforms of torch.func do not take gradients through draws, which are "
+            "implicit; torch.autograd.grad and backward do"
+        )
     with bound.eval_mode():
         # A sweep takes bounds as fixed, which may depend on real numbers drawn before.
         is_fixed = batch.restriction is None or not batch.restriction.follows_reals

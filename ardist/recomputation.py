@@ -49,7 +49,7 @@ def recomputed(module: nn.Module, function: Callable[..., Result], *args: Any) -
     modes = [(part, part.training) for part in module.modules()]
 
     def again(*args: Any) -> Result:
-        with _in_modes(modes):
+        with in_modes(modes):
             return call_with_params(module, params, function, *args)
 
     return checkpoint(again, *args, use_reentrant=False)
@@ -95,7 +95,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
+def in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
     """Modules in the given modes, training or not; they return to their own afterwards."""
     changed = [(part, mode) for part, mode in modes if part.training != mode]
     for part, mode in changed:

@@ -61,6 +61,7 @@ class Restriction:
             )
         self.layout = Layout(conditionals, flat, self._plain.is_index)
         self.order = DrawingOrder(self.layout, factorization.steps)
+        self._ends = self.order.ends_of("block")
         # All places, in the order of drawing and in raster order.
         drawn = self._drawing_places = places(factorization)
         self._permutation = self.order.flat("block")
@@ -219,7 +220,7 @@ class Restriction:
                 orders of their own.
         """
         if (start, stop) not in self._places:
-            own = slice(*(self.order.ends_of("block")[step] for step in (start, stop)))
+            own = slice(self._ends[start], self._ends[stop])
             families = self._drawing_places.families
             self._places[start, stop] = replace(
                 self._drawing_places,

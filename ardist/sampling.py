@@ -324,6 +324,7 @@ def _search(
             ranked = _perturbed(total, rank.unsqueeze(-1)) if perturb else total
             parents, chosen, rank = _best(ranked, width)
             log_prob = total.flatten(0, 1)[parents, chosen].reshape(rank.shape)
+            log_prob = log_prob.masked_fill(rank == -torch.inf, -torch.inf)
             step.select(parents)
             block = values[chosen].reshape(parents.shape[0], -1, *step.layout.value_shape[1:])
             drawn = [*(part.index_select(0, parents) for part in drawn), block]
@@ -345,6 +346,7 @@ def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     best, at = ranked.transpose(0, 1).flatten(1).topk(min(width, beams * count))
     found = max(1, int((best > -torch.inf).sum(-1).max()))
     best, at = best[:, :found].T, at[:, :found].T
+    at = torch.where(best > -torch.inf, at, at[:1])  # the first one is possible
     parents = at // count * batch + torch.arange(batch, device=at.device)
     return parents.flatten(), (at % count).flatten(), best
 

@@ -61,6 +61,11 @@ def is_recorded() -> bool:
     return torch._C._is_tracing() or torch.compiler.is_exporting()
 
 
+def holds(check: Tensor) -> bool:
+    """Whether a check holds everywhere. In a graph that is being recorded, nothing is checked."""
+    return is_recorded() or bool(torch._is_all_true(check))
+
+
 def is_transformed() -> bool:
     """Whether a transform of `torch.func` is active; some kernels of torch do not support it."""
     compiling = torch.compiler.is_compiling()  # it cannot trace the call below

@@ -225,8 +225,11 @@ class _Sampler:
         layout = restriction.order.step_layouts[step.index]
         drawn = layout.sample(restriction.restrict(step.params, limits, at))
         dead = self.batch.flatten(self.log_weight == -torch.inf, Size())
-        dead = dead.reshape(-1, *(1,) * (drawn.dim() - 1))
-        return torch.where(dead, step.layout.placeholder(step.params).to(drawn.dtype), drawn)
+        if not dead.any():
+            return drawn
+        # They go on under the rule of p alone, which need not allow a constant.
+        free = step.layout.sample(step.params)
+        return torch.where(dead.reshape(-1, *(1,) * (drawn.dim() - 1)), free, drawn)
 
     def follow(self, index: int, blocks: Tensor) -> None:
         """Takes the blocks of a step into the state of the rule, and its potential."""

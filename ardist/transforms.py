@@ -18,7 +18,7 @@ from ardist.gradients import has_gradients, reparameterized_rows
 from ardist.layout import Layout
 from ardist.rollout import Rollout, Step
 from ardist.scoring import teacher_forced_params
-from ardist.shapes import as_integer, as_shape, check_tensor, check_type, is_recorded, leading
+from ardist.shapes import as_integer, as_shape, check_tensor, check_type, holds, leading
 
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
@@ -86,6 +86,7 @@ class AutoregressiveTransform(TransformModule):
     """
 
     bijective = True
+    context: Tensor | None
 
     def __init__(
         self, network: nn.Module, context: Tensor | None = None, *, cache_size: int = 0
@@ -99,7 +100,9 @@ class AutoregressiveTransform(TransformModule):
                 f"network: expected families whose draws are bijections of real noise, "
                 f"got {without}"
             )
-        self.network, self.context = network, context
+        self.network = network
+        self.register_buffer("context", None, persistent=False)  # which moves with the network
+        self.context = context
         self.batch_shape, self.event_shape = p.batch_shape, p.event_shape
         self.domain = constraints.independent(constraints.real, len(p.event_shape))
         self.codomain = p.support
@@ -136,8 +139,8 @@ class AutoregressiveTransform(TransformModule):
 
     @property
     def _state(self) -> list[int]:
-        """Numbers that differ if gradients are turned on or off, or parameters change in place."""
-        own = (p for p in self.network.parameters() if not p.is_inference())
+        """Numbers that differ if gradients are turned on or off, or a tensor changes in place."""
+        own = (p for p in (*self.parameters(), *self.buffers()) if not p.is_inference())
         return [torch.is_grad_enabled(), *(p._version for p in own)]
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
@@ -278,7 +281,7 @@ class Rosenblatt(Transform):
             rows = (("param", params), ("value", blocks), ("value", u))
             return layout.join_values(layout.map(of_block, *rows), params)
 
-        if not is_recorded() and not bool(((u >= 0) & (u <= 1)).all()):
+        if not holds((u >= 0) & (u <= 1)):
             outside = u[~((u >= 0) & (u <= 1))][0].item()
             raise ValueError(f"u: expected numbers within [0, 1], got {outside}")
         p = self.p

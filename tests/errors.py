@@ -119,6 +119,12 @@ def mixture(component):
     return ad.Mixture(dist.Categorical(torch.ones(1)), [component])
 
 
+def on_meta(make):
+    """What a function makes under the device of tensors without data."""
+    with torch.device("meta"):
+        return make()
+
+
 def cut():
     """A distribution with a block that is observed in part."""
     return p(BIT_PAIRS).given(torch.ones(2, 2), CUT)
@@ -512,6 +518,9 @@ ARGUMENTS = (
         lambda: p().marginal(torch.ones(4, dtype=torch.complex64)),
         "network: expected parameters with data, got some on device meta",
         lambda: made().to("meta").condition().sample(),
+        "network: expected a device that computes masks, got meta for MADE; build it on the CPU, "
+        "from where .to('meta') moves it",
+        lambda: on_meta(made),
         "value: expected elements inside the support IndependentConstraint(Real(), 1), got "
         "[nan, nan]",
         lambda: p().marginal(torch.arange(4) < 2).log_prob(torch.full((2,), torch.nan)),
@@ -860,6 +869,16 @@ RULES = (
         lambda: vmapped(p(BITS)),
         cause="A draw inside of `torch.func.vmap`.",
         cure="Rows of a context are drawn together: call `network.condition(contexts).sample()`.",
+        kind=NotImplementedError,
+    ),
+    error(
+        "rsample: transforms of torch.func do not take gradients through draws, which are "
+        "implicit; torch.autograd.grad and backward do",
+        lambda: torch.func.grad(lambda c: made(context_shape=(2,)).condition(c).rsample().sum())(
+            torch.zeros(2)
+        ),
+        cause="A draw with gradients inside of `torch.func.grad`, `jacrev` or the like.",
+        cure="Differentiate it by `torch.autograd.grad` or `backward`.",
         kind=NotImplementedError,
     ),
     error(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ardist.decoding import Decoder, WholePasses
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, fingerprint, reference_of
+from ardist.networks.base import ConditionalNetwork, fingerprint, reference_of, register_constant
 from ardist.rows import repeat_rows
 from ardist.shapes import as_positive, is_readable
 from ardist.static import StaticStep, WholePassStep
@@ -79,8 +79,8 @@ class AnySet(ConditionalNetwork):
         sets, owner = None, factorization.ranks.flatten()
         if is_partial_order(factorization):
             sets, owner = torch.unique(factorization.dependencies, dim=0, return_inverse=True)
-        self.register_buffer("_owner", owner, persistent=False)
-        self.register_buffer("_sets", sets, persistent=False)
+        register_constant(self, "_owner", owner)
+        register_constant(self, "_sets", sets)
         self._num_passes = int(owner.max()) + 1
 
     @abstractmethod

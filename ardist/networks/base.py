@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Self
 import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.bound_network import check_contexts, checked_chunk_size, unwrap
 from ardist.decoding import Decoder, WholePasses
@@ -19,6 +21,7 @@ from ardist.factorization import Factorization
 from ardist.families import Nested
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
+from ardist.recomputation import in_modes
 from ardist.shapes import (
     as_choice,
     as_integers,
@@ -103,6 +106,12 @@ class ConditionalNetwork(Specified, nn.Module):
     ) -> None:
         super().__init__()
         check_type(factorization, Factorization, "factorization")
+        if torch.get_default_device().type == "meta":
+            raise ValueError(
+                f"network: expected a device that computes masks, got meta for "
+                f"{type(self).__name__}; build it on the CPU, from where .to('meta') moves it"
+            )
+        self.register_load_state_dict_post_hook(_fill_constants)  # type: ignore[no-untyped-call]
         self.factorization = factorization
         # Modules inside families are trained, moved and saved with the network.
         nested = [module for f in factorization.layout.distinct for module in f.modules]
@@ -368,15 +377,13 @@ class ConditionalNetwork(Specified, nn.Module):
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """The network without dropout, for draws. Its modules return to their modes afterwards."""
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
+        """The network without dropout, for draws. Its modules return to their modes afterwards.
+
+        Modules that compute the same in both modes stay as they are. So several threads can draw
+        from a network without dropout while another one trains it.
+        """
+        with in_modes([(module, False) for module in self.modules() if follows_mode(module)]):
             yield
-        finally:
-            for module in training:
-                module.training = True
 
     @torch.no_grad()
     def _evaluate(
@@ -403,7 +410,11 @@ class ConditionalNetwork(Specified, nn.Module):
         """Why the network does not support a factorization, or None if it does."""
         if factorization == self.factorization:
             return None
-        return f"{type(self).__name__} was built for {self.factorization}"
+        return self._built_for()
+
+    def _built_for(self, option: str = "") -> str:
+        """The reason why a network with an option does not support another factorization."""
+        return f"{type(self).__name__}{option} was built for {self.factorization}"
 
     def condition(
         self,
@@ -610,9 +621,56 @@ def entry(shown: object, *keys: object) -> list[str]:
     return [text, *digests]
 
 
+def register_constant(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """Registers a buffer that the arguments of a network determine, such as a mask.
+
+    No state dict has it. `load_state_dict` of the network writes its numbers again, since
+    `to_empty` and the meta device lose them.
+    """
+    if value is not None:
+        vars(module).setdefault("_constants", {})[name] = value
+        value = value.to(reference_of(module).device)
+    module.register_buffer(name, value, persistent=False)
+
+
+def constant_of(module: nn.Module, name: str) -> Tensor:
+    """The numbers of a constant, also while its buffer has none."""
+    value: Tensor = vars(module)["_constants"][name]
+    return value
+
+
+@torch.no_grad()
+def _fill_constants(network: nn.Module, _: object) -> None:
+    """Writes the numbers of all constants, after `load_state_dict`."""
+    reference = reference_of(network)
+    for module in network.modules():
+        for name, value in vars(module).get("_constants", {}).items():
+            buffer: Tensor = getattr(module, name)
+            if not buffer.is_meta:
+                buffer.copy_(value)
+                continue
+            dtype = reference.dtype if value.is_floating_point() else value.dtype
+            setattr(module, name, value.to(reference.device, dtype))
+
+
 def reference_of(network: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the network computes."""
     return next(network.parameters(), torch.empty(0))
+
+
+def is_noisy(module: nn.Module) -> bool:
+    """Whether a module has dropout or batch norm, which training mode turns on."""
+    # Recurrent and attention modules have the probability of their dropout under this name.
+    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
+    return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
+
+
+def follows_mode(module: nn.Module) -> bool:
+    """Whether a module may compute something else in training mode than in evaluation mode."""
+    is_known = type(module).__module__.startswith(("ardist.", "torch.nn.modules."))
+    if not is_known or module._forward_pre_hooks or module._forward_hooks:  # as of spectral_norm
+        return True
+    return is_noisy(module) or isinstance(module, _NormBase | nn.RReLU)
 
 
 @torch.no_grad()

@@ -8,14 +8,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
 from ardist.families import Categorical
 from ardist.networks.any_set import AnySet
-from ardist.networks.base import ConditionalNetwork, entry, reference_of
+from ardist.networks.base import (
+    ConditionalNetwork,
+    constant_of,
+    entry,
+    is_noisy,
+    reference_of,
+    register_constant,
+)
 from ardist.networks.sequence import UniformNetwork
 from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_real, as_tensor, check_type
@@ -27,6 +32,11 @@ class _Foreign(ConditionalNetwork):
 
     module: nn.Module
     _filler: str  # the name of the input that is no block
+
+    @property
+    def filler(self) -> Tensor:
+        """That input, (*block_shape), with its numbers also if the buffer has none yet."""
+        return constant_of(self, self._filler)
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -143,7 +153,7 @@ class FromModule(_Foreign, UniformNetwork):
         super().__init__(factorization, context_shape=context_shape)
         self.module = module
         self.shift = as_flag(shift, "shift")
-        self.register_buffer("start", _as_block(self, start, "start"), persistent=False)
+        register_constant(self, "start", _as_block(self, start, "start"))
         accepted = inspect.signature(module.forward).parameters
         self.has_cache = shift and {"past_key_values", "use_cache"} <= set(accepted)
         if as_flag(check, "check"):
@@ -180,11 +190,11 @@ class FromModule(_Foreign, UniformNetwork):
         return _ModuleDecoder(self, factorization, batch_size, repeat_rows(context, batch_size))
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        start = self.start.float().tolist() if self.shift else None
+        start = self.filler.float().tolist() if self.shift else None
         return {**super()._fingerprint(), "shift": entry(self.shift), "start": entry(start)}
 
     def extra_repr(self) -> str:
-        start = f", start={self.start.tolist()}" if self.shift else ""
+        start = f", start={self.filler.tolist()}" if self.shift else ""
         return f"{super().extra_repr()}\nshift={self.shift}{start}"
 
 
@@ -211,7 +221,7 @@ class MaskedModule(_Foreign, AnySet):
                 f"output, got {factorization}"
             )
         self.module = module
-        self.register_buffer("mask", _as_block(self, mask, "mask"), persistent=False)
+        register_constant(self, "mask", _as_block(self, mask, "mask"))
 
     def predict(self, blocks: Tensor, observed: Tensor, context: Tensor | None) -> Tensor:
         layout = self.factorization.layout
@@ -219,10 +229,10 @@ class MaskedModule(_Foreign, AnySet):
         return self.evaluate(inputs, repeat_rows(context, blocks.shape[0]))[0]
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        return {**super()._fingerprint(), "mask": entry(self.mask.float().tolist())}
+        return {**super()._fingerprint(), "mask": entry(self.filler.float().tolist())}
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}\nmask={self.mask.tolist()}"
+        return f"{super().extra_repr()}\nmask={self.filler.tolist()}"
 
 
 def _as_block(network: _Foreign, value: float | Tensor, name: str) -> Tensor:
@@ -230,7 +240,7 @@ def _as_block(network: _Foreign, value: float | Tensor, name: str) -> Tensor:
     layout, reference = network.factorization.layout, reference_of(network.module)
     if not isinstance(value, Tensor):
         as_real(value, name, "a number or a tensor", math.isfinite)
-    block, shape = as_tensor(value, name).to(reference.device), layout.families[0].event_shape
+    block, shape = as_tensor(value, name), layout.families[0].event_shape
     if layout.is_index and block.dtype != torch.int64:
         raise ValueError(f"{name}: expected an integer, as blocks are, got {value}")
     try:
@@ -245,18 +255,11 @@ def _as_block(network: _Foreign, value: float | Tensor, name: str) -> Tensor:
 def _check_not_noisy(foreign: nn.Module) -> None:
     """Raises a `ValueError` if dropout or batch norm is active."""
     for name, module in foreign.named_modules():
-        if module.training and _is_noisy(module):
+        if module.training and is_noisy(module):
             raise ValueError(
                 f"module: expected no active dropout or batch norm in draws, got "
                 f"{type(module).__name__} at {name!r}; call .eval() first"
             )
-
-
-def _is_noisy(module: nn.Module) -> bool:
-    """Whether a module gives other outputs in training mode than in evaluation mode."""
-    # Recurrent and attention modules have the probability of their dropout under this name.
-    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
-    return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
 
 
 class _ModuleDecoder(CacheDecoder):

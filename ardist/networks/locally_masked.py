@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
+from ardist.networks.base import register_constant
 from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 
@@ -48,9 +49,7 @@ class LocallyMasked(nn.Module):
     ) -> None:
         super().__init__()
         self._recomputes = checkpoint_layers
-        self.register_buffer(
-            "order", torch.tensor(factorization.drawing_order.blocks), persistent=False
-        )
+        register_constant(self, "order", torch.tensor(factorization.drawing_order.blocks))
         # The slices of that order that are the pixels of each step.
         self.bounds = factorization.drawing_order.ends_of("block")
         # Features have positions of the pixels that are read. These are of the pixel that reads.
@@ -118,11 +117,11 @@ class _Layer(nn.Module):
     def __init__(self, windows: Tensor, channels: int, context_size: int) -> None:
         super().__init__()
         num_pixels, num_taps = windows.shape
-        self.register_buffer("windows", windows, persistent=False)
+        register_constant(self, "windows", windows)
         # The same as pairs of a source and a target, tap after tap.
         taps, targets = windows.T.ne(num_pixels).nonzero(as_tuple=True)
-        self.register_buffer("sources", windows[targets, taps], persistent=False)
-        self.register_buffer("targets", targets, persistent=False)
+        register_constant(self, "sources", windows[targets, taps])
+        register_constant(self, "targets", targets)
         self._num_pairs = taps.bincount(minlength=num_taps).tolist()  # for each tap
         # Initialized as `nn.Conv2d`, with the average number of inputs of a pixel.
         bound = max(taps.shape[0] / num_pixels * channels, 1) ** -0.5

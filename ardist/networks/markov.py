@@ -9,7 +9,13 @@ from ardist.decoding import CacheDecoder, Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import entry, fingerprint, reference_of, start_near_noise
+from ardist.networks.base import (
+    entry,
+    fingerprint,
+    reference_of,
+    register_constant,
+    start_near_noise,
+)
 from ardist.networks.mlp import mlp
 from ardist.networks.sequence import UniformNetwork, encoding_at
 from ardist.networks.sizes import hidden_layers
@@ -116,14 +122,10 @@ class Markov(UniformNetwork):
             # It has no effect, but has to be inside the support.
             padding = factorization.layout.placeholder(torch.empty(0))[0]
         else:
-            reference = reference_of(module)
-            padding = torch.zeros(
-                family.event_shape,
-                dtype=factorization.layout.dtype(reference.dtype),
-                device=reference.device,
-            )
+            dtype = factorization.layout.dtype(reference_of(module).dtype)
+            padding = torch.zeros(family.event_shape, dtype=dtype)
         self.module, self.hidden_features = module, hidden_features
-        self.register_buffer("padding", padding, persistent=False)
+        register_constant(self, "padding", padding)
 
     @property
     def output_maps(self) -> list[nn.Module]:
@@ -182,7 +184,7 @@ class Markov(UniformNetwork):
         """As for any network; only a stationary one supports other lengths."""
         if self.stationary or factorization == self.factorization:
             return super().unsupported_reason(factorization)
-        return f"{type(self).__name__} with stationary=False was built for {self.factorization}"
+        return self._built_for(" with stationary=False")
 
     def _fingerprint(self) -> dict[str, list[str]]:
         """With the length only if the network is not stationary."""

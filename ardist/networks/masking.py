@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
+from ardist.networks.base import register_constant
 
 
 class VisibleSets:
@@ -65,7 +66,7 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: Tensor, *, bias: bool = True) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = mask.shape
-        self.register_buffer("mask", mask.to(torch.get_default_dtype()), persistent=False)
+        register_constant(self, "mask", mask.to(torch.get_default_dtype()))
         self.weight = nn.Parameter(torch.empty(mask.shape))
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(self.out_features)) if bias else None

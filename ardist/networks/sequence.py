@@ -137,7 +137,7 @@ class SequenceNetwork(ConditionalNetwork):
         if not (built_for.is_uniform and factorization.families == built_for.families):
             return super().unsupported_reason(factorization)
         if self.context_kind == "blocks" and self.context_shape and factorization != built_for:
-            return f"{type(self).__name__} with context_kind='blocks' was built for {built_for}"
+            return self._built_for(" with context_kind='blocks'")
         if factorization.ordering != built_for.ordering and factorization != built_for:
             return f"{type(self).__name__} was trained in the order {built_for.ordering!r}"
         return self._invalid_reason(factorization)

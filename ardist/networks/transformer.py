@@ -22,7 +22,7 @@ from ardist.networks.attention import (
     drop,
     sinusoids,
 )
-from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.base import ConditionalNetwork, fingerprint, register_constant
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceStep, encoding_at
 from ardist.networks.sizes import block_width
 from ardist.recomputation import recomputed
@@ -144,9 +144,9 @@ class Transformer(ConditionalNetwork):
         )
         self._initialize()
         order = Permutation.of_ranks(factorization.ranks.flatten()).order
-        self.register_buffer("_order", order, persistent=False)
+        register_constant(self, "_order", order)
         visible = factorization.dependencies if self.two_streams else None
-        self.register_buffer("_visible", visible, persistent=False)
+        register_constant(self, "_visible", visible)
 
     @torch.no_grad()
     def _initialize(self) -> None:
@@ -177,9 +177,9 @@ class Transformer(ConditionalNetwork):
         shapes = (factorization.event_shape, factorization.partition)
         if shapes != (built_for.event_shape, built_for.partition):
             if self.positions != "rotary" or not built_for.is_uniform:
-                return f"{name} with {self.positions} positions was built for {built_for}"
+                return self._built_for(f" with {self.positions} positions")
             if self.context_kind == "blocks" and self.context_shape:
-                return f"{name} with context_kind='blocks' was built for {built_for}"
+                return self._built_for(" with context_kind='blocks'")
         if not self.any_order and factorization.ordering != built_for.ordering:
             return f"{name} with any_order=False was trained in the order {built_for.ordering!r}"
         if factorization.ordering.is_graph and not factorization.is_total:

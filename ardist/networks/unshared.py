@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, reference_of, start_near_noise
+from ardist.networks.base import (
+    ConditionalNetwork,
+    reference_of,
+    register_constant,
+    start_near_noise,
+)
 from ardist.networks.mlp import Constant, mlp
 from ardist.networks.sizes import hidden_layers
 from ardist.rows import repeat_rows, select_rows
@@ -70,7 +75,7 @@ class Unshared(ConditionalNetwork):
             for parents in factorization.dependencies
         ]
         # The features that each module reads, as indices into those of all blocks, in one tensor.
-        self.register_buffer("columns", torch.tensor([*chain(*columns)]).long(), persistent=False)
+        register_constant(self, "columns", torch.tensor([*chain(*columns)]).long())
         self.widths = [len(features) for features in columns]
         num_inputs = [width + sum(self.context_shape) for width in self.widths]
         self._has_mlps = modules is None

@@ -1,6 +1,6 @@
 """Events that a finite automaton accepts: patterns, walks on graphs, products of rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -73,7 +73,7 @@ class Automaton(Rule):
 
     @staticmethod
     def regex(
-        pattern: str, symbols: Any, *, end: int | None = None, pad: int | None = None
+        pattern: str, symbols: Sequence[str], *, end: int | None = None, pad: int | None = None
     ) -> "Automaton":
         """Sequences of symbols that match a regular expression as a whole.
 
@@ -95,7 +95,7 @@ class Automaton(Rule):
         """
         from ardist import regex  # on demand, since it depends on private modules of Python's `re`
 
-        table, accepting, initial = regex.compile(pattern, list(symbols))
+        table, accepting, initial = regex.compile(pattern, symbols)
         found = Automaton(table, accepting.nonzero().flatten().tolist(), initial)
         return found if end is None else found._ending(end, end if pad is None else pad)
 
@@ -224,12 +224,20 @@ class Automaton(Rule):
     def num_events(self, factorization: Specification) -> int:
         counts = np.zeros(self.table.shape[-2], dtype=object)
         counts[self.initial] = 1
+        edges = [self._edges(step) for step in range(self._next.shape[0])]
         for step in self._step.tolist():
-            ways = np.zeros((counts.shape[0], counts.shape[0]), dtype=object)
-            source, value = self._allowed[step].nonzero().unbind(1)
-            np.add.at(ways, (source.numpy(), self._next[step][source, value].numpy()), 1)
-            counts = counts @ ways
+            source, target, number = edges[step]
+            before, counts = counts, np.zeros_like(counts)
+            np.add.at(counts, target, before[source] * number)
         return int(counts[list(self.accepting)].sum())
+
+    def _edges(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of states that follow each other in a step, and by how many values."""
+        source, value = self._allowed[step].nonzero().unbind(1)
+        count = self._next.shape[1]
+        pairs = source * count + self._next[step][source, value]
+        pairs, number = pairs.unique(return_counts=True)
+        return (pairs // count).numpy(), (pairs % count).numpy(), number.numpy().astype(object)
 
     def as_automaton(self, factorization: Specification) -> "Automaton":
         return self

@@ -25,7 +25,7 @@ State = Any  # a tensor (rows, ...), or a tuple of such tensors
 
 R = TypeVar("R", bound="Rule")
 
-_MOST_STATES = 2**16  # different states of a rule, while events are counted
+_MOST_CHOICES = 2**21  # values of all blocks after all states of a rule, while events are counted
 
 
 class Interval(NamedTuple):
@@ -295,12 +295,15 @@ class Rule(Specified, ABC):
     def num_events(self, factorization: Specification) -> int | None:
         """The number of events that follow the rule.
 
-        The default counts by the states of the rule, and gives up, with None, if there are more
-        than 65,536 of them.
+        The default counts by the states of the rule. It gives up, with None, if it would have to
+        look at more than two million values of blocks after these states.
         """
-        state = self.start(1, None, torch.empty(0))
+        state, left = self.start(1, None, torch.empty(0)), _MOST_CHOICES
         counts = [1]  # of the prefixes that lead to each state
         for step, at in enumerate(places(factorization).each):
+            left -= len(counts) * states_of(at.family).shape[0]
+            if left < 0:
+                return None
             rows, _, state = choices(self, state, at)
             if is_custom(self) and rows.unique().shape[0] < len(counts):
                 raise dead_end(self, factorization.block_name(int(at.blocks)), step)
@@ -309,8 +312,6 @@ class Rule(Specified, ABC):
             for target, source in zip(inverse.tolist(), rows.tolist(), strict=True):
                 merged[target] += counts[source]
             counts = merged
-            if len(counts) > _MOST_STATES:
-                return None
         return sum(counts)
 
 
@@ -406,8 +407,11 @@ def _distinct(state: State) -> tuple[State, Tensor]:
     if not flat.shape[1]:
         first_only = map_state(lambda part: part[:1], state)
         return first_only, torch.zeros(flat.shape[0], dtype=torch.int64)
-    unique, inverse = flat.unique(dim=0, return_inverse=True)
-    first = torch.empty(unique.shape[0], dtype=torch.int64)
+    inverse = torch.zeros(flat.shape[0], dtype=torch.int64)
+    for column in flat.unbind(1):  # a hundred times as fast as `unique` of rows
+        number = column.unique(return_inverse=True)[1]
+        inverse = (inverse * flat.shape[0] + number).unique(return_inverse=True)[1]
+    first = torch.empty(int(inverse.max()) + 1, dtype=torch.int64)
     first.scatter_(0, inverse.flip(0), torch.arange(flat.shape[0]).flip(0))
     return map_state(lambda part: part.index_select(0, first), state), inverse
 

@@ -1,6 +1,7 @@
 """Numbers with a fixed sum."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,15 +123,21 @@ class Sum(Rule):
     def num_events(self, factorization: Specification) -> int | None:
         if not self._is_finite:
             return None
-        counts = {0: 1}  # of the first blocks that have each sum
-        for one, first in zip(places(factorization).each, self._first.tolist(), strict=True):
-            width = states_of(one.family).shape[0]
-            found: dict[int, int] = {}
-            for before, count in counts.items():
-                for value in range(first, first + width):
-                    found[before + value] = found.get(before + value, 0) + count
-            counts = found
-        return counts[int(self.total)]
+        # The coefficient of x ** rest in the product over the blocks of 1 + x + ... + x ** (width -
+        # 1), which is (1 - x ** width) / (1 - x).
+        rest, count = int(self.total) - int(self._first.sum()), factorization.num_blocks
+        numerator = Counter({0: 1})
+        widths = Counter(states_of(family).shape[0] for family in factorization.layout.families)
+        for width, times in widths.items():
+            before, numerator = numerator, Counter()
+            for power, factor in before.items():
+                for chosen in range(min(times, (rest - power) // width) + 1):
+                    term = (-1) ** chosen * math.comb(times, chosen) * factor
+                    numerator[power + chosen * width] += term
+        return sum(
+            factor * math.comb(rest - power + count - 1, count - 1)
+            for power, factor in numerator.items()
+        )
 
     def as_automaton(self, factorization: Specification) -> Automaton | None:
         width = num_values(factorization)

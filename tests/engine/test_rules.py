@@ -13,6 +13,7 @@ from table import NETWORKS
 import ardist as ad
 from ardist import families as fam
 from ardist import networks, rules
+from ardist.drawing_order import DrawingOrder
 
 BIT, SYMBOL = fam.Bernoulli(), fam.Categorical(3)
 ORDERS = {
@@ -575,8 +576,53 @@ def test_counts_without_a_list():
     # Ones that are not next to each other: Fibonacci's numbers.
     apart = ad.Factorization(50, BIT, rule=rules.Automaton.walk([[1, 1], [1, 0]]))
     assert apart.num_states == 32951280099
+    pixels = [ad.Factorization(64, fam.Categorical(256), rule=rules.Sum(n)) for n in (2, 16318)]
+    assert [fac.num_states for fac in pixels] == [64 * 65 // 2] * 2  # one is the other's negative
+    states, digits = torch.arange(3000).unsqueeze(-1), torch.arange(10)
+    modulo = rules.Automaton((states + digits) % 3000, {3})
+    assert ad.Factorization(50, fam.Categorical(10), rule=modulo).num_states == 50 * 51 * 52 // 6
     brackets = ad.Factorization(40, BIT, rule=Balanced())
     assert brackets.num_states == 6564120420  # the 20th Catalan number
+
+
+class NoRepeat(rules.Rule):
+    """A symbol differs from the last two."""
+
+    rows = 0
+
+    def start(self, rows, context, reference):
+        return torch.full((rows, 2), -1)
+
+    def allowed(self, state, at):
+        symbols = torch.arange(at.family.num_categories)
+        return (state.unsqueeze(-1) != symbols).all(-2)
+
+    def advance(self, state, value, at):
+        type(self).rows += value.shape[0]
+        return torch.stack((state[:, 1], value), -1)
+
+
+def test_counting_ends_before_it_takes_long():
+    """It is part of building a factorization."""
+    few = ad.Factorization(10, fam.Categorical(20), rule=NoRepeat())
+    assert few.num_states == 20 * 19 * 18**8
+    NoRepeat.rows = 0
+    many = ad.Factorization(100, fam.Categorical(1000), rule=NoRepeat())
+    assert many.num_states is None
+    assert NoRepeat.rows < 2**21
+    assert not build(many, "rnn-gru").condition().has_enumerate_support
+
+
+def test_a_step_of_a_draw_does_not_look_at_all_others(monkeypatch):
+    """The time of a draw is not the square of its length."""
+    fac = ad.Factorization(60, BIT, rule=rules.Sum(30))
+    p, calls = build(fac, "rnn-gru").condition(), []
+    plain = DrawingOrder.ends_of
+    monkeypatch.setattr(
+        DrawingOrder, "ends_of", lambda self, kind: calls.append(kind) or plain(self, kind)
+    )
+    p.sample((2,))
+    assert len(calls) < 10
 
 
 def test_graphs_and_transforms_of_torch():

@@ -2,10 +2,11 @@
 
 import math
 import sys
-from itertools import chain
+from itertools import chain, pairwise, product
 
 import pytest
 import torch
+from fuzz_rules import Listed
 from laws import assert_cdf, assert_frequencies, assert_mean
 from table import CONTEXT, FACTORIZATIONS, build, condition, fits, random_made
 
@@ -528,3 +529,21 @@ def test_ancestral_can_begin_after_what_is_observed(network):
     torch.testing.assert_close(steps[0].conditional.probs, others[0].conditional.probs)
     whole = torch.ones_like(observed)
     assert not list(ancestral(p, given=(value, whole), skip_observed=True))
+
+
+def test_rows_with_fewer_events_go_on_with_allowed_ones():
+    """A rule that refuses to go on after anything else finds out."""
+    words = [w for w in product(range(3), repeat=4) if all(a != b for a, b in pairwise(w))]
+    fac = ad.Factorization(4, fam.Categorical(3), rule=Listed(words))
+    observed = torch.arange(4) < torch.arange(3).unsqueeze(-1)  # in three rows none, one and two
+    p = networks.RNN(fac, hidden_size=8).double().condition()
+    p = p.given(torch.tensor([0, 1, 0, 0]), observed)
+    states = p.enumerate_support(expand=False)
+    wanted = p.log_prob(states).sort(0, descending=True).values
+    assert (wanted > -torch.inf).sum(0).tolist() == [24, 8, 4]
+    events, log_prob = beam_search(p, len(states))
+    torch.testing.assert_close(log_prob, wanted)
+    assert p.support.check(events).all()
+    events, log_prob, _ = without_replacement(p, len(states))
+    torch.testing.assert_close(log_prob.sort(0, descending=True).values, wanted)
+    assert p.support.check(events).all()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from fuzz_rules import Listed
 
 import ardist as ad
 from ardist import families as fam
@@ -400,3 +401,20 @@ def test_no_particle_is_left(factorization, rule):
     assert (found.log_weight == -math.inf).all()
     assert found.ess == 0
     assert factorization.inside(found.value).all()
+
+
+def test_particles_that_are_lost_follow_the_rule_of_the_distribution():
+    """It refuses to go on after anything else."""
+    own = Listed([(2, 1, 0, 1), (1, 1, 2, 2), (1, 2, 2, 2)])
+    p = networks.RNN(SYMBOLS, hidden_size=8).condition().with_rule(own)
+    rule = rules.Sum(6)
+    states = p.enumerate_support()
+    expected = p.log_prob(states)[states.sum(-1) == 6].detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = smc(p, rule, 2000, threshold=0.0)
+    assert (found.log_weight == -math.inf).any()
+    assert p.support.check(found.value).all()
+    alive = found.value[found.log_weight > -math.inf]
+    assert torch.equal(alive.unique(dim=0), states[states.sum(-1) == 6])
+    assert abs(found.log_prob - expected.logsumexp(0)) < 0.3

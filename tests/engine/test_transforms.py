@@ -253,6 +253,20 @@ def test_it_is_a_module_that_can_be_copied_and_saved():
     }
 
 
+def test_the_context_moves_with_the_network():
+    context = torch.randn(2, 3, requires_grad=True)
+    transform = AutoregressiveTransform(_made(context_shape=(3,)), context)
+    z = torch.randn(5, 2, 4)
+    expected = transform(z)
+    assert "context" not in transform.state_dict()
+    found = transform.float()(z.float())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    found.sum().backward()
+    assert context.grad.abs().sum() > 0
+    learned = AutoregressiveTransform(_made(context_shape=(3,)), torch.nn.Parameter(context))
+    assert "context" in dict(learned.named_parameters())
+
+
 def test_nothing_stale_after_an_optimizer_step():  # trap 28
     transform = AutoregressiveTransform(_made())
     z = torch.randn(5, 4)
@@ -554,6 +568,12 @@ def test_a_jacobian_is_of_the_pair_and_of_the_parameters_that_are_there():
     torch.testing.assert_close(stepped, copy.deepcopy(transform).log_abs_det_jacobian(z, x))
     assert not torch.allclose(moved, fixed)
     assert not torch.allclose(stepped, fixed)
+    context = torch.zeros(3)
+    bound = AutoregressiveTransform(_made(context_shape=(3,)), context)
+    z = bound.inv(x)
+    context.add_(1)
+    stepped = bound.log_abs_det_jacobian(z, x)
+    torch.testing.assert_close(stepped, copy.deepcopy(bound).log_abs_det_jacobian(z, x))
     copies = copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))  # while noise lives
     assert all(torch.equal(one.inv(x), transform.inv(x)) for one in copies)
     z = transform.inv(x)

@@ -205,6 +205,20 @@ def test_vmap_over_events_and_contexts(network, factorization, validate_args):
 
 
 @transformed
+def test_vmap_over_what_follows_from_a_joint(network, factorization):
+    net, _, x, contexts = events(network, factorization)
+    fac = net.factorization
+    first = fac.merge(fac.layout.expand_to_elements(fac.ranks.flatten() == 0))
+    ways = {
+        "marginal": lambda x, c: net.condition(c).marginal(first).log_prob(x[..., first]),
+        "given": lambda x, c: net.condition(c).given(x, first).log_prob(x),
+        "blocks": lambda x, c: net.condition(c).log_prob_blocks(x),
+    }
+    for way in ways.values():
+        torch.testing.assert_close(vmap(way)(x, contexts), way(x, contexts))
+
+
+@transformed
 def test_an_ensemble_and_the_gradient_of_each_event(network, factorization):
     """`params` that differ from network to network, and from row to row."""
     net, score, x, contexts = events(network, factorization)

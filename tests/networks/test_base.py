@@ -1,7 +1,9 @@
 """What holds of every network."""
 
+import copy
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,15 +11,18 @@ from table import (
     CASES,
     CONTEXT,
     COVERING,
+    DEVICE,
     FACTORIZATIONS,
     FAMILIES,
     GPT,
     NETWORKS,
     REPRESENTATIVE,
+    TinyGPT,
     build,
     random_made,
     slow_except,
 )
+from torch import nn
 
 import ardist as ad
 from ardist import networks
@@ -225,6 +230,39 @@ def test_states_are_tensors_of_one_length(network, factorization):
     build(network, factorization).load_state_dict(torch.load(file, weights_only=True))
 
 
+@pytest.mark.parametrize("assign", [False, True], ids=["to_empty", "assign"])
+@pytest.mark.parametrize(
+    ("network", "factorization"), [case for case in REPRESENTATIVE if case[0] != "plain"]
+)
+def test_a_state_fills_a_network_without_numbers(network, factorization, assign):
+    """Also the masks, which are not in it. Networks of the user have to see to theirs."""
+    net = build(network, factorization).eval()
+    x, empty = net.condition().sample((3,)), copy.deepcopy(net).to("meta")
+    if not assign:
+        empty.to_empty(device=DEVICE)
+        for tensor in (*empty.parameters(), *empty.buffers()):
+            tensor.data.fill_(1)
+    empty.load_state_dict(net.state_dict(), assign=assign)
+    p, found = net.condition(), empty.condition()
+    torch.testing.assert_close(found.log_prob(x), p.log_prob(x))
+    torch.manual_seed(1)
+    expected = p.sample((2,))
+    torch.manual_seed(1)
+    torch.testing.assert_close(found.sample((2,)), expected)
+
+
+def test_a_module_without_numbers_can_be_wrapped():
+    fac = FACTORIZATIONS["normal-random"]
+    whole = networks.FromModule(TinyGPT(fac), fac, start=2.0)
+    with torch.device("meta"):
+        module = TinyGPT(fac)
+    net = networks.FromModule(module, fac, start=2.0)
+    assert "start=2.0" in repr(net)
+    net.load_state_dict(whole.state_dict(), assign=True)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(net.condition().log_prob(x), whole.condition().log_prob(x))
+
+
 def test_states_of_long_events_take_no_time():
     """A list of all pairs of blocks would not fit into the memory."""
     for fac in (
@@ -373,3 +411,52 @@ def test_draws_and_their_scores_come_without_dropout(name):
     torch.testing.assert_close(net.condition().log_prob(x), score)
     torch.manual_seed(1)
     assert torch.equal(net.condition().sample((3,)), drawn)
+
+
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in NO_OUTPUT_MAPS])
+def test_draws_change_no_mode_without_dropout(network, monkeypatch):
+    """So that threads can share a network, and compilers see one mode."""
+    nets = [build(network, name) for name in ("image-raster", "image-snake")]
+    changed, plain = [], nn.Module.__setattr__
+
+    def watched(module, name, value):
+        if name == "training":
+            changed.append(module)
+        plain(module, name, value)
+
+    monkeypatch.setattr(nn.Module, "__setattr__", watched)
+    for net in nets:
+        net.condition().sample_and_log_prob((2,))
+    assert not changed
+
+
+@pytest.mark.parametrize("network", ["made", "rnn-gru", "wavenet", "transformer", "markov"])
+def test_threads_share_a_network(network):
+    net = build(network, "normal-random")
+    transform = ad.transforms.AutoregressiveTransform(net)
+    noise = torch.randn(40, 3, 4)
+    expected = [transform(z).detach() for z in noise]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda z: transform(z).detach(), noise))
+    assert all(map(torch.equal, found, expected))
+    assert all(module.training for module in net.modules())
+
+
+class Strict(nn.Linear):
+    """A module that only draws may call."""
+
+    def forward(self, x):
+        assert not self.training
+        return super().forward(x)
+
+
+def test_modules_that_may_follow_their_mode_change_it():
+    fac = ad.Factorization.columns(a=NORMAL, b=NORMAL, c=NORMAL, d=NORMAL)
+    normed = nn.utils.spectral_norm(nn.Linear(2, 2))
+    random = nn.Sequential(nn.RReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    net = networks.Unshared(fac, modules=[None, Strict(1, 2), normed, random])
+    before = copy.deepcopy(net.state_dict())
+    x, score = net.condition().sample_and_log_prob((3,))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    torch.testing.assert_close(net.eval().condition().log_prob(x), score)
