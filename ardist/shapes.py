@@ -135,6 +135,16 @@ def as_count(value: Any, name: str) -> int:
     return as_integer(value, name, 0)
 
 
+def as_seed(value: Any, name: str) -> int:
+    """`value` if it is an integer that torch takes as a seed, and that a file can hold; a
+    `ValueError` that names it otherwise.
+    """
+    seed = as_integer(value, name)
+    if abs(seed) >= 2**63:
+        raise ValueError(f"{name}: expected an integer between -2**63 and 2**63, got {seed}")
+    return seed
+
+
 def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) -> float:
     """`value` if it is a number with a property; a `ValueError` that names it otherwise."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)

@@ -431,10 +431,14 @@ ARGUMENTS = (
         lambda: rnn(embedding_size=0),
         "seed: expected an integer, got 0.5",
         lambda: ad.Ordering.random(0.5),
+        "seed: expected an integer between -2**63 and 2**63, got 9223372036854775808",
+        lambda: ad.Ordering.random(2**63),
+        "seed: expected an integer between -2**63 and 2**63, got -9223372036854775808",
+        lambda: fit(seed=-(2**63)),
         "end: expected an integer, got True",
         lambda: ad.Factorization(3, fam.Categorical(3), end=True),
-        cause="An argument is not an integer, or not a sequence of integers. A set is not "
-        "accepted, since it has no order.",
+        cause="An argument is not an integer, or not a sequence of integers, or a seed is not one "
+        "of 64 bits. A set is not accepted, since it has no order.",
         cure="Use an integer, or a list or tuple of integers. `()` is the shape of a scalar "
         "event, and of no context.",
     ),

@@ -55,7 +55,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "weight_decay": shapes.as_tolerance,
     "average": shapes.as_probability,
     "warmup": shapes.as_count,
-    "seed": shapes.as_integer,
+    "seed": shapes.as_seed,
     "in_order": shapes.as_share,
     "optimizer": shapes.as_callable,
     "checkpoint": shapes.as_file,
