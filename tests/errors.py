@@ -2544,9 +2544,13 @@ TRAINING = (
         lambda: fit(optimizer=dict),
         "network: expected parameters that require gradients, got none",
         lambda: fit(made().requires_grad_(False)),
-        cause="The optimizer is made from groups of parameters and a learning rate.",
+        "network: expected parameters that can be trained, got those of a network that was made "
+        "under torch.inference_mode",
+        lambda: fit(torch.inference_mode()(made)()),
+        cause="The optimizer is made from groups of parameters and a learning rate. A network that "
+        "was made under `torch.inference_mode` has no gradients.",
         cure="Use a class of `torch.optim` that takes groups of parameters, or `functools.partial` "
-        "of it, and a network that is not frozen.",
+        "of it, and a network that is not frozen and was made outside of `torch.inference_mode`.",
     ),
     error(
         "network: expected one log-probability for each row, (5,), got ()",

@@ -140,6 +140,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Training.
 
+    @torch.inference_mode(False)  # in which parameters could not be trained
     def fit(self, X: Any, y: None = None) -> "TableDensity":
         """Trains on a table.
 

@@ -382,6 +382,17 @@ def test_model_selection_and_pipelines(table):
     assert np.isfinite(Pipeline(steps).fit(rows).score(rows))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_each_method_works_without_gradients(mode, table):
+    rows = table[["job", "age"]]
+    expected = TableDensity(max_epochs=1).fit(rows)
+    with mode():
+        model = TableDensity(max_epochs=1).fit(rows)
+        assert model.sample(3).equals(expected.sample(3))
+        assert model.impute(rows.assign(job=None)[:3]).notna().all(axis=None)
+    assert model.fit(rows).score(rows) == expected.score(rows)
+
+
 def test_fit_leaves_the_random_state(table):
     before = torch.get_rng_state()
     first = TableDensity(max_epochs=1).fit(table[["job", "age"]])
