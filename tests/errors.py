@@ -3036,6 +3036,15 @@ TABLES = (
     error(
         "column 'x': expected numbers, got 'one'",
         lambda: fit_table(["one", "two"] * 20, "real"),
+        "column 'x': expected numbers, got '2024-01-01 00:00:00'",
+        lambda: fit_table(DAYS, "real"),
+        "column 'x': expected numbers, got '2024-01'",
+        lambda: fit_table(DAYS.dt.to_period("M"), "discrete"),
+        "column 'x': expected numbers, got '1j'",
+        lambda: fit_table([1j, 2j] * 20, "real"),
+        "column 'x': expected durations such as '1h 30min' or '01:30:00', got 5; "
+        "pandas.to_timedelta with unit= reads numbers",
+        lambda: fit_table(pd.Series([5, 6] * 20, dtype=object), "duration"),
         "column 'x': expected integers, got 0.5 in 20 of 40 cells, first in row 0",
         lambda: fit_table([0.5, 1.0] * 20, "count"),
         "column 'x': expected numbers above 0, apart from spikes, got -1.5",

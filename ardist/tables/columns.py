@@ -5,7 +5,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -189,8 +189,7 @@ class Levels(Column):
 
     @cached_property
     def _index(self) -> pd.Index:
-        is_number = self.kind in ("bool", "discrete")
-        return pd.Index(np.asarray(self.levels, float) if is_number else list(self.levels))
+        return self._comparable(pd.Series(self.levels))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -245,7 +244,7 @@ class Levels(Column):
     def floor(self, cells: pd.Series) -> Codes:
         if self.kind == "ordinal":
             return self.encode(cells)
-        codes = np.searchsorted(np.asarray(self.levels, float), self._numbers(cells), "right") - 1.0
+        codes = np.searchsorted(self._index, self._numbers(cells), "right") - 1.0
         return np.where(cells.isna(), math.nan, codes)
 
     def _numbers(self, cells: pd.Series) -> np.ndarray:
@@ -288,8 +287,10 @@ class Levels(Column):
 
     def decode(self, codes: Codes) -> pd.Series:
         values = self.written
-        is_missing = np.isnan(codes)
+        is_missing = np.isnan(codes) | (codes >= len(values))  # or of a level that is not written
         indices = np.where(is_missing, -1, codes).astype(int)
+        if self.kind == "discrete":
+            return _as_cells(self, np.array([*values, math.nan])[indices])
         if self.dtype == "category":
             cells: Any = pd.Categorical.from_codes(indices, values, ordered=self.kind == "ordinal")
             return pd.Series(cells, name=self.name)
@@ -298,7 +299,7 @@ class Levels(Column):
 
     def describe(self) -> str:
         if self.kind == "bool":
-            return "False, True"
+            return ", ".join(map(str, self.levels))
         count = len(self.levels)
         if self.kind == "discrete":
             ends = _range(self.levels[0], self.levels[-1])
@@ -422,12 +423,7 @@ class Numbers(NumberForm, Column):
             numbers = numbers.round(self.decimals)
         if self.kind in UNITS:
             return from_seconds(numbers * self.unit, self.name, self.kind, self.dtype, self.unit)
-        cells = pd.Series(numbers, name=self.name)
-        if found := _INTEGERS.search(self.dtype):
-            if np.isinf(numbers).any():
-                return cells  # which no dtype of integers holds
-            cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
-        return cells.astype(_holding(self, np.isnan(codes)))
+        return _as_cells(self, numbers)
 
     def describe(self) -> str:
         text = _range(self.low, self.high)
@@ -498,6 +494,9 @@ def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
     Raises:
         ValueError: if a cell is no number.
     """
+    if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.PeriodDtype):
+        # Else pandas reads them as real parts or numbers of ticks.
+        cells = cells.astype(object).map(str).where(cells.notna(), None)
     try:
         return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
     except (TypeError, ValueError):
@@ -509,8 +508,21 @@ def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
 
 def plain(level: Any) -> bool | int | float | str:
     """A level as Python's bool, integer, float or text."""
-    level = level.item() if isinstance(level, np.generic) else level
+    level = level.item() if isinstance(level, np.generic | torch.Tensor) else level
     return level if isinstance(level, bool | int | float | str) else str(level)
+
+
+def _as_cells(column: Column, numbers: np.ndarray) -> pd.Series:
+    """Numbers in the dtype of a column, missing where they are NaN."""
+    cells = pd.Series(numbers, name=column.name)
+    if pd.api.types.is_string_dtype(column.dtype):
+        text = cells.map(partial(np.format_float_positional, trim="-"), na_action="ignore")
+        return text.astype(object).astype(column.dtype)
+    if found := _INTEGERS.search(column.dtype):
+        if np.isinf(numbers).any():
+            return cells  # which no dtype of integers holds
+        cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
+    return cells.astype(_holding(column, np.isnan(numbers)))
 
 
 def _holding(column: Column, is_missing: np.ndarray) -> str:

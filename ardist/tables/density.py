@@ -82,7 +82,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             and answers only queries about a column given earlier ones.
         columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
             "discrete", "count", "real", "positive", "date", "time", "duration", "clock" (times of
-            day) or "left out"), or a list of ordered levels.
+            day) or "left out"), or a list of ordered levels. Numbers in a column of text are drawn
+            as text.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
         max_epochs: passes over the table at most; by default those of 1,000 to 8,000 steps, by the

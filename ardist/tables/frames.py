@@ -57,7 +57,19 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     if not names.is_unique:
         twice = sorted(set(names[names.duplicated()]))
         raise ValueError(f"{name}: expected different names of columns, got {twice} twice")
-    return frame.set_axis(names, axis=1)
+    frame = frame.set_axis(names, axis=1)
+    dtypes = {column: _plain(dtype) for column, dtype in frame.dtypes.items()}
+    changed = {column: dtype for column, dtype in dtypes.items() if dtype is not None}
+    return frame.astype(changed) if changed else frame
+
+
+def _plain(dtype: Any) -> Any:
+    """The dtype in place of one without a name that makes it again, or that cannot hold draws."""
+    if isinstance(dtype, pd.SparseDtype):
+        return dtype.subtype
+    if str(dtype).startswith("dictionary<"):  # of Arrow, as are decimals
+        return pd.ArrowDtype(dtype.pyarrow_dtype.value_type)
+    return "double[pyarrow]" if str(dtype).startswith("decimal") else None
 
 
 def is_records(data: Any) -> bool:

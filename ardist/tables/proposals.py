@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -221,8 +221,11 @@ def _listed(cells: pd.Series, levels: tuple[Any, ...]) -> Column:
 
 def _bool(cells: pd.Series, kind: str) -> Column:
     column = Levels(*_about(cells, kind), (False, True))
-    column.encode(cells)
-    return column
+    codes = column.encode(cells)
+    if pd.api.types.infer_dtype(cells, skipna=True) != "string":
+        return column
+    spelled = (next(iter(cells[codes == code]), str(bool(code))) for code in (0, 1))
+    return replace(column, levels=tuple(spelled))
 
 
 def _discrete(cells: pd.Series, kind: str) -> Column:
@@ -235,7 +238,7 @@ def _discrete(cells: pd.Series, kind: str) -> Column:
 def _numbers(cells: pd.Series, kind: str) -> Column:
     present, name, unit = cells.dropna(), str(cells.name), 1.0
     if kind in UNITS:
-        seconds = seconds_of(present, name, kind, _dtype(cells))
+        seconds = seconds_of(present, name, kind, _dtype(cells, kind))
         unit = unit_of(seconds, kind)
         numbers = seconds / unit if kind in ("time", "duration") else np.floor(seconds / unit)
     else:
@@ -261,16 +264,23 @@ _MAKERS: dict[str, Any] = {
 
 def _about(cells: pd.Series, kind: str) -> tuple[str, str, str, float]:
     """The name, the kind, the dtype and the share of missing cells of a column."""
-    return str(cells.name), kind, _dtype(cells), float(cells.isna().mean())
+    return str(cells.name), kind, _dtype(cells, kind), float(cells.isna().mean())
 
 
-def _dtype(cells: pd.Series) -> str:
-    """The dtype of cells that are written: the own one, but for numbers and dates as objects."""
+def _dtype(cells: pd.Series, kind: str) -> str:
+    """The dtype of cells that are written: the own one, but for numbers and dates as objects.
+
+    Numbers and dates that were categories have the dtype of the levels.
+    """
     if isinstance(cells.dtype, pd.CategoricalDtype):
-        return "category"
-    inferred = pd.api.types.infer_dtype(cells, skipna=True) if cells.dtype == object else ""
-    if (
-        inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63
-    ):  # which Int64 does not hold
+        is_level = kind in ("bool", "category", "ordinal")
+        return "category" if is_level else _dtype(cells.cat.categories.to_series(), kind)
+    if kind in ("count", "real", "positive") and pd.api.types.is_bool_dtype(cells.dtype):
         return "float64"
-    return _OF_OBJECTS.get(inferred, str(cells.dtype))
+    if cells.dtype != object:
+        return str(cells.dtype)
+    inferred = pd.api.types.infer_dtype(cells, skipna=True)
+    if inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63:
+        return "float64"  # which holds it
+    is_number = kind in ("discrete", "count", "real", "positive") and inferred != "string"
+    return _OF_OBJECTS.get(inferred, "float64" if is_number else "object")

@@ -67,6 +67,58 @@ def test_a_column_has_its_kind_and_comes_back(name):
     pd.testing.assert_series_equal(decoded, cells, check_categorical=False, rtol=rtol)
 
 
+TEXTS = {
+    "bool": ["1", "0", "0"],
+    "discrete": ["3", "-1", "4.5"],
+    "count": ["30", "0", "1200"],
+    "real": ["3", "-0.5", "1200.125"],
+    "positive": ["3", "0.001", "45000000"],
+}
+
+
+@pytest.mark.parametrize("dtype", ["str", object, "string", "large_string[pyarrow]"])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_numbers_that_are_declared_over_text_come_back_as_text(kind, dtype):
+    cells = pd.Series([*TEXTS[kind], None] * 25, name="x", dtype=dtype)
+    column = column_of(cells, kind)
+    decoded = column.decode(column.encode(cells))
+    assert decoded.dtype == cells.dtype
+    assert decoded.isna().equals(cells.isna())
+    assert decoded.dropna().tolist() == cells.dropna().tolist()
+    drawn = column.decode(column.drawn.sample(torch.zeros(50, column.family.num_params)).numpy())
+    assert all(isinstance(cell, str) for cell in drawn)
+    column.encode(drawn)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "dtype"),
+    [
+        ("count", pd.Categorical([1, 200, 30, None] * 25), "Int64"),
+        ("discrete", pd.Categorical([1, 2, 2] * 25), "int64"),
+        ("date", pd.Categorical(pd.date_range("2020", periods=60)), "datetime64[us]"),
+        ("real", pd.array([True, False, None] * 25, dtype="boolean"), "float64"),
+        ("real", [True, "0.5", 3, None] * 25, "float64"),
+        ("duration", pd.Series(["1h", "90min", None] * 25, dtype=object), "object"),
+        ("time", pd.Series(pd.date_range("2020", periods=60), dtype="date32[day][pyarrow]"),
+         "date32[day][pyarrow]"),
+    ],
+)  # fmt: skip
+def test_cells_are_written_in_a_dtype_that_holds_the_declared_kind(kind, cells, dtype):
+    cells = pd.Series(cells, name="x")
+    column = column_of(cells, kind)
+    decoded = column.decode(column.encode(cells))
+    assert decoded.dtype == dtype
+    assert decoded.isna().equals(cells.isna())
+    np.testing.assert_array_equal(column.encode(decoded), column.encode(cells))
+    column.decode(column.drawn.sample(torch.randn(50, column.family.num_params)).numpy())
+
+
+def test_rare_categories_that_are_no_text_are_missing_in_draws():
+    cells = pd.Series(pd.Categorical([1, 2] * 50 + [7]), name="x")
+    column = column_of(cells)
+    assert column.decode(column.encode(cells)).isna().tolist() == [False] * 100 + [True]
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_families_have_their_codes_in_the_support_and_draw_known_cells(name):
     cells = CELLS[name].rename("x")
@@ -187,6 +239,15 @@ def test_times_of_arrow_come_back(zone):
     column = column_of(cells)
     assert column.kind == "time"
     pd.testing.assert_series_equal(column.decode(column.encode(cells)), cells)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Int64", object, "datetime64[us]", "str", "category"])
+@pytest.mark.parametrize("name", CELLS)
+def test_missing_cells_are_missing_in_any_dtype(name, dtype):
+    column = column_of(CELLS[name])
+    cells = pd.Series([None, None], name="x", dtype=dtype)
+    assert np.isnan(column.encode(cells)).all()
+    assert np.isnan(column.encode(cells[:0])).shape == (0,)
 
 
 def test_huge_integers_are_real_numbers():

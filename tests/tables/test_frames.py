@@ -1,5 +1,7 @@
 """Tables of other libraries."""
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import polars
@@ -46,3 +48,33 @@ def test_what_has_no_columns_is_refused_in_one_line(data):
 
 def test_names_become_text():
     assert list(as_frame(pd.DataFrame([[1, 2]]))) == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "dtype"),
+    [
+        pytest.param(pd.arrays.SparseArray([0, 0, 1, 2] * 20), "discrete", "int64", id="sparse"),
+        pytest.param(
+            pd.Series([None, "a", "b"] * 20).astype(
+                pd.ArrowDtype(pyarrow.dictionary(pyarrow.int32(), pyarrow.string()))
+            ),
+            "category",
+            "string",
+            id="dictionary",
+        ),
+        pytest.param(
+            pd.Series([None, *map(Decimal, range(90))]).astype(
+                pd.ArrowDtype(pyarrow.decimal128(9, 2))
+            ),
+            "real",
+            "double[pyarrow]",
+            id="decimals",
+        ),
+    ],
+)
+def test_dtypes_that_hold_no_draws_become_others(cells, kind, dtype):
+    frame = as_frame(pd.DataFrame({"x": cells}))
+    schema = Schema.of(frame, {"x": kind})
+    decoded = schema.decode(schema.encode(frame))
+    assert decoded["x"].dtype == dtype
+    pd.testing.assert_frame_equal(decoded, frame, check_dtype=False)
