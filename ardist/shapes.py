@@ -261,12 +261,13 @@ def _is_count(size: Any) -> bool:
 
 
 def described(value: object) -> str:
-    """A value as error messages show it, at most 100 characters long."""
+    """A value as error messages show it: a line of at most 100 characters."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
     if isinstance(value, nn.Module):
         return f"a module {type(value).__name__}"
     text = repr(value)
+    text = " ".join(text.split()) if "\n" in text else text  # arrays and tables
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 

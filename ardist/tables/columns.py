@@ -15,7 +15,7 @@ import torch
 from ardist.families import Bernoulli, Categorical, Family, Hurdle, Ordinal, Truncated
 from ardist.families.guards import ends_of
 from ardist.families.proposed import NumberForm
-from ardist.shapes import described, is_sequence
+from ardist.shapes import described
 from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 
 OTHER = "other"
@@ -255,19 +255,22 @@ class Levels(Column):
 
     def within(self, given: Any) -> set[float]:
         is_pair = isinstance(given, tuple) and len(given) == 2 and self.is_ordered
-        is_list = not isinstance(given, tuple) and (is_sequence(given) or isinstance(given, set))
-        if not (is_pair or (is_list and len(given))):
+        is_list = not isinstance(given, tuple) and pd.api.types.is_list_like(given)
+        listed = list(given) if is_list else []
+        if not (is_pair or listed):
             raise ValueError(
                 f"where: expected a list of values for {self.name!r}, of kind {self.kind}, or a "
                 f"tuple of two ends for a column with an order, got {described(given)}"
             )
-        if is_list:
-            values = list(map(plain, given))
-            if not set(values) <= set(self.written):
+        if listed:
+            values = pd.Series(listed, name=self.name).map(plain).astype(object)
+            codes = set(self.locate(values).tolist())
+            if not (codes <= set(range(len(self.levels))) or set(values) <= set(self.written)):
                 raise ValueError(
-                    f"where: expected values of {self.written} for {self.name!r}, got {given}"
+                    f"where: expected values of {self.written} for {self.name!r}, got "
+                    f"{described(listed)}"
                 )
-            return set(self.encode(pd.Series(values, name=self.name)).tolist())
+            return codes
         first, last = 0.0, len(self.levels) - 1.0
         low, high = (
             None if end is None else float(self.floor(_cell(self, end))[0]) for end in given
@@ -461,6 +464,8 @@ def _short(level: Any) -> str:
 
 
 def _cell(column: Column, value: Any) -> pd.Series:
+    if isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0:
+        value = value.item()
     return pd.Series([value], name=column.name)
 
 

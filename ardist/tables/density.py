@@ -450,10 +450,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 the column has such cells.
             where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
                 of the lowest and the highest value, both included and None for no limit, or, in
-                columns with finitely many values, a list of values. Dates, durations and times of
-                day may be text, such as `("1h", "2h")`. Limited cells are never missing. The
-                rows follow the density given that all limits hold (`ardist.sampling.smc`), under
-                at most one row of `given`.
+                columns with finitely many values, a list, set, array or series of values. Dates,
+                durations and times of day may be text, such as `("1h", "2h")`. Limited cells are
+                never missing. The rows follow the density given that all limits hold
+                (`ardist.sampling.smc`), under at most one row of `given`.
             random_state: in place of that of the model, under which each call gives the same rows.
 
         Returns:

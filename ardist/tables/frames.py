@@ -45,7 +45,7 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     elif _ndim(data) != 2:
         raise ValueError(
             f"{name}: expected a data frame, a dict of columns or an array (rows, columns), got "
-            f"{' '.join(described(data).split())}"
+            f"{described(data)}"
         )
     else:
         array = check_array(

@@ -211,11 +211,13 @@ def test_levels_of_other_types_are_text(levels):
     assert decoded.dropna().tolist() == [str(cell) for cell in cells.dropna()]
 
 
-def test_ends_of_limits_may_be_text():
+def test_limits_may_be_text():
     column = column_of(CELLS["discrete"])
     assert column.within(("4", None)) == column.within((4, None)) == {1.0, 2.0}
-    column = column_of(CELLS["bool"])
-    assert column.within(("True", None)) == column.within((True, None)) == {1.0}
+    assert column.within(["4"]) == {1.0}
+    for column in (column_of(CELLS["bool"]), column_of(pd.Series(["1", "0"] * 9), "bool")):
+        assert column.within(("True", None)) == column.within((True, None)) == {1.0}
+        assert column.within(["True"]) == column.within([True]) == {1.0}
 
 
 def test_limits_may_be_intervals():
@@ -225,9 +227,26 @@ def test_limits_may_be_intervals():
     assert column.within((level, None)) == {1.0, 2.0, 3.0}
 
 
+@pytest.mark.parametrize(
+    "make", [list, set, frozenset, iter, np.array, pd.Series, pd.Index, pd.array, pd.Categorical]
+)
+@pytest.mark.parametrize("name", ["category", "category, dtype", "ordinal", "discrete", "bool"])
+def test_limits_may_be_what_isin_takes(name, make):
+    column = column_of(CELLS[name])
+    assert column.within(make(column.written[:2])) == {0.0, 1.0}
+
+
+def test_limits_may_be_what_between_takes():
+    column = column_of(CELLS["real"])
+    low, high = (float(column.origin + end) for end in (-1, 2))
+    for make in (np.array, pd.Series, torch.DoubleTensor):
+        assert column.within(tuple(make([low, high]))) == column.within((low, high))
+    assert column.within((np.array(low), None)) == column.within((low, None))
+
+
 @pytest.mark.parametrize("given", [(np.nan, 4), (3, np.nan), [np.nan], [[3]]])
 def test_odd_limits_are_refused(given):
-    with pytest.raises(ValueError, match=r"^where: expected"):
+    with pytest.raises(ValueError, match=r"^(where|column 'x'): expected"):
         column_of(CELLS["discrete"]).within(given)
 
 
