@@ -3012,6 +3012,11 @@ TABLES = (
         "column 'x': expected numbers up to 1e+30, got one of size 1e+300; divide the column by a "
         "constant",
         lambda: fit_table([1.0, 1e300] * 20),
+        "column 'x': expected numbers from 1e-30 on, got 1e-40; multiply the column by a constant",
+        lambda: fit_table(np.geomspace(1e-40, 1, 40)),
+        "column 'x': expected numbers with a deviation from 1e-30 on, got 5e-40; multiply the "
+        "column by a constant",
+        lambda: fit_table([1e-39, 2e-39] * 20, "real"),
         "column 'pay': expected numbers, got text such as '1.234,50'; pandas.read_csv "
         "with decimal=, thousands= or na_values= reads numbers, and columns={'pay': "
         "'category'} takes them as text",

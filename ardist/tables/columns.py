@@ -19,7 +19,7 @@ from ardist.shapes import described
 from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 
 OTHER = "other"
-LARGEST = 1e30  # size of a number; float32 ends at 3e38
+LARGEST, SMALLEST = 1e30, 1e-30  # sizes of numbers; float32 ends at 3e38 and 1e-38
 _BOOLS = {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 _INTEGERS = re.compile(r"(u?)int(\d+)", re.IGNORECASE)  # dtypes of integers, as "UInt8"
 
@@ -359,8 +359,18 @@ class Numbers(NumberForm, Column):
 
     def encode(self, cells: pd.Series) -> Codes:
         if self.kind not in UNITS:
-            numbers_of(cells, self.name)
+            self._check_size(numbers_of(cells, self.name))
         return super().encode(cells)
+
+    def _check_size(self, numbers: np.ndarray) -> None:
+        """Raises a `ValueError` if logarithms or the scale of numbers are none in float32."""
+        least = numbers[numbers > 0].min(initial=1.0) if self.is_log else self.stretch or self.scale
+        if least < SMALLEST:
+            wanted = "numbers" if self.is_log else "numbers with a deviation"
+            raise ValueError(
+                f"column {self.name!r}: expected {wanted} from {SMALLEST:g} on, got {least:g}; "
+                f"multiply the column by a constant"
+            )
 
     def floor(self, cells: pd.Series) -> Codes:
         numbers = self._numbers(cells)

@@ -269,6 +269,29 @@ def test_missing_cells_are_missing_in_any_dtype(name, dtype):
     assert np.isnan(column.encode(cells[:0])).shape == (0,)
 
 
+@pytest.mark.parametrize("factor", [1e-29, 1e28])
+def test_positive_numbers_near_the_ends_of_single_precision_are_modeled(factor):
+    cells = pd.Series(np.geomspace(1.1, 9, 200) * factor, name="x")
+    column = column_of(cells, "positive")
+    codes = torch.from_numpy(column.encode(cells)).float()
+    params = torch.zeros(column.family.num_params)
+    scores = column.family.log_prob(params, codes)
+    unit = column_of(cells / factor, "positive")
+    expected = unit.family.log_prob(params, codes / factor) - np.log(factor)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    drawn = column.drawn.icdf(params, torch.tensor([0.1, 0.9]))
+    torch.testing.assert_close(
+        drawn / factor, unit.drawn.icdf(params, torch.tensor([0.1, 0.9])), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("cell", [1e-40, 1e-50])
+def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
+    column = column_of(CELLS["positive"])
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers from 1e-30 on"):
+        column.encode(pd.Series([1.0, cell], name="x"))
+
+
 def test_huge_integers_are_real_numbers():
     cells = pd.Series([10**25 + 10**22 * i for i in range(100)] + [None], name="x", dtype=object)
     column = column_of(cells)
