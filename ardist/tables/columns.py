@@ -504,7 +504,7 @@ def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
 
 
 def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
-    """Cells as float64, NaN where missing.
+    """Cells as float64, NaN where missing; those in single precision as the decimals they print.
 
     Raises:
         ValueError: if a cell is no number.
@@ -513,12 +513,20 @@ def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
         # Else pandas reads them as real parts or numbers of ticks.
         cells = cells.astype(object).map(str).where(cells.notna(), None)
     try:
-        return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
+        found = pd.to_numeric(cells)
+        numbers = found.to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
     except (TypeError, ValueError):
         text = cells.dropna()
         odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]
         got = repr((odd if len(odd) else text).iloc[0])
         raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
+    if found.dtype.kind != "f" or found.dtype.itemsize == numbers.itemsize:
+        return numbers
+    single = numbers.astype(f"f{found.dtype.itemsize}")
+    for decimals in reversed(range(16)):  # the fewest in the end
+        rounded = numbers.round(decimals)
+        numbers = np.where(rounded.astype(single.dtype) == single, rounded, numbers)
+    return numbers
 
 
 def plain(level: Any) -> bool | int | float | str:

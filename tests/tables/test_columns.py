@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -290,6 +291,18 @@ def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
     column = column_of(CELLS["positive"])
     with pytest.raises(ValueError, match=r"^column 'x': expected numbers from 1e-30 on"):
         column.encode(pd.Series([1.0, cell], name="x"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "Float32", "float[pyarrow]"])
+def test_numbers_in_single_precision_are_the_decimals_that_they_print(dtype):
+    doses = pd.Series([0.1, 0.25, None, 1.7] * 30, name="x")
+    heights = pd.Series(np.arange(140, 200).repeat(2) / 100, name="x")
+    for cells in (doses, heights):
+        column = column_of(cells.astype(dtype))
+        assert replace(column, dtype="float64") == column_of(cells)
+        np.testing.assert_array_equal(column.encode(cells), column.encode(cells.astype(dtype)))
+        decoded = column.decode(column.encode(cells))
+        pd.testing.assert_series_equal(decoded, cells.astype(dtype))
 
 
 def test_huge_integers_are_real_numbers():
