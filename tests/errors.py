@@ -2974,7 +2974,8 @@ TABLES = (
         "X: expected a data frame, a dict of columns or an array, got None; "
         "pandas.read_csv and pandas.read_parquet read files",
         lambda: TableDensity().fit(None),
-        "X: expected a data frame, got a Series; to_frame() makes one",
+        "X: expected a data frame, got a Series; to_frame() makes one of a column, and to_dict() a "
+        "row",
         lambda: TableDensity().fit(pd.Series([1.0, 2.0])),
         "X: expected a data frame, got a LazyFrame; collect() makes one",
         lambda: TableDensity().fit(polars.DataFrame({"age": [1.0, 2.0]}).lazy()),
@@ -3137,6 +3138,11 @@ TABLES = (
         lambda: table_model().predict_proba(PEOPLE, "id"),
         "columns: expected names, got 'age'",
         lambda: table_model().marginal("age"),
+        "columns: expected names, got None",
+        lambda: table_model().marginal(None),
+        "df: expected the columns ['job', 'age', 'size'], got none named ['size']; "
+        "df.assign(size=None) adds missing cells, and marginal(columns) needs no others",
+        lambda: table_model().report(PEOPLE, PEOPLE),
         cause="The columns of the table are not those of `fit`.",
         cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, "
         "...) accept tables that lack columns, and scores accept them from `marginal`.",
@@ -3150,6 +3156,12 @@ TABLES = (
         lambda: table_model().cdf({"age": 1.5}, "job", ["cook"]),
         "q: expected probabilities within [0, 1], got 95",
         lambda: table_model().quantile({"job": "cook"}, "age", 95),
+        "random_state: expected an integer from 0 to 2**32 - 1, None or a "
+        "numpy.random.RandomState, got -1",
+        lambda: table_model().sample(random_state=-1),
+        "random_state: expected an integer from 0 to 2**32 - 1, None or a "
+        "numpy.random.RandomState, got 'seed'",
+        lambda: TableDensity(random_state="seed").fit(PEOPLE),
         "values: expected a list of values, got 40",
         lambda: table_model().density({"job": "cook"}, "age", 40),
         "column 'job': expected one of ['cook', 'nurse'], got 'pilot'",

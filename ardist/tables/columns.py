@@ -16,6 +16,7 @@ from ardist.families import Bernoulli, Categorical, Family, Hurdle, Ordinal, Tru
 from ardist.families.guards import ends_of
 from ardist.families.proposed import NumberForm
 from ardist.shapes import described
+from ardist.tables.frames import scalar
 from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 
 OTHER = "other"
@@ -434,6 +435,13 @@ class Numbers(NumberForm, Column):
             numbers = numbers.round() + 0.0  # without -0
         elif self.decimals is not None:
             numbers = numbers.round(self.decimals)
+        return self._as_cells(numbers)
+
+    def written(self, cells: pd.Series) -> pd.Series:
+        """Cells as draws are written, with all of their digits."""
+        return self._as_cells(self._numbers(cells))
+
+    def _as_cells(self, numbers: np.ndarray) -> pd.Series:
         if self.kind in UNITS:
             return from_seconds(numbers * self.unit, self.name, self.kind, self.dtype, self.unit)
         return _as_cells(self, numbers)
@@ -474,9 +482,7 @@ def _short(level: Any) -> str:
 
 
 def _cell(column: Column, value: Any) -> pd.Series:
-    if isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0:
-        value = value.item()
-    return pd.Series([value], name=column.name)
+    return pd.Series([scalar(value)], name=column.name)
 
 
 def _disordered(column: Column, given: Any) -> ValueError:
@@ -504,7 +510,7 @@ def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
 
 
 def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
-    """Cells as float64, NaN where missing; those in single precision as the decimals they print.
+    """Cells as float64, NaN where missing; those in single precision as their shortest decimals.
 
     Raises:
         ValueError: if a cell is no number.
@@ -531,7 +537,7 @@ def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
 
 def plain(level: Any) -> bool | int | float | str:
     """A level as Python's bool, integer, float or text."""
-    level = level.item() if isinstance(level, np.generic | torch.Tensor) else level
+    level = level.item() if isinstance(level, np.generic) else scalar(level)
     return level if isinstance(level, bool | int | float | str) else str(level)
 
 

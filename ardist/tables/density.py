@@ -22,7 +22,7 @@ from ardist.networks import Masked
 from ardist.networks.base import ConditionalNetwork
 from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, described
-from ardist.tables.columns import Codes, Column, Levels, plain
+from ardist.tables.columns import Codes, Column, Levels, Numbers, plain
 from ardist.tables.events import Events
 from ardist.tables.frames import as_frame, is_records
 from ardist.tables.reports import Report, compare
@@ -162,7 +162,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             raise ValueError(f"X: expected at least 2 rows, got {len(frame)} sample(s)")
         if hasattr(self, "network_"):
             del self.network_  # if this call fails, there is no model
-        events = self._keep(Schema.of(frame, self.columns), list(frame.columns))
+        schema, has_flags = Schema.of(frame, self.columns), self.missing == "model"
+        events = self._keep(schema, has_flags, list(frame.columns))
         rows = events.encode(frame, is_whole=True)
         seed = self._seed()
         with torch.random.fork_rng(devices=[]):
@@ -224,12 +225,12 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Rows.
 
-    def _keep(self, schema: Schema, names: Sequence[str]) -> Events:
+    def _keep(self, schema: Schema, has_flags: bool, names: Sequence[str]) -> Events:
         """Reads and writes the columns with these names, of those of the network."""
         self.feature_names_in_ = np.array(names, dtype=object)
         self.n_features_in_ = len(names)
         self.schema_ = schema.part(names)
-        self._kept = Events(schema, self.missing == "model", tuple(self.schema_.names))
+        self._kept = Events(schema, has_flags, tuple(self.schema_.names))
         return self._kept
 
     @property
@@ -265,14 +266,21 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         lacking = [name for name in self.schema_.names if name not in frame]
         if is_whole and lacking:
             raise ValueError(
-                f"X: expected the columns {self.schema_.names}, got none named {lacking}; X.assign("
-                f"{lacking[0]}=None) adds missing cells, and marginal(columns) needs no others"
+                f"{argument}: expected the columns {self.schema_.names}, got none named {lacking}; "
+                f"{argument}.assign({lacking[0]}=None) adds missing cells, and marginal(columns) "
+                f"needs no others"
             )
         return frame
 
     def _seed(self, random_state: Any = None) -> int:
         state = self.random_state if random_state is None else random_state
-        return int(check_random_state(state).randint(2**31 - 1))
+        try:
+            return int(check_random_state(state).randint(2**31 - 1))
+        except ValueError as error:
+            raise ValueError(
+                f"random_state: expected an integer from 0 to 2**32 - 1, None or a "
+                f"numpy.random.RandomState, got {described(state)}"
+            ) from error
 
     # Scores.
 
@@ -389,7 +397,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Raises:
             ValueError: if the column has no order, or a probability is outside [0, 1].
         """
-        target, wanted = self._ordered(column), np.atleast_1d(q)
+        target, wanted = self._ordered(column), np.array(q, ndmin=1)
         if (
             wanted.dtype.kind not in "iuf"
             or wanted.ndim > 1
@@ -472,7 +480,12 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             torch.manual_seed(self._seed(random_state))
             if where is not None:
                 rows = self._rows.limited(self._one_row(frame), where, count, _PARTICLES)
-            return self._events.decode(self._rows.draw(rows))
+            drawn = self._events.decode(self._rows.draw(rows))
+        for column in self.schema_.columns:
+            if isinstance(column, Numbers) and column.name in frame:  # codes have 7 digits
+                cells = column.written(frame[column.name]).repeat(count).set_axis(drawn.index)
+                drawn[column.name] = _replace(drawn[column.name], cells, cells.notna().to_numpy())
+        return drawn
 
     def probability(
         self, where: Mapping[str, Any], *, given: Any = None, random_state: Any = None
@@ -561,12 +574,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if a column is unknown, or there is none.
         """
         events = self._events
-        if isinstance(columns, str) or not len(columns):
+        if not pd.api.types.is_list_like(columns) or not len(columns):
             raise ValueError(f"columns: expected names, got {described(columns)}")
         for name in columns:
             events.place(name)
         other = copy.copy(self)
-        other._keep(events.schema, [name for name in self.schema_.names if name in set(columns)])
+        names = [name for name in self.schema_.names if name in set(columns)]
+        other._keep(events.schema, events.has_flags, names)
         return other
 
     def report(self, df: Any, synthetic: Any, held_out: Any = None) -> Report:
@@ -601,7 +615,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         """
         entries = {
             "schema": self._events.schema.to_dict(),
-            "missing": self.missing,
+            "missing": _MISSING[self._events.has_flags],
             "names": self.feature_names_in_.tolist(),
         }
         save(self.network_, path, metadata={_METADATA: json.dumps(entries)})
@@ -629,7 +643,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
             schema = Schema.from_dict(entries["schema"])
             names = [str(name) for name in entries["names"]]
-            factorization = model._keep(schema, names).factorization
+            factorization = model._keep(schema, model.missing == "model", names).factorization
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"path: expected the columns of a table in {name}, got {error!r}"

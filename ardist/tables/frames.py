@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils import check_array
+from torch import Tensor
 
 from ardist.shapes import described, is_sequence
 
@@ -30,7 +31,10 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     elif is_records(data):
         frame = pd.DataFrame(list(data))
     elif isinstance(data, pd.Series):
-        raise ValueError(f"{name}: expected a data frame, got a Series; to_frame() makes one")
+        raise ValueError(
+            f"{name}: expected a data frame, got a Series; to_frame() makes one of a column, and "
+            f"to_dict() a row"
+        )
     elif hasattr(data, "collect"):
         raise ValueError(
             f"{name}: expected a data frame, got a {type(data).__name__}; collect() makes one"
@@ -48,6 +52,7 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
             f"{described(data)}"
         )
     else:
+        data = np.asarray(data, object) if is_sequence(data) else data  # may mix text and numbers
         array = check_array(
             data, dtype=None, ensure_all_finite=False, input_name=name, ensure_min_samples=0
         )
@@ -67,6 +72,8 @@ def _plain(dtype: Any) -> Any:
     """The dtype in place of one without a name that makes it again, or that cannot hold draws."""
     if isinstance(dtype, pd.SparseDtype):
         return dtype.subtype
+    if isinstance(dtype, pd.DatetimeTZDtype) and "(" in str(dtype.tz):  # a zone of dateutil
+        return pd.DatetimeTZDtype(dtype.unit, "UTC")
     if str(dtype).startswith("dictionary<"):  # of Arrow, as are decimals
         return pd.ArrowDtype(dtype.pyarrow_dtype.value_type)
     return "double[pyarrow]" if str(dtype).startswith("decimal") else None
@@ -75,6 +82,11 @@ def _plain(dtype: Any) -> Any:
 def is_records(data: Any) -> bool:
     """Whether a table is a list of dicts of cells, one for each row."""
     return is_sequence(data) and len(data) > 0 and all(isinstance(row, Mapping) for row in data)
+
+
+def scalar(cell: Any) -> Any:
+    """A cell, taken out of an array or tensor without dimensions."""
+    return cell.item() if isinstance(cell, np.ndarray | Tensor) and cell.ndim == 0 else cell
 
 
 def _ndim(data: Any) -> int:
@@ -86,9 +98,10 @@ def _ndim(data: Any) -> int:
 
 
 def _from_dict(columns: Mapping[Any, Any], name: str) -> pd.DataFrame:
+    columns = {key: scalar(column) for key, column in columns.items()}
     if all(np.ndim(column) == 0 for column in columns.values()):
         columns = {key: [cell] for key, cell in columns.items()}
     try:
-        return pd.DataFrame(dict(columns))
+        return pd.DataFrame(columns)
     except ValueError as error:
         raise ValueError(f"{name}: expected columns of one length, got {error}") from error

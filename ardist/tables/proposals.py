@@ -32,7 +32,7 @@ KINDS = {
 _OF_OBJECTS = {
     "integer": "Int64",
     **dict.fromkeys(("floating", "mixed-integer-float", "decimal"), "float64"),
-    **dict.fromkeys(("date", "datetime"), "datetime64[us]"),
+    "date": "datetime64[us]",
     **dict.fromkeys(("timedelta", "timedelta64"), "timedelta64[us]"),
     "time": "time",
 }
@@ -282,5 +282,8 @@ def _dtype(cells: pd.Series, kind: str) -> str:
     inferred = pd.api.types.infer_dtype(cells, skipna=True)
     if inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63:
         return "float64"  # which holds it
+    if inferred.startswith("datetime"):
+        own = str(cells.infer_objects().dtype)
+        return "datetime64[us, UTC]" if own == "object" else own  # of several zones
     is_number = kind in ("discrete", "count", "real", "positive") and inferred != "string"
     return _OF_OBJECTS.get(inferred, "float64" if is_number else "object")

@@ -68,6 +68,7 @@ def test_a_column_has_its_kind_and_comes_back(name):
     pd.testing.assert_series_equal(decoded, cells, check_categorical=False, rtol=rtol)
 
 
+UTC = pd.date_range("2020", periods=60, freq="7h", tz="UTC", unit="us")
 TEXTS = {
     "bool": ["1", "0", "0"],
     "discrete": ["3", "-1", "4.5"],
@@ -99,6 +100,8 @@ def test_numbers_that_are_declared_over_text_come_back_as_text(kind, dtype):
         ("date", pd.Categorical(pd.date_range("2020", periods=60)), "datetime64[us]"),
         ("real", pd.array([True, False, None] * 25, dtype="boolean"), "float64"),
         ("real", [True, "0.5", 3, None] * 25, "float64"),
+        ("time", pd.Series([*UTC, None], dtype=object), "datetime64[us, UTC]"),
+        ("time", pd.Series([*UTC, *UTC.tz_convert("Asia/Tokyo")]), "datetime64[us, UTC]"),
         ("duration", pd.Series(["1h", "90min", None] * 25, dtype=object), "object"),
         ("time", pd.Series(pd.date_range("2020", periods=60), dtype="date32[day][pyarrow]"),
          "date32[day][pyarrow]"),
@@ -294,7 +297,7 @@ def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "Float32", "float[pyarrow]"])
-def test_numbers_in_single_precision_are_the_decimals_that_they_print(dtype):
+def test_numbers_in_single_precision_are_their_shortest_decimals(dtype):
     doses = pd.Series([0.1, 0.25, None, 1.7] * 30, name="x")
     heights = pd.Series(np.arange(140, 200).repeat(2) / 100, name="x")
     for cells in (doses, heights):

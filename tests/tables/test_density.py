@@ -372,6 +372,18 @@ def test_clones_and_pickles(model, table):
     assert (copied.score_samples(table) == model.score_samples(table)).all()
 
 
+def test_a_fitted_model_does_not_depend_on_later_parameters(some, tmp_path):
+    for missing, other in (("marginalize", "model"), ("model", "marginalize")):
+        model = TableDensity(missing=missing, max_epochs=1).fit(some)
+        expected = model.marginal(["age", "job"]).score(some)
+        model.set_params(missing=other)
+        assert model.marginal(["age", "job"]).score(some) == expected
+        model.save(tmp_path / "model.safetensors")
+        loaded = TableDensity.load(tmp_path / "model.safetensors")
+        assert loaded.missing == missing
+        assert loaded.score(some) == model.score(some)
+
+
 def test_model_selection_and_pipelines(table):
     rows = table[["job", "age", "smokes"]]
     assert np.isfinite(cross_val_score(TableDensity(max_epochs=1), rows, cv=2)).all()

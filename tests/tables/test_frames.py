@@ -7,6 +7,7 @@ import pandas as pd
 import polars
 import pyarrow
 import pytest
+import torch
 from people import people, with_holes
 
 from ardist.tables import Schema
@@ -40,6 +41,19 @@ def test_dicts_and_arrays():
     ]
 
 
+@pytest.mark.parametrize("make", [np.array, torch.tensor, np.float64])
+def test_cells_of_a_dict_may_be_numbers_of_numpy_and_torch(make):
+    frame = as_frame({"a": make(1.5), "b": "x", "c": None})
+    pd.testing.assert_frame_equal(frame, pd.DataFrame({"a": [1.5], "b": ["x"], "c": [None]}))
+    frame = as_frame({"a": make(1.5), "b": ["x", "y"]})
+    assert frame["a"].tolist() == [1.5, 1.5]
+
+
+def test_rows_may_mix_text_and_numbers():
+    frame = as_frame([("a", 1), ("b", 2.5), (None, 3)])
+    pd.testing.assert_frame_equal(frame, pd.DataFrame({"x0": ["a", "b", None], "x1": [1, 2.5, 3]}))
+
+
 @pytest.mark.parametrize("data", [np.zeros(3), np.zeros((2, 2, 2)), [1, 2], [[1, 2], [3]], [], 5])
 def test_what_has_no_columns_is_refused_in_one_line(data):
     with pytest.raises(ValueError, match=r"^X: expected a data frame, .* got [^\n]*$"):
@@ -69,6 +83,12 @@ def test_names_become_text():
             "real",
             "double[pyarrow]",
             id="decimals",
+        ),
+        pytest.param(
+            pd.date_range("2020", periods=60, freq="7h", tz="dateutil/Europe/Paris", unit="us"),
+            "time",
+            "datetime64[us, UTC]",
+            id="a zone of dateutil",
         ),
     ],
 )
