@@ -2852,6 +2852,10 @@ FILES = (
         lambda: ad.load(saved(), map_location=0),
         "metadata: expected texts by name, got {'columns': 3}",
         lambda: ad.save(made(), "made.safetensors", metadata={"columns": 3}),
+        "metadata: expected 16 MiB at most, with the specification, got 17.0",
+        lambda: ad.save(
+            made(), f"{tempfile.mkdtemp()}/made.safetensors", metadata={"columns": "x" * 17 * 2**20}
+        ),
         cause="An argument of `ad.save` or `ad.load` is invalid.",
         cure="Pass what the message names.",
     ),
