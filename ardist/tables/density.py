@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -684,6 +685,9 @@ def _replace(cells: pd.Series | None, new: pd.Series, hole: np.ndarray) -> pd.Se
     """Cells with those of another series in their holes."""
     if cells is None or hole.all():
         return new
+    if cells.dtype == object and new.dtype.kind in "fmM":  # decimals and floats do not mix
+        with suppress(TypeError, ValueError):
+            cells = cells.astype(new.dtype)
     cells, values = cells.copy(), new[hole].to_numpy()
     try:
         cells[hole] = values

@@ -1,6 +1,8 @@
 """The estimator: its scores, draws and answers agree with each other."""
 
 import pickle
+from datetime import date, datetime
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -252,6 +254,22 @@ def test_imputation_may_need_another_dtype(model, column, cells):
     assert full.index.equals(rows.index)
     assert full[column].notna().all()
     assert full[column].tolist()[0] == cells[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "dtype"),
+    [
+        pytest.param("height", [Decimal("170.5"), None], "float64", id="decimals"),
+        pytest.param("born", [date(1970, 1, 1), None], "datetime64[us]", id="dates"),
+        pytest.param("seen", [datetime(1970, 1, 1, 12), None], "datetime64[us]", id="times"),
+    ],
+)
+def test_objects_are_imputed_in_one_type(column, cells, dtype, model):
+    rows = pd.DataFrame({column: pd.Series(cells, dtype=object)})
+    full = model.impute(rows)
+    assert full[column].dtype == dtype
+    assert full[column].notna().all()
+    assert full[column][0] == pd.Series(cells, dtype=object).astype(dtype)[0]
 
 
 def test_imputation_is_the_median_and_the_mode(model, holes):
