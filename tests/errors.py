@@ -3104,8 +3104,12 @@ TABLES = (
         "columns: expected a list of the levels of 'job' in their order, since its dtype "
         "str has none, got 'ordinal'",
         lambda: TableDensity(columns={"job": "ordinal"}).fit(PEOPLE),
-        "columns: expected at least two different levels of 'job', got ['cook']",
+        "columns: expected at least two different levels of 'job', none of them missing, got "
+        "['cook']",
         lambda: TableDensity(columns={"job": ["cook"]}).fit(PEOPLE),
+        "columns: expected at least two different levels of 'job', none of them missing, got "
+        "['cook', 'nurse', None]",
+        lambda: TableDensity(columns={"job": ["cook", "nurse", None]}).fit(PEOPLE),
         cause="`columns` is a dict by name, of kinds or of lists of ordered levels.",
         cure="Print `Schema.of(table)` for the names and the proposed kinds.",
     ),

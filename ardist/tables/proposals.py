@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ardist.families.proposed import MOST_POINTS, WIDEST, NumberForm, kind_of, split_points
-from ardist.shapes import described, is_sequence
+from ardist.shapes import described
 from ardist.tables.columns import Column, Levels, Numbers, numbers_of, plain
 from ardist.tables.times import UNITS, as_dates, clock_of, seconds_of, unit_of
 
@@ -62,8 +62,8 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     if isinstance(declared, Column):
         declared.encode(cells)
         return declared
-    if is_sequence(declared):
-        return _listed(cells, tuple(declared))
+    if pd.api.types.is_list_like(declared, allow_sets=False):
+        return _listed(cells, list(declared))
     if declared is not None and (not isinstance(declared, str) or declared not in KINDS):
         raise ValueError(
             f"columns: expected a kind of {list(KINDS)}, or a list of ordered levels, for "
@@ -204,15 +204,16 @@ def _ordinal(cells: pd.Series, kind: str) -> Column:
             f"columns: expected a list of the levels of {cells.name!r} in their order, since its "
             f"dtype {cells.dtype} has none, got 'ordinal'"
         )
-    return _listed(cells, tuple(map(plain, cells.dtype.categories)))
+    return _listed(cells, list(cells.dtype.categories))
 
 
-def _listed(cells: pd.Series, levels: tuple[Any, ...]) -> Column:
+def _listed(cells: pd.Series, listed: list[Any]) -> Column:
     """Ordered levels; a single one is no order."""
-    if len(set(levels)) < max(2, len(levels)):
+    levels = tuple(map(plain, listed))
+    if len(set(levels)) < max(2, len(levels)) or pd.Series(listed).isna().any():
         raise ValueError(
-            f"columns: expected at least two different levels of {cells.name!r}, got "
-            f"{described(list(levels))}"
+            f"columns: expected at least two different levels of {cells.name!r}, none of them "
+            f"missing, got {described(listed)}"
         )
     column = Levels(*_about(cells, "ordinal"), levels)
     column.encode(cells)

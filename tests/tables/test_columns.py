@@ -52,7 +52,7 @@ CELLS = {
 
 
 def column_of(cells, declared=None):
-    (column,) = Schema.of(pd.DataFrame({"x": cells}), {"x": declared} if declared else None).columns
+    (column,) = Schema.of(pd.DataFrame({"x": cells}), {"x": declared}).columns
     return column
 
 
@@ -470,3 +470,10 @@ def test_declared_names_of_other_types_are_refused():
 def test_levels_can_be_declared_in_order():
     column = column_of(pd.Series(["low", "high"] * 30), ["low", "middle", "high"])
     assert (column.kind, column.levels) == ("ordinal", ("low", "middle", "high"))
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, pd.Index, pd.Series])
+def test_levels_may_be_in_any_list(make):
+    column = column_of(pd.Series([1, 2, 2] * 30), make([2, 1, 3]))
+    assert column.levels == (2, 1, 3)
+    assert all(type(level) is int for level in column.levels)
