@@ -3119,6 +3119,8 @@ TABLES = (
         lambda: TableDensity("transformer").fit(PEOPLE),
         "network: expected a callable that returns a network of ardist.networks, got None",
         lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
+        "network: expected one in torch.float32 on cpu, got torch.float64 on cpu",
+        lambda: TableDensity(lambda factorization: MADE(factorization).double()).fit(PEOPLE),
         "network: expected one that follows any order, such as 'masked', to condition on "
         "later columns, got MADE",
         lambda: table_model(MADE).predict_proba({"age": 1.5}, "job"),
@@ -3126,9 +3128,9 @@ TABLES = (
         "cells, or columns that a marginal lacks, before others, got MADE",
         lambda: TableDensity(MADE).fit(PEOPLE.assign(job=[None, "cook", "nurse", "cook"] * 10)),
         cause="The argument `network` is a name other than the default or makes no "
-        "network, or a network with one order is asked for a column given later ones, or without "
-        "earlier ones. It trains on rows without missing cells, also under `missing='model'`, "
-        "where the value of a missing cell is integrated out.",
+        "network, or one in double precision or on a GPU, or a network with one order is asked for "
+        "a column given later ones, or without earlier ones. It trains on rows without missing "
+        "cells, also under `missing='model'`, where the value of a missing cell is integrated out.",
         cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default, or "
         "train on the rows without missing cells, `table.dropna()`.",
     ),

@@ -4,8 +4,8 @@ import copy
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ardist.factorization import Factorization
 from ardist.networks import Masked
-from ardist.networks.base import ConditionalNetwork
+from ardist.networks.base import ConditionalNetwork, reference_of
 from ardist.saving import read, save
-from ardist.shapes import as_choice, as_positive, described
+from ardist.shapes import as_choice, as_positive, default_dtype, described
 from ardist.tables.columns import Codes, Column, Levels, Numbers, plain
 from ardist.tables.events import Events
 from ardist.tables.frames import as_frame, is_records
@@ -167,7 +167,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         events = self._keep(schema, has_flags, list(frame.columns))
         rows = events.encode(frame, is_whole=True)
         seed = self._seed()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), default_dtype(torch.float32):
             torch.manual_seed(seed)
             network = self._make_network(events.factorization, len(frame))
         check_unknown(network, rows)
@@ -222,6 +222,12 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"network: expected a callable that returns a network of ardist.networks, got "
                 f"{described(network)}"
             )
+        weight = reference_of(network)
+        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+            raise ValueError(
+                f"network: expected one in torch.float32 on cpu, got {weight.dtype} on "
+                f"{weight.device}"
+            )
         return network
 
     # Rows.
@@ -272,6 +278,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"needs no others"
             )
         return frame
+
+    @contextmanager
+    def _seeded(self, random_state: Any) -> Iterator[None]:
+        """Draws depend on the state alone, and torch's generator is as it was afterwards."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed(random_state))
+            yield
 
     def _seed(self, random_state: Any = None) -> int:
         state = self.random_state if random_state is None else random_state
@@ -477,8 +490,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             if isinstance(column, Levels) and column.name in frame:
                 column.check_given(frame[column.name])
         rows = self._events.encode(frame, is_whole=False).repeat_interleave(count, 0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(random_state))
+        with self._seeded(random_state):
             if where is not None:
                 rows = self._rows.limited(self._one_row(frame), where, count, _PARTICLES)
             drawn = self._events.decode(self._rows.draw(rows))
@@ -499,8 +511,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             random_state: in place of that of the model.
         """
         frame = self._given(given)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(random_state))
+        with self._seeded(random_state):
             return self._rows.probability(self._one_row(frame), where, _PARTICLES)
 
     def _given(self, data: Any) -> pd.DataFrame:
@@ -557,8 +568,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         """Rows whose unknown cells are imputed."""
         if method != "draw":
             return self._rows.fill(rows, method)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(random_state))
+        with self._seeded(random_state):
             return self._rows.draw(rows, is_listed=True)
 
     def marginal(self, columns: Sequence[str]) -> "TableDensity":

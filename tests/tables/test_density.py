@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from ardist import networks
 from ardist.networks.base import ConditionalNetwork
+from ardist.shapes import default_dtype
 from ardist.tables import TableDensity
 
 QUERY = {"size": "M", "job": "nurse"}
@@ -421,6 +422,17 @@ def test_each_method_works_without_gradients(mode, table):
         assert model.sample(3).equals(expected.sample(3))
         assert model.impute(rows.assign(job=None)[:3]).notna().all(axis=None)
     assert model.fit(rows).score(rows) == expected.score(rows)
+
+
+def test_the_default_dtype_of_torch_has_no_effect(table):
+    rows = table[["job", "age", "height"]]
+    expected = TableDensity(max_epochs=1).fit(rows)
+    with default_dtype(torch.float64):
+        model = TableDensity(max_epochs=1).fit(rows)
+        assert model.score(rows) == pytest.approx(expected.score(rows), abs=0.1)
+        assert expected.impute(rows.assign(job=None)).notna().all(axis=None)
+        assert model.sample(3, where={"height": (170, 180)})["height"].between(170, 180).all()
+    assert model.sample(3).shape == (3, 3)
 
 
 def test_fit_leaves_the_random_state(table):
