@@ -438,8 +438,9 @@ class Numbers(NumberForm, Column):
         return self._as_cells(numbers)
 
     def written(self, cells: pd.Series) -> pd.Series:
-        """Cells as draws are written, with all of their digits."""
-        return self._as_cells(self._numbers(cells))
+        """Cells as draws are written, with all of their digits; times in dates as their day."""
+        numbers = self._numbers(cells)
+        return self._as_cells(np.floor(numbers) if self.is_integer else numbers)
 
     def _as_cells(self, numbers: np.ndarray) -> pd.Series:
         if self.kind in UNITS:

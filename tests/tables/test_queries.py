@@ -146,6 +146,11 @@ def test_given_cells_come_back_with_all_digits(column, model, table):
     assert drawn[column].notna().all()
 
 
+def test_a_given_time_in_a_column_of_dates_is_its_day(model):
+    drawn = model.sample(2, given={"born": pd.Timestamp("1970-01-02 13:00")})
+    assert (drawn["born"] == pd.Timestamp("1970-01-02")).all()
+
+
 @pytest.mark.parametrize("q", [np.float32(0.5), [0.5], (0.5,), pd.Series([0.5]), np.array([0.5])])
 def test_probabilities_of_quantiles_are_numbers_of_any_type(q, model):
     found = model.quantile({"size": "M"}, "height", q)
