@@ -284,7 +284,10 @@ def _dtype(cells: pd.Series, kind: str) -> str:
     if inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63:
         return "float64"  # which holds it
     if inferred.startswith("datetime"):
-        own = str(cells.infer_objects().dtype)
-        return "datetime64[us, UTC]" if own == "object" else own  # of several zones
+        present = cells.dropna()
+        own = str(present.infer_objects().dtype)
+        has_zone = present.map(lambda cell: getattr(cell, "tzinfo", None) is not None).any()
+        other = "datetime64[us, UTC]" if has_zone else "datetime64[us]"
+        return other if own == "object" or "(" in own else own  # of several zones, or of dateutil
     is_number = kind in ("discrete", "count", "real", "positive") and inferred != "string"
     return _OF_OBJECTS.get(inferred, "float64" if is_number else "object")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dateutil.tz import tzlocal
 from people import people, with_holes
 
 from ardist.tables import Schema
@@ -101,6 +102,11 @@ def test_numbers_that_are_declared_over_text_come_back_as_text(kind, dtype):
         ("real", pd.array([True, False, None] * 25, dtype="boolean"), "float64"),
         ("real", [True, "0.5", 3, None] * 25, "float64"),
         ("time", pd.Series([*UTC, None], dtype=object), "datetime64[us, UTC]"),
+        ("time", [*UTC.tz_localize(None), None], "datetime64[us]"),
+        ("time", pd.Series([*UTC.tz_localize(None), pd.NA], dtype=object), "datetime64[us]"),
+        ("time", [datetime.datetime(2020, 1, 1, 5), datetime.date(2020, 1, 2)], "datetime64[us]"),
+        ("time", [datetime.datetime(2020, 1, h, tzinfo=tzlocal()) for h in range(1, 9)],
+         "datetime64[us, UTC]"),
         ("time", pd.Series([*UTC, *UTC.tz_convert("Asia/Tokyo")]), "datetime64[us, UTC]"),
         ("duration", pd.Series(["1h", "90min", None] * 25, dtype=object), "object"),
         ("time", pd.Series(pd.date_range("2020", periods=60), dtype="date32[day][pyarrow]"),
@@ -108,7 +114,7 @@ def test_numbers_that_are_declared_over_text_come_back_as_text(kind, dtype):
     ],
 )  # fmt: skip
 def test_cells_are_written_in_a_dtype_that_holds_the_declared_kind(kind, cells, dtype):
-    cells = pd.Series(cells, name="x")
+    cells = pd.Series(cells, name="x", dtype=object if isinstance(cells, list) else None)
     column = column_of(cells, kind)
     decoded = column.decode(column.encode(cells))
     assert decoded.dtype == dtype
