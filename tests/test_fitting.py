@@ -1,5 +1,6 @@
 """`fit`: it reaches the optimum, keeps the best weights, and gives the same numbers every time."""
 
+import copy
 import itertools
 from functools import partial
 
@@ -449,6 +450,17 @@ def test_a_masked_network_in_order():
     assert nats[1][0] < 0.15
     assert nats[1][0] < nats[0][0]
     assert nats[1][1] > nats[0][1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_truth_values_and_integers_are_numbers(name):
+    net, x, _ = table(name)
+    initial = copy.deepcopy(net.state_dict())
+    options, histories = {"max_epochs": 1, "progress": False}, []
+    for dtype in (torch.float32, torch.bool, torch.int64, torch.uint8):
+        net.load_state_dict(initial)
+        histories.append(fit(net, x.to(dtype), **options))
+    assert all(history.valid == histories[0].valid for history in histories)
 
 
 @pytest.mark.parametrize("name", ["Masked", "Transformer"])

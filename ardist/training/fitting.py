@@ -383,7 +383,8 @@ class _Run:
         if self.network is None:
             return
         fac = self.network.factorization
-        features = fac.layout.features(fac.split(tensors_of(batch, "x")[0])).abs().flatten(1)
+        x = tensors_of(batch, "x")[0].float()
+        features = fac.layout.features(fac.split(x)).abs().flatten(1)
         if features.numel() and features.nanmedian(0).values.max() > _LARGE:
             warnings.warn(
                 "x: expected numbers in units near 1, since networks learn little from larger "
