@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dateutil.tz import tzlocal
 from people import people, with_holes
 
 from ardist.tables import Schema
@@ -69,6 +68,7 @@ def test_a_column_has_its_kind_and_comes_back(name):
     pd.testing.assert_series_equal(decoded, cells, check_categorical=False, rtol=rtol)
 
 
+PARIS = pd.Timestamp("2020", tz="dateutil/Europe/Paris").tz
 UTC = pd.date_range("2020", periods=60, freq="7h", tz="UTC", unit="us")
 TEXTS = {
     "bool": ["1", "0", "0"],
@@ -105,7 +105,7 @@ def test_numbers_that_are_declared_over_text_come_back_as_text(kind, dtype):
         ("time", [*UTC.tz_localize(None), None], "datetime64[us]"),
         ("time", pd.Series([*UTC.tz_localize(None), pd.NA], dtype=object), "datetime64[us]"),
         ("time", [datetime.datetime(2020, 1, 1, 5), datetime.date(2020, 1, 2)], "datetime64[us]"),
-        ("time", [datetime.datetime(2020, 1, h, tzinfo=tzlocal()) for h in range(1, 9)],
+        ("time", [datetime.datetime(2020, 1, h, tzinfo=PARIS) for h in range(1, 9)],
          "datetime64[us, UTC]"),
         ("time", pd.Series([*UTC, *UTC.tz_convert("Asia/Tokyo")]), "datetime64[us, UTC]"),
         ("duration", pd.Series(["1h", "90min", None] * 25, dtype=object), "object"),
