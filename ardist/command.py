@@ -158,6 +158,9 @@ def _sample(options: argparse.Namespace) -> None:
         if pd.isna(cell):
             raise ValueError(f"--given: expected a value, got {name}={pairs[name]}")
     model = _load(options.model)
+    for column in model.schema_.columns:  # a text such as 01 may be a level, and no number
+        if pairs.get(column.name) in getattr(column, "levels", ()):
+            given[column.name] = pairs[column.name]
     _write(model.sample(options.rows, given=given, random_state=options.seed), options.output)
 
 

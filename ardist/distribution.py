@@ -544,8 +544,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 [ 0.5000, -1.0000]])
         """
         mask = self.checked_mask(mask)
-        check_data(value, "value")
-        leading(value.shape, self.event_shape, self.batch_shape, "value")
+        self.check_value(value, "value")
         first = self.with_first(mask)
         value = torch.where(mask, value, self.bound.placeholder)
         if self.evidence is not None:

@@ -11,9 +11,9 @@ from torch import Size, Tensor
 
 from ardist.patterns import PATTERNS, ranks_of
 from ardist.shapes import (
-    as_integer,
     as_integers,
     as_positive,
+    as_seed,
     as_size,
     as_tensor,
     check_type,
@@ -95,7 +95,7 @@ class Ordering(Specified):
         0 1 1
         2 1 0
         """
-        arguments = (as_integer(seed, "seed"), as_positive(per_step, "per_step"))
+        arguments = (as_seed(seed, "seed"), as_positive(per_step, "per_step"))
         return Ordering("random", arguments[: 1 if per_step == 1 else 2])
 
     @staticmethod

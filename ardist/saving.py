@@ -83,9 +83,16 @@ def save(
         for name, tensor in _distinct(inner).items()
     }
     _make("network", texts, tensors, list(writer.classes.values()))
+    texts.pop("ardist.sha256", None)  # of the file whose metadata were given
     texts["ardist.sha256"] = _digest(texts, tensors)
     part = path.with_name(f"{path.name}.part")
     save_file(tensors, part, texts)
+    if (size := _header_size(part)) > MAX_HEADER:
+        part.unlink()
+        raise ValueError(
+            f"metadata: expected {MAX_HEADER / 2**20:.0f} MiB at most, with the specification, got "
+            f"{size / 2**20:.1f}"
+        )
     os.replace(part, path)
 
 
@@ -148,10 +155,10 @@ def read(
 
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata of a file in this format or an older one."""
+    size = _header_size(path)
+    is_whole = size <= min(MAX_HEADER, path.stat().st_size - 8)
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        is_whole = size <= min(MAX_HEADER, path.stat().st_size - 8)
-        header = _json(file.read(size)) if is_whole else None
+        header = _json(file.read(8 + size)[8:]) if is_whole else None
     texts = header.get("__metadata__") if isinstance(header, dict) else None
     texts = texts if isinstance(texts, dict) else {}
     if not str(texts.get("ardist.format")).isdecimal():
@@ -165,6 +172,12 @@ def _metadata(path: Path) -> dict[str, str]:
             f"{texts.get('ardist.version')} wrote; a newer ardist reads it"
         )
     return texts
+
+
+def _header_size(path: Path) -> int:
+    """The bytes of the metadata and of the table of tensors."""
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
 
 
 def _json(text: str | bytes) -> Any:

@@ -140,6 +140,16 @@ def as_count(value: Any, name: str) -> int:
     return as_integer(value, name, 0)
 
 
+def as_seed(value: Any, name: str) -> int:
+    """`value` if it is an integer that torch takes as a seed, and that a file can hold; a
+    `ValueError` that names it otherwise.
+    """
+    seed = as_integer(value, name)
+    if abs(seed) >= 2**63:
+        raise ValueError(f"{name}: expected an integer between -2**63 and 2**63, got {seed}")
+    return seed
+
+
 def as_real(value: Any, name: str, wanted: str, holds: Callable[[float], bool]) -> float:
     """`value` if it is a number with a property; a `ValueError` that names it otherwise."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
@@ -256,12 +266,13 @@ def _is_count(size: Any) -> bool:
 
 
 def described(value: object) -> str:
-    """A value as error messages show it, at most 100 characters long."""
+    """A value as error messages show it: a line of at most 100 characters."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype} on {value.device}"
     if isinstance(value, nn.Module):
         return f"a module {type(value).__name__}"
     text = repr(value)
+    text = " ".join(text.split()) if "\n" in text else text  # arrays and tables
     return text if len(text) <= 100 else f"{text[:100]}..."
 
 

@@ -22,7 +22,7 @@ from ardist.families.interval import integers
 from ardist.layout import Layout
 from ardist.networks.base import reference_of
 from ardist.ordering import Ordering
-from ardist.shapes import as_integer, as_positive, as_tolerance, default_dtype
+from ardist.shapes import as_integer, as_positive, as_seed, as_tolerance, default_dtype
 
 __all__ = [
     "CheckError",
@@ -110,7 +110,7 @@ def check_autoregressive(
     >>> ad.testing.check_autoregressive(net).reach
     1.0
     """
-    num_draws, seed = as_positive(num_draws, "num_draws"), as_integer(seed, "seed")
+    num_draws, seed = as_positive(num_draws, "num_draws"), as_seed(seed, "seed")
     net, context, factorization = _copy(network, context, factorization)
     net.to("cpu", torch.float64)
     fac = factorization or net.factorization
@@ -270,7 +270,7 @@ def check_decoder(
     >>> fac = ad.Factorization(4, ad.families.Normal())
     >>> ad.testing.check_decoder(ad.networks.RNN(fac, hidden_size=8))
     """
-    batch_size, seed = as_positive(batch_size, "batch_size"), as_integer(seed, "seed")
+    batch_size, seed = as_positive(batch_size, "batch_size"), as_seed(seed, "seed")
     net, context, factorization = _copy(network, context, factorization)
     net.eval()
     fac = factorization or net.factorization

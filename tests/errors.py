@@ -441,10 +441,14 @@ ARGUMENTS = (
         lambda: rnn(embedding_size=0),
         "seed: expected an integer, got 0.5",
         lambda: ad.Ordering.random(0.5),
+        "seed: expected an integer between -2**63 and 2**63, got 9223372036854775808",
+        lambda: ad.Ordering.random(2**63),
+        "seed: expected an integer between -2**63 and 2**63, got -9223372036854775808",
+        lambda: fit(seed=-(2**63)),
         "end: expected an integer, got True",
         lambda: ad.Factorization(3, fam.Categorical(3), end=True),
-        cause="An argument is not an integer, or not a sequence of integers. A set is not "
-        "accepted, since it has no order.",
+        cause="An argument is not an integer, or not a sequence of integers, or a seed is not one "
+        "of 64 bits. A set is not accepted, since it has no order.",
         cure="Use an integer, or a list or tuple of integers. `()` is the shape of a scalar "
         "event, and of no context.",
     ),
@@ -2583,9 +2587,13 @@ TRAINING = (
         lambda: fit(optimizer=dict),
         "network: expected parameters that require gradients, got none",
         lambda: fit(made().requires_grad_(False)),
-        cause="The optimizer is made from groups of parameters and a learning rate.",
+        "network: expected parameters that can be trained, got those of a network that was made "
+        "under torch.inference_mode",
+        lambda: fit(torch.inference_mode()(made)()),
+        cause="The optimizer is made from groups of parameters and a learning rate. A network that "
+        "was made under `torch.inference_mode` has no gradients.",
         cure="Use a class of `torch.optim` that takes groups of parameters, or `functools.partial` "
-        "of it, and a network that is not frozen.",
+        "of it, and a network that is not frozen and was made outside of `torch.inference_mode`.",
     ),
     error(
         "network: expected one log-probability for each row, (5,), got ()",
@@ -2887,6 +2895,10 @@ FILES = (
         lambda: ad.load(saved(), map_location=0),
         "metadata: expected texts by name, got {'columns': 3}",
         lambda: ad.save(made(), "made.safetensors", metadata={"columns": 3}),
+        "metadata: expected 16 MiB at most, with the specification, got 17.0",
+        lambda: ad.save(
+            made(), f"{tempfile.mkdtemp()}/made.safetensors", metadata={"columns": "x" * 17 * 2**20}
+        ),
         cause="An argument of `ad.save` or `ad.load` is invalid.",
         cure="Pass what the message names.",
     ),
@@ -3009,7 +3021,8 @@ TABLES = (
         "X: expected a data frame, a dict of columns or an array, got None; "
         "pandas.read_csv and pandas.read_parquet read files",
         lambda: TableDensity().fit(None),
-        "X: expected a data frame, got a Series; to_frame() makes one",
+        "X: expected a data frame, got a Series; to_frame() makes one of a column, and to_dict() a "
+        "row",
         lambda: TableDensity().fit(pd.Series([1.0, 2.0])),
         "X: expected a data frame, got a LazyFrame; collect() makes one",
         lambda: TableDensity().fit(polars.DataFrame({"age": [1.0, 2.0]}).lazy()),
@@ -3047,6 +3060,11 @@ TABLES = (
         "column 'x': expected numbers up to 1e+30, got one of size 1e+300; divide the column by a "
         "constant",
         lambda: fit_table([1.0, 1e300] * 20),
+        "column 'x': expected numbers from 1e-30 on, got 1e-40; multiply the column by a constant",
+        lambda: fit_table(np.geomspace(1e-40, 1, 40)),
+        "column 'x': expected numbers with a deviation from 1e-30 on, got 5e-40; multiply the "
+        "column by a constant",
+        lambda: fit_table([1e-39, 2e-39] * 20, "real"),
         "column 'pay': expected numbers, got text such as '1.234,50'; pandas.read_csv "
         "with decimal=, thousands= or na_values= reads numbers, and columns={'pay': "
         "'category'} takes them as text",
@@ -3071,6 +3089,15 @@ TABLES = (
     error(
         "column 'x': expected numbers, got 'one'",
         lambda: fit_table(["one", "two"] * 20, "real"),
+        "column 'x': expected numbers, got '2024-01-01 00:00:00'",
+        lambda: fit_table(DAYS, "real"),
+        "column 'x': expected numbers, got '2024-01'",
+        lambda: fit_table(DAYS.dt.to_period("M"), "discrete"),
+        "column 'x': expected numbers, got '1j'",
+        lambda: fit_table([1j, 2j] * 20, "real"),
+        "column 'x': expected durations such as '1h 30min' or '01:30:00', got 5; "
+        "pandas.to_timedelta with unit= reads numbers",
+        lambda: fit_table(pd.Series([5, 6] * 20, dtype=object), "duration"),
         "column 'x': expected integers, got 0.5 in 20 of 40 cells, first in row 0",
         lambda: fit_table([0.5, 1.0] * 20, "count"),
         "column 'x': expected numbers above 0, apart from spikes, got -1.5",
@@ -3120,8 +3147,12 @@ TABLES = (
         "columns: expected a list of the levels of 'job' in their order, since its dtype "
         "str has none, got 'ordinal'",
         lambda: TableDensity(columns={"job": "ordinal"}).fit(PEOPLE),
-        "columns: expected at least two different levels of 'job', got ['cook']",
+        "columns: expected at least two different levels of 'job', none of them missing, got "
+        "['cook']",
         lambda: TableDensity(columns={"job": ["cook"]}).fit(PEOPLE),
+        "columns: expected at least two different levels of 'job', none of them missing, got "
+        "['cook', 'nurse', None]",
+        lambda: TableDensity(columns={"job": ["cook", "nurse", None]}).fit(PEOPLE),
         cause="`columns` is a dict by name, of kinds or of lists of ordered levels.",
         cure="Print `Schema.of(table)` for the names and the proposed kinds.",
     ),
@@ -3131,6 +3162,8 @@ TABLES = (
         lambda: TableDensity("transformer").fit(PEOPLE),
         "network: expected a callable that returns a network of ardist.networks, got None",
         lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
+        "network: expected one in torch.float32 on cpu, got torch.float64 on cpu",
+        lambda: TableDensity(lambda factorization: MADE(factorization).double()).fit(PEOPLE),
         "network: expected one that follows any order, such as 'masked', to condition on "
         "later columns, got MADE",
         lambda: table_model(MADE).predict_proba({"age": 1.5}, "job"),
@@ -3138,9 +3171,9 @@ TABLES = (
         "cells, or columns that a marginal lacks, before others, got MADE",
         lambda: TableDensity(MADE).fit(PEOPLE.assign(job=[None, "cook", "nurse", "cook"] * 10)),
         cause="The argument `network` is a name other than the default or makes no "
-        "network, or a network with one order is asked for a column given later ones, or without "
-        "earlier ones. It trains on rows without missing cells, also under `missing='model'`, "
-        "where the value of a missing cell is integrated out.",
+        "network, or one in double precision or on a GPU, or a network with one order is asked for "
+        "a column given later ones, or without earlier ones. It trains on rows without missing "
+        "cells, also under `missing='model'`, where the value of a missing cell is integrated out.",
         cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default, or "
         "train on the rows without missing cells, `table.dropna()`.",
     ),
@@ -3158,6 +3191,11 @@ TABLES = (
         lambda: table_model().predict_proba(PEOPLE, "id"),
         "columns: expected names, got 'age'",
         lambda: table_model().marginal("age"),
+        "columns: expected names, got None",
+        lambda: table_model().marginal(None),
+        "df: expected the columns ['job', 'age', 'size'], got none named ['size']; "
+        "df.assign(size=None) adds missing cells, and marginal(columns) needs no others",
+        lambda: table_model().report(PEOPLE, PEOPLE),
         cause="The columns of the table are not those of `fit`.",
         cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, "
         "...) accept tables that lack columns, and scores accept them from `marginal`.",
@@ -3171,6 +3209,12 @@ TABLES = (
         lambda: table_model().cdf({"age": 1.5}, "job", ["cook"]),
         "q: expected probabilities within [0, 1], got 95",
         lambda: table_model().quantile({"job": "cook"}, "age", 95),
+        "random_state: expected an integer from 0 to 2**32 - 1, None or a "
+        "numpy.random.RandomState, got -1",
+        lambda: table_model().sample(random_state=-1),
+        "random_state: expected an integer from 0 to 2**32 - 1, None or a "
+        "numpy.random.RandomState, got 'seed'",
+        lambda: TableDensity(random_state="seed").fit(PEOPLE),
         "values: expected a list of values, got 40",
         lambda: table_model().density({"job": "cook"}, "age", 40),
         "column 'job': expected one of ['cook', 'nurse'], got 'pilot'",

@@ -107,13 +107,29 @@ ACCEPTED = (
     ("ranks", "(-1,), (0,), Size((-1,))", "only their order matters"),
     ("ranks, labels", "a dimension more", "those of a grid of that shape"),
     ("perm", "(0,), a dimension more", "the permutation of one block; it is flattened"),
-    ("split.x, merge.blocks, unpack.x", "complex, meta, another dtype", "only shapes matter"),
+    (
+        "split.x, merge.blocks, unpack.x",
+        "complex, meta, another dtype, half precision",
+        "only shapes matter",
+    ),
     ("merge.blocks", "truth values, integers", "only shapes matter"),
-    ("crps.draws, crps.x", "another dtype", "scored in the dtype that both have in common"),
+    (
+        "crps.draws, crps.x",
+        "another dtype, half precision",
+        "scored in the dtype that both have in common",
+    ),
     ("crps.draws", "truth values, integers", "counts"),
-    ("adjacency", "another dtype, integers", "0 and 1"),
-    ("quantiles", "another dtype, integers, truth values, (True,)", "numbers within [0, 1]"),
-    ("start", "-1.0, another dtype, integers, truth values", "converted to the dtype of blocks"),
+    ("adjacency", "another dtype, half precision, integers", "0 and 1"),
+    (
+        "quantiles",
+        "another dtype, half precision, integers, truth values, (True,)",
+        "numbers within [0, 1]",
+    ),
+    (
+        "start",
+        "-1.0, another dtype, half precision, integers, truth values",
+        "converted to the dtype of blocks",
+    ),
     ("Independent.shape", "()", "a block of one number"),
     ("Truncated.low", "-1.0", "any number below the other bound"),
     ("Truncated.high", "inf", "no bound"),
@@ -524,6 +540,7 @@ def _edges(hint, valid):
         yield "a dimension more", valid.unsqueeze(-1)
         for label, dtype in (
             ("another dtype", other),
+            ("half precision", torch.float16),
             ("truth values", torch.bool),
             ("integers", torch.int64),
         ):

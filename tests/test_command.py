@@ -123,6 +123,15 @@ def test_samples_follow_the_seed_and_what_is_given(ardist, folder):
     pd.testing.assert_frame_equal(rows, same, check_dtype=False)
 
 
+@pytest.mark.parametrize("level", ["01", "True", "x"])
+def test_a_given_text_is_the_level_that_it_spells(ardist, folder, level):
+    rows = pd.DataFrame({"code": ["01", "True", "x"] * 20, "size": [1, 2, 3, 4] * 15})
+    TableDensity(max_epochs=1).fit(rows).save(folder / "codes.safetensors")
+    status, out, err = ardist(f"sample codes.safetensors -n 2 -g code={level} -g size=2")
+    assert (status, err) == (0, [])
+    assert out.splitlines() == ["code,size", *[f"{level},2"] * 2]
+
+
 def test_scores_are_those_of_the_model(ardist, folder):
     table = pd.read_csv(folder / "people.csv")
     expected = TableDensity.load(folder / "people.safetensors").score_samples(table)

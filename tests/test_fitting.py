@@ -1,5 +1,6 @@
 """`fit`: it reaches the optimum, keeps the best weights, and gives the same numbers every time."""
 
+import copy
 import itertools
 from functools import partial
 
@@ -11,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampl
 import ardist as ad
 from ardist import families as fam
 from ardist import networks
+from ardist.specification import Reader
 from ardist.training import History, batches, fit, fitting
 
 BITS = ad.Factorization((2, 2), fam.Bernoulli())
@@ -276,6 +278,28 @@ def test_results_depend_on_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("make", [made, gpt, masked])
+def test_gradients_are_on_in_the_call_alone(mode, make):
+    expected, net, net_with_valid = run(make, max_epochs=2), make(), make()
+    with mode():
+        x = data()
+        history = fit(net, x, max_epochs=2, batch_size=32, progress=False)
+        fit(net_with_valid, x[:80], valid=x[80:], max_epochs=1, progress=False)
+        assert not torch.is_grad_enabled()
+        assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
+    assert_same((history, net), expected)
+
+
+@pytest.mark.parametrize("seed", [2**63 - 1, 1 - 2**63])
+def test_seeds_at_the_ends_are_taken_in_each_epoch(seed, tmp_path):
+    options = {"seed": seed, "checkpoint": tmp_path / "run.pt"}
+    run(made, max_epochs=2, **options)
+    assert len(run(made, max_epochs=3, **options)[0].train) == 3
+    ordering = ad.Ordering.random(seed)
+    assert Reader("path").read(ordering.to_spec()) == ordering
+
+
 def test_the_start_from_a_loader_depends_on_the_seed_alone():
     x = data() + 1
     loader, nets = DataLoader(x, 8, shuffle=True), []
@@ -426,6 +450,17 @@ def test_a_masked_network_in_order():
     assert nats[1][0] < 0.15
     assert nats[1][0] < nats[0][0]
     assert nats[1][1] > nats[0][1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_truth_values_and_integers_are_numbers(name):
+    net, x, _ = table(name)
+    initial = copy.deepcopy(net.state_dict())
+    options, histories = {"max_epochs": 1, "progress": False}, []
+    for dtype in (torch.float32, torch.bool, torch.int64, torch.uint8):
+        net.load_state_dict(initial)
+        histories.append(fit(net, x.to(dtype), **options))
+    assert all(history.valid == histories[0].valid for history in histories)
 
 
 @pytest.mark.parametrize("name", ["Masked", "Transformer"])

@@ -334,6 +334,26 @@ assert torch.equal(ad.load({str(saved(net))!r}).condition().log_prob(x), scores)
 # Files.
 
 
+def test_the_metadata_of_a_file_can_be_saved_again(tmp_path):
+    net, path = small(), tmp_path / "net.safetensors"
+    ad.save(net, path, metadata={"columns": "[1]"})
+    with safe_open(path, "pt") as file:
+        first = file.metadata()
+    ad.save(net, path, metadata=first)
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == first
+    ad.load(path)
+
+
+def test_a_file_that_could_not_be_read_does_not_replace_another(tmp_path):
+    net, path = small(), tmp_path / "net.safetensors"
+    ad.save(net, path)
+    with pytest.raises(ValueError, match=r"^metadata: expected 16 MiB at most"):
+        ad.save(net, path, metadata={"columns": "x" * 2**24})
+    ad.load(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
+
+
 def test_texts_stand_in_the_metadata(tmp_path):
     path = tmp_path / "made.safetensors"
     ad.save(small(), path, metadata={"columns": "[1]"})

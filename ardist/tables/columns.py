@@ -5,7 +5,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ import torch
 from ardist.families import Bernoulli, Categorical, Family, Hurdle, Ordinal, Truncated
 from ardist.families.guards import ends_of
 from ardist.families.proposed import NumberForm
-from ardist.shapes import described, is_sequence
+from ardist.shapes import described
+from ardist.tables.frames import scalar
 from ardist.tables.times import DAY, UNITS, from_seconds, seconds_of
 
 OTHER = "other"
-LARGEST = 1e30  # size of a number; float32 ends at 3e38
+LARGEST, SMALLEST = 1e30, 1e-30  # sizes of numbers; float32 ends at 3e38 and 1e-38
 _BOOLS = {"True": 1.0, "False": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 _INTEGERS = re.compile(r"(u?)int(\d+)", re.IGNORECASE)  # dtypes of integers, as "UInt8"
 
@@ -189,8 +190,7 @@ class Levels(Column):
 
     @cached_property
     def _index(self) -> pd.Index:
-        is_number = self.kind in ("bool", "discrete")
-        return pd.Index(np.asarray(self.levels, float) if is_number else list(self.levels))
+        return self._comparable(pd.Series(self.levels))
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -245,7 +245,7 @@ class Levels(Column):
     def floor(self, cells: pd.Series) -> Codes:
         if self.kind == "ordinal":
             return self.encode(cells)
-        codes = np.searchsorted(np.asarray(self.levels, float), self._numbers(cells), "right") - 1.0
+        codes = np.searchsorted(self._index, self._numbers(cells), "right") - 1.0
         return np.where(cells.isna(), math.nan, codes)
 
     def _numbers(self, cells: pd.Series) -> np.ndarray:
@@ -256,19 +256,22 @@ class Levels(Column):
 
     def within(self, given: Any) -> set[float]:
         is_pair = isinstance(given, tuple) and len(given) == 2 and self.is_ordered
-        is_list = not isinstance(given, tuple) and (is_sequence(given) or isinstance(given, set))
-        if not (is_pair or (is_list and len(given))):
+        is_list = not isinstance(given, tuple) and pd.api.types.is_list_like(given)
+        listed = list(given) if is_list else []
+        if not (is_pair or listed):
             raise ValueError(
                 f"where: expected a list of values for {self.name!r}, of kind {self.kind}, or a "
                 f"tuple of two ends for a column with an order, got {described(given)}"
             )
-        if is_list:
-            values = list(map(plain, given))
-            if not set(values) <= set(self.written):
+        if listed:
+            values = pd.Series(listed, name=self.name).map(plain).astype(object)
+            codes = set(self.locate(values).tolist())
+            if not (codes <= set(range(len(self.levels))) or set(values) <= set(self.written)):
                 raise ValueError(
-                    f"where: expected values of {self.written} for {self.name!r}, got {given}"
+                    f"where: expected values of {self.written} for {self.name!r}, got "
+                    f"{described(listed)}"
                 )
-            return set(self.encode(pd.Series(values, name=self.name)).tolist())
+            return codes
         first, last = 0.0, len(self.levels) - 1.0
         low, high = (
             None if end is None else float(self.floor(_cell(self, end))[0]) for end in given
@@ -288,8 +291,10 @@ class Levels(Column):
 
     def decode(self, codes: Codes) -> pd.Series:
         values = self.written
-        is_missing = np.isnan(codes)
+        is_missing = np.isnan(codes) | (codes >= len(values))  # or of a level that is not written
         indices = np.where(is_missing, -1, codes).astype(int)
+        if self.kind == "discrete":
+            return _as_cells(self, np.array([*values, math.nan])[indices])
         if self.dtype == "category":
             cells: Any = pd.Categorical.from_codes(indices, values, ordered=self.kind == "ordinal")
             return pd.Series(cells, name=self.name)
@@ -298,7 +303,7 @@ class Levels(Column):
 
     def describe(self) -> str:
         if self.kind == "bool":
-            return "False, True"
+            return ", ".join(map(str, self.levels))
         count = len(self.levels)
         if self.kind == "discrete":
             ends = _range(self.levels[0], self.levels[-1])
@@ -355,8 +360,18 @@ class Numbers(NumberForm, Column):
 
     def encode(self, cells: pd.Series) -> Codes:
         if self.kind not in UNITS:
-            numbers_of(cells, self.name)
+            self._check_size(numbers_of(cells, self.name))
         return super().encode(cells)
+
+    def _check_size(self, numbers: np.ndarray) -> None:
+        """Raises a `ValueError` if logarithms or the scale of numbers are none in float32."""
+        least = numbers[numbers > 0].min(initial=1.0) if self.is_log else self.stretch or self.scale
+        if least < SMALLEST:
+            wanted = "numbers" if self.is_log else "numbers with a deviation"
+            raise ValueError(
+                f"column {self.name!r}: expected {wanted} from {SMALLEST:g} on, got {least:g}; "
+                f"multiply the column by a constant"
+            )
 
     def floor(self, cells: pd.Series) -> Codes:
         numbers = self._numbers(cells)
@@ -420,14 +435,17 @@ class Numbers(NumberForm, Column):
             numbers = numbers.round() + 0.0  # without -0
         elif self.decimals is not None:
             numbers = numbers.round(self.decimals)
+        return self._as_cells(numbers)
+
+    def written(self, cells: pd.Series) -> pd.Series:
+        """Cells as draws are written, with all of their digits; times in dates as their day."""
+        numbers = self._numbers(cells)
+        return self._as_cells(np.floor(numbers) if self.is_integer else numbers)
+
+    def _as_cells(self, numbers: np.ndarray) -> pd.Series:
         if self.kind in UNITS:
             return from_seconds(numbers * self.unit, self.name, self.kind, self.dtype, self.unit)
-        cells = pd.Series(numbers, name=self.name)
-        if found := _INTEGERS.search(self.dtype):
-            if np.isinf(numbers).any():
-                return cells  # which no dtype of integers holds
-            cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
-        return cells.astype(_holding(self, np.isnan(codes)))
+        return _as_cells(self, numbers)
 
     def describe(self) -> str:
         text = _range(self.low, self.high)
@@ -465,7 +483,7 @@ def _short(level: Any) -> str:
 
 
 def _cell(column: Column, value: Any) -> pd.Series:
-    return pd.Series([value], name=column.name)
+    return pd.Series([scalar(value)], name=column.name)
 
 
 def _disordered(column: Column, given: Any) -> ValueError:
@@ -493,24 +511,48 @@ def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
 
 
 def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
-    """Cells as float64, NaN where missing.
+    """Cells as float64, NaN where missing; those in single precision as their shortest decimals.
 
     Raises:
         ValueError: if a cell is no number.
     """
+    if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.PeriodDtype):
+        # Else pandas reads them as real parts or numbers of ticks.
+        cells = cells.astype(object).map(str).where(cells.notna(), None)
     try:
-        return pd.to_numeric(cells).to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
+        found = pd.to_numeric(cells)
+        numbers = found.to_numpy(dtype=float, na_value=math.nan) + 0.0  # without -0
     except (TypeError, ValueError):
         text = cells.dropna()
         odd = text[pd.to_numeric(text.astype(object), errors="coerce").isna()]
         got = repr((odd if len(odd) else text).iloc[0])
         raise ValueError(f"column {name!r}: expected numbers, got {got}") from None
+    if found.dtype.kind != "f" or found.dtype.itemsize == numbers.itemsize:
+        return numbers
+    single = numbers.astype(f"f{found.dtype.itemsize}")
+    for decimals in reversed(range(16)):  # the fewest in the end
+        rounded = numbers.round(decimals)
+        numbers = np.where(rounded.astype(single.dtype) == single, rounded, numbers)
+    return numbers
 
 
 def plain(level: Any) -> bool | int | float | str:
     """A level as Python's bool, integer, float or text."""
-    level = level.item() if isinstance(level, np.generic) else level
+    level = level.item() if isinstance(level, np.generic) else scalar(level)
     return level if isinstance(level, bool | int | float | str) else str(level)
+
+
+def _as_cells(column: Column, numbers: np.ndarray) -> pd.Series:
+    """Numbers in the dtype of a column, missing where they are NaN."""
+    cells = pd.Series(numbers, name=column.name)
+    if pd.api.types.is_string_dtype(column.dtype):
+        text = cells.map(partial(np.format_float_positional, trim="-"), na_action="ignore")
+        return text.astype(object).astype(column.dtype)
+    if found := _INTEGERS.search(column.dtype):
+        if np.isinf(numbers).any():
+            return cells  # which no dtype of integers holds
+        cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
+    return cells.astype(_holding(column, np.isnan(numbers)))
 
 
 def _holding(column: Column, is_missing: np.ndarray) -> str:

@@ -4,7 +4,8 @@ import copy
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ardist.factorization import Factorization
 from ardist.networks import Masked
-from ardist.networks.base import ConditionalNetwork
+from ardist.networks.base import ConditionalNetwork, reference_of
 from ardist.saving import read, save
-from ardist.shapes import as_choice, as_positive, described
-from ardist.tables.columns import Codes, Column, Levels, plain
+from ardist.shapes import as_choice, as_positive, default_dtype, described
+from ardist.tables.columns import Codes, Column, Levels, Numbers, plain
 from ardist.tables.events import Events
 from ardist.tables.frames import as_frame, is_records
 from ardist.tables.reports import Report, compare
@@ -82,7 +83,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             and answers only queries about a column given earlier ones.
         columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
             "discrete", "count", "real", "positive", "date", "time", "duration", "clock" (times of
-            day) or "left out"), or a list of ordered levels.
+            day) or "left out"), or a list of ordered levels. Numbers in a column of text are drawn
+            as text.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
         max_epochs: passes over the table at most; by default those of 1,000 to 8,000 steps, by the
@@ -140,6 +142,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Training.
 
+    @torch.inference_mode(False)  # in which parameters could not be trained
     def fit(self, X: Any, y: None = None) -> "TableDensity":
         """Trains on a table.
 
@@ -160,10 +163,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             raise ValueError(f"X: expected at least 2 rows, got {len(frame)} sample(s)")
         if hasattr(self, "network_"):
             del self.network_  # if this call fails, there is no model
-        events = self._keep(Schema.of(frame, self.columns), list(frame.columns))
+        schema, has_flags = Schema.of(frame, self.columns), self.missing == "model"
+        events = self._keep(schema, has_flags, list(frame.columns))
         rows = events.encode(frame, is_whole=True)
         seed = self._seed()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), default_dtype(torch.float32):
             torch.manual_seed(seed)
             network = self._make_network(events.factorization, len(frame))
         check_unknown(network, rows)
@@ -218,16 +222,22 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"network: expected a callable that returns a network of ardist.networks, got "
                 f"{described(network)}"
             )
+        weight = reference_of(network)
+        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+            raise ValueError(
+                f"network: expected one in torch.float32 on cpu, got {weight.dtype} on "
+                f"{weight.device}"
+            )
         return network
 
     # Rows.
 
-    def _keep(self, schema: Schema, names: Sequence[str]) -> Events:
+    def _keep(self, schema: Schema, has_flags: bool, names: Sequence[str]) -> Events:
         """Reads and writes the columns with these names, of those of the network."""
         self.feature_names_in_ = np.array(names, dtype=object)
         self.n_features_in_ = len(names)
         self.schema_ = schema.part(names)
-        self._kept = Events(schema, self.missing == "model", tuple(self.schema_.names))
+        self._kept = Events(schema, has_flags, tuple(self.schema_.names))
         return self._kept
 
     @property
@@ -263,14 +273,28 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         lacking = [name for name in self.schema_.names if name not in frame]
         if is_whole and lacking:
             raise ValueError(
-                f"X: expected the columns {self.schema_.names}, got none named {lacking}; X.assign("
-                f"{lacking[0]}=None) adds missing cells, and marginal(columns) needs no others"
+                f"{argument}: expected the columns {self.schema_.names}, got none named {lacking}; "
+                f"{argument}.assign({lacking[0]}=None) adds missing cells, and marginal(columns) "
+                f"needs no others"
             )
         return frame
 
+    @contextmanager
+    def _seeded(self, random_state: Any) -> Iterator[None]:
+        """Draws depend on the state alone, and torch's generator is as it was afterwards."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed(random_state))
+            yield
+
     def _seed(self, random_state: Any = None) -> int:
         state = self.random_state if random_state is None else random_state
-        return int(check_random_state(state).randint(2**31 - 1))
+        try:
+            return int(check_random_state(state).randint(2**31 - 1))
+        except ValueError as error:
+            raise ValueError(
+                f"random_state: expected an integer from 0 to 2**32 - 1, None or a "
+                f"numpy.random.RandomState, got {described(state)}"
+            ) from error
 
     # Scores.
 
@@ -387,7 +411,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         Raises:
             ValueError: if the column has no order, or a probability is outside [0, 1].
         """
-        target, wanted = self._ordered(column), np.atleast_1d(q)
+        target, wanted = self._ordered(column), np.array(q, ndmin=1)
         if (
             wanted.dtype.kind not in "iuf"
             or wanted.ndim > 1
@@ -448,10 +472,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 the column has such cells.
             where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
                 of the lowest and the highest value, both included and None for no limit, or, in
-                columns with finitely many values, a list of values. Dates, durations and times of
-                day may be text, such as `("1h", "2h")`. Limited cells are never missing. The
-                rows follow the density given that all limits hold (`ardist.sampling.smc`), under
-                at most one row of `given`.
+                columns with finitely many values, a list, set, array or series of values. Dates,
+                durations and times of day may be text, such as `("1h", "2h")`. Limited cells are
+                never missing. The rows follow the density given that all limits hold
+                (`ardist.sampling.smc`), under at most one row of `given`.
             random_state: in place of that of the model, under which each call gives the same rows.
 
         Returns:
@@ -466,11 +490,15 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             if isinstance(column, Levels) and column.name in frame:
                 column.check_given(frame[column.name])
         rows = self._events.encode(frame, is_whole=False).repeat_interleave(count, 0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(random_state))
+        with self._seeded(random_state):
             if where is not None:
                 rows = self._rows.limited(self._one_row(frame), where, count, _PARTICLES)
-            return self._events.decode(self._rows.draw(rows))
+            drawn = self._events.decode(self._rows.draw(rows))
+        for column in self.schema_.columns:
+            if isinstance(column, Numbers) and column.name in frame:  # codes have 7 digits
+                cells = column.written(frame[column.name]).repeat(count).set_axis(drawn.index)
+                drawn[column.name] = _replace(drawn[column.name], cells, cells.notna().to_numpy())
+        return drawn
 
     def probability(
         self, where: Mapping[str, Any], *, given: Any = None, random_state: Any = None
@@ -483,8 +511,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             random_state: in place of that of the model.
         """
         frame = self._given(given)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(random_state))
+        with self._seeded(random_state):
             return self._rows.probability(self._one_row(frame), where, _PARTICLES)
 
     def _given(self, data: Any) -> pd.DataFrame:
@@ -541,8 +568,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         """Rows whose unknown cells are imputed."""
         if method != "draw":
             return self._rows.fill(rows, method)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed(random_state))
+        with self._seeded(random_state):
             return self._rows.draw(rows, is_listed=True)
 
     def marginal(self, columns: Sequence[str]) -> "TableDensity":
@@ -559,12 +585,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if a column is unknown, or there is none.
         """
         events = self._events
-        if isinstance(columns, str) or not len(columns):
+        if not pd.api.types.is_list_like(columns) or not len(columns):
             raise ValueError(f"columns: expected names, got {described(columns)}")
         for name in columns:
             events.place(name)
         other = copy.copy(self)
-        other._keep(events.schema, [name for name in self.schema_.names if name in set(columns)])
+        names = [name for name in self.schema_.names if name in set(columns)]
+        other._keep(events.schema, events.has_flags, names)
         return other
 
     def report(self, df: Any, synthetic: Any, held_out: Any = None) -> Report:
@@ -599,7 +626,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         """
         entries = {
             "schema": self._events.schema.to_dict(),
-            "missing": self.missing,
+            "missing": _MISSING[self._events.has_flags],
             "names": self.feature_names_in_.tolist(),
         }
         save(self.network_, path, metadata={_METADATA: json.dumps(entries)})
@@ -627,7 +654,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             model = cls(missing=as_choice(entries["missing"], _MISSING, "missing"))
             schema = Schema.from_dict(entries["schema"])
             names = [str(name) for name in entries["names"]]
-            factorization = model._keep(schema, names).factorization
+            factorization = model._keep(schema, model.missing == "model", names).factorization
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"path: expected the columns of a table in {name}, got {error!r}"
@@ -668,6 +695,9 @@ def _replace(cells: pd.Series | None, new: pd.Series, hole: np.ndarray) -> pd.Se
     """Cells with those of another series in their holes."""
     if cells is None or hole.all():
         return new
+    if cells.dtype == object and new.dtype.kind in "fmM":  # decimals and floats do not mix
+        with suppress(TypeError, ValueError):
+            cells = cells.astype(new.dtype)
     cells, values = cells.copy(), new[hole].to_numpy()
     try:
         cells[hole] = values

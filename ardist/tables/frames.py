@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.sparse import issparse
 from sklearn.utils import check_array
+from torch import Tensor
 
 from ardist.shapes import described, is_sequence
 
@@ -31,7 +32,10 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     elif is_records(data):
         frame = pd.DataFrame(list(data))
     elif isinstance(data, pd.Series):
-        raise ValueError(f"{name}: expected a data frame, got a Series; to_frame() makes one")
+        raise ValueError(
+            f"{name}: expected a data frame, got a Series; to_frame() makes one of a column, and "
+            f"to_dict() a row"
+        )
     elif hasattr(data, "collect"):
         raise ValueError(
             f"{name}: expected a data frame, got a {type(data).__name__}; collect() makes one"
@@ -46,9 +50,10 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     elif _ndim(data) != 2:
         raise ValueError(
             f"{name}: expected a data frame, a dict of columns or an array (rows, columns), got "
-            f"{' '.join(described(data).split())}"
+            f"{described(data)}"
         )
     else:
+        data = np.asarray(data, object) if is_sequence(data) else data  # may mix text and numbers
         array = check_array(
             data, dtype=None, ensure_all_finite=False, input_name=name, ensure_min_samples=0
         )
@@ -58,12 +63,31 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
     if not names.is_unique:
         twice = sorted(set(names[names.duplicated()]))
         raise ValueError(f"{name}: expected different names of columns, got {twice} twice")
-    return frame.set_axis(names, axis=1)
+    frame = frame.set_axis(names, axis=1)
+    dtypes = {column: _plain(dtype) for column, dtype in frame.dtypes.items()}
+    changed = {column: dtype for column, dtype in dtypes.items() if dtype is not None}
+    return frame.astype(changed) if changed else frame
+
+
+def _plain(dtype: Any) -> Any:
+    """The dtype in place of one without a name that makes it again, or that cannot hold draws."""
+    if isinstance(dtype, pd.SparseDtype):
+        return dtype.subtype
+    if isinstance(dtype, pd.DatetimeTZDtype) and "(" in str(dtype.tz):  # a zone of dateutil
+        return pd.DatetimeTZDtype(dtype.unit, "UTC")
+    if str(dtype).startswith("dictionary<"):  # of Arrow, as are decimals
+        return pd.ArrowDtype(dtype.pyarrow_dtype.value_type)
+    return "double[pyarrow]" if str(dtype).startswith("decimal") else None
 
 
 def is_records(data: Any) -> bool:
     """Whether a table is a list of dicts of cells, one for each row."""
     return is_sequence(data) and len(data) > 0 and all(isinstance(row, Mapping) for row in data)
+
+
+def scalar(cell: Any) -> Any:
+    """A cell, taken out of an array or tensor without dimensions."""
+    return cell.item() if isinstance(cell, np.ndarray | Tensor) and cell.ndim == 0 else cell
 
 
 def _ndim(data: Any) -> int:
@@ -75,9 +99,10 @@ def _ndim(data: Any) -> int:
 
 
 def _from_dict(columns: Mapping[Any, Any], name: str) -> pd.DataFrame:
+    columns = {key: scalar(column) for key, column in columns.items()}
     if all(np.ndim(column) == 0 for column in columns.values()):
         columns = {key: [cell] for key, cell in columns.items()}
     try:
-        return pd.DataFrame(dict(columns))
+        return pd.DataFrame(columns)
     except ValueError as error:
         raise ValueError(f"{name}: expected columns of one length, got {error}") from error

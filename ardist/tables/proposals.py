@@ -2,14 +2,14 @@
 
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ardist.families.proposed import MOST_POINTS, WIDEST, NumberForm, kind_of, split_points
-from ardist.shapes import described, is_sequence
+from ardist.shapes import described
 from ardist.tables.columns import Column, Levels, Numbers, numbers_of, plain
 from ardist.tables.times import UNITS, as_dates, clock_of, seconds_of, unit_of
 
@@ -32,7 +32,7 @@ KINDS = {
 _OF_OBJECTS = {
     "integer": "Int64",
     **dict.fromkeys(("floating", "mixed-integer-float", "decimal"), "float64"),
-    **dict.fromkeys(("date", "datetime"), "datetime64[us]"),
+    "date": "datetime64[us]",
     **dict.fromkeys(("timedelta", "timedelta64"), "timedelta64[us]"),
     "time": "time",
 }
@@ -62,8 +62,8 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
     if isinstance(declared, Column):
         declared.encode(cells)
         return declared
-    if is_sequence(declared):
-        return _listed(cells, tuple(declared))
+    if pd.api.types.is_list_like(declared, allow_sets=False):
+        return _listed(cells, list(declared))
     if declared is not None and (not isinstance(declared, str) or declared not in KINDS):
         raise ValueError(
             f"columns: expected a kind of {list(KINDS)}, or a list of ordered levels, for "
@@ -204,15 +204,16 @@ def _ordinal(cells: pd.Series, kind: str) -> Column:
             f"columns: expected a list of the levels of {cells.name!r} in their order, since its "
             f"dtype {cells.dtype} has none, got 'ordinal'"
         )
-    return _listed(cells, tuple(map(plain, cells.dtype.categories)))
+    return _listed(cells, list(cells.dtype.categories))
 
 
-def _listed(cells: pd.Series, levels: tuple[Any, ...]) -> Column:
+def _listed(cells: pd.Series, listed: list[Any]) -> Column:
     """Ordered levels; a single one is no order."""
-    if len(set(levels)) < max(2, len(levels)):
+    levels = tuple(map(plain, listed))
+    if len(set(levels)) < max(2, len(levels)) or pd.Series(listed).isna().any():
         raise ValueError(
-            f"columns: expected at least two different levels of {cells.name!r}, got "
-            f"{described(list(levels))}"
+            f"columns: expected at least two different levels of {cells.name!r}, none of them "
+            f"missing, got {described(listed)}"
         )
     column = Levels(*_about(cells, "ordinal"), levels)
     column.encode(cells)
@@ -221,8 +222,11 @@ def _listed(cells: pd.Series, levels: tuple[Any, ...]) -> Column:
 
 def _bool(cells: pd.Series, kind: str) -> Column:
     column = Levels(*_about(cells, kind), (False, True))
-    column.encode(cells)
-    return column
+    codes = column.encode(cells)
+    if pd.api.types.infer_dtype(cells, skipna=True) != "string":
+        return column
+    spelled = (next(iter(cells[codes == code]), str(bool(code))) for code in (0, 1))
+    return replace(column, levels=tuple(spelled))
 
 
 def _discrete(cells: pd.Series, kind: str) -> Column:
@@ -235,7 +239,7 @@ def _discrete(cells: pd.Series, kind: str) -> Column:
 def _numbers(cells: pd.Series, kind: str) -> Column:
     present, name, unit = cells.dropna(), str(cells.name), 1.0
     if kind in UNITS:
-        seconds = seconds_of(present, name, kind, _dtype(cells))
+        seconds = seconds_of(present, name, kind, _dtype(cells, kind))
         unit = unit_of(seconds, kind)
         numbers = seconds / unit if kind in ("time", "duration") else np.floor(seconds / unit)
     else:
@@ -261,16 +265,29 @@ _MAKERS: dict[str, Any] = {
 
 def _about(cells: pd.Series, kind: str) -> tuple[str, str, str, float]:
     """The name, the kind, the dtype and the share of missing cells of a column."""
-    return str(cells.name), kind, _dtype(cells), float(cells.isna().mean())
+    return str(cells.name), kind, _dtype(cells, kind), float(cells.isna().mean())
 
 
-def _dtype(cells: pd.Series) -> str:
-    """The dtype of cells that are written: the own one, but for numbers and dates as objects."""
+def _dtype(cells: pd.Series, kind: str) -> str:
+    """The dtype of cells that are written: the own one, but for numbers and dates as objects.
+
+    Numbers and dates that were categories have the dtype of the levels.
+    """
     if isinstance(cells.dtype, pd.CategoricalDtype):
-        return "category"
-    inferred = pd.api.types.infer_dtype(cells, skipna=True) if cells.dtype == object else ""
-    if (
-        inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63
-    ):  # which Int64 does not hold
+        is_level = kind in ("bool", "category", "ordinal")
+        return "category" if is_level else _dtype(cells.cat.categories.to_series(), kind)
+    if kind in ("count", "real", "positive") and pd.api.types.is_bool_dtype(cells.dtype):
         return "float64"
-    return _OF_OBJECTS.get(inferred, str(cells.dtype))
+    if cells.dtype != object:
+        return str(cells.dtype)
+    inferred = pd.api.types.infer_dtype(cells, skipna=True)
+    if inferred == "integer" and max(map(abs, cells.dropna())) >= 2**63:
+        return "float64"  # which holds it
+    if inferred.startswith("datetime"):
+        present = cells.dropna()
+        own = str(present.infer_objects().dtype)
+        has_zone = present.map(lambda cell: getattr(cell, "tzinfo", None) is not None).any()
+        other = "datetime64[us, UTC]" if has_zone else "datetime64[us]"
+        return other if own == "object" or "(" in own else own  # of several zones, or of dateutil
+    is_number = kind in ("discrete", "count", "real", "positive") and inferred != "string"
+    return _OF_OBJECTS.get(inferred, "float64" if is_number else "object")

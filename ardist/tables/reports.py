@@ -269,6 +269,7 @@ def _plot_marginal(
         (real, "real", {"alpha": 0.4}),
         (synthetic, "synthetic", {"histtype": "step"}),
     ):
-        axis.hist(part, bins=bins, density=True, label=label, **style)
+        if len(part):
+            axis.hist(part, bins=bins, density=True, label=label, **style)
     axis.set_title(name, fontsize="small")
     axis.set(yticks=[], xticks=[])

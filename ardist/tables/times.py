@@ -37,12 +37,15 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
     Raises:
         ValueError: if a cell is none of this kind, or only one of cells and column has a zone.
     """
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        cells = cells.astype(object)
     is_missing = cells.isna().to_numpy()
     present = cells[~is_missing]
-    if pd.api.types.is_numeric_dtype(present.dtype) and len(present):
+    if pd.api.types.is_numeric_dtype(present.infer_objects().dtype) and len(present):
         raise ValueError(
             f"column {name!r}: expected {_EXAMPLES[kind]}, got {present.iloc[0]}{_CURES[kind]}"
         )
+    ticks = "timedelta64[us]" if kind == "duration" else "datetime64[us]"
     try:
         if kind == "clock":
             found = clock_of(cells)
@@ -51,7 +54,7 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
         else:
             found = _in_utc(cells, name, dtype)
     except TypeError:  # dates are no durations
-        found = pd.Series(pd.NaT, cells.index)
+        found = pd.Series(pd.NaT, cells.index, dtype=ticks)
     odd = found.isna().to_numpy() & ~is_missing
     if odd.any():
         raise ValueError(
@@ -60,8 +63,7 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
         )
     if kind == "clock":
         return found.to_numpy(dtype=float)
-    ticks = found.astype("timedelta64[us]" if kind == "duration" else "datetime64[us]")
-    numbers = ticks.to_numpy().astype(np.int64) / 1e6
+    numbers = found.astype(ticks).to_numpy().astype(np.int64) / 1e6
     numbers[is_missing] = np.nan
     return numbers
 
@@ -126,6 +128,7 @@ def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: fl
     micros = (numbers * 1e6).round().astype(np.int64)
     if kind == "duration":
         cells = pd.Series(micros.astype("timedelta64[us]"), name=name)
+        cells = cells.astype(str) if dtype == "object" else cells
         return cells.astype(dtype).mask(is_missing)
     moments = pd.Series(micros.astype("datetime64[us]"), name=name)
     if dtype == "time":
@@ -136,9 +139,10 @@ def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: fl
         if isinstance(own, pd.DatetimeTZDtype):
             moments = moments.dt.tz_localize("UTC")
         return moments.astype(own).mask(is_missing)
-    if dtype.startswith("timestamp"):  # of Arrow
+    if dtype.startswith(("timestamp", "date32")):  # of Arrow
         own = pd.api.types.pandas_dtype(dtype)
-        moments = moments if own.pyarrow_dtype.tz is None else moments.dt.tz_localize("UTC")
+        is_local = getattr(own.pyarrow_dtype, "tz", None) is None
+        moments = moments if is_local else moments.dt.tz_localize("UTC")
         return moments.astype(own).mask(is_missing)
     text = moments.dt.strftime(_TEXT_OF[kind] + ":%S" * (kind == "clock" and unit < 60))
     return text.astype(dtype).mask(is_missing)

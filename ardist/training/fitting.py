@@ -55,7 +55,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "weight_decay": shapes.as_tolerance,
     "average": shapes.as_probability,
     "warmup": shapes.as_count,
-    "seed": shapes.as_integer,
+    "seed": shapes.as_seed,
     "in_order": shapes.as_share,
     "optimizer": shapes.as_callable,
     "checkpoint": shapes.as_file,
@@ -108,7 +108,8 @@ def fit(
     `max_epochs` or `time_limit`. Without either, it is halved after `patience // 3` epochs in a row
     without improvement in validation. Training ends at the first of `max_epochs`, `time_limit`
     and `patience`. The network is in eval mode afterwards. The random numbers of an epoch depend on
-    the seed alone, and torch's global generator is as it was.
+    the seed alone, and torch's global generator is as it was. `torch.no_grad` and
+    `torch.inference_mode` around the call have no effect on it.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
     and its own seeds. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
@@ -162,8 +163,17 @@ def fit(
         if (value := getattr(options, name)) is not None or name not in _OPTIONAL:
             setattr(options, name, check(value, name))
     shapes.check_type(network, nn.Module, "network")
+    if any(weight.is_inference() for weight in network.parameters()):
+        raise ValueError(
+            "network: expected parameters that can be trained, got those of a network that was "
+            "made under torch.inference_mode"
+        )
     device = reference_of(network).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
         return _Run(options)()
 
 
@@ -373,7 +383,8 @@ class _Run:
         if self.network is None:
             return
         fac = self.network.factorization
-        features = fac.layout.features(fac.split(tensors_of(batch, "x")[0])).abs().flatten(1)
+        x = tensors_of(batch, "x")[0].float()
+        features = fac.layout.features(fac.split(x)).abs().flatten(1)
         if features.numel() and features.nanmedian(0).values.max() > _LARGE:
             warnings.warn(
                 "x: expected numbers in units near 1, since networks learn little from larger "

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,7 @@ CELLS = {
 
 
 def column_of(cells, declared=None):
-    (column,) = Schema.of(pd.DataFrame({"x": cells}), {"x": declared} if declared else None).columns
+    (column,) = Schema.of(pd.DataFrame({"x": cells}), {"x": declared}).columns
     return column
 
 
@@ -72,6 +73,67 @@ def test_a_column_has_its_kind_and_comes_back(name):
     if name == "date, objects":
         cells = pd.to_datetime(cells).astype("datetime64[us]")
     assert_same(decoded, cells, rtol=1e-6 if name == "real, float32" else 1e-12)
+
+
+PARIS = pd.Timestamp("2020", tz="dateutil/Europe/Paris").tz
+UTC = pd.date_range("2020", periods=60, freq="7h", tz="UTC", unit="us")
+TEXTS = {
+    "bool": ["1", "0", "0"],
+    "discrete": ["3", "-1", "4.5"],
+    "count": ["30", "0", "1200"],
+    "real": ["3", "-0.5", "1200.125"],
+    "positive": ["3", "0.001", "45000000"],
+}
+
+
+@pytest.mark.parametrize("dtype", ["str", object, "string", "large_string[pyarrow]"])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_numbers_that_are_declared_over_text_come_back_as_text(kind, dtype):
+    cells = pd.Series([*TEXTS[kind], None] * 25, name="x", dtype=dtype)
+    column = column_of(cells, kind)
+    decoded = column.decode(column.encode(cells))
+    assert decoded.dtype == cells.dtype
+    assert decoded.isna().equals(cells.isna())
+    assert decoded.dropna().tolist() == cells.dropna().tolist()
+    drawn = column.decode(column.drawn.sample(torch.zeros(50, column.family.num_params)).numpy())
+    assert all(isinstance(cell, str) for cell in drawn)
+    column.encode(drawn)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "dtype"),
+    [
+        ("count", pd.Categorical([1, 200, 30, None] * 25), "Int64"),
+        ("discrete", pd.Categorical([1, 2, 2] * 25), "int64"),
+        ("date", pd.Categorical(pd.date_range("2020", periods=60)), "datetime64[us]"),
+        ("real", pd.array([True, False, None] * 25, dtype="boolean"), "float64"),
+        ("real", [True, "0.5", 3, None] * 25, "float64"),
+        ("time", pd.Series([*UTC, None], dtype=object), "datetime64[us, UTC]"),
+        ("time", [*UTC.tz_localize(None), None], "datetime64[us]"),
+        ("time", pd.Series([*UTC.tz_localize(None), pd.NA], dtype=object), "datetime64[us]"),
+        ("time", [datetime.datetime(2020, 1, 1, 5), datetime.date(2020, 1, 2)], "datetime64[us]"),
+        ("time", [datetime.datetime(2020, 1, h, tzinfo=PARIS) for h in range(1, 9)],
+         "datetime64[us, UTC]"),
+        ("time", pd.Series([*UTC, *UTC.tz_convert("Asia/Tokyo")]), "datetime64[us, UTC]"),
+        ("duration", pd.Series(["1h", "90min", None] * 25, dtype=object), "object"),
+        ("time", pd.Series(pd.date_range("2020", periods=60), dtype="date32[day][pyarrow]"),
+         "date32[day][pyarrow]"),
+    ],
+)  # fmt: skip
+def test_cells_are_written_in_a_dtype_that_holds_the_declared_kind(kind, cells, dtype):
+    cells = pd.Series(cells, name="x", dtype=object if isinstance(cells, list) else None)
+    column = column_of(cells, kind)
+    decoded = column.decode(column.encode(cells))
+    assert decoded.dtype == dtype
+    assert decoded.isna().equals(cells.isna())
+    np.testing.assert_array_equal(column.encode(decoded), column.encode(cells))
+    column.decode(column.drawn.sample(torch.randn(50, column.family.num_params)).numpy())
+
+
+def test_rare_categories_that_are_no_text_are_missing_in_draws():
+    cells = pd.Series(pd.Categorical([1, 2] * 50 + [7]), name="x")
+    column = column_of(cells)
+    assert column.decode(column.encode(cells)).isna().tolist() == [False] * 100 + [True]
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -166,11 +228,13 @@ def test_levels_of_other_types_are_text(levels):
     assert decoded.dropna().tolist() == [str(cell) for cell in cells.dropna()]
 
 
-def test_ends_of_limits_may_be_text():
+def test_limits_may_be_text():
     column = column_of(CELLS["discrete"])
     assert column.within(("4", None)) == column.within((4, None)) == {1.0, 2.0}
-    column = column_of(CELLS["bool"])
-    assert column.within(("True", None)) == column.within((True, None)) == {1.0}
+    assert column.within(["4"]) == {1.0}
+    for column in (column_of(CELLS["bool"]), column_of(pd.Series(["1", "0"] * 9), "bool")):
+        assert column.within(("True", None)) == column.within((True, None)) == {1.0}
+        assert column.within(["True"]) == column.within([True]) == {1.0}
 
 
 def test_limits_may_be_intervals():
@@ -180,9 +244,26 @@ def test_limits_may_be_intervals():
     assert column.within((level, None)) == {1.0, 2.0, 3.0}
 
 
+@pytest.mark.parametrize(
+    "make", [list, set, frozenset, iter, np.array, pd.Series, pd.Index, pd.array, pd.Categorical]
+)
+@pytest.mark.parametrize("name", ["category", "category, dtype", "ordinal", "discrete", "bool"])
+def test_limits_may_be_what_isin_takes(name, make):
+    column = column_of(CELLS[name])
+    assert column.within(make(column.written[:2])) == {0.0, 1.0}
+
+
+def test_limits_may_be_what_between_takes():
+    column = column_of(CELLS["real"])
+    low, high = (float(column.origin + end) for end in (-1, 2))
+    for make in (np.array, pd.Series, torch.DoubleTensor):
+        assert column.within(tuple(make([low, high]))) == column.within((low, high))
+    assert column.within((np.array(low), None)) == column.within((low, None))
+
+
 @pytest.mark.parametrize("given", [(np.nan, 4), (3, np.nan), [np.nan], [[3]]])
 def test_odd_limits_are_refused(given):
-    with pytest.raises(ValueError, match=r"^where: expected"):
+    with pytest.raises(ValueError, match=r"^(where|column 'x'): expected"):
         column_of(CELLS["discrete"]).within(given)
 
 
@@ -194,6 +275,50 @@ def test_times_of_arrow_come_back(zone):
     column = column_of(cells)
     assert column.kind == "time"
     pd.testing.assert_series_equal(column.decode(column.encode(cells)), cells)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "Int64", object, "datetime64[us]", "str", "category"])
+@pytest.mark.parametrize("name", CELLS)
+def test_missing_cells_are_missing_in_any_dtype(name, dtype):
+    column = column_of(CELLS[name])
+    cells = pd.Series([None, None], name="x", dtype=dtype)
+    assert np.isnan(column.encode(cells)).all()
+    assert np.isnan(column.encode(cells[:0])).shape == (0,)
+
+
+@pytest.mark.parametrize("factor", [1e-29, 1e28])
+def test_positive_numbers_near_the_ends_of_single_precision_are_modeled(factor):
+    cells = pd.Series(np.geomspace(1.1, 9, 200) * factor, name="x")
+    column = column_of(cells, "positive")
+    codes = torch.from_numpy(column.encode(cells)).float()
+    params = torch.zeros(column.family.num_params)
+    scores = column.family.log_prob(params, codes)
+    unit = column_of(cells / factor, "positive")
+    expected = unit.family.log_prob(params, codes / factor) - np.log(factor)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    drawn = column.drawn.icdf(params, torch.tensor([0.1, 0.9]))
+    torch.testing.assert_close(
+        drawn / factor, unit.drawn.icdf(params, torch.tensor([0.1, 0.9])), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("cell", [1e-40, 1e-50])
+def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
+    column = column_of(CELLS["positive"])
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers from 1e-30 on"):
+        column.encode(pd.Series([1.0, cell], name="x"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "Float32", "float[pyarrow]"])
+def test_numbers_in_single_precision_are_their_shortest_decimals(dtype):
+    doses = pd.Series([0.1, 0.25, None, 1.7] * 30, name="x")
+    heights = pd.Series(np.arange(140, 200).repeat(2) / 100, name="x")
+    for cells in (doses, heights):
+        column = column_of(cells.astype(dtype))
+        assert replace(column, dtype="float64") == column_of(cells)
+        np.testing.assert_array_equal(column.encode(cells), column.encode(cells.astype(dtype)))
+        decoded = column.decode(column.encode(cells))
+        pd.testing.assert_series_equal(decoded, cells.astype(dtype))
 
 
 def test_huge_integers_are_real_numbers():
@@ -359,3 +484,10 @@ def test_declared_names_of_other_types_are_refused():
 def test_levels_can_be_declared_in_order():
     column = column_of(pd.Series(["low", "high"] * 30), ["low", "middle", "high"])
     assert (column.kind, column.levels) == ("ordinal", ("low", "middle", "high"))
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, pd.Index, pd.Series])
+def test_levels_may_be_in_any_list(make):
+    column = column_of(pd.Series([1, 2, 2] * 30), make([2, 1, 3]))
+    assert column.levels == (2, 1, 3)
+    assert all(type(level) is int for level in column.levels)

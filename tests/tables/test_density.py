@@ -1,6 +1,8 @@
 """The estimator: its scores, draws and answers agree with each other."""
 
 import pickle
+from datetime import date, datetime
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -16,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from ardist import networks
 from ardist.networks.base import ConditionalNetwork
+from ardist.shapes import default_dtype
 from ardist.tables import TableDensity
 
 QUERY = {"size": "M", "job": "nurse"}
@@ -254,6 +257,22 @@ def test_imputation_may_need_another_dtype(model, column, cells):
     assert full[column].tolist()[0] == cells[0]
 
 
+@pytest.mark.parametrize(
+    ("column", "cells", "dtype"),
+    [
+        pytest.param("height", [Decimal("170.5"), None], "float64", id="decimals"),
+        pytest.param("born", [date(1970, 1, 1), None], "datetime64[us]", id="dates"),
+        pytest.param("seen", [datetime(1970, 1, 1, 12), None], "datetime64[us]", id="times"),
+    ],
+)
+def test_objects_are_imputed_in_one_type(column, cells, dtype, model):
+    rows = pd.DataFrame({column: pd.Series(cells, dtype=object)})
+    full = model.impute(rows)
+    assert full[column].dtype == dtype
+    assert full[column].notna().all()
+    assert full[column][0] == pd.Series(cells, dtype=object).astype(dtype)[0]
+
+
 def test_imputation_is_the_median_and_the_mode(model, holes):
     rows = holes[:40]
     medians, modes = model.impute(rows), model.impute(rows, "mode")
@@ -372,6 +391,18 @@ def test_clones_and_pickles(model, table):
     assert (copied.score_samples(table) == model.score_samples(table)).all()
 
 
+def test_a_fitted_model_does_not_depend_on_later_parameters(some, tmp_path):
+    for missing, other in (("marginalize", "model"), ("model", "marginalize")):
+        model = TableDensity(missing=missing, max_epochs=1).fit(some)
+        expected = model.marginal(["age", "job"]).score(some)
+        model.set_params(missing=other)
+        assert model.marginal(["age", "job"]).score(some) == expected
+        model.save(tmp_path / "model.safetensors")
+        loaded = TableDensity.load(tmp_path / "model.safetensors")
+        assert loaded.missing == missing
+        assert loaded.score(some) == model.score(some)
+
+
 def test_model_selection_and_pipelines(table):
     rows = table[["job", "age", "smokes"]]
     assert np.isfinite(cross_val_score(TableDensity(max_epochs=1), rows, cv=2)).all()
@@ -380,6 +411,28 @@ def test_model_selection_and_pipelines(table):
     assert search.best_params_["columns"] in grid["columns"]
     steps = [("same", FunctionTransformer()), ("density", TableDensity(max_epochs=1))]
     assert np.isfinite(Pipeline(steps).fit(rows).score(rows))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_each_method_works_without_gradients(mode, table):
+    rows = table[["job", "age"]]
+    expected = TableDensity(max_epochs=1).fit(rows)
+    with mode():
+        model = TableDensity(max_epochs=1).fit(rows)
+        assert model.sample(3).equals(expected.sample(3))
+        assert model.impute(rows.assign(job=None)[:3]).notna().all(axis=None)
+    assert model.fit(rows).score(rows) == expected.score(rows)
+
+
+def test_the_default_dtype_of_torch_has_no_effect(table):
+    rows = table[["job", "age", "height"]]
+    expected = TableDensity(max_epochs=1).fit(rows)
+    with default_dtype(torch.float64):
+        model = TableDensity(max_epochs=1).fit(rows)
+        assert model.score(rows) == pytest.approx(expected.score(rows), abs=0.1)
+        assert expected.impute(rows.assign(job=None)).notna().all(axis=None)
+        assert model.sample(3, where={"height": (170, 180)})["height"].between(170, 180).all()
+    assert model.sample(3).shape == (3, 3)
 
 
 def test_fit_leaves_the_random_state(table):

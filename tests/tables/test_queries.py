@@ -132,6 +132,31 @@ def test_texts_are_read_as_the_values_that_they_spell(column, value, model):
         model.predict_proba({column: "none"}, "job")
 
 
+@pytest.mark.parametrize("column", list(people(2)))
+def test_given_cells_come_back_with_all_digits(column, model, table):
+    given = table[[column]][:4]
+    if column == "height":
+        given = given.assign(height=[1.1, np.nan, 1 / 3, 1e-7])
+    drawn = model.sample(2, given=given)[[column]]
+    expected = given.loc[given.index.repeat(2)].reset_index(drop=True)
+    known = expected[column].notna()
+    pd.testing.assert_frame_equal(
+        drawn[known], expected[known], check_exact=True, check_categorical=False
+    )
+    assert drawn[column].notna().all()
+
+
+def test_a_given_time_in_a_column_of_dates_is_its_day(model):
+    drawn = model.sample(2, given={"born": pd.Timestamp("1970-01-02 13:00")})
+    assert (drawn["born"] == pd.Timestamp("1970-01-02")).all()
+
+
+@pytest.mark.parametrize("q", [np.float32(0.5), [0.5], (0.5,), pd.Series([0.5]), np.array([0.5])])
+def test_probabilities_of_quantiles_are_numbers_of_any_type(q, model):
+    found = model.quantile({"size": "M"}, "height", q)
+    assert np.ravel(found) == model.quantile({"size": "M"}, "height").to_numpy()
+
+
 @pytest.mark.parametrize("column", ORDERED)
 def test_quantiles_at_zero_and_one_are_the_ends(column, model, table):
     found = model.quantile(table[:2], column, [0, 1e-9, 0.5, 1 - 1e-9, 1])

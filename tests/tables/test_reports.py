@@ -72,3 +72,9 @@ def test_the_picture_has_each_column(schema):
     titles = [axis.get_title() for part in figure.subfigs for axis in part.axes]
     assert set(people()) <= set(titles)
     figure.canvas.draw()
+
+
+def test_the_picture_leaves_missing_columns_empty(schema):
+    report = compare(schema, people(200, 1), people(200, 2).assign(age=None, job=None), None)
+    assert report.marginals["difference"].isna().sum() == 2
+    report.plot().canvas.draw()
