@@ -13,7 +13,7 @@ from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, start_near_noise
-from ardist.networks.masking import MaskedLinear, VisibleSets, is_subset
+from ardist.networks.masking import MaskedLinear, PerceptronMasks, VisibleSets
 from ardist.networks.sizes import hidden_layers
 from ardist.pathwise import Sweep
 from ardist.rows import add_to_rows, repeat_rows
@@ -90,31 +90,17 @@ class MADE(ConditionalNetwork):
                 f"of the {visible.sets.shape[0]} distinct sets of dependencies, got {tuple(widths)}"
             )
         self.hidden_features = tuple(widths)
-        # The set of blocks on which each unit depends, (units, num_blocks) bool.
-        features = torch.eye(layout.num_blocks, dtype=torch.bool).repeat_interleave(
-            torch.tensor(layout.sizes["feature"]), 0
-        )
-        outputs = factorization.dependencies.repeat_interleave(
-            torch.tensor(layout.sizes["param"]), 0
-        )
-        inputs, layers, available = features, [], []
-        for width in widths:
-            units = visible.assign(width)
-            sets = visible.sets[units]  # (width, num_blocks)
-            layers.append(MaskedLinear(is_subset(inputs, sets)))
-            available.append(visible.available[units])
-            inputs = sets
-        self.hidden = nn.ModuleList(layers)
+        masks = PerceptronMasks(factorization, visible, self.hidden_features)
+        self.hidden = nn.ModuleList(MaskedLinear(mask) for mask in masks.hidden)
         # For each layer, the step from which on each unit can be computed, (width,).
-        self.available = available
-        self.head = MaskedLinear(is_subset(inputs, outputs)) if widths else None
-        direct_mask = is_subset(features, outputs)
-        self.direct = MaskedLinear(direct_mask, bias=not widths) if direct else None
+        self.available = masks.available
+        self.head = None if masks.head is None else MaskedLinear(masks.head)
+        self.direct = MaskedLinear(masks.direct, bias=not widths) if direct else None
         if self.context_shape:
             (size,) = self.context_shape
             self.context_to_hidden = nn.Linear(size, widths[0], bias=False) if widths else None
             self.context_to_output = (
-                nn.Linear(size, outputs.shape[0], bias=False) if direct else None
+                nn.Linear(size, masks.direct.shape[0], bias=False) if direct else None
             )
         start_near_noise(factorization, *self.output_maps)
         # The biases stay random, since the components of a mixture have to differ, and so do the

@@ -7,6 +7,8 @@ mask by the degrees of units in one order; the sets generalize the degrees.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +51,38 @@ def is_subset(inner: Tensor, outer: Tensor) -> Tensor:
         outer: (num_outer, num_blocks) bool.
     """
     return (~outer).float() @ inner.float().T == 0
+
+
+class PerceptronMasks:
+    """The masks of a perceptron from the features of blocks to their parameters.
+
+    Args:
+        factorization: its dependencies are followed.
+        visible: its sets.
+        widths: of the hidden layers.
+
+    Attributes:
+        hidden: for each layer, (width, units below or features) bool.
+        available: for each layer, the first step before which a unit has its inputs, (width,).
+        head: from the last layer to the outputs, (outputs, width) bool; None without a layer.
+        direct: from the features to the outputs, (outputs, features) bool.
+    """
+
+    def __init__(
+        self, factorization: Factorization, visible: VisibleSets, widths: Sequence[int]
+    ) -> None:
+        sizes, dependencies = factorization.layout.sizes, factorization.dependencies
+        of_feature, of_output = (  # the block of each
+            torch.arange(dependencies.shape[0]).repeat_interleave(torch.tensor(sizes[kind]))
+            for kind in ("feature", "param")
+        )
+        units = [visible.assign(width) for width in widths]
+        sets = [visible.sets[each] for each in units]  # (width, num_blocks)
+        self.available = [visible.available[each] for each in units]
+        self.hidden = [each[:, of_feature] for each in sets[:1]]
+        self.hidden += [is_subset(below, above) for below, above in pairwise(sets)]
+        self.head = is_subset(sets[-1], dependencies)[of_output] if sets else None
+        self.direct = dependencies[of_output][:, of_feature]
 
 
 class MaskedLinear(nn.Linear):
