@@ -327,6 +327,10 @@ class Family(FromNoise, Cumulative, Specified, ABC):
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
         return widest(device) if self.needs_double else at_least_single(dtype)
 
+    def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """A value in the dtype that the family computes in."""
+        return value.to(dtype)
+
     def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return at_least_single(dtype)
 

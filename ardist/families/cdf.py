@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ardist.families.guards import guard, widest
+from ardist.families.guards import guard
 from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
 from ardist.shapes import gather_last, lead_of
@@ -135,23 +135,19 @@ class Cumulative:
         """
         if not self.has_cdf:
             raise NotImplementedError(f"interval_log_prob: {self} has no CDF")
-        dtype, wide = params.dtype, widest(params.device)
-        params = params.to(wide)
-        low, high = (torch.as_tensor(end, dtype=wide, device=params.device) for end in (low, high))
-        family, states = self._following(params), self._ordered_states()
+        states = self._ordered_states()
         if states is None:
-            if self.support.is_discrete:
-                low, high = low.ceil() - 1, high.floor()
-            return family._interval_log_prob(params, low, high).to(dtype)
-        values = states.to(params.device, torch.int64 if self.is_index else wide)
-        scores = family.log_prob(params.unsqueeze(-2), values)
-        inside = (low.unsqueeze(-1) <= values) & (values <= high.unsqueeze(-1))
-        scores, inside = torch.broadcast_tensors(scores, inside)
-        return log_sum_exp(scores.masked_fill(~inside, -torch.inf)).to(dtype)
+            return self._interval_log_prob(params, low, high)
+        values = states.to(params.device, torch.int64 if self.is_index else params.dtype)
+        scores = self.log_prob(params.unsqueeze(-2), values)
+        scores, inside = torch.broadcast_tensors(scores, are_between(values, low, high))
+        return log_sum_exp(scores.masked_fill(~inside, -torch.inf))
 
     def _interval_log_prob(self: Any, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """log P(low < X <= high), for a family that is not finite, in float64."""
+        """log P(low <= X <= high), for a family that is not finite, in float64."""
         ends = self._ends
+        if ends.is_discrete:
+            low, high = low.ceil() - 1, high.floor()
         is_least, is_most = (low < ends.lower) | (low == -torch.inf), high >= ends.upper
         if not ends.is_discrete:
             is_least = low <= ends.lower
@@ -185,6 +181,12 @@ class Cumulative:
     def _state_probs(self: Any, params: Tensor, states: Tensor) -> Tensor:
         """The probabilities of `_ordered_states`: (..., num_states)."""
         return self.log_prob(params.unsqueeze(-2), states.to(params.device)).exp()
+
+
+def are_between(numbers: Tensor, low: Any, high: Any) -> Tensor:
+    """Whether numbers (K,) are from `low` to `high`, both (...): (..., K) bool."""
+    inside: Tensor = (low.unsqueeze(-1) <= numbers) & (numbers <= high.unsqueeze(-1))
+    return inside
 
 
 def _moved(value: Tensor, within: tuple[float, float], middle: float) -> Tensor:

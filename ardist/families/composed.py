@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, product
-from ardist.families.guards import ends_of, widest
+from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
 from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import of_counts, of_reals
@@ -78,6 +78,7 @@ class Derived(Family):
     enumerate_support = forwarded("enumerate_support")
     is_ancestral = forwarded("is_ancestral")
     sample_noise = forwarded("sample_noise")
+    _widened = forwarded("_widened")
 
 
 @dataclass(frozen=True, repr=False)
@@ -200,17 +201,10 @@ class Mixture(Selecting):
     _is_atom = forwarded("_is_atom")
     _search = forwarded("_search")
 
-    def interval_log_prob(
-        self, params: Tensor, low: Tensor | float, high: Tensor | float
-    ) -> Tensor:
-        dtype, wide = params.dtype, widest(params.device)
-        logits, each = self._split(params.to(wide))
-        low, high = (
-            torch.as_tensor(end, dtype=wide, device=params.device).unsqueeze(-1)
-            for end in (low, high)
-        )
-        within = self.family.interval_log_prob(each, low, high)
-        return log_sum_exp(logits.log_softmax(-1) + within).to(dtype)
+    def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
+        logits, each = self._split(params)
+        within = self.family.interval_log_prob(each, low.unsqueeze(-1), high.unsqueeze(-1))
+        return log_sum_exp(logits.log_softmax(-1) + within)
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         logits, each = self._split(params)

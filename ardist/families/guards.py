@@ -5,7 +5,7 @@
 - Infinite values and values outside the support score -inf and have no gradient.
 - A value at a closed end of the support, where the density may be infinite, is scored as the
   nearest number inside. Draws that round to such an end are moved to the same number.
-- A CDF is 0 below the support and 1 above it.
+- A CDF is 0 below the support and 1 above it. Probabilities of intervals are computed in float64.
 - Floating-point tensors that a family holds follow the dtype and the device of the arguments.
 """
 
@@ -119,6 +119,14 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if is_float else value
 
 
+def _widened(self: Any, number: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers of a family, or near them, in a wider dtype."""
+    if isinstance(number, Tensor) and number.is_floating_point():
+        wide: Tensor = self._widened(number.to(device), dtype)
+        return wide
+    return torch.as_tensor(number, dtype=dtype, device=device)
+
+
 def _common(*given: Any) -> torch.dtype:
     """The promoted dtype of all floating-point tensors."""
     floats = {t.dtype for t in given if isinstance(t, Tensor) and t.is_floating_point()}
@@ -166,6 +174,13 @@ def _invert(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:
     return self._rounded(method(self._following(params), params, uniform), dtype)
 
 
+def _between(method: Method, self: Any, params: Tensor, low: Any, high: Any) -> Any:
+    dtype, wide = params.dtype, widest(params.device)
+    low, high = (_widened(self, end, wide, params.device) for end in (low, high))
+    params = params.to(wide)
+    return method(self._following(params), params, low, high).to(dtype)
+
+
 def _draw(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
     if _is_plain(self, params, args, kwargs):  # the common case, in the loop over steps
         return self._rounded(method(self._following(params), params, *args, **kwargs), params.dtype)
@@ -200,6 +215,7 @@ _GUARDS = {
     "marginal_log_prob": _score,
     "cdf": _cumulate,
     "icdf": _invert,
+    "interval_log_prob": _between,
     **dict.fromkeys(("sample", "rsample", "pathwise", "from_noise", "sample_given"), _draw),
     **dict.fromkeys(("to_noise", "log_abs_det_jacobian", "to_noise_and_log_det"), _converted),
 }

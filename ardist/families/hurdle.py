@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family, choose
+from ardist.families.cdf import are_between
 from ardist.families.composed import Selecting
 from ardist.families.conditional import Conditional
-from ardist.families.guards import at_least_single, widest
+from ardist.families.guards import at_least_single
 from ardist.families.logs import log_sum_exp
 from ardist.families.quantiles import of_reals
-from ardist.shapes import as_real, described, is_sequence
+from ardist.shapes import as_real, described, gather_last, is_sequence
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,8 +137,7 @@ class Hurdle(Selecting):
         """The point that a uniform number selects, or the family's value."""
         count = self._count
         index = choose(params[..., : count + 1], uniform)
-        points = self._points(value).expand(*index.shape, count)
-        point = points.gather(-1, index.clamp(max=count - 1).unsqueeze(-1)).squeeze(-1)
+        point = gather_last(self._points(value), index.clamp(max=count - 1))
         return torch.where(index < count, point, value)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -163,19 +163,17 @@ class Hurdle(Selecting):
             cdf, (torch.nextafter(lower, below), upper), uniform
         )  # `low` may be a point
 
-    def interval_log_prob(
-        self, params: Tensor, low: Tensor | float, high: Tensor | float
-    ) -> Tensor:
-        dtype = params.dtype
-        at, rest, inner = self._split(params.to(widest(params.device)))
-        low, high = (1.0 * torch.as_tensor(end, device=params.device) for end in (low, high))
-        inside = (low.unsqueeze(-1) <= self._points(low)) & (
-            self._points(high) <= high.unsqueeze(-1)
-        )
+    def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
+        at, rest, inner = self._split(params)
         within = (rest + self.family.interval_log_prob(inner, low, high)).unsqueeze(-1)
-        shape = (*within.shape[:-1], self._count)
-        at = torch.where(inside, at, -torch.inf).expand(shape)
-        return log_sum_exp(torch.cat((at, within), -1)).to(dtype)
+        at = torch.where(are_between(self._points(params), low, high), at, -torch.inf)
+        return log_sum_exp(torch.cat((at.expand(*within.shape[:-1], self._count), within), -1))
+
+    # A point stays a point in a wider dtype, whose number next to it may be another one.
+
+    def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        at, wide = self._is_point(value), self.family._widened(value, dtype)
+        return torch.where(at.any(-1), gather_last(self._points(wide), at.int().argmax(-1)), wide)
 
     def features(self, value: Tensor) -> Tensor:
         if not value.is_floating_point():

@@ -104,6 +104,21 @@ def test_only_the_point_within_an_interval_has_mass():
     assert mass[1] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_an_interval_that_ends_at_a_point_has_its_mass(dtype):
+    inner, end = fam.Hurdle((0.1, 0.2), fam.Normal()), torch.tensor([0.1, 0.2], dtype=dtype)
+    for family in (inner, fam.Mixture(inner, 2)):
+        params = torch.zeros(family.num_params, dtype=torch.float64)
+        reached = torch.tensor([1.0, 2.0]) + torch.special.ndtr(torch.tensor([0.1, 0.2]))
+        for low, high, expected in (
+            (-torch.inf, end, reached / 3),
+            (end, torch.inf, (4 - reached) / 3),
+            (end, end, torch.ones(2) / 3),
+        ):
+            found = family.interval_log_prob(params, low, high).exp().float()
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
 def test_intervals_in_half_precision_keep_their_dtype():
     params = torch.zeros(4, dtype=torch.bfloat16)
     assert SPIKED.interval_log_prob(params, -1.0, 1.0).dtype is torch.bfloat16
