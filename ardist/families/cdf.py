@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ardist.families.guards import guard
+from ardist.families.guards import guard, widest
 from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
 from ardist.shapes import gather_last, lead_of
@@ -71,11 +71,23 @@ class Cumulative:
         with torch.no_grad():
             shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
             params, uniform = params.expand(*shape, -1), uniform.expand(shape)
-            states, cdf = self._ordered_states(), partial(self.cdf, params)
+            states = self._ordered_states()
             if states is not None:
                 states = states.to(uniform.device, torch.int64 if self.is_index else uniform.dtype)
                 return states[of_states(self._state_probs(params, states), uniform)]
-            return self._search(cdf, uniform)
+            return self._search(self._cdf_of(params), uniform)
+
+    def _cdf_of(self: Any, params: Tensor) -> Callable[[Tensor], Tensor]:
+        """The CDF under some parameters, for many values in turn."""
+        return partial(self.cdf, params)
+
+    def _cdf_within(
+        self: Any, params: Tensor, low: Tensor | float, high: Tensor | float
+    ) -> Callable[[Tensor], Tensor]:
+        """The CDF given an interval, at values inside it. Its mass is computed once."""
+        until = partial(self.interval_log_prob, params.to(widest(params.device)), low)
+        mass = until(high)
+        return lambda value: (until(value) - mass).exp().to(params.dtype)
 
     def _search(
         self: Any,

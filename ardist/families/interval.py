@@ -1,8 +1,9 @@
 """Families made of another one by the probability of intervals: truncated and rounded ones."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.conditional import Conditional
-from ardist.families.guards import interval, widest
+from ardist.families.guards import interval
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
 from ardist.families.truncated import state_logits_of
 from ardist.shapes import as_real
@@ -139,21 +140,10 @@ class Truncated(Derived):
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         if self._ordered_states() is not None:
             return super().cdf(params, value)
-        until = self.family.interval_log_prob(params, self._inner_ends[0], value)
-        return (until - self.family.interval_log_prob(params, *self._inner_ends)).exp()
+        return self._cdf_of(params)(value)
 
-    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        if self.support.is_discrete:
-            return super().icdf(params, uniform)
-        with torch.no_grad():
-            shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
-            params, uniform = params.expand(*shape, -1), uniform.expand(shape)
-            low, high = self._inner_ends
-            until = partial(self.family.interval_log_prob, params.to(widest(params.device)), low)
-            mass = until(high)  # the same in all steps of the search
-            return self._search(
-                lambda value: (until(value) - mass).exp().to(uniform.dtype), uniform
-            )
+    def _cdf_of(self, params: Tensor) -> Callable[[Tensor], Tensor]:
+        return self.family._cdf_within(params, *self._inner_ends)
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._inner_ends

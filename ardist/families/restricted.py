@@ -444,8 +444,7 @@ class Limited(Restricted):
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         inner, low, high, is_one = self._split(params)
         own = torch.minimum(torch.maximum(self._safe(params, value), low), high)
-        until = self.family.interval_log_prob(inner, low, own)
-        inside = (until - self.family.interval_log_prob(inner, low, high)).exp()
+        inside = self.family._cdf_within(inner, low, high)(own)
         return torch.where(is_one, (value >= params[..., -2]).to(inside), inside)
 
     _is_atom = forwarded("_is_atom")
@@ -461,11 +460,7 @@ class Limited(Restricted):
             shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
             params, uniform = params.expand(*shape, -1), uniform.expand(shape)
             inner, low, high, _ = self._split(params)
-            mass = self.family.interval_log_prob(inner, low, high)
-
-            def cdf(value: Tensor) -> Tensor:
-                return (self.family.interval_log_prob(inner, low, value) - mass).exp()
-
+            cdf = self.family._cdf_within(inner, low, high)
             draw = self.family._search(cdf, uniform, low, high)
             ends = params[..., -2], params[..., -1]
             return torch.minimum(torch.maximum(draw, ends[0]), ends[1])

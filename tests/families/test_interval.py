@@ -9,6 +9,7 @@ from table import FAMILIES
 from torch.distributions import AffineTransform, ExpTransform
 
 from ardist import families as fam
+from ardist.families.restricted import Limited
 
 WITH_CDF = {name: family for name, family in FAMILIES.items() if family.has_cdf}
 
@@ -110,3 +111,13 @@ def test_rounded_values_have_the_mass_of_their_interval(float64):
     value = family.icdf(params, uniform)
     assert (family.cdf(params, value) >= uniform).all()
     assert (family.cdf(params, value - 1) < uniform).all()
+
+
+@pytest.mark.parametrize("loc", [-30.0, -1e4])
+def test_draws_within_limits_far_from_the_mass_follow_its_tail(loc):
+    uniform = torch.linspace(0.05, 0.95, 19)
+    expected = -torch.log1p(-uniform) / -loc  # up to the curvature of the tail
+    found = Limited(fam.Normal()).icdf(torch.tensor([loc, 0.0, 0.0, 1.0]), uniform)
+    torch.testing.assert_close(found, expected, rtol=3 / loc**2 + 1e-5, atol=0)
+    found = fam.Truncated(fam.Normal(), 0.0, 1.0).icdf(torch.tensor([loc, 0.0]), uniform)
+    torch.testing.assert_close(found, expected, rtol=3 / loc**2 + 1e-5, atol=0)
