@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ardist.families import student
 from ardist.families.base import Family
 from ardist.families.estimation import frequencies
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
 from ardist.families.noise import gumbel_noise, uniform_noise
-from ardist.families.quantiles import betainc, quadrature
+from ardist.families.quantiles import betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale, gather_last
 
@@ -364,33 +365,14 @@ class StudentT(Family):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale, df = self._loc_scale_df(params)
-        half = df / 2
-        slope = torch.log1p(((value - loc) / scale).square() / df)
-        # lgamma(half + 1 / 2) - lgamma(half) - log(half) / 2. For large numbers its terms would
-        # cancel, and a series takes their place (Abramowitz and Stegun 1964, 6.1.47).
-        small = half.clamp(max=1e4)
-        ratio = (small + 0.5).lgamma() - small.lgamma() - 0.5 * small.log()
-        ratio = torch.where(half < 1e4, ratio, -1 / (8 * half))
-        return ratio - (half + 0.5) * slope - scale.log() - HALF_LOG_TAU
+        return student.log_density((value - loc) / scale, df) - scale.log()
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        # Gauss's rule, over (0, z) near zero and over the tail beyond |z| elsewhere. There the
-        # power of the nodes covers the long tail.
-        loc, scale, df = self._loc_scale_df(params)
-        z = ((value - loc) / scale).unsqueeze(-1)
-        nodes, weights = quadrature(z)
-        is_near = z.abs() < 1.5
-        far = torch.where(is_near, 1.5, z.abs())
-        at = torch.where(is_near, z * nodes, far / nodes**4)
-        slope = torch.where(is_near, z, 4 * far / nodes**5)
-        standard = dist.StudentT(df.unsqueeze(-1), validate_args=False)
-        mass = (standard.log_prob(at).exp() * slope * weights).sum(-1)
-        z, is_near = z.squeeze(-1), is_near.squeeze(-1)
-        return torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
+        return self.log_tails(params, value)[0].exp()
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        mirrored = 2 * params[..., 0] - value
-        return both_logs(self.cdf(params, value), self.cdf(params, mirrored))
+        loc, scale, df = self._loc_scale_df(params)
+        return student.log_tails((value - loc) / scale, df)
 
 
 @dataclass(frozen=True, repr=False)

@@ -34,10 +34,11 @@ def test_an_interval_has_the_difference_of_the_cdf(family, float64):
         (fam.Normal(), stats.norm(scale=1 + 1e-6), (-30.0, -8.0, 8.0, 30.0)),
         (fam.Laplace(), stats.laplace(scale=1 + 1e-6), (-300.0, 300.0)),
         (fam.Logistic(), stats.logistic(scale=1 + 1e-6), (-300.0, 300.0)),
+        (fam.StudentT(), stats.t(2, scale=1 + 1e-6), (-300.0, 300.0)),
         (fam.Exponential(), stats.expon(scale=1 / (1 + 1e-6)), (300.0,)),
         (fam.Gamma(), stats.gamma(1.01, scale=1 / (1 + 1e-6)), (300.0,)),
     ],
-    ids=["Normal", "Laplace", "Logistic", "Exponential", "Gamma"],
+    ids=["Normal", "Laplace", "Logistic", "StudentT", "Exponential", "Gamma"],
 )
 def test_the_tails_are_exact_and_have_gradients(family, law, places):
     params = torch.zeros(family.num_params, dtype=torch.float64, requires_grad=True)
