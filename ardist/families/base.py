@@ -25,7 +25,7 @@ from ardist.families.guards import (
 )
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
-from ardist.shapes import is_between, lead_of
+from ardist.shapes import is_between, is_readable, lead_of
 from ardist.specification import Specified
 
 MOST_STATES = 2**16  # of one block that is enumerated
@@ -336,9 +336,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
     def _into_support(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The value with numbers at closed ends moved inside, and which were beyond them."""
-        if not value.is_floating_point():
-            if self.is_index:
-                return value, None
+        if not (value.is_floating_point() or self.is_index):
             value = value.to(dtype)
         ends = self._ends
         lower, upper = ends.within(value.dtype)
@@ -350,16 +348,27 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         if ends.upper < math.inf:
             outside = outside | (value > ends.upper if ends.has_upper else value >= ends.upper)
         value = value.masked_fill(outside, ends.middle)
-        has_ends = ends.lower > -math.inf or ends.upper < math.inf
-        return value.clamp(lower, upper) if has_ends else value, outside
+        has_open_ends = ends.has_ends and not ends.is_discrete
+        return value.clamp(lower, upper) if has_open_ends else value, outside
+
+    def _onto_states(self, value: Tensor, outside: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The same of a discrete family, whose states are not all numbers between its ends."""
+        if not self._ends.is_discrete or self.event_shape or not value.is_floating_point():
+            return value, outside
+        if is_readable(value) and torch.equal(value, value.floor()):
+            return value, outside
+        between = ~self.inside(value)
+        value = value.masked_fill(between, self._ends.middle)
+        return value, between if outside is None else outside | between
 
     def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
         """A draw rounded to its dtype and moved inside the support."""
         if self.is_index:
             return draw.long()
-        has_ends = self._ends.lower > -math.inf or self._ends.upper < math.inf
-        draw, is_rounded = draw.to(dtype), dtype in HALF
-        return draw.clamp(*self._ends.within(dtype)) if has_ends or is_rounded else draw
+        ends = self._ends
+        is_finite = ends.is_discrete and ends.upper < math.inf  # its draws are states
+        is_moved = dtype in HALF or (ends.has_ends and not is_finite)
+        return draw.to(dtype).clamp(*ends.within(dtype)) if is_moved else draw.to(dtype)
 
     def _any_of_block(self, elements: Tensor) -> Tensor:
         """Whether any element of a block is true: (..., *event_shape) to (...) bool."""

@@ -2,7 +2,8 @@
 
 - Half precision is computed in float32. Results are rounded back, and draws stay in the support.
 - Families with `needs_double` are scored in float64.
-- Infinite values and values outside the support score -inf and have no gradient.
+- Infinite values, values outside the support and numbers that are no state of a discrete family
+  score -inf and have no gradient.
 - A value at a closed end of the support, where the density may be infinite, is scored as the
   nearest number inside. Draws that round to such an end are moved to the same number.
 - A CDF is 0 below the support and 1 above it. Probabilities of intervals are computed in float64.
@@ -35,12 +36,17 @@ class Ends(NamedTuple):
     @property
     def middle(self) -> float:
         """A number in the support."""
-        return min(max(0.5, self.lower), self.upper)
+        return min(max(0.0 if self.is_discrete else 0.5, self.lower), self.upper)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether an end is finite."""
+        return self.lower > -math.inf or self.upper < math.inf
 
     def within(self, dtype: torch.dtype) -> tuple[float, float]:
         """The smallest and the largest number inside, without the ends of a continuous support."""
         if self.is_discrete:
-            most = torch.finfo(dtype).max
+            most = torch.finfo(dtype).max if dtype.is_floating_point else math.inf
             return max(self.lower, -most), min(self.upper, most)
         return next_inside(self.lower, 1, dtype), next_inside(self.upper, -1, dtype)
 
@@ -57,6 +63,8 @@ def ends_of(support: constraints.Constraint) -> Ends:
     support = elementwise(support)
     if isinstance(support, type(constraints.simplex)):
         return Ends(lower=0.0)
+    if isinstance(support, type(constraints.boolean)):
+        return Ends(0.0, 1.0, is_discrete=True)
     lower, upper = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
     return Ends(
         -math.inf if lower is None or _is_many(lower) else float(lower),
@@ -147,7 +155,7 @@ def _score(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tens
     wide = self._score_dtype(dtype, params.device)
     outside = None
     if not self._is_scored_by_parts or value.dtype in HALF:  # has ends of its own
-        value, outside = self._into_support(value, dtype)
+        value, outside = self._onto_states(*self._into_support(value, dtype))
     params, value = params.to(wide), _to(value, wide)
     result: Tensor = method(self._following(params), params, value, *mask).to(dtype)
     if outside is None:
