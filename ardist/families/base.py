@@ -328,8 +328,12 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return widest(device) if self.needs_double else at_least_single(dtype)
 
     def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        """A value in the dtype that the family computes in."""
+        """A value, or an end of an interval, in the dtype that the family computes in."""
         return value.to(dtype)
+
+    def _widened_params(self, params: Tensor, dtype: torch.dtype) -> Tensor:
+        """Parameters, some of which may be values, in the dtype that the family computes in."""
+        return params.to(dtype)
 
     def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return at_least_single(dtype)

@@ -200,6 +200,7 @@ class Mixture(Selecting):
     # Components may have points and a density, as a `Hurdle` has.
     _is_atom = forwarded("_is_atom")
     _search = forwarded("_search")
+    _rounded = forwarded("_rounded")
 
     def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
         logits, each = self._split(params)
@@ -300,6 +301,8 @@ class Independent(Derived):
     def _all(self, each: Tensor) -> Tensor:
         dims = len(self.shape)
         return each.flatten(-dims).all(-1) if dims else each
+
+    _rounded = forwarded("_rounded")
 
     def placeholder(self) -> Tensor:
         return self.family.placeholder().expand(self.event_shape)

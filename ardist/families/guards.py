@@ -127,12 +127,9 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if is_float else value
 
 
-def _widened(self: Any, number: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers of a family, or near them, in a wider dtype."""
-    if isinstance(number, Tensor) and number.is_floating_point():
-        wide: Tensor = self._widened(number.to(device), dtype)
-        return wide
-    return torch.as_tensor(number, dtype=dtype, device=device)
+def _widened(self: Any, value: Tensor, dtype: torch.dtype) -> Tensor:
+    wide: Tensor = self._widened(value, dtype) if value.is_floating_point() else value
+    return wide
 
 
 def _common(*given: Any) -> torch.dtype:
@@ -156,7 +153,7 @@ def _score(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tens
     outside = None
     if not self._is_scored_by_parts or value.dtype in HALF:  # has ends of its own
         value, outside = self._onto_states(*self._into_support(value, dtype))
-    params, value = params.to(wide), _to(value, wide)
+    params, value = self._widened_params(params, wide), _widened(self, value, wide)
     result: Tensor = method(self._following(params), params, value, *mask).to(dtype)
     if outside is None:
         return result
@@ -168,7 +165,7 @@ def _cumulate(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
     dtype, given = _common(params, value), value
     wide = self._score_dtype(dtype, params.device)
     value, outside = self._into_support(value, dtype)
-    params, value = params.to(wide), _to(value, wide)
+    params, value = self._widened_params(params, wide), _widened(self, value, wide)
     result: Tensor = method(self._following(params), params, value).clamp(0, 1).to(dtype)
     if outside is None:
         return result
@@ -178,15 +175,21 @@ def _cumulate(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
 def _invert(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:
     dtype = _common(params, uniform)
     wide = self._draw_dtype(dtype)
-    params, uniform = params.to(wide), uniform.to(wide)
+    params, uniform = self._widened_params(params, wide), uniform.to(wide)
     return self._rounded(method(self._following(params), params, uniform), dtype)
 
 
 def _between(method: Method, self: Any, params: Tensor, low: Any, high: Any) -> Any:
     dtype, wide = params.dtype, widest(params.device)
-    low, high = (_widened(self, end, wide, params.device) for end in (low, high))
-    params = params.to(wide)
+    params = self._widened_params(params, wide)
+    low, high = (_as_end(self, end, params) for end in (low, high))
     return method(self._following(params), params, low, high).to(dtype)
+
+
+def _as_end(self: Any, end: Any, params: Tensor) -> Tensor:
+    if isinstance(end, Tensor) and end.is_floating_point():
+        return _widened(self, end.to(params.device), params.dtype)
+    return torch.as_tensor(end, dtype=params.dtype, device=params.device)
 
 
 def _draw(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +212,7 @@ def _is_plain(self: Any, params: Tensor, args: Any, kwargs: Any) -> bool:
 
 def _converted(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
     wide = self._draw_dtype(_common(params, *args, *kwargs.values()))
-    params = params.to(wide)
+    params = self._widened_params(params, wide)
     args = tuple(_to(part, wide) for part in args)
     kwargs = {name: _to(part, wide) for name, part in kwargs.items()}
     return method(self._following(params), params, *args, **kwargs)

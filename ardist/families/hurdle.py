@@ -13,7 +13,6 @@ from ardist.families.base import Family, choose
 from ardist.families.cdf import are_between
 from ardist.families.composed import Selecting
 from ardist.families.conditional import Conditional
-from ardist.families.guards import at_least_single
 from ardist.families.logs import log_sum_exp
 from ardist.families.quantiles import of_reals
 from ardist.shapes import as_real, described, gather_last, is_sequence
@@ -90,7 +89,7 @@ class Hurdle(Selecting):
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of the points (..., K) and the rest, and the family's parameters."""
         logits, inner = params.tensor_split((self._count + 1,), -1)
-        weights = logits.to(at_least_single(logits.dtype)).log_softmax(-1)
+        weights = logits.log_softmax(-1)
         return weights[..., :-1], weights[..., -1], inner
 
     def _points(self, reference: Tensor) -> Tensor:
@@ -169,9 +168,8 @@ class Hurdle(Selecting):
         at = torch.where(are_between(self._points(params), low, high), at, -torch.inf)
         return log_sum_exp(torch.cat((at.expand(*within.shape[:-1], self._count), within), -1))
 
-    # A point stays a point in a wider dtype, whose number next to it may be another one.
-
     def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        # A point stays a point: in a wider dtype the number nearest to it is another one.
         at, wide = self._is_point(value), self.family._widened(value, dtype)
         return torch.where(at.any(-1), gather_last(self._points(wide), at.int().argmax(-1)), wide)
 
@@ -182,11 +180,6 @@ class Hurdle(Selecting):
         is_point = each.any(-1)
         inner = self.family.features(self._without_points(value, is_point))
         return torch.cat((each.to(inner), inner.masked_fill(is_point.unsqueeze(-1), 0.0)), -1)
-
-    # A point may not be moved off an end of the family's support, nor off its dtype.
-
-    def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-        return dtype
 
     def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
         is_point = self._is_point(draw).any(-1)

@@ -403,6 +403,10 @@ class Limited(Restricted):
 
     needs_double = True
 
+    def _widened_params(self, params: Tensor, dtype: torch.dtype) -> Tensor:
+        ends = [self.family._widened(end, dtype) for end in params[..., -2:].unbind(-1)]
+        return torch.cat((params[..., :-2].to(dtype), torch.stack(ends, -1)), -1)
+
     @property
     def _has_integers(self) -> bool:
         """Whether all values are integers, not only the points of reals with spikes."""
@@ -443,11 +447,12 @@ class Limited(Restricted):
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         inner, low, high, is_one = self._split(params)
-        own = torch.minimum(torch.maximum(self._safe(params, value), low), high)
+        own = torch.minimum(self._safe(params, value), high)
         inside = self.family._cdf_within(inner, low, high)(own)
         return torch.where(is_one, (value >= params[..., -2]).to(inside), inside)
 
     _is_atom = forwarded("_is_atom")
+    _rounded = forwarded("_rounded")
 
     def mass(self, params: Tensor, value: Tensor) -> Tensor:
         *_, is_one = self._split(params)

@@ -550,7 +550,7 @@ class Poisson(_Count):
 
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         rate = Positive()(params[..., 0]).detach()
-        after = (value.floor() + 1).clamp(min=0)
+        after = (value.detach().floor() + 1).clamp(min=0)  # torch has no slope of what follows
         return torch.special.gammaincc(after, rate), torch.special.gammainc(after, rate)
 
 
