@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, product
+from ardist.families.estimation import apart
 from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
 from ardist.families.noise import uniform_noise
@@ -79,6 +80,7 @@ class Derived(Family):
     is_ancestral = forwarded("is_ancestral")
     sample_noise = forwarded("sample_noise")
     _widened = forwarded("_widened")
+    _start = forwarded("_start")
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,6 +174,11 @@ class Mixture(Selecting):
             logits.log_softmax(-1) + self.family.log_prob(each, self._for_each(value))
         )
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        each = self.family._start(values, weights)
+        logits = each.new_zeros(each.shape[0], self.num_components)
+        return apart(torch.cat((logits, each.repeat(1, self.num_components)), -1))
+
     def _component(self, params: Tensor, uniform: Tensor) -> Tensor:
         """The parameters of the component that a uniform number selects, (..., 1, num_params)."""
         logits, each = self._split(params)
@@ -263,6 +270,12 @@ class Independent(Derived):
 
     def _each(self, params: Tensor) -> Tensor:
         return params.reshape(*params.shape[:-1], *self.shape, self.family.num_params)
+
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        size = math.prod(self.shape)
+        values = values.reshape(values.shape[0], -1, *self.family.event_shape)
+        each = self.family._start(values, weights.repeat_interleave(size, 1))
+        return each.reshape(weights.shape[1], -1)
 
     def _total(self, each: Tensor) -> Tensor:
         return each.sum(tuple(range(-len(self.shape), 0))) if self.shape else each

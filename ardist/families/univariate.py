@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.families import student
 from ardist.families.base import Family
-from ardist.families.estimation import frequencies
+from ardist.families.estimation import apart, frequencies, moments
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
@@ -367,6 +367,11 @@ class StudentT(Family):
         loc, scale, df = self._loc_scale_df(params)
         return student.log_density((value - loc) / scale, df) - scale.log()
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        start = mean, Positive(self.min_scale).inverse(variance.sqrt()), torch.ones_like(mean)
+        return apart(torch.stack(start, -1).to(weights))  # the first steps are long
+
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self.log_tails(params, value)[0].exp()
 
@@ -432,6 +437,12 @@ class Gamma(_ThroughDraws):
         fit = deviance(concentration, value * rate)
         return concentration.log() - value.log() - fit - gamma_excess(concentration)
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        rate = mean / variance
+        start = Positive(1e-2).inverse(mean * rate), Positive().inverse(rate)
+        return torch.stack(start, -1).to(weights)
+
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         concentration, rate = self._concentration_rate(params)
         below = torch.special.gammainc(concentration, value * rate)
@@ -466,6 +477,13 @@ class Beta(_ThroughDraws):
         fit = deviance(first, total * value) + deviance(second, total * rest)
         excess = gamma_excess(total) - gamma_excess(first) - gamma_excess(second)
         return excess - fit + (first / total).log() + second.log() - value.log() - rest.log()
+
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        mean = mean.clamp(1e-6, 1 - 1e-6)
+        total = (mean * (1 - mean) / variance - 1).clamp(min=2)  # from a density without peaks
+        both = torch.stack((mean, 1 - mean), -1) * total.unsqueeze(-1)
+        return Positive(1e-2).inverse(both).to(weights)
 
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         first, second = Positive(1e-2)(params).unbind(-1)
@@ -583,6 +601,16 @@ class NegativeBinomial(_Count):
         )
         excess = gamma_excess(total) - gamma_excess(count) - gamma_excess(value)
         return excess - fit + (count / total).log()
+
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        mean = mean.clamp(min=1e-3)
+        excess = torch.maximum(variance - mean, 1e-4 * mean)  # of a Poisson it is zero
+        start = (
+            Positive(1e-2).inverse(mean.square() / excess),
+            _LOG_ODDS.inverse((excess / mean).log()),
+        )
+        return torch.stack(start, -1).to(weights)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._tails(params, value)[0]

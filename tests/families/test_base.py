@@ -77,6 +77,33 @@ def test_a_fit_does_not_depend_on_the_units_of_values(make):
     assert max(nats) - min(nats) < 0.2  # of 1.42
 
 
+NARROW = [
+    *((family, 5e3, 70.0) for family in (fam.StudentT(1e-12), fam.Gamma(), fam.NegativeBinomial())),
+    (fam.NegativeBinomial(), 5e3, 300.0),
+    (fam.NegativeBinomial(), 5e5, 800.0),
+    (fam.Beta(), 0.9, 0.004),
+    (fam.Mixture(fam.Gamma(), 2), 5e3, 70.0),
+    (fam.Hurdle((0.0,), fam.Gamma()), 5e3, 70.0),
+    (fam.Truncated(fam.Gamma(), low=1e-3), 5e3, 70.0),
+    (fam.Rounded(fam.Gamma()), 5e3, 70.0),
+    (fam.Transformed(fam.Gamma(), AffineTransform(0.0, 20.0)), 5e3, 70.0),
+]
+
+
+@pytest.mark.parametrize(("family", "mean", "deviation"), NARROW, ids=str)
+def test_a_fit_finds_a_deviation_that_is_far_smaller_than_the_mean(family, mean, deviation):
+    torch.manual_seed(0)
+    is_free = not (family.support.is_discrete or isinstance(family, fam.Beta))
+    for unit in (1e-3, 1.0, 1e4) if is_free else (1.0,):
+        values = unit * (mean + deviation * torch.randn(400, 1))
+        if family.support.is_discrete:
+            values = values.round()
+        found = family.fit(values, torch.ones_like(values, dtype=torch.bool))
+        normal = dist.Normal(values.mean(), values.std())  # which the family nearly is
+        nats = normal.log_prob(values).mean() - family.log_prob(found, values).mean()
+        assert nats < 0.03
+
+
 def test_a_fit_gives_unseen_states_a_probability():
     values, mask = torch.tensor([[0], [0], [2]]), torch.ones(3, 1, dtype=torch.bool)
     for family in (fam.Categorical(4), fam.DiscretizedLogisticMixture(2, bins=4)):
