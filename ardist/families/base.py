@@ -298,7 +298,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
     def _is_whole(self, mask: Tensor) -> Tensor:
         """Whether each block is under the mask: (...) bool. Raises if a block is so in part."""
-        elements = mask.reshape(*lead_of(mask, self.event_shape), -1)
+        elements = mask.reshape(*lead_of(mask, self.event_shape), math.prod(self.event_shape))
         whole = elements.all(-1)
         if not torch.equal(whole, elements.any(-1)):
             part = elements[elements.any(-1) & ~whole][0]

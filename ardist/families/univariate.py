@@ -20,7 +20,7 @@ from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minu
 from ardist.families.noise import gumbel_noise, uniform_noise
 from ardist.families.quantiles import betainc
 from ardist.families.saddle import deviance, gamma_excess
-from ardist.shapes import as_positive, as_scale, gather_last
+from ardist.shapes import as_positive, as_scale, expand_to_batch, gather_last
 
 _LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
 
@@ -169,11 +169,11 @@ class LocationScale(Family):
         return (value - loc) / scale
 
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._loc_scale(params)[1].log().expand(value.shape)
+        return expand_to_batch(self._loc_scale(params)[1].log(), value.shape)
 
     def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale = self._loc_scale(params)
-        return (value - loc) / scale, scale.log().expand(value.shape)
+        return (value - loc) / scale, expand_to_batch(scale.log(), value.shape)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._standard_cdf(self.to_noise(params, value))

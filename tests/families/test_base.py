@@ -190,6 +190,35 @@ def test_shapes(family):
 
 
 @families
+def test_leading_dimensions_of_parameters_and_values_broadcast(family):
+    shape, event = (4, 3), family.event_shape
+    params, uniform = torch.randn(*shape, family.num_params), torch.rand(shape)
+    value, known = family.sample(params), torch.ones((*shape, *event), dtype=torch.bool)
+    calls = [lambda p, v, u, m: family.log_prob(p, v), lambda p, v, u, m: family.mass(p, v)]
+    calls.append(lambda p, v, u, m: family.marginal_log_prob(p, v, m))
+    if family.has_cdf:
+        calls.append(lambda p, v, u, m: family.cdf(p, v))
+        calls.append(lambda p, v, u, m: family.icdf(p, u))
+        calls.append(lambda p, v, u, m: family.interval_log_prob(p, v, v + 1))
+    if family.has_rsample:
+        calls.append(lambda p, v, u, m: family.pathwise(p, v))
+    if family.is_bijective:
+        calls.append(lambda p, v, u, m: family.to_noise(p, v))
+        calls.append(lambda p, v, u, m: family.log_abs_det_jacobian(p, v))
+        calls.append(lambda p, v, u, m: family.to_noise_and_log_det(p, v)[1])
+    for of_params, of_value in (((0, 0), ...), (..., (0, 0)), (..., 0), (slice(1), ...)):
+        parts = [params[of_params], *(part[of_value] for part in (value, uniform, known))]
+        full = [
+            part.expand(*shape, *dims)
+            for part, dims in zip(parts, ((-1,), event, (), event), strict=True)
+        ]
+        for call in calls:
+            torch.testing.assert_close(call(*parts), call(*full), rtol=1e-4, atol=1e-5)
+    for call in calls:
+        assert call(params[:0], value[:0], uniform[:0], known[:0]).shape[:2] == (0, 3)
+
+
+@families
 def test_values_are_compared_by_value(family):
     again = {**FAMILIES, **VECTORS}
     same = [other for other in again.values() if other == family]
