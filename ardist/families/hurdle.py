@@ -116,7 +116,7 @@ class Hurdle(Selecting):
         if self.family.support.is_discrete:  # which may take the point too
             rest = rest + self.family.log_prob(inner, value)
             both = rest.masked_fill(~self.family._is_atom(value), -torch.inf)
-            point = torch.logaddexp(point.clamp(min=torch.finfo(point.dtype).min), both)
+            point = log_sum_exp(torch.stack((point, both), -1))
         else:
             rest = rest + self.family.log_prob(inner, self._without_points(value, is_point))
         return torch.where(is_point, point, rest)

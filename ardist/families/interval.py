@@ -15,6 +15,7 @@ from ardist.families.composed import Derived
 from ardist.families.conditional import Conditional
 from ardist.families.guards import interval
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.truncated import state_logits_of
 from ardist.shapes import as_real
 
@@ -154,8 +155,7 @@ class Truncated(Derived):
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():
-            uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
-            return self.icdf(params, uniform)
+            return self.icdf(params, uniform_noise(torch.empty_like(params[..., 0])))
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,8 +17,10 @@ Function = Callable[[Tensor], Tensor]
 def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
     """The first state at which the cumulated masses (..., num_states) reach the uniform (...)."""
     cumulative = masses.cumsum(-1).contiguous()
-    # The total is one up to rounding, and a uniform number may exceed it.
-    threshold = (uniform.unsqueeze(-1) * cumulative[..., -1:]).contiguous()
+    # The total is one up to rounding, and a uniform number may exceed it. A state without mass does
+    # not reach zero.
+    threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]
+    threshold = threshold.clamp(min=torch.finfo(threshold.dtype).tiny).contiguous()
     return torch.searchsorted(cumulative, threshold).squeeze(-1)
 
 

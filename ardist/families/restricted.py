@@ -20,6 +20,7 @@ from ardist.families.composed import Derived, attribute, forwarded
 from ardist.families.conditional import Conditional
 from ardist.families.hurdle import Spiked
 from ardist.families.logs import log_sum_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.truncated import (
     FiniteFamily,
     Likeliest,
@@ -471,7 +472,7 @@ class Limited(Restricted):
             return torch.minimum(torch.maximum(draw, ends[0]), ends[1])
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return out.uniform_()
+        return uniform_noise(out)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return self.icdf(params, noise)

@@ -15,6 +15,7 @@ from torch.distributions import (
 )
 
 from ardist import families as fam
+from ardist.families.restricted import Limited
 
 ALL = {**FAMILIES, **VECTORS}
 families = pytest.mark.parametrize("family", ALL.values(), ids=ALL.keys())
@@ -155,6 +156,44 @@ def test_wild_parameters_give_finite_draws_scores_and_gradients(family):
         draw = family.rsample(params)
         (gradient,) = torch.autograd.grad((draw * torch.randn_like(draw)).sum(), params)
         assert gradient.isfinite().all()
+
+
+@families
+def test_scores_have_finite_second_slopes(family):
+    params = torch.randn(50, family.num_params).requires_grad_()
+    scores = family.log_prob(params, family.sample(params))
+    (slope,) = torch.autograd.grad(scores.sum(), params, create_graph=True)
+    if slope.requires_grad:  # a normalized score may be linear
+        (second,) = torch.autograd.grad(slope.square().sum(), params)
+        assert second.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *FAMILIES.values(),
+        fam.Truncated(fam.Normal(), high=1.0),
+        fam.Mixture(fam.Truncated(fam.Logistic(), high=-3.0), 2),
+        Limited(fam.Normal()),
+        fam.Relaxed(fam.OneHotCategorical(3), 0.5, straight_through=True),
+    ],
+    ids=str,
+)
+def test_draws_of_the_smallest_uniform_numbers_are_likely_enough(family, monkeypatch):
+    """Of 2^24 uniform numbers in [0, 1) one is zero, at which a quantile is infinite."""
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.zeros(*size, **kwargs))
+    monkeypatch.setattr(torch, "rand_like", torch.zeros_like)
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda x, low=0.0, high=1.0: x.fill_(low))
+    params = torch.zeros(3, family.num_params)
+    if isinstance(family, Limited):
+        params[:, -2] = -torch.inf
+    value = family.sample(params)
+    assert family.inside(value).all()
+    assert (family.log_prob(params, value) > -200).all()
+    if family.has_rsample:
+        params.requires_grad_()
+        draw = family.rsample(params)
+        assert torch.autograd.grad(draw.sum(), params)[0].isfinite().all()
 
 
 @families

@@ -149,8 +149,8 @@ def test_a_discrete_cdf_is_a_sum_and_its_inverse_the_first_value_to_reach(family
 
 def test_values_without_probability_are_never_reached():
     family, params = fam.TopK(fam.Categorical(6), 2), torch.tensor([0.0, 9.0, 0.0, 9.0, 0.0, 0.0])
-    uniform = torch.tensor([1e-30, 0.49, 0.51, 1 - 2**-24, 1.0])
-    assert family.icdf(params, uniform).tolist() == [1, 1, 3, 3, 3]
+    uniform = torch.tensor([0.0, 1e-30, 0.49, 0.51, 1 - 2**-24, 1.0])
+    assert family.icdf(params, uniform).tolist() == [1, 1, 1, 3, 3, 3]
 
 
 def test_the_incomplete_beta_function_is_scipys():
