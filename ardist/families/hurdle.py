@@ -93,7 +93,7 @@ class Hurdle(Selecting):
         return weights[..., :-1], weights[..., -1], inner
 
     def _points(self, reference: Tensor) -> Tensor:
-        return torch.as_tensor(self.points, dtype=reference.dtype, device=reference.device)
+        return _points_like(self.points, reference)
 
     def _is_point(self, value: Tensor) -> Tensor:
         """(..., K) bool"""
@@ -127,8 +127,6 @@ class Hurdle(Selecting):
         return torch.cat((inner.new_zeros(inner.shape[0], self._count + 1), inner), -1)
 
     def _is_atom(self, value: Tensor) -> Tensor:
-        if not value.is_floating_point():
-            value = value.to(torch.get_default_dtype())
         return self._is_point(value).any(-1) | self.family._is_atom(value)
 
     def sample(self, params: Tensor) -> Tensor:
@@ -162,10 +160,8 @@ class Hurdle(Selecting):
         high: Tensor | float = math.inf,
     ) -> Tensor:
         lower, upper = self._inside_of(low, high, uniform)
-        below = torch.full_like(lower, -math.inf)
-        return of_reals(
-            cdf, (torch.nextafter(lower, below), upper), uniform
-        )  # `low` may be a point
+        below = torch.nextafter(lower, torch.full_like(lower, -math.inf))  # `low` may be a point
+        return of_reals(cdf, (below, upper), uniform)
 
     def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
         at, rest, inner = self._split(params)
@@ -199,6 +195,12 @@ def _as_points(points: Any) -> tuple[float, ...]:
     return tuple(float(as_real(x, "points", wanted, math.isfinite)) for x in numbers)
 
 
+def _points_like(points: tuple[float, ...], reference: Tensor) -> Tensor:
+    """The points as values have them: in the dtype of floats, and as floats next to integers."""
+    dtype = reference.dtype if reference.is_floating_point() else torch.get_default_dtype()
+    return torch.as_tensor(points, dtype=dtype, device=reference.device)
+
+
 class Spiked(constraints.Constraint):
     """Points, and the support of a family."""
 
@@ -213,8 +215,8 @@ class Spiked(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        points = torch.as_tensor(self._points, dtype=value.dtype, device=value.device)
-        return self._family.inside(value) | (value.unsqueeze(-1) == points).any(-1)
+        is_point = value.unsqueeze(-1) == _points_like(self._points, value)
+        return self._family.inside(value) | is_point.any(-1)
 
     def __repr__(self) -> str:
         return f"Spiked({self._points}, {self._family.support})"

@@ -106,6 +106,12 @@ def test_a_point_among_counts_adds_no_probability(float64):
     torch.testing.assert_close(scores[:, -1], params[:, 0, :3].log_softmax(-1)[:, 0])
 
 
+def test_integers_are_not_compared_with_points_as_integers():
+    family = fam.Hurdle((0.5, 3.0), fam.LogNormal())
+    assert family.inside(torch.tensor([-1, 0, 1, 3])).tolist() == [False, False, True, True]
+    assert family._is_atom(torch.tensor([-1, 0, 1, 3])).tolist() == [False, False, False, True]
+
+
 SPIKED = fam.Hurdle((0.0,), fam.Normal())
 NESTED = [
     fam.Mixture(SPIKED, 2),
