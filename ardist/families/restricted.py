@@ -509,9 +509,11 @@ class Limited(Restricted):
 
 
 def _is_close(value: Tensor, wanted: Tensor) -> Tensor:
-    """Whether values equal others up to rounding, as of a sum in another order."""
-    eps = 8 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).eps
-    return (value - wanted).abs() <= eps * (1 + wanted.abs())
+    """Whether values equal others up to rounding, as of a sum in another order.
+
+    The rounding is that of float32, from which a guard may have converted both.
+    """
+    return (value - wanted).abs() <= 8 * torch.finfo(torch.float32).eps * (1 + wanted.abs())
 
 
 @dataclass(frozen=True, repr=False)
