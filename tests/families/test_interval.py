@@ -95,6 +95,32 @@ def test_truncated_counts_are_the_counts_renormalized(inner, low, high, float64)
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
 
 
+def test_counts_with_a_long_tail_far_above_the_mass_have_the_mass_of_the_interval(float64):
+    inner = fam.Rounded(
+        fam.Transformed(fam.Normal(), [AffineTransform(-40.0, 4.0), ExpTransform()])
+    )
+    params = torch.zeros(2, requires_grad=True)
+    found = fam.Truncated(inner, low=3).log_prob(params, torch.tensor(3.0))
+    expected = inner.log_prob(params, torch.tensor(3.0)) - inner.interval_log_prob(
+        params, 3, torch.inf
+    )
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(part, params)[0] for part in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("inner", [fam.Poisson(), fam.NegativeBinomial()], ids=str)
+@pytest.mark.parametrize("low", [1, 3, 20, 60])
+def test_counts_far_above_the_mass_are_normalized(inner, low, float64):
+    params = torch.linspace(-25, 3, 30).unsqueeze(-1).expand(30, inner.num_params)
+    params = params.clone().requires_grad_()
+    scores = fam.Truncated(inner, low=low).log_prob(params.unsqueeze(1), low + torch.arange(2000.0))
+    total = scores.logsumexp(-1)
+    torch.testing.assert_close(total, torch.zeros(30), rtol=0, atol=1e-6)
+    (slope,) = torch.autograd.grad(total.sum(), params)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-5)
+
+
 def test_rounded_values_have_the_mass_of_their_interval(float64):
     inner = fam.Transformed(
         fam.Mixture(fam.Normal(), 2), [ExpTransform(), AffineTransform(-0.5, 1)]
