@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
 from ardist.families.cdf import Cumulative
-from ardist.families.estimation import maximum_likelihood
+from ardist.families.estimation import apart, maximum_likelihood
 from ardist.families.guards import (
     HALF,
     Ends,
@@ -25,7 +25,7 @@ from ardist.families.guards import (
 )
 from ardist.families.implicit import by_cdf, reparameterized, with_gradient
 from ardist.families.noise import FromNoise
-from ardist.shapes import is_between, lead_of
+from ardist.shapes import is_between, is_readable, lead_of
 from ardist.specification import Specified
 
 MOST_STATES = 2**16  # of one block that is enumerated
@@ -228,6 +228,17 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         """
         return maximum_likelihood(self, values, mask)
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        """Where the search for likely parameters of n blocks starts: (n, num_params).
+
+        A family whose likelihood has a narrow valley starts with the moments of the values.
+
+        Args:
+            values: inside the support, (rows, n, *event_shape).
+            weights: (rows, n), which sum to 1, or to 0 for a block without values.
+        """
+        return apart(weights.new_zeros(weights.shape[1], self.num_params))
+
     def placeholder(self) -> Tensor:
         """A fixed value well inside the support: (*event_shape)."""
         if not self.support.is_discrete:
@@ -287,7 +298,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
     def _is_whole(self, mask: Tensor) -> Tensor:
         """Whether each block is under the mask: (...) bool. Raises if a block is so in part."""
-        elements = mask.reshape(*lead_of(mask, self.event_shape), -1)
+        elements = mask.reshape(*lead_of(mask, self.event_shape), math.prod(self.event_shape))
         whole = elements.all(-1)
         if not torch.equal(whole, elements.any(-1)):
             part = elements[elements.any(-1) & ~whole][0]
@@ -327,14 +338,20 @@ class Family(FromNoise, Cumulative, Specified, ABC):
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
         return widest(device) if self.needs_double else at_least_single(dtype)
 
+    def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """A value, or an end of an interval, in the dtype that the family computes in."""
+        return value.to(dtype)
+
+    def _widened_params(self, params: Tensor, dtype: torch.dtype) -> Tensor:
+        """Parameters, some of which may be values, in the dtype that the family computes in."""
+        return params.to(dtype)
+
     def _draw_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return at_least_single(dtype)
 
     def _into_support(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """The value with numbers at closed ends moved inside, and which were beyond them."""
-        if not value.is_floating_point():
-            if self.is_index:
-                return value, None
+        if not (value.is_floating_point() or self.is_index):
             value = value.to(dtype)
         ends = self._ends
         lower, upper = ends.within(value.dtype)
@@ -346,16 +363,27 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         if ends.upper < math.inf:
             outside = outside | (value > ends.upper if ends.has_upper else value >= ends.upper)
         value = value.masked_fill(outside, ends.middle)
-        has_ends = ends.lower > -math.inf or ends.upper < math.inf
-        return value.clamp(lower, upper) if has_ends else value, outside
+        has_open_ends = ends.has_ends and not ends.is_discrete
+        return value.clamp(lower, upper) if has_open_ends else value, outside
+
+    def _onto_states(self, value: Tensor, outside: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The same of a discrete family, whose states are not all numbers between its ends."""
+        if not self._ends.is_discrete or self.event_shape or not value.is_floating_point():
+            return value, outside
+        if is_readable(value) and torch.equal(value, value.floor()):
+            return value, outside
+        between = ~self.inside(value)
+        value = value.masked_fill(between, self._ends.middle)
+        return value, between if outside is None else outside | between
 
     def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
         """A draw rounded to its dtype and moved inside the support."""
         if self.is_index:
             return draw.long()
-        has_ends = self._ends.lower > -math.inf or self._ends.upper < math.inf
-        draw, is_rounded = draw.to(dtype), dtype in HALF
-        return draw.clamp(*self._ends.within(dtype)) if has_ends or is_rounded else draw
+        ends = self._ends
+        is_finite = ends.is_discrete and ends.upper < math.inf  # its draws are states
+        is_moved = dtype in HALF or (ends.has_ends and not is_finite)
+        return draw.to(dtype).clamp(*ends.within(dtype)) if is_moved else draw.to(dtype)
 
     def _any_of_block(self, elements: Tensor) -> Tensor:
         """Whether any element of a block is true: (..., *event_shape) to (...) bool."""

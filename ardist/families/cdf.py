@@ -71,11 +71,23 @@ class Cumulative:
         with torch.no_grad():
             shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
             params, uniform = params.expand(*shape, -1), uniform.expand(shape)
-            states, cdf = self._ordered_states(), partial(self.cdf, params)
+            states = self._ordered_states()
             if states is not None:
                 states = states.to(uniform.device, torch.int64 if self.is_index else uniform.dtype)
                 return states[of_states(self._state_probs(params, states), uniform)]
-            return self._search(cdf, uniform)
+            return self._search(self._cdf_of(params), uniform)
+
+    def _cdf_of(self: Any, params: Tensor) -> Callable[[Tensor], Tensor]:
+        """The CDF under some parameters, for many values in turn."""
+        return partial(self.cdf, params)
+
+    def _cdf_within(
+        self: Any, params: Tensor, low: Tensor | float, high: Tensor | float
+    ) -> Callable[[Tensor], Tensor]:
+        """The CDF given an interval, at values inside it. Its mass is computed once."""
+        until = partial(self.interval_log_prob, params.to(widest(params.device)), low)
+        mass = until(high)
+        return lambda value: (until(value) - mass).exp().to(params.dtype)
 
     def _search(
         self: Any,
@@ -115,9 +127,10 @@ class Cumulative:
         """log P(low <= X <= high) in nats, if `has_cdf`: (...).
 
         This is the score of a value that is only known to be in an interval. It is computed from
-        the nearer tail, so that it is accurate far from the mass. Bounds may be infinite. An
-        interval without probability scores -inf. The result has gradients if `has_cdf_gradient`,
-        or if the family is finite.
+        the nearer tail, so that it is accurate far from the mass, down to probabilities of 1e-300
+        for `Gamma`, `Beta`, `Poisson` and `NegativeBinomial`. Bounds may be infinite. An interval
+        without probability scores -inf. The result has gradients if `has_cdf_gradient`, or if the
+        family is finite.
 
         Args:
             low: numbers (...), or a number.
@@ -135,23 +148,19 @@ class Cumulative:
         """
         if not self.has_cdf:
             raise NotImplementedError(f"interval_log_prob: {self} has no CDF")
-        dtype, wide = params.dtype, widest(params.device)
-        params = params.to(wide)
-        low, high = (torch.as_tensor(end, dtype=wide, device=params.device) for end in (low, high))
-        family, states = self._following(params), self._ordered_states()
+        states = self._ordered_states()
         if states is None:
-            if self.support.is_discrete:
-                low, high = low.ceil() - 1, high.floor()
-            return family._interval_log_prob(params, low, high).to(dtype)
-        values = states.to(params.device, torch.int64 if self.is_index else wide)
-        scores = family.log_prob(params.unsqueeze(-2), values)
-        inside = (low.unsqueeze(-1) <= values) & (values <= high.unsqueeze(-1))
-        scores, inside = torch.broadcast_tensors(scores, inside)
-        return log_sum_exp(scores.masked_fill(~inside, -torch.inf)).to(dtype)
+            return self._interval_log_prob(params, low, high)
+        values = states.to(params.device, torch.int64 if self.is_index else params.dtype)
+        scores = self.log_prob(params.unsqueeze(-2), values)
+        scores, inside = torch.broadcast_tensors(scores, are_between(values, low, high))
+        return log_sum_exp(scores.masked_fill(~inside, -torch.inf))
 
     def _interval_log_prob(self: Any, params: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """log P(low < X <= high), for a family that is not finite, in float64."""
+        """log P(low <= X <= high), for a family that is not finite, in float64."""
         ends = self._ends
+        if ends.is_discrete:
+            low, high = low.ceil() - 1, high.floor()
         is_least, is_most = (low < ends.lower) | (low == -torch.inf), high >= ends.upper
         if not ends.is_discrete:
             is_least = low <= ends.lower
@@ -185,6 +194,12 @@ class Cumulative:
     def _state_probs(self: Any, params: Tensor, states: Tensor) -> Tensor:
         """The probabilities of `_ordered_states`: (..., num_states)."""
         return self.log_prob(params.unsqueeze(-2), states.to(params.device)).exp()
+
+
+def are_between(numbers: Tensor, low: Any, high: Any) -> Tensor:
+    """Whether numbers (K,) are from `low` to `high`, both (...): (..., K) bool."""
+    inside: Tensor = (low.unsqueeze(-1) <= numbers) & (numbers <= high.unsqueeze(-1))
+    return inside
 
 
 def _moved(value: Tensor, within: tuple[float, float], middle: float) -> Tensor:

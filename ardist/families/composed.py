@@ -11,7 +11,8 @@ from torch.distributions import Distribution, constraints
 from torch.distributions import Independent as TorchIndependent
 
 from ardist.families.base import Family, choose, product
-from ardist.families.guards import ends_of, widest
+from ardist.families.estimation import apart
+from ardist.families.guards import ends_of
 from ardist.families.logs import log_sum_exp
 from ardist.families.noise import uniform_noise
 from ardist.families.quantiles import of_counts, of_reals
@@ -78,6 +79,8 @@ class Derived(Family):
     enumerate_support = forwarded("enumerate_support")
     is_ancestral = forwarded("is_ancestral")
     sample_noise = forwarded("sample_noise")
+    _widened = forwarded("_widened")
+    _start = forwarded("_start")
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,6 +174,11 @@ class Mixture(Selecting):
             logits.log_softmax(-1) + self.family.log_prob(each, self._for_each(value))
         )
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        each = self.family._start(values, weights)
+        logits = each.new_zeros(each.shape[0], self.num_components)
+        return apart(torch.cat((logits, each.repeat(1, self.num_components)), -1))
+
     def _component(self, params: Tensor, uniform: Tensor) -> Tensor:
         """The parameters of the component that a uniform number selects, (..., 1, num_params)."""
         logits, each = self._split(params)
@@ -199,18 +207,12 @@ class Mixture(Selecting):
     # Components may have points and a density, as a `Hurdle` has.
     _is_atom = forwarded("_is_atom")
     _search = forwarded("_search")
+    _rounded = forwarded("_rounded")
 
-    def interval_log_prob(
-        self, params: Tensor, low: Tensor | float, high: Tensor | float
-    ) -> Tensor:
-        dtype, wide = params.dtype, widest(params.device)
-        logits, each = self._split(params.to(wide))
-        low, high = (
-            torch.as_tensor(end, dtype=wide, device=params.device).unsqueeze(-1)
-            for end in (low, high)
-        )
-        within = self.family.interval_log_prob(each, low, high)
-        return log_sum_exp(logits.log_softmax(-1) + within).to(dtype)
+    def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
+        logits, each = self._split(params)
+        within = self.family.interval_log_prob(each, low.unsqueeze(-1), high.unsqueeze(-1))
+        return log_sum_exp(logits.log_softmax(-1) + within)
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         logits, each = self._split(params)
@@ -269,6 +271,12 @@ class Independent(Derived):
     def _each(self, params: Tensor) -> Tensor:
         return params.reshape(*params.shape[:-1], *self.shape, self.family.num_params)
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        size = math.prod(self.shape)
+        values = values.reshape(values.shape[0], -1, *self.family.event_shape)
+        each = self.family._start(values, weights.repeat_interleave(size, 1))
+        return each.reshape(weights.shape[1], -1)
+
     def _total(self, each: Tensor) -> Tensor:
         return each.sum(tuple(range(-len(self.shape), 0))) if self.shape else each
 
@@ -306,6 +314,8 @@ class Independent(Derived):
     def _all(self, each: Tensor) -> Tensor:
         dims = len(self.shape)
         return each.flatten(-dims).all(-1) if dims else each
+
+    _rounded = forwarded("_rounded")
 
     def placeholder(self) -> Tensor:
         return self.family.placeholder().expand(self.event_shape)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ardist.families.guards import widest
+
 if TYPE_CHECKING:
     from ardist.families.base import Family
 
@@ -27,10 +29,8 @@ _PROGRESS = 0.01  # nats that a block has to gain in ten steps, or else its sear
 def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor:
     """The parameters of each of n blocks, (n, num_params), as `Family.fit` describes."""
     values, weights = _summary(family, values, mask)
-    generator = torch.Generator().manual_seed(0)  # parts of a mixture have to start apart
-    noise = torch.randn(family.num_params, generator=generator) / 2
     # The best parameters so far, the last ones that were not taken back, and the next ones to try.
-    best = last = params = noise.repeat(values.shape[1], 1).to(weights)  # (n, num_params)
+    best = last = params = family._start(values, weights)  # (n, num_params)
     highest = score = weights.new_full(values.shape[1:2], -math.inf)
     gradient, sizes = torch.zeros_like(params), torch.full_like(params, 0.5)
     # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.
@@ -76,6 +76,28 @@ def frequencies(states: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     counts = torch.zeros(states.shape[0], values.shape[1], device=values.device)
     counts.scatter_add_(0, index, mask.to(counts.dtype))
     return (counts + 1 / states.shape[0]) / (mask.sum(0) + 1)
+
+
+def apart(params: Tensor) -> Tensor:
+    """Parameters plus noise, always the same: parts of a mixture have to start apart."""
+    generator = torch.Generator().manual_seed(0)
+    return params + torch.randn(params.shape[-1], generator=generator).to(params) / 2
+
+
+def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the variance of numbers (rows, n) with weights (rows, n): both (n,), float64.
+
+    Without values they are those of uniform numbers. Equal numbers say nothing of the scale, which
+    is then their mean.
+    """
+    wide = widest(values.device)
+    total = weights.sum(0).to(wide)
+    shares = weights / total.clamp(min=1e-30)
+    values = torch.where(weights > 0, values, 0.0).to(wide)
+    mean = torch.where(total > 0, (shares * values).sum(0), 0.5)
+    variance, square = (shares * (values - mean).square()).sum(0), mean.square()
+    variance = torch.where(variance > 1e-12 * square, variance, square)
+    return mean, torch.where(total > 0, variance, 1 / 12)
 
 
 def _summary(family: "Family", values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

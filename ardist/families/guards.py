@@ -2,10 +2,11 @@
 
 - Half precision is computed in float32. Results are rounded back, and draws stay in the support.
 - Families with `needs_double` are scored in float64.
-- Infinite values and values outside the support score -inf and have no gradient.
+- Infinite values, values outside the support and numbers that are no state of a discrete family
+  score -inf and have no gradient.
 - A value at a closed end of the support, where the density may be infinite, is scored as the
   nearest number inside. Draws that round to such an end are moved to the same number.
-- A CDF is 0 below the support and 1 above it.
+- A CDF is 0 below the support and 1 above it. Probabilities of intervals are computed in float64.
 - Floating-point tensors that a family holds follow the dtype and the device of the arguments.
 """
 
@@ -35,12 +36,17 @@ class Ends(NamedTuple):
     @property
     def middle(self) -> float:
         """A number in the support."""
-        return min(max(0.5, self.lower), self.upper)
+        return min(max(0.0 if self.is_discrete else 0.5, self.lower), self.upper)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether an end is finite."""
+        return self.lower > -math.inf or self.upper < math.inf
 
     def within(self, dtype: torch.dtype) -> tuple[float, float]:
         """The smallest and the largest number inside, without the ends of a continuous support."""
         if self.is_discrete:
-            most = torch.finfo(dtype).max
+            most = torch.finfo(dtype).max if dtype.is_floating_point else math.inf
             return max(self.lower, -most), min(self.upper, most)
         return next_inside(self.lower, 1, dtype), next_inside(self.upper, -1, dtype)
 
@@ -57,6 +63,8 @@ def ends_of(support: constraints.Constraint) -> Ends:
     support = elementwise(support)
     if isinstance(support, type(constraints.simplex)):
         return Ends(lower=0.0)
+    if isinstance(support, type(constraints.boolean)):
+        return Ends(0.0, 1.0, is_discrete=True)
     lower, upper = (getattr(support, f"{name}_bound", None) for name in ("lower", "upper"))
     return Ends(
         -math.inf if lower is None or _is_many(lower) else float(lower),
@@ -119,6 +127,11 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if is_float else value
 
 
+def _widened(self: Any, value: Tensor, dtype: torch.dtype) -> Tensor:
+    wide: Tensor = self._widened(value, dtype) if value.is_floating_point() else value
+    return wide
+
+
 def _common(*given: Any) -> torch.dtype:
     """The promoted dtype of all floating-point tensors."""
     floats = {t.dtype for t in given if isinstance(t, Tensor) and t.is_floating_point()}
@@ -139,8 +152,8 @@ def _score(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tens
     wide = self._score_dtype(dtype, params.device)
     outside = None
     if not self._is_scored_by_parts or value.dtype in HALF:  # has ends of its own
-        value, outside = self._into_support(value, dtype)
-    params, value = params.to(wide), _to(value, wide)
+        value, outside = self._onto_states(*self._into_support(value, dtype))
+    params, value = self._widened_params(params, wide), _widened(self, value, wide)
     result: Tensor = method(self._following(params), params, value, *mask).to(dtype)
     if outside is None:
         return result
@@ -152,7 +165,7 @@ def _cumulate(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
     dtype, given = _common(params, value), value
     wide = self._score_dtype(dtype, params.device)
     value, outside = self._into_support(value, dtype)
-    params, value = params.to(wide), _to(value, wide)
+    params, value = self._widened_params(params, wide), _widened(self, value, wide)
     result: Tensor = method(self._following(params), params, value).clamp(0, 1).to(dtype)
     if outside is None:
         return result
@@ -162,8 +175,21 @@ def _cumulate(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
 def _invert(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:
     dtype = _common(params, uniform)
     wide = self._draw_dtype(dtype)
-    params, uniform = params.to(wide), uniform.to(wide)
+    params, uniform = self._widened_params(params, wide), uniform.to(wide)
     return self._rounded(method(self._following(params), params, uniform), dtype)
+
+
+def _between(method: Method, self: Any, params: Tensor, low: Any, high: Any) -> Any:
+    dtype, wide = params.dtype, widest(params.device)
+    params = self._widened_params(params, wide)
+    low, high = (_as_end(self, end, params) for end in (low, high))
+    return method(self._following(params), params, low, high).to(dtype)
+
+
+def _as_end(self: Any, end: Any, params: Tensor) -> Tensor:
+    if isinstance(end, Tensor) and end.is_floating_point():
+        return _widened(self, end.to(params.device), params.dtype)
+    return torch.as_tensor(end, dtype=params.dtype, device=params.device)
 
 
 def _draw(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +212,7 @@ def _is_plain(self: Any, params: Tensor, args: Any, kwargs: Any) -> bool:
 
 def _converted(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) -> Any:
     wide = self._draw_dtype(_common(params, *args, *kwargs.values()))
-    params = params.to(wide)
+    params = self._widened_params(params, wide)
     args = tuple(_to(part, wide) for part in args)
     kwargs = {name: _to(part, wide) for name, part in kwargs.items()}
     return method(self._following(params), params, *args, **kwargs)
@@ -200,6 +226,7 @@ _GUARDS = {
     "marginal_log_prob": _score,
     "cdf": _cumulate,
     "icdf": _invert,
+    "interval_log_prob": _between,
     **dict.fromkeys(("sample", "rsample", "pathwise", "from_noise", "sample_given"), _draw),
     **dict.fromkeys(("to_noise", "log_abs_det_jacobian", "to_noise_and_log_det"), _converted),
 }

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ardist.families.base import Family, choose
+from ardist.families.cdf import are_between
 from ardist.families.composed import Selecting
 from ardist.families.conditional import Conditional
-from ardist.families.guards import at_least_single, widest
 from ardist.families.logs import log_sum_exp
 from ardist.families.quantiles import of_reals
-from ardist.shapes import as_real, described, is_sequence
+from ardist.shapes import as_real, described, gather_last, is_sequence
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,11 +89,11 @@ class Hurdle(Selecting):
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities of the points (..., K) and the rest, and the family's parameters."""
         logits, inner = params.tensor_split((self._count + 1,), -1)
-        weights = logits.to(at_least_single(logits.dtype)).log_softmax(-1)
+        weights = logits.log_softmax(-1)
         return weights[..., :-1], weights[..., -1], inner
 
     def _points(self, reference: Tensor) -> Tensor:
-        return torch.as_tensor(self.points, dtype=reference.dtype, device=reference.device)
+        return _points_like(self.points, reference)
 
     def _is_point(self, value: Tensor) -> Tensor:
         """(..., K) bool"""
@@ -116,14 +116,17 @@ class Hurdle(Selecting):
         if self.family.support.is_discrete:  # which may take the point too
             rest = rest + self.family.log_prob(inner, value)
             both = rest.masked_fill(~self.family._is_atom(value), -torch.inf)
-            point = torch.logaddexp(point.clamp(min=torch.finfo(point.dtype).min), both)
+            point = log_sum_exp(torch.stack((point, both), -1))
         else:
             rest = rest + self.family.log_prob(inner, self._without_points(value, is_point))
         return torch.where(is_point, point, rest)
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        is_point = self._is_point(values.to(weights)).any(-1)
+        inner = self.family._start(values, weights.masked_fill(is_point, 0.0))
+        return torch.cat((inner.new_zeros(inner.shape[0], self._count + 1), inner), -1)
+
     def _is_atom(self, value: Tensor) -> Tensor:
-        if not value.is_floating_point():
-            value = value.to(torch.get_default_dtype())
         return self._is_point(value).any(-1) | self.family._is_atom(value)
 
     def sample(self, params: Tensor) -> Tensor:
@@ -136,8 +139,7 @@ class Hurdle(Selecting):
         """The point that a uniform number selects, or the family's value."""
         count = self._count
         index = choose(params[..., : count + 1], uniform)
-        points = self._points(value).expand(*index.shape, count)
-        point = points.gather(-1, index.clamp(max=count - 1).unsqueeze(-1)).squeeze(-1)
+        point = gather_last(self._points(value), index.clamp(max=count - 1))
         return torch.where(index < count, point, value)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
@@ -158,24 +160,19 @@ class Hurdle(Selecting):
         high: Tensor | float = math.inf,
     ) -> Tensor:
         lower, upper = self._inside_of(low, high, uniform)
-        below = torch.full_like(lower, -math.inf)
-        return of_reals(
-            cdf, (torch.nextafter(lower, below), upper), uniform
-        )  # `low` may be a point
+        below = torch.nextafter(lower, torch.full_like(lower, -math.inf))  # `low` may be a point
+        return of_reals(cdf, (below, upper), uniform)
 
-    def interval_log_prob(
-        self, params: Tensor, low: Tensor | float, high: Tensor | float
-    ) -> Tensor:
-        dtype = params.dtype
-        at, rest, inner = self._split(params.to(widest(params.device)))
-        low, high = (1.0 * torch.as_tensor(end, device=params.device) for end in (low, high))
-        inside = (low.unsqueeze(-1) <= self._points(low)) & (
-            self._points(high) <= high.unsqueeze(-1)
-        )
+    def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
+        at, rest, inner = self._split(params)
         within = (rest + self.family.interval_log_prob(inner, low, high)).unsqueeze(-1)
-        shape = (*within.shape[:-1], self._count)
-        at = torch.where(inside, at, -torch.inf).expand(shape)
-        return log_sum_exp(torch.cat((at, within), -1)).to(dtype)
+        at = torch.where(are_between(self._points(params), low, high), at, -torch.inf)
+        return log_sum_exp(torch.cat((at.expand(*within.shape[:-1], self._count), within), -1))
+
+    def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        # A point stays a point: in a wider dtype the number nearest to it is another one.
+        at, wide = self._is_point(value), self.family._widened(value, dtype)
+        return torch.where(at.any(-1), gather_last(self._points(wide), at.int().argmax(-1)), wide)
 
     def features(self, value: Tensor) -> Tensor:
         if not value.is_floating_point():
@@ -184,11 +181,6 @@ class Hurdle(Selecting):
         is_point = each.any(-1)
         inner = self.family.features(self._without_points(value, is_point))
         return torch.cat((each.to(inner), inner.masked_fill(is_point.unsqueeze(-1), 0.0)), -1)
-
-    # A point may not be moved off an end of the family's support, nor off its dtype.
-
-    def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-        return dtype
 
     def _rounded(self, draw: Tensor, dtype: torch.dtype) -> Tensor:
         is_point = self._is_point(draw).any(-1)
@@ -201,6 +193,12 @@ def _as_points(points: Any) -> tuple[float, ...]:
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"points: expected {wanted}, got {described(points)}")
     return tuple(float(as_real(x, "points", wanted, math.isfinite)) for x in numbers)
+
+
+def _points_like(points: tuple[float, ...], reference: Tensor) -> Tensor:
+    """The points as values have them: in the dtype of floats, and as floats next to integers."""
+    dtype = reference.dtype if reference.is_floating_point() else torch.get_default_dtype()
+    return torch.as_tensor(points, dtype=dtype, device=reference.device)
 
 
 class Spiked(constraints.Constraint):
@@ -217,8 +215,8 @@ class Spiked(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        points = torch.as_tensor(self._points, dtype=value.dtype, device=value.device)
-        return self._family.inside(value) | (value.unsqueeze(-1) == points).any(-1)
+        is_point = value.unsqueeze(-1) == _points_like(self._points, value)
+        return self._family.inside(value) | is_point.any(-1)
 
     def __repr__(self) -> str:
         return f"Spiked({self._points}, {self._family.support})"

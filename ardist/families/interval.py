@@ -1,8 +1,9 @@
 """Families made of another one by the probability of intervals: truncated and rounded ones."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -12,12 +13,14 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family
 from ardist.families.composed import Derived
 from ardist.families.conditional import Conditional
-from ardist.families.guards import interval, widest
+from ardist.families.guards import interval
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.truncated import state_logits_of
-from ardist.shapes import as_real
+from ardist.shapes import as_real, is_readable
 
 _AtLeast: Any = type(constraints.nonnegative_integer)
+_SMALL = -12.0  # the logarithm of a mass below which one minus the rest is not accurate
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,9 +132,26 @@ class Truncated(Derived):
             )
         if self._listed is None:
             return self.family.interval_log_prob(params, low, high)
-        values = torch.tensor(self._listed, device=params.device, dtype=params.dtype)
-        total = log_sum_exp(self.family.log_prob(params.unsqueeze(-2), values))
-        return total if high < math.inf else log_one_minus_exp(total.clamp(max=0.0))
+        total = log_sum_exp(self._scores_of(params, self._listed))
+        if high < math.inf:
+            return total
+        mass = log_one_minus_exp(total.clamp(max=0.0))
+        is_small = mass < _SMALL
+        if is_readable(mass) and not is_small.any():
+            return mass
+        # One minus a probability near one has no digits. The terms from `low` on then fall fast, so
+        # that a few more than are below it have the whole mass, unless the tail is a long one.
+        first = int(low)
+        each = self._scores_of(params, range(first, 4 * first + 32))
+        above = log_sum_exp(each)
+        is_long = each[..., -1] > above - 15
+        long = self.family.interval_log_prob(params, low, high)
+        return torch.where(is_small, torch.where(is_long, long, above), mass)
+
+    def _scores_of(self, params: Tensor, values: Sequence[int]) -> Tensor:
+        """The log-probabilities of some values of a discrete family: (..., number of values)."""
+        states = torch.tensor(values, device=params.device, dtype=params.dtype)
+        return self.family.log_prob(params.unsqueeze(-2), states)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         return self.family.log_prob(params, value) - self._log_mass(params)
@@ -139,21 +159,10 @@ class Truncated(Derived):
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         if self._ordered_states() is not None:
             return super().cdf(params, value)
-        until = self.family.interval_log_prob(params, self._inner_ends[0], value)
-        return (until - self.family.interval_log_prob(params, *self._inner_ends)).exp()
+        return self._cdf_of(params)(value)
 
-    def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        if self.support.is_discrete:
-            return super().icdf(params, uniform)
-        with torch.no_grad():
-            shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
-            params, uniform = params.expand(*shape, -1), uniform.expand(shape)
-            low, high = self._inner_ends
-            until = partial(self.family.interval_log_prob, params.to(widest(params.device)), low)
-            mass = until(high)  # the same in all steps of the search
-            return self._search(
-                lambda value: (until(value) - mass).exp().to(uniform.dtype), uniform
-            )
+    def _cdf_of(self, params: Tensor) -> Callable[[Tensor], Tensor]:
+        return self.family._cdf_within(params, *self._inner_ends)
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self._inner_ends
@@ -164,8 +173,7 @@ class Truncated(Derived):
 
     def sample(self, params: Tensor) -> Tensor:
         with torch.no_grad():
-            uniform = torch.rand(params.shape[:-1], dtype=params.dtype, device=params.device)
-            return self.icdf(params, uniform)
+            return self.icdf(params, uniform_noise(torch.empty_like(params[..., 0])))
 
 
 @dataclass(frozen=True, repr=False)

@@ -20,6 +20,11 @@ class Positive:
     def __call__(self, raw: Tensor) -> Tensor:
         return F.softplus(raw, beta=math.log(2)) + self.minimum
 
+    def inverse(self, number: Tensor) -> Tensor:
+        """The raw parameter of a number; of one below the minimum, that of one just above it."""
+        above = (number - self.minimum).clamp(min=1e-3 * self.minimum)
+        return above + torch.log2(-torch.expm1(-math.log(2) * above))
+
 
 @dataclass(frozen=True)
 class Bounded:
@@ -29,3 +34,7 @@ class Bounded:
 
     def __call__(self, raw: Tensor) -> Tensor:
         return self.limit * torch.tanh(raw / self.limit)
+
+    def inverse(self, number: Tensor) -> Tensor:
+        """The raw parameter of a number; of one beyond the limits, that of one just inside."""
+        return self.limit * torch.atanh((number / self.limit).clamp(-0.99, 0.99))

@@ -70,6 +70,8 @@ def auto(column: Any) -> Family:
 
 def _as_numbers(column: Any) -> np.ndarray:
     """The numbers that are not missing, (count,) float64."""
+    if isinstance(column, Tensor) and column.is_floating_point():
+        column = column.double()  # numpy has no bfloat16
     array = np.asarray(column.detach().cpu() if isinstance(column, Tensor) else column)
     if array.dtype.kind not in "biuf":
         raise ValueError(

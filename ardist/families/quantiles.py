@@ -17,8 +17,10 @@ Function = Callable[[Tensor], Tensor]
 def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
     """The first state at which the cumulated masses (..., num_states) reach the uniform (...)."""
     cumulative = masses.cumsum(-1).contiguous()
-    # The total is one up to rounding, and a uniform number may exceed it.
-    threshold = (uniform.unsqueeze(-1) * cumulative[..., -1:]).contiguous()
+    # The total is one up to rounding, and a uniform number may exceed it. A state without mass does
+    # not reach zero.
+    threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]
+    threshold = threshold.clamp(min=torch.finfo(threshold.dtype).tiny).contiguous()
     return torch.searchsorted(cumulative, threshold).squeeze(-1)
 
 
@@ -90,14 +92,14 @@ def _gauss_legendre(count: int) -> tuple[list[float], list[float]]:
 
 
 # Not tensors: they would keep the mode (inference, tracing) that they were made in.
-_NODES, _WEIGHTS = _gauss_legendre(48)
+_RULES = {count: _gauss_legendre(count) for count in (24, 48)}
 
 
-def quadrature(reference: Tensor) -> tuple[Tensor, Tensor]:
+def quadrature(count: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """The nodes and weights of Gauss's rule over (0, 1), for the dtype and device of a tensor."""
     nodes, weights = (
         torch.tensor(numbers, dtype=reference.dtype, device=reference.device)
-        for numbers in (_NODES, _WEIGHTS)
+        for numbers in _RULES[count]
     )
     return nodes, weights
 
@@ -131,7 +133,7 @@ def _by_quadrature(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
     above = torch.maximum(mean + 10 * deviation, x + 5 * deviation).clamp(max=1.0)
     below = torch.minimum(mean - 10 * deviation, x - 5 * deviation).clamp(min=0.0)
     reach = torch.where(is_above, above, below) - x
-    nodes, weights = quadrature(x)
+    nodes, weights = quadrature(48, x)
     away = (x - mean) + reach * nodes.reshape(-1, *(1,) * x.dim())  # (nodes, ...)
     density = (a - 1) * (away / mean).log1p() + (b - 1) * (-away / (1 - mean)).log1p()
     peak = gamma_excess(total) - gamma_excess(a) - gamma_excess(b) + total.log()

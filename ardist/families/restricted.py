@@ -20,6 +20,7 @@ from ardist.families.composed import Derived, attribute, forwarded
 from ardist.families.conditional import Conditional
 from ardist.families.hurdle import Spiked
 from ardist.families.logs import log_sum_exp
+from ardist.families.noise import uniform_noise
 from ardist.families.truncated import (
     FiniteFamily,
     Likeliest,
@@ -403,6 +404,10 @@ class Limited(Restricted):
 
     needs_double = True
 
+    def _widened_params(self, params: Tensor, dtype: torch.dtype) -> Tensor:
+        ends = [self.family._widened(end, dtype) for end in params[..., -2:].unbind(-1)]
+        return torch.cat((params[..., :-2].to(dtype), torch.stack(ends, -1)), -1)
+
     @property
     def _has_integers(self) -> bool:
         """Whether all values are integers, not only the points of reals with spikes."""
@@ -443,12 +448,12 @@ class Limited(Restricted):
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         inner, low, high, is_one = self._split(params)
-        own = torch.minimum(torch.maximum(self._safe(params, value), low), high)
-        until = self.family.interval_log_prob(inner, low, own)
-        inside = (until - self.family.interval_log_prob(inner, low, high)).exp()
+        own = torch.minimum(self._safe(params, value), high)
+        inside = self.family._cdf_within(inner, low, high)(own)
         return torch.where(is_one, (value >= params[..., -2]).to(inside), inside)
 
     _is_atom = forwarded("_is_atom")
+    _rounded = forwarded("_rounded")
 
     def mass(self, params: Tensor, value: Tensor) -> Tensor:
         *_, is_one = self._split(params)
@@ -461,17 +466,13 @@ class Limited(Restricted):
             shape = torch.broadcast_shapes(params.shape[:-1], uniform.shape)
             params, uniform = params.expand(*shape, -1), uniform.expand(shape)
             inner, low, high, _ = self._split(params)
-            mass = self.family.interval_log_prob(inner, low, high)
-
-            def cdf(value: Tensor) -> Tensor:
-                return (self.family.interval_log_prob(inner, low, value) - mass).exp()
-
+            cdf = self.family._cdf_within(inner, low, high)
             draw = self.family._search(cdf, uniform, low, high)
             ends = params[..., -2], params[..., -1]
             return torch.minimum(torch.maximum(draw, ends[0]), ends[1])
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        return out.uniform_()
+        return uniform_noise(out)
 
     def from_noise(self, params: Tensor, noise: Tensor) -> Tensor:
         return self.icdf(params, noise)
@@ -508,9 +509,11 @@ class Limited(Restricted):
 
 
 def _is_close(value: Tensor, wanted: Tensor) -> Tensor:
-    """Whether values equal others up to rounding, as of a sum in another order."""
-    eps = 8 * torch.finfo(torch.promote_types(value.dtype, torch.float32)).eps
-    return (value - wanted).abs() <= eps * (1 + wanted.abs())
+    """Whether values equal others up to rounding, as of a sum in another order.
+
+    The rounding is that of float32, from which a guard may have converted both.
+    """
+    return (value - wanted).abs() <= 8 * torch.finfo(torch.float32).eps * (1 + wanted.abs())
 
 
 @dataclass(frozen=True, repr=False)

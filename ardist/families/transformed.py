@@ -173,6 +173,10 @@ class Transformed(Derived):
         x, log_slopes = self._backward(value)
         return self.family.log_prob(params, x) - self._total(log_slopes)
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.family._start(self._backward(values)[0], weights)
+
     def _total(self, log_slopes: list[Tensor]) -> Tensor:
         """log abs(det dy/dx) of all transforms: (...), from those that `_backward` returns."""
         dims = len(self.event_shape)

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ardist.families import student
 from ardist.families.base import Family
-from ardist.families.estimation import frequencies
+from ardist.families.estimation import apart, frequencies, moments
 from ardist.families.implicit import reparameterized, with_gradient
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
 from ardist.families.noise import gumbel_noise, uniform_noise
-from ardist.families.quantiles import betainc, quadrature
+from ardist.families.quantiles import betainc
 from ardist.families.saddle import deviance, gamma_excess
-from ardist.shapes import as_positive, as_scale, gather_last
+from ardist.shapes import as_positive, as_scale, expand_to_batch, gather_last
 
 _LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
 
@@ -168,11 +169,11 @@ class LocationScale(Family):
         return (value - loc) / scale
 
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._loc_scale(params)[1].log().expand(value.shape)
+        return expand_to_batch(self._loc_scale(params)[1].log(), value.shape)
 
     def to_noise_and_log_det(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         loc, scale = self._loc_scale(params)
-        return (value - loc) / scale, scale.log().expand(value.shape)
+        return (value - loc) / scale, expand_to_batch(scale.log(), value.shape)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._standard_cdf(self.to_noise(params, value))
@@ -364,33 +365,19 @@ class StudentT(Family):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         loc, scale, df = self._loc_scale_df(params)
-        half = df / 2
-        slope = torch.log1p(((value - loc) / scale).square() / df)
-        # lgamma(half + 1 / 2) - lgamma(half) - log(half) / 2. For large numbers its terms would
-        # cancel, and a series takes their place (Abramowitz and Stegun 1964, 6.1.47).
-        small = half.clamp(max=1e4)
-        ratio = (small + 0.5).lgamma() - small.lgamma() - 0.5 * small.log()
-        ratio = torch.where(half < 1e4, ratio, -1 / (8 * half))
-        return ratio - (half + 0.5) * slope - scale.log() - HALF_LOG_TAU
+        return student.log_density((value - loc) / scale, df) - scale.log()
+
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        start = mean, Positive(self.min_scale).inverse(variance.sqrt()), torch.ones_like(mean)
+        return apart(torch.stack(start, -1).to(weights))  # the first steps are long
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        # Gauss's rule, over (0, z) near zero and over the tail beyond |z| elsewhere. There the
-        # power of the nodes covers the long tail.
-        loc, scale, df = self._loc_scale_df(params)
-        z = ((value - loc) / scale).unsqueeze(-1)
-        nodes, weights = quadrature(z)
-        is_near = z.abs() < 1.5
-        far = torch.where(is_near, 1.5, z.abs())
-        at = torch.where(is_near, z * nodes, far / nodes**4)
-        slope = torch.where(is_near, z, 4 * far / nodes**5)
-        standard = dist.StudentT(df.unsqueeze(-1), validate_args=False)
-        mass = (standard.log_prob(at).exp() * slope * weights).sum(-1)
-        z, is_near = z.squeeze(-1), is_near.squeeze(-1)
-        return torch.where(is_near, 0.5 + mass, torch.where(z < 0, mass, 1 - mass))
+        return self.log_tails(params, value)[0].exp()
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        mirrored = 2 * params[..., 0] - value
-        return both_logs(self.cdf(params, value), self.cdf(params, mirrored))
+        loc, scale, df = self._loc_scale_df(params)
+        return student.log_tails((value - loc) / scale, df)
 
 
 @dataclass(frozen=True, repr=False)
@@ -450,6 +437,12 @@ class Gamma(_ThroughDraws):
         fit = deviance(concentration, value * rate)
         return concentration.log() - value.log() - fit - gamma_excess(concentration)
 
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        rate = mean / variance
+        start = Positive(1e-2).inverse(mean * rate), Positive().inverse(rate)
+        return torch.stack(start, -1).to(weights)
+
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         concentration, rate = self._concentration_rate(params)
         below = torch.special.gammainc(concentration, value * rate)
@@ -484,6 +477,13 @@ class Beta(_ThroughDraws):
         fit = deviance(first, total * value) + deviance(second, total * rest)
         excess = gamma_excess(total) - gamma_excess(first) - gamma_excess(second)
         return excess - fit + (first / total).log() + second.log() - value.log() - rest.log()
+
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        mean = mean.clamp(1e-6, 1 - 1e-6)
+        total = (mean * (1 - mean) / variance - 1).clamp(min=2)  # from a density without peaks
+        both = torch.stack((mean, 1 - mean), -1) * total.unsqueeze(-1)
+        return Positive(1e-2).inverse(both).to(weights)
 
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         first, second = Positive(1e-2)(params).unbind(-1)
@@ -568,7 +568,7 @@ class Poisson(_Count):
 
     def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         rate = Positive()(params[..., 0]).detach()
-        after = (value.floor() + 1).clamp(min=0)
+        after = (value.detach().floor() + 1).clamp(min=0)  # torch has no slope of what follows
         return torch.special.gammaincc(after, rate), torch.special.gammainc(after, rate)
 
 
@@ -601,6 +601,16 @@ class NegativeBinomial(_Count):
         )
         excess = gamma_excess(total) - gamma_excess(count) - gamma_excess(value)
         return excess - fit + (count / total).log()
+
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+        mean, variance = moments(values, weights)
+        mean = mean.clamp(min=1e-3)
+        excess = torch.maximum(variance - mean, 1e-4 * mean)  # of a Poisson it is zero
+        start = (
+            Positive(1e-2).inverse(mean.square() / excess),
+            _LOG_ODDS.inverse((excess / mean).log()),
+        )
+        return torch.stack(start, -1).to(weights)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
         return self._tails(params, value)[0]

@@ -16,7 +16,7 @@ from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU
 from ardist.families.noise import gumbel_noise
 from ardist.families.saddle import deviance, gamma_excess
-from ardist.shapes import as_positive
+from ardist.shapes import as_positive, expand_to_batch
 
 # With larger entries the condition number of a covariance exceeds the precision of float32.
 _FACTOR = Bounded(100.0)
@@ -148,7 +148,7 @@ class MultivariateNormal(_Gaussian):
         ).squeeze(-1)
 
     def log_abs_det_jacobian(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._loc_scale(params)[1].log().sum(-1).expand(value.shape[:-1])
+        return expand_to_batch(self._loc_scale(params)[1].log().sum(-1), value.shape[:-1])
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         z = self.to_noise(params, value)

@@ -456,6 +456,10 @@ def test_sums_of_reals_in_single_precision():
         p = networks.MADE(fac, hidden_features=16).condition()
         x = p.sample((3000,))
         assert p.log_prob(x).isfinite().all()
+        x[:, -1] = total - x[:, :-1].flip(-1).sum(-1)  # rounded in another order
+        inside = p.support.check(x)
+        assert inside.double().mean() > 0.9
+        assert p.log_prob(x[inside]).isfinite().all()
 
 
 # Everything of a distribution.

@@ -15,6 +15,7 @@ from torch.distributions import (
 )
 
 from ardist import families as fam
+from ardist.families.restricted import Limited
 
 ALL = {**FAMILIES, **VECTORS}
 families = pytest.mark.parametrize("family", ALL.values(), ids=ALL.keys())
@@ -77,6 +78,33 @@ def test_a_fit_does_not_depend_on_the_units_of_values(make):
     assert max(nats) - min(nats) < 0.2  # of 1.42
 
 
+NARROW = [
+    *((family, 5e3, 70.0) for family in (fam.StudentT(1e-12), fam.Gamma(), fam.NegativeBinomial())),
+    (fam.NegativeBinomial(), 5e3, 300.0),
+    (fam.NegativeBinomial(), 5e5, 800.0),
+    (fam.Beta(), 0.9, 0.004),
+    (fam.Mixture(fam.Gamma(), 2), 5e3, 70.0),
+    (fam.Hurdle((0.0,), fam.Gamma()), 5e3, 70.0),
+    (fam.Truncated(fam.Gamma(), low=1e-3), 5e3, 70.0),
+    (fam.Rounded(fam.Gamma()), 5e3, 70.0),
+    (fam.Transformed(fam.Gamma(), AffineTransform(0.0, 20.0)), 5e3, 70.0),
+]
+
+
+@pytest.mark.parametrize(("family", "mean", "deviation"), NARROW, ids=str)
+def test_a_fit_finds_a_deviation_that_is_far_smaller_than_the_mean(family, mean, deviation):
+    torch.manual_seed(0)
+    is_free = not (family.support.is_discrete or isinstance(family, fam.Beta))
+    for unit in (1e-3, 1.0, 1e4) if is_free else (1.0,):
+        values = unit * (mean + deviation * torch.randn(400, 1))
+        if family.support.is_discrete:
+            values = values.round()
+        found = family.fit(values, torch.ones_like(values, dtype=torch.bool))
+        normal = dist.Normal(values.mean(), values.std())  # which the family nearly is
+        nats = normal.log_prob(values).mean() - family.log_prob(found, values).mean()
+        assert nats < 0.03
+
+
 def test_a_fit_gives_unseen_states_a_probability():
     values, mask = torch.tensor([[0], [0], [2]]), torch.ones(3, 1, dtype=torch.bool)
     for family in (fam.Categorical(4), fam.DiscretizedLogisticMixture(2, bins=4)):
@@ -131,6 +159,44 @@ def test_wild_parameters_give_finite_draws_scores_and_gradients(family):
 
 
 @families
+def test_scores_have_finite_second_slopes(family):
+    params = torch.randn(50, family.num_params).requires_grad_()
+    scores = family.log_prob(params, family.sample(params))
+    (slope,) = torch.autograd.grad(scores.sum(), params, create_graph=True)
+    if slope.requires_grad:  # a normalized score may be linear
+        (second,) = torch.autograd.grad(slope.square().sum(), params)
+        assert second.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        *FAMILIES.values(),
+        fam.Truncated(fam.Normal(), high=1.0),
+        fam.Mixture(fam.Truncated(fam.Logistic(), high=-3.0), 2),
+        Limited(fam.Normal()),
+        fam.Relaxed(fam.OneHotCategorical(3), 0.5, straight_through=True),
+    ],
+    ids=str,
+)
+def test_draws_of_the_smallest_uniform_numbers_are_likely_enough(family, monkeypatch):
+    """Of 2^24 uniform numbers in [0, 1) one is zero, at which a quantile is infinite."""
+    monkeypatch.setattr(torch, "rand", lambda *size, **kwargs: torch.zeros(*size, **kwargs))
+    monkeypatch.setattr(torch, "rand_like", torch.zeros_like)
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda x, low=0.0, high=1.0: x.fill_(low))
+    params = torch.zeros(3, family.num_params)
+    if isinstance(family, Limited):
+        params[:, -2] = -torch.inf
+    value = family.sample(params)
+    assert family.inside(value).all()
+    assert (family.log_prob(params, value) > -200).all()
+    if family.has_rsample:
+        params.requires_grad_()
+        draw = family.rsample(params)
+        assert torch.autograd.grad(draw.sum(), params)[0].isfinite().all()
+
+
+@families
 def test_fused_scores_are_those_of_the_distribution(family, float64):
     params = 2 * torch.randn(500, family.num_params)
     value = family.sample(params)
@@ -160,6 +226,35 @@ def test_shapes(family):
         assert family.from_noise(params, noise).shape == value.shape
     if family.has_rsample:
         assert family.rsample(params.requires_grad_()).requires_grad
+
+
+@families
+def test_leading_dimensions_of_parameters_and_values_broadcast(family):
+    shape, event = (4, 3), family.event_shape
+    params, uniform = torch.randn(*shape, family.num_params), torch.rand(shape)
+    value, known = family.sample(params), torch.ones((*shape, *event), dtype=torch.bool)
+    calls = [lambda p, v, u, m: family.log_prob(p, v), lambda p, v, u, m: family.mass(p, v)]
+    calls.append(lambda p, v, u, m: family.marginal_log_prob(p, v, m))
+    if family.has_cdf:
+        calls.append(lambda p, v, u, m: family.cdf(p, v))
+        calls.append(lambda p, v, u, m: family.icdf(p, u))
+        calls.append(lambda p, v, u, m: family.interval_log_prob(p, v, v + 1))
+    if family.has_rsample:
+        calls.append(lambda p, v, u, m: family.pathwise(p, v))
+    if family.is_bijective:
+        calls.append(lambda p, v, u, m: family.to_noise(p, v))
+        calls.append(lambda p, v, u, m: family.log_abs_det_jacobian(p, v))
+        calls.append(lambda p, v, u, m: family.to_noise_and_log_det(p, v)[1])
+    for of_params, of_value in (((0, 0), ...), (..., (0, 0)), (..., 0), (slice(1), ...)):
+        parts = [params[of_params], *(part[of_value] for part in (value, uniform, known))]
+        full = [
+            part.expand(*shape, *dims)
+            for part, dims in zip(parts, ((-1,), event, (), event), strict=True)
+        ]
+        for call in calls:
+            torch.testing.assert_close(call(*parts), call(*full), rtol=1e-4, atol=1e-5)
+    for call in calls:
+        assert call(params[:0], value[:0], uniform[:0], known[:0]).shape[:2] == (0, 3)
 
 
 @families

@@ -177,6 +177,28 @@ def test_scores_outside_are_minus_infinity():
                 assert (family.log_prob(params, torch.tensor(beyond)) == -torch.inf).all()
 
 
+DISCRETE = {name: f for name, f in ALL.items() if f.support.is_discrete and not f.event_shape}
+
+
+@pytest.mark.parametrize("family", DISCRETE.values(), ids=DISCRETE.keys())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.int64])
+def test_numbers_that_are_no_state_score_minus_infinity(family, dtype):
+    value = torch.arange(-6, 24).div(4) if dtype.is_floating_point else torch.arange(-3, 6)
+    value = torch.cat((value, torch.tensor([250, 1000]))).to(dtype)
+    params = torch.randn(family.num_params).requires_grad_()
+    scores = family.log_prob(params, value)
+    inside = family.inside(value)
+    assert (scores[~inside] == -torch.inf).all()
+    # The states score as they do alone, where a guard masks nothing.
+    torch.testing.assert_close(scores[inside], family.log_prob(params, value[inside]))
+    if not isinstance(family, (fam.TopK, fam.Nucleus)):
+        assert scores[inside].isfinite().all()
+    (gradient,) = torch.autograd.grad(scores[scores.isfinite()].sum(), params)
+    assert gradient.isfinite().all()
+    if dtype.is_floating_point:
+        assert not family.log_prob(params, torch.tensor(torch.nan, dtype=dtype)).isfinite()
+
+
 # Scores without cancellation.
 
 

@@ -47,6 +47,47 @@ def test_a_draw_is_exactly_a_point(dtype):
     assert family.log_prob(params, draws).isfinite().all()
 
 
+TENTH = fam.Hurdle((0.1, 1.0), fam.LogNormal())  # 0.1 is another number in each dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "family",
+    [
+        TENTH,
+        fam.Mixture(TENTH, 2),
+        fam.Independent(fam.Mixture(TENTH, 2), (2,)),
+        fam.Mixture(fam.Independent(TENTH, (2,)), 2),
+        fam.Mixture(fam.Hurdle((0.3,), TENTH), 2),
+        Limited(TENTH),
+    ],
+    ids=str,
+)
+def test_a_point_is_the_same_in_all_dtypes(family, dtype):
+    params = torch.linspace(0.5, 1.0, family.num_params, dtype=torch.float64)
+    if isinstance(family, Limited):
+        params[-2], params[-1] = 0.1, 7.0
+    value = torch.full(family.event_shape, 0.1, dtype=torch.float64)
+    expected, params = family.log_prob(params, value), params.to(dtype)
+    found = family.log_prob(params, value.to(dtype))
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), expected, rtol=8 * eps, atol=8 * eps)
+    if family.has_cdf:
+        jump = family.cdf(params, value.to(dtype)) - family.cdf(params, value.to(dtype) * 0.9)
+        assert jump > 0.1
+    draws = family.sample(params.expand(2000, -1))
+    assert family.inside(draws).all()
+    assert family._is_atom(draws).any()
+    assert family.log_prob(params, draws).isfinite().all()
+
+
+def test_draws_that_round_to_an_end_are_moved_inside_another_family():
+    for family in (fam.Mixture(TENTH, 1), fam.Independent(TENTH, (1,))):
+        wanted = torch.zeros(family.num_params, dtype=torch.float16)
+        wanted[-2] = -30.0  # the location of a LogNormal
+        assert family.inside(family.sample(wanted.expand(500, -1))).all()
+
+
 def test_quantiles_stop_at_points(float64):
     family = fam.Hurdle((0.0,), fam.Normal())
     params = torch.zeros(4)
@@ -63,6 +104,12 @@ def test_a_point_among_counts_adds_no_probability(float64):
     scores = family.log_prob(params, values)
     torch.testing.assert_close(scores.exp().sum(-1), torch.ones(10))
     torch.testing.assert_close(scores[:, -1], params[:, 0, :3].log_softmax(-1)[:, 0])
+
+
+def test_integers_are_not_compared_with_points_as_integers():
+    family = fam.Hurdle((0.5, 3.0), fam.LogNormal())
+    assert family.inside(torch.tensor([-1, 0, 1, 3])).tolist() == [False, False, True, True]
+    assert family._is_atom(torch.tensor([-1, 0, 1, 3])).tolist() == [False, False, False, True]
 
 
 SPIKED = fam.Hurdle((0.0,), fam.Normal())
@@ -102,6 +149,33 @@ def test_only_the_point_within_an_interval_has_mass():
     mass = Limited(SPIKED).mass(params, torch.tensor([0.0, 0.5]))
     assert mass[0] > 0.5
     assert mass[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_an_interval_that_ends_at_a_point_has_its_mass(dtype):
+    inner, end = fam.Hurdle((0.1, 0.2), fam.Normal()), torch.tensor([0.1, 0.2], dtype=dtype)
+    for family in (inner, fam.Mixture(inner, 2)):
+        params = torch.zeros(family.num_params, dtype=torch.float64)
+        reached = torch.tensor([1.0, 2.0]) + torch.special.ndtr(torch.tensor([0.1, 0.2]))
+        for low, high, expected in (
+            (-torch.inf, end, reached / 3),
+            (end, torch.inf, (4 - reached) / 3),
+            (end, end, torch.ones(2) / 3),
+        ):
+            found = family.interval_log_prob(params, low, high).exp().float()
+            torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("inner", [fam.Poisson(), SPIKED, fam.Mixture(SPIKED, 2), fam.Normal()])
+def test_within_limits_there_is_nothing_below_the_lower_one(inner, float64):
+    params = torch.cat((torch.zeros(inner.num_params), torch.tensor([0.0, 3.0]))).requires_grad_()
+    family = Limited(inner)
+    found = family.cdf(params, torch.tensor([-7.0, -0.1, 3.0, 4.0]))
+    assert found.tolist() == [0, 0, 1, 1]
+    if inner.has_cdf_gradient:
+        assert torch.autograd.grad(found.sum(), params)[0].isfinite().all()
+    at_end, mass = family.cdf(params, torch.tensor(0.0)), family.mass(params, torch.tensor(0.0))
+    torch.testing.assert_close(at_end, mass)
 
 
 def test_intervals_in_half_precision_keep_their_dtype():

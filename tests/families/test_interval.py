@@ -9,6 +9,7 @@ from table import FAMILIES
 from torch.distributions import AffineTransform, ExpTransform
 
 from ardist import families as fam
+from ardist.families.restricted import Limited
 
 WITH_CDF = {name: family for name, family in FAMILIES.items() if family.has_cdf}
 
@@ -33,10 +34,11 @@ def test_an_interval_has_the_difference_of_the_cdf(family, float64):
         (fam.Normal(), stats.norm(scale=1 + 1e-6), (-30.0, -8.0, 8.0, 30.0)),
         (fam.Laplace(), stats.laplace(scale=1 + 1e-6), (-300.0, 300.0)),
         (fam.Logistic(), stats.logistic(scale=1 + 1e-6), (-300.0, 300.0)),
+        (fam.StudentT(), stats.t(2, scale=1 + 1e-6), (-300.0, 300.0)),
         (fam.Exponential(), stats.expon(scale=1 / (1 + 1e-6)), (300.0,)),
         (fam.Gamma(), stats.gamma(1.01, scale=1 / (1 + 1e-6)), (300.0,)),
     ],
-    ids=["Normal", "Laplace", "Logistic", "Exponential", "Gamma"],
+    ids=["Normal", "Laplace", "Logistic", "StudentT", "Exponential", "Gamma"],
 )
 def test_the_tails_are_exact_and_have_gradients(family, law, places):
     params = torch.zeros(family.num_params, dtype=torch.float64, requires_grad=True)
@@ -93,6 +95,32 @@ def test_truncated_counts_are_the_counts_renormalized(inner, low, high, float64)
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
 
 
+def test_counts_with_a_long_tail_far_above_the_mass_have_the_mass_of_the_interval(float64):
+    inner = fam.Rounded(
+        fam.Transformed(fam.Normal(), [AffineTransform(-40.0, 4.0), ExpTransform()])
+    )
+    params = torch.zeros(2, requires_grad=True)
+    found = fam.Truncated(inner, low=3).log_prob(params, torch.tensor(3.0))
+    expected = inner.log_prob(params, torch.tensor(3.0)) - inner.interval_log_prob(
+        params, 3, torch.inf
+    )
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(part, params)[0] for part in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("inner", [fam.Poisson(), fam.NegativeBinomial()], ids=str)
+@pytest.mark.parametrize("low", [1, 3, 20, 60])
+def test_counts_far_above_the_mass_are_normalized(inner, low, float64):
+    params = torch.linspace(-25, 3, 30).unsqueeze(-1).expand(30, inner.num_params)
+    params = params.clone().requires_grad_()
+    scores = fam.Truncated(inner, low=low).log_prob(params.unsqueeze(1), low + torch.arange(2000.0))
+    total = scores.logsumexp(-1)
+    torch.testing.assert_close(total, torch.zeros(30), rtol=0, atol=1e-6)
+    (slope,) = torch.autograd.grad(total.sum(), params)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), rtol=0, atol=1e-5)
+
+
 def test_rounded_values_have_the_mass_of_their_interval(float64):
     inner = fam.Transformed(
         fam.Mixture(fam.Normal(), 2), [ExpTransform(), AffineTransform(-0.5, 1)]
@@ -110,3 +138,13 @@ def test_rounded_values_have_the_mass_of_their_interval(float64):
     value = family.icdf(params, uniform)
     assert (family.cdf(params, value) >= uniform).all()
     assert (family.cdf(params, value - 1) < uniform).all()
+
+
+@pytest.mark.parametrize("loc", [-30.0, -1e4])
+def test_draws_within_limits_far_from_the_mass_follow_its_tail(loc):
+    uniform = torch.linspace(0.05, 0.95, 19)
+    expected = -torch.log1p(-uniform) / -loc  # up to the curvature of the tail
+    found = Limited(fam.Normal()).icdf(torch.tensor([loc, 0.0, 0.0, 1.0]), uniform)
+    torch.testing.assert_close(found, expected, rtol=3 / loc**2 + 1e-5, atol=0)
+    found = fam.Truncated(fam.Normal(), 0.0, 1.0).icdf(torch.tensor([loc, 0.0]), uniform)
+    torch.testing.assert_close(found, expected, rtol=3 / loc**2 + 1e-5, atol=0)

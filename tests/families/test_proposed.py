@@ -76,3 +76,8 @@ def test_other_types_of_columns():
     of_array = repr(fam.auto(column))
     for other in (torch.tensor(column), column.tolist(), pd.Series(column), [*column, np.nan]):
         assert repr(fam.auto(other)) == of_array
+
+
+def test_columns_in_half_precision_have_a_family():
+    for dtype in (torch.float16, torch.bfloat16):
+        assert fam.auto((torch.arange(100) % 3).to(dtype)) == fam.Categorical(3)

@@ -149,8 +149,8 @@ def test_a_discrete_cdf_is_a_sum_and_its_inverse_the_first_value_to_reach(family
 
 def test_values_without_probability_are_never_reached():
     family, params = fam.TopK(fam.Categorical(6), 2), torch.tensor([0.0, 9.0, 0.0, 9.0, 0.0, 0.0])
-    uniform = torch.tensor([1e-30, 0.49, 0.51, 1 - 2**-24, 1.0])
-    assert family.icdf(params, uniform).tolist() == [1, 1, 3, 3, 3]
+    uniform = torch.tensor([0.0, 1e-30, 0.49, 0.51, 1 - 2**-24, 1.0])
+    assert family.icdf(params, uniform).tolist() == [1, 1, 1, 3, 3, 3]
 
 
 def test_the_incomplete_beta_function_is_scipys():
@@ -161,16 +161,6 @@ def test_the_incomplete_beta_function_is_scipys():
     np.testing.assert_allclose(found, special.betainc(a, b, x), rtol=1e-8, atol=1e-12)
     ends = betainc(torch.tensor(2.0), torch.tensor(3.0), torch.tensor([0.0, 1.0]))
     assert ends.tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("df", [1.01, 1.5, 2.0, 7.0, 60.0, 1e3, 1e6])
-def test_students_cdf_is_scipys_whatever_the_degrees_of_freedom(df, float64):
-    raw = df - 1 if df > 60 else np.log2(2 ** (df - 1) - 1)  # the inverse of the link
-    params = torch.tensor([0.0, 0.0, raw])
-    z = torch.cat([sign * torch.logspace(-6, 6, 200) for sign in (-1, 1)])
-    scale = float(fam.StudentT()(params).scale)
-    expected = torch.from_numpy(stats.t(df, scale=scale).cdf(z.numpy()))
-    torch.testing.assert_close(fam.StudentT().cdf(params, z), expected, rtol=1e-8, atol=1e-12)
 
 
 def test_the_incomplete_beta_function_of_large_numbers_is_scipys():
