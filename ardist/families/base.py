@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, transform_to
 
 from ardist.families.cdf import Cumulative
-from ardist.families.estimation import apart, maximum_likelihood
+from ardist.families.estimation import maximum_likelihood
 from ardist.families.guards import (
     HALF,
     Ends,
@@ -228,16 +228,19 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         """
         return maximum_likelihood(self, values, mask)
 
-    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
-        """Where the search for likely parameters of n blocks starts: (n, num_params).
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor | None:
+        """Where the search for likely parameters of n blocks starts, if not near zero.
 
         A family whose likelihood has a narrow valley starts with the moments of the values.
 
         Args:
             values: inside the support, (rows, n, *event_shape).
             weights: (rows, n), which sum to 1, or to 0 for a block without values.
+
+        Returns:
+            (n, num_params), or None.
         """
-        return apart(weights.new_zeros(weights.shape[1], self.num_params))
+        return None
 
     def placeholder(self) -> Tensor:
         """A fixed value well inside the support: (*event_shape)."""

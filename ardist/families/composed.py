@@ -174,8 +174,10 @@ class Mixture(Selecting):
             logits.log_softmax(-1) + self.family.log_prob(each, self._for_each(value))
         )
 
-    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor | None:
         each = self.family._start(values, weights)
+        if each is None:
+            return None
         logits = each.new_zeros(each.shape[0], self.num_components)
         return apart(torch.cat((logits, each.repeat(1, self.num_components)), -1))
 
@@ -271,11 +273,11 @@ class Independent(Derived):
     def _each(self, params: Tensor) -> Tensor:
         return params.reshape(*params.shape[:-1], *self.shape, self.family.num_params)
 
-    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor | None:
         size = math.prod(self.shape)
         values = values.reshape(values.shape[0], -1, *self.family.event_shape)
         each = self.family._start(values, weights.repeat_interleave(size, 1))
-        return each.reshape(weights.shape[1], -1)
+        return None if each is None else each.reshape(weights.shape[1], -1)
 
     def _total(self, each: Tensor) -> Tensor:
         return each.sum(tuple(range(-len(self.shape), 0))) if self.shape else each

@@ -29,8 +29,11 @@ _PROGRESS = 0.01  # nats that a block has to gain in ten steps, or else its sear
 def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor:
     """The parameters of each of n blocks, (n, num_params), as `Family.fit` describes."""
     values, weights = _summary(family, values, mask)
+    start = family._start(values, weights)
+    if start is None:
+        start = apart(weights.new_zeros(weights.shape[1], family.num_params))
     # The best parameters so far, the last ones that were not taken back, and the next ones to try.
-    best = last = params = family._start(values, weights)  # (n, num_params)
+    best = last = params = start  # (n, num_params)
     highest = score = weights.new_full(values.shape[1:2], -math.inf)
     gradient, sizes = torch.zeros_like(params), torch.full_like(params, 0.5)
     # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.

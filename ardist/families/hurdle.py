@@ -121,9 +121,11 @@ class Hurdle(Selecting):
             rest = rest + self.family.log_prob(inner, self._without_points(value, is_point))
         return torch.where(is_point, point, rest)
 
-    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor | None:
         is_point = self._is_point(values.to(weights)).any(-1)
         inner = self.family._start(values, weights.masked_fill(is_point, 0.0))
+        if inner is None:
+            return None
         return torch.cat((inner.new_zeros(inner.shape[0], self._count + 1), inner), -1)
 
     def _is_atom(self, value: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class Transformed(Derived):
         x, log_slopes = self._backward(value)
         return self.family.log_prob(params, x) - self._total(log_slopes)
 
-    def _start(self, values: Tensor, weights: Tensor) -> Tensor:
+    def _start(self, values: Tensor, weights: Tensor) -> Tensor | None:
         with torch.no_grad():
             return self.family._start(self._backward(values)[0], weights)
 
