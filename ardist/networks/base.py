@@ -382,7 +382,8 @@ class ConditionalNetwork(Specified, nn.Module):
         Modules that compute the same in both modes stay as they are. So several threads can draw
         from a network without dropout while another one trains it.
         """
-        with in_modes([(module, False) for module in self.modules() if follows_mode(module)]):
+        training = (module for module in self.modules() if module.training)
+        with in_modes([(module, False) for module in training if follows_mode(module)]):
             yield
 
     @torch.no_grad()
