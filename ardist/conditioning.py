@@ -89,8 +89,9 @@ class Marginal(TorchDistribution):
         # Values are checked here: together with what is observed they may be impossible.
         self.whole, self.kept = whole.expand(whole.batch_shape), mask
         self.whole._validate_args = False
+        self._places = mask.flatten().nonzero().flatten()  # (number kept,)
         self.has_rsample = whole.has_rsample and whole.factorization.has_rsample
-        super().__init__(whole.batch_shape, Size((int(mask.sum()),)), validate_args=validate_args)
+        super().__init__(whole.batch_shape, self._places.shape, validate_args=validate_args)
 
     @property
     def ordering(self) -> Ordering | Tensor:
@@ -141,8 +142,7 @@ class Marginal(TorchDistribution):
         placeholder = self.whole.bound.placeholder
         dtype = torch.promote_types(placeholder.dtype, value.dtype)
         events = placeholder.to(dtype).flatten().expand((*value.shape[:-1], -1))
-        places = self.kept.flatten().nonzero().flatten()
-        events = events.index_copy(-1, places, value.to(dtype))
+        events = events.index_copy(-1, self._places, value.to(dtype))
         return events.reshape((*value.shape[:-1], *placeholder.shape))
 
     def __repr__(self) -> str:

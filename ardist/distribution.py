@@ -256,6 +256,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value: (*lead, *event_shape); elements that are not observed are ignored.
             mask: (*lead, *event_shape) bool. Elements that are evidence already do not count.
         """
+        mask = self.checked_mask(mask)
         if self.evidence is not None:
             mask = mask & ~self.evidence[1]
         filled = torch.where(mask, value, self.bound.placeholder)

@@ -25,6 +25,7 @@ from ardist.shapes import (
     described,
     expand_to_batch,
     expanded,
+    holds,
     is_sequence,
     leading,
     over_batch,
@@ -227,7 +228,7 @@ class Mixture(TorchDistribution):
         components = [part.given(value, mask) for part in self._conditionable]
         logits = self._joint_with(value, mask)  # (*lead, K)
         possible = logits.isfinite().any(-1)
-        if not possible.all():
+        if not holds(possible):
             raise ValueError(
                 "value: expected elements under the mask that a component can have, got "
                 f"{int((~possible).sum())} of {possible.numel()} that none can"
@@ -262,14 +263,13 @@ class Mixture(TorchDistribution):
                 )
         return cast("tuple[AutoregressiveDistribution | Mixture, ...]", self.components)
 
+    def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
+        """As `AutoregressiveDistribution.observed_log_prob`."""
+        return log_sum_exp(self._joint_with(value, mask))
+
     def _joint_with(self, value: Tensor, mask: Tensor) -> Tensor:
         """The log-probabilities of each component and the elements under a mask, (*lead, K)."""
-        scores = []
-        for part in self._conditionable:
-            if isinstance(part, Mixture):
-                scores.append(log_sum_exp(part._joint_with(value, mask)))
-            else:
-                scores.append(part.observed_log_prob(value, mask))
+        scores = [part.observed_log_prob(value, mask) for part in self._conditionable]
         return torch.stack(torch.broadcast_tensors(*scores), -1) + self.mixing.logits
 
     def enumerate_support(self, expand: bool = True) -> Tensor:

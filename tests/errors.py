@@ -523,7 +523,7 @@ ARGUMENTS = (
         "network: expected parameters with data, got some on device meta",
         lambda: made().to("meta").condition().sample(),
         "network: expected a device that computes masks, got meta for MADE; build it on the CPU, "
-        "from where .to('meta') moves it",
+        "then move it with .to('meta')",
         lambda: on_meta(made),
         "value: expected elements inside the support IndependentConstraint(Real(), 1), got "
         "[nan, nan]",
@@ -3060,9 +3060,10 @@ TABLES = (
         "column 'x': expected numbers up to 1e+30, got one of size 1e+300; divide the column by a "
         "constant",
         lambda: fit_table([1.0, 1e300] * 20),
-        "column 'x': expected numbers from 1e-30 on, got 1e-40; multiply the column by a constant",
+        "column 'x': expected numbers of at least 1e-30, got 1e-40; multiply the column by a "
+        "constant",
         lambda: fit_table(np.geomspace(1e-40, 1, 40)),
-        "column 'x': expected numbers with a deviation from 1e-30 on, got 5e-40; multiply the "
+        "column 'x': expected numbers with a deviation of at least 1e-30, got 5e-40; multiply the "
         "column by a constant",
         lambda: fit_table([1e-39, 2e-39] * 20, "real"),
         "column 'pay': expected numbers, got text such as '1.234,50'; pandas.read_csv "

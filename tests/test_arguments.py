@@ -61,6 +61,7 @@ INSIDE = {
     "AutoregressiveDistribution.with_first": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.draws_of": "for distributions made of it, which have checked",
     "AutoregressiveDistribution.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
+    "Mixture.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
     "AutoregressiveDistribution.scores_of": "for distributions made of it, which have checked",
     "Factorization.block_name": "for messages",
     "Factorization.inside": "for distributions, which have checked",

@@ -109,7 +109,7 @@ class ConditionalNetwork(Specified, nn.Module):
         if torch.get_default_device().type == "meta":
             raise ValueError(
                 f"network: expected a device that computes masks, got meta for "
-                f"{type(self).__name__}; build it on the CPU, from where .to('meta') moves it"
+                f"{type(self).__name__}; build it on the CPU, then move it with .to('meta')"
             )
         self.register_load_state_dict_post_hook(_fill_constants)  # type: ignore[no-untyped-call]
         self.factorization = factorization
@@ -382,7 +382,8 @@ class ConditionalNetwork(Specified, nn.Module):
         Modules that compute the same in both modes stay as they are. So several threads can draw
         from a network without dropout while another one trains it.
         """
-        with in_modes([(module, False) for module in self.modules() if follows_mode(module)]):
+        training = (module for module in self.modules() if module.training)
+        with in_modes([(module, False) for module in training if follows_mode(module)]):
             yield
 
     @torch.no_grad()
@@ -668,7 +669,7 @@ def is_noisy(module: nn.Module) -> bool:
 def follows_mode(module: nn.Module) -> bool:
     """Whether a module may compute something else in training mode than in evaluation mode."""
     is_known = type(module).__module__.startswith(("ardist.", "torch.nn.modules."))
-    if not is_known or module._forward_pre_hooks or module._forward_hooks:  # as of spectral_norm
+    if not is_known or module._forward_pre_hooks or module._forward_hooks:  # as spectral_norm has
         return True
     return is_noisy(module) or isinstance(module, _NormBase | nn.RReLU)
 

@@ -92,7 +92,6 @@ class MADE(ConditionalNetwork):
         self.hidden_features = tuple(widths)
         masks = PerceptronMasks(factorization, visible, self.hidden_features)
         self.hidden = nn.ModuleList(MaskedLinear(mask) for mask in masks.hidden)
-        # For each layer, the step from which on each unit can be computed, (width,).
         self.available = masks.available
         self.head = None if masks.head is None else MaskedLinear(masks.head)
         self.direct = MaskedLinear(masks.direct, bias=not widths) if direct else None

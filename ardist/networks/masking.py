@@ -58,12 +58,12 @@ class PerceptronMasks:
 
     Args:
         factorization: its dependencies are followed.
-        visible: its sets.
+        visible: the sets of blocks on which units may depend.
         widths: of the hidden layers.
 
     Attributes:
         hidden: for each layer, (width, units below or features) bool.
-        available: for each layer, the first step before which a unit has its inputs, (width,).
+        available: for each layer, the step from which on each unit can be computed, (width,).
         head: from the last layer to the outputs, (outputs, width) bool; None without a layer.
         direct: from the features to the outputs, (outputs, features) bool.
     """

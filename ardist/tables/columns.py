@@ -364,12 +364,12 @@ class Numbers(NumberForm, Column):
         return super().encode(cells)
 
     def _check_size(self, numbers: np.ndarray) -> None:
-        """Raises a `ValueError` if logarithms or the scale of numbers are none in float32."""
+        """Raises a `ValueError` if float32 cannot hold their scale, or their logarithms."""
         least = numbers[numbers > 0].min(initial=1.0) if self.is_log else self.stretch or self.scale
         if least < SMALLEST:
             wanted = "numbers" if self.is_log else "numbers with a deviation"
             raise ValueError(
-                f"column {self.name!r}: expected {wanted} from {SMALLEST:g} on, got {least:g}; "
+                f"column {self.name!r}: expected {wanted} of at least {SMALLEST:g}, got {least:g}; "
                 f"multiply the column by a constant"
             )
 

@@ -209,9 +209,15 @@ def test_vmap_over_what_follows_from_a_joint(network, factorization):
     net, _, x, contexts = events(network, factorization)
     fac = net.factorization
     first = fac.merge(fac.layout.expand_to_elements(fac.ranks.flatten() == 0))
+    weights = torch.distributions.Categorical(torch.tensor([0.3, 0.7]).to(x.device))
+
+    def two(context):
+        return ad.Mixture(weights, [net.condition(context), net.condition(2 * context)])
+
     ways = {
         "marginal": lambda x, c: net.condition(c).marginal(first).log_prob(x[..., first]),
         "given": lambda x, c: net.condition(c).given(x, first).log_prob(x),
+        "mixture": lambda x, c: two(c).given(x, first).mixing.logits,
         "blocks": lambda x, c: net.condition(c).log_prob_blocks(x),
     }
     for way in ways.values():

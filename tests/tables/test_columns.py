@@ -305,7 +305,7 @@ def test_positive_numbers_near_the_ends_of_single_precision_are_modeled(factor):
 @pytest.mark.parametrize("cell", [1e-40, 1e-50])
 def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
     column = column_of(CELLS["positive"])
-    with pytest.raises(ValueError, match=r"^column 'x': expected numbers from 1e-30 on"):
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers of at least 1e-30"):
         column.encode(pd.Series([1.0, cell], name="x"))
 
 
