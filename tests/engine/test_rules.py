@@ -483,7 +483,7 @@ def test_the_rule_may_be_put_on_and_taken_off():
     assert q.with_rule(None).factorization == p.factorization
     x = q.sample((50,))
     torch.testing.assert_close(q.with_rule(None).log_prob(x), p.log_prob(x))
-    given = p.given(torch.tensor([1.0, 1, 0, 0]), torch.tensor([True, True, False, False]))
+    given = p.given(torch.tensor([1.0, 1, 0, 0]).double(), torch.tensor([True, True, False, False]))
     assert given.with_rule(rules.Sum(2)).sample().tolist() == [1, 1, 0, 0]
     with pytest.raises(ValueError, match=r"value: expected block .* to follow Sum"):
         given.with_rule(rules.Sum(1))

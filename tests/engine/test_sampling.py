@@ -208,7 +208,7 @@ def variant(name):
         p = conditioned("made", factorization)
         mask = torch.zeros(2, 2, dtype=torch.bool)
         mask[0, 0] = True
-        return p.given(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), mask)
+        return p.given(torch.tensor([[1.0, 0.0], [0.0, 0.0]]).double(), mask)
     context = torch.randn(2, *CONTEXT, dtype=torch.float64)
     if name == "longer":
         net = networks.RNN(ad.Factorization(2, fam.Bernoulli()), hidden_size=4).double()
