@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_map
 
 from ardist.bound_network import unwrap
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, reference_of
+from ardist.networks.base import ConditionalNetwork
+from ardist.networks.constants import reference_of
 from ardist.shapes import as_path
 from ardist.static import DrawStep, Tensors
 

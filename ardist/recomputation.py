@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from ardist.modes import in_modes
 from ardist.shapes import is_recorded, is_transformed
 
 Result = TypeVar("Result")
@@ -92,16 +93,3 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(part, FSDPModule) for part in module.modules()) or any(
         isinstance(parameter, DTensor) for parameter in module.parameters()
     )
-
-
-@contextmanager
-def in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Modules in the given modes, training or not; they return to their own afterwards."""
-    changed = [(part, mode) for part, mode in modes if part.training != mode]
-    for part, mode in changed:
-        part.training = mode
-    try:
-        yield
-    finally:
-        for part, mode in changed:
-            part.training = not mode

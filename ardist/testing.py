@@ -20,7 +20,7 @@ from ardist.factorization import Factorization
 from ardist.families import Family, Hurdle
 from ardist.families.interval import integers
 from ardist.layout import Layout
-from ardist.networks.base import reference_of
+from ardist.networks.constants import reference_of
 from ardist.ordering import Ordering
 from ardist.shapes import as_integer, as_positive, as_seed, as_tolerance, default_dtype
 

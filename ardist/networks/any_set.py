@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ardist.decoding import Decoder, WholePasses
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, fingerprint, reference_of, register_constant
+from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.constants import reference_of, register_constant
 from ardist.rows import repeat_rows
 from ardist.shapes import as_positive, is_readable
 from ardist.static import StaticStep, WholePassStep

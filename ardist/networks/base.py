@@ -11,17 +11,16 @@ from typing import Any, ClassVar, Self
 import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from ardist.bound_network import check_contexts, checked_chunk_size, unwrap
 from ardist.decoding import Decoder, WholePasses
 from ardist.distribution import NAN_POLICIES, AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Nested
+from ardist.modes import follows_mode, in_modes
+from ardist.networks.constants import fill_constants, reference_of
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
-from ardist.recomputation import in_modes
 from ardist.shapes import (
     as_choice,
     as_integers,
@@ -111,7 +110,7 @@ class ConditionalNetwork(Specified, nn.Module):
                 f"network: expected a device that computes masks, got meta for "
                 f"{type(self).__name__}; build it on the CPU, then move it with .to('meta')"
             )
-        self.register_load_state_dict_post_hook(_fill_constants)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(fill_constants)  # type: ignore[no-untyped-call]
         self.factorization = factorization
         # Modules inside families are trained, moved and saved with the network.
         nested = [module for f in factorization.layout.distinct for module in f.modules]
@@ -620,58 +619,6 @@ def entry(shown: object, *keys: object) -> list[str]:
         raw = key.cpu().numpy().tobytes() if isinstance(key, Tensor) else repr(key).encode()
         digests.append(hashlib.sha256(raw).hexdigest()[:16])
     return [text, *digests]
-
-
-def register_constant(module: nn.Module, name: str, value: Tensor | None) -> None:
-    """Registers a buffer that the arguments of a network determine, such as a mask.
-
-    No state dict has it. `load_state_dict` of the network writes its numbers again, since
-    `to_empty` and the meta device lose them.
-    """
-    if value is not None:
-        vars(module).setdefault("_constants", {})[name] = value
-        value = value.to(reference_of(module).device)
-    module.register_buffer(name, value, persistent=False)
-
-
-def constant_of(module: nn.Module, name: str) -> Tensor:
-    """The numbers of a constant, also while its buffer has none."""
-    value: Tensor = vars(module)["_constants"][name]
-    return value
-
-
-@torch.no_grad()
-def _fill_constants(network: nn.Module, _: object) -> None:
-    """Writes the numbers of all constants, after `load_state_dict`."""
-    reference = reference_of(network)
-    for module in network.modules():
-        for name, value in vars(module).get("_constants", {}).items():
-            buffer: Tensor = getattr(module, name)
-            if not buffer.is_meta:
-                buffer.copy_(value)
-                continue
-            dtype = reference.dtype if value.is_floating_point() else value.dtype
-            setattr(module, name, value.to(reference.device, dtype))
-
-
-def reference_of(network: nn.Module) -> Tensor:
-    """A tensor of the dtype and device in which the network computes."""
-    return next(network.parameters(), torch.empty(0))
-
-
-def is_noisy(module: nn.Module) -> bool:
-    """Whether a module has dropout or batch norm, which training mode turns on."""
-    # Recurrent and attention modules have the probability of their dropout under this name.
-    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0)
-    return isinstance(module, _BatchNorm) or (isinstance(rate, float | int) and rate > 0)
-
-
-def follows_mode(module: nn.Module) -> bool:
-    """Whether a module may compute something else in training mode than in evaluation mode."""
-    is_known = type(module).__module__.startswith(("ardist.", "torch.nn.modules."))
-    if not is_known or module._forward_pre_hooks or module._forward_hooks:  # as spectral_norm has
-        return True
-    return is_noisy(module) or isinstance(module, _NormBase | nn.RReLU)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
-from ardist.networks.base import register_constant
+from ardist.networks.constants import register_constant
 from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardist.factorization import Factorization
-from ardist.networks.base import register_constant
+from ardist.networks.constants import register_constant
 
 
 class VisibleSets:

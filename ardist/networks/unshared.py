@@ -8,12 +8,8 @@ from torch import Tensor, nn
 
 from ardist.decoding import CacheDecoder, Decoder
 from ardist.factorization import Factorization
-from ardist.networks.base import (
-    ConditionalNetwork,
-    reference_of,
-    register_constant,
-    start_near_noise,
-)
+from ardist.networks.base import ConditionalNetwork, start_near_noise
+from ardist.networks.constants import reference_of, register_constant
 from ardist.networks.mlp import Constant, mlp
 from ardist.networks.sizes import hidden_layers
 from ardist.rows import repeat_rows, select_rows

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ardist.factorization import Factorization
 from ardist.networks import Masked
-from ardist.networks.base import ConditionalNetwork, reference_of
+from ardist.networks.base import ConditionalNetwork
+from ardist.networks.constants import reference_of
 from ardist.saving import read, save
 from ardist.shapes import as_choice, as_positive, default_dtype, described
 from ardist.tables.columns import Codes, Column, Levels, Numbers, plain
