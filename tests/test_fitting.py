@@ -608,14 +608,25 @@ def test_an_rnn_starts_at_numbers_but_not_at_states(family, starts):
     assert torch.allclose(net.head.bias, before) != starts
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(1e5, 1e3), (0.0, 0.01)])
 @pytest.mark.parametrize("name", ["MADE", "Transformer"])
-def test_numbers_in_large_units_are_warned_of(name):
+def test_numbers_in_units_far_from_one_are_warned_of(name, mean, deviation):
     torch.manual_seed(0)
-    x, options = 1e5 + 1e3 * torch.randn(200, 4), {"max_epochs": 1, "progress": False}
+    x, options = mean + deviation * torch.randn(200, 4), {"max_epochs": 1, "progress": False}
     make, sizes = getattr(networks, name), {} if name == "MADE" else {"dim": 8, "heads": 2}
     with pytest.warns(UserWarning, match="^x: expected numbers in units near 1"):
         fit(make(ad.Factorization(4, fam.Normal()), **sizes), x, **options)
     fit(make(ad.Factorization(4, fam.auto(x[:, 0])), **sizes), x, **options)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-3])
+def test_contexts_in_units_far_from_one_are_warned_of(scale):
+    torch.manual_seed(0)
+    x, context = torch.bernoulli(torch.full((200, 4), 0.5)), torch.randn(200, 2)
+    net = networks.MADE(LINE, context_shape=(2,), hidden_features=8)
+    with pytest.warns(UserWarning, match="^context: expected numbers in units near 1"):
+        fit(net, x, context * torch.tensor([1.0, scale]), max_epochs=1, progress=False)
+    fit(net, x, context * torch.tensor([1.0, 0.0]), max_epochs=1, progress=False)
 
 
 class Binarized(nn.Module):

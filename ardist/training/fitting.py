@@ -65,6 +65,8 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
 _ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
 _STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
 _LARGE = 4.0  # asinh of 27, as which networks read that number
+_SMALL = 0.1
+_FEW_ROWS = 16  # which may all be small by chance
 # In which a checkpoint and its run agree, next to the optimizer and the data.
 _SETTINGS = "batch_size", "lr", "seed", "average", "weight_decay", "orderings", "nan_policy"
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
@@ -384,13 +386,20 @@ class _Run:
         if self.network is None:
             return
         fac = self.network.factorization
-        x = tensors_of(batch, "x")[0].float()
-        features = fac.layout.features(fac.split(x)).abs().flatten(1)
-        if features.numel() and features.nanmedian(0).values.max() > _LARGE:
+        x, *context = (tensor.float() for tensor in tensors_of(batch, "x"))
+        if x.numel() == 0:
+            return
+        if _is_far_from_one(fac.layout.features(fac.split(x)), _LARGE):
             warnings.warn(
-                "x: expected numbers in units near 1, since networks learn little from larger "
-                "ones; families.auto(column) standardizes a column, or families.Transformed("
-                "family, AffineTransform(mean, deviation))",
+                "x: expected numbers in units near 1, since networks learn little from others; "
+                "families.auto(column) standardizes a column, or families.Transformed(family, "
+                "AffineTransform(mean, deviation))",
+                stacklevel=5,
+            )
+        if context and _is_far_from_one(context[0], math.sinh(_LARGE)):
+            warnings.warn(
+                "context: expected numbers in units near 1, since networks learn little from "
+                "others; standardize them: (context - mean) / deviation",
                 stacklevel=5,
             )
 
@@ -497,6 +506,14 @@ class _Run:
         self.best, self.history = saved["best"], History(**saved["history"])
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
+
+
+def _is_far_from_one(numbers: Tensor, large: float) -> bool:
+    """Whether a column of numbers (rows, ...) is in much larger or smaller units than 1."""
+    sizes = numbers.flatten(1).abs()
+    largest = sizes.nan_to_num(0.0).amax(0)
+    is_small = (largest > 0) & (largest < _SMALL) & (numbers.shape[0] >= _FEW_ROWS)
+    return bool((is_small | (sizes.nanmedian(0).values > large)).any())
 
 
 def _num_plateaus(valid: Sequence[float], patience: int) -> int:
