@@ -127,10 +127,9 @@ class Cumulative:
         """log P(low <= X <= high) in nats, if `has_cdf`: (...).
 
         This is the score of a value that is only known to be in an interval. It is computed from
-        the nearer tail, so that it is accurate far from the mass, down to probabilities of 1e-300
-        for `Gamma`, `Beta`, `Poisson` and `NegativeBinomial`. Bounds may be infinite. An interval
-        without probability scores -inf. The result has gradients if `has_cdf_gradient`, or if the
-        family is finite.
+        the nearer tail, so that it is accurate however far the interval is from the mass. Bounds
+        may be infinite. An interval without probability scores -inf. The result has gradients if
+        `has_cdf_gradient`, or if the family is finite.
 
         Args:
             low: numbers (...), or a number.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ardist.families.logs import HALF_LOG_TAU
-from ardist.families.quantiles import quadrature
+from ardist.families.quadrature import quadrature
 
 
 def log_density(z: Tensor, df: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from ardist.families import student
 from ardist.families.base import Family
 from ardist.families.estimation import apart, frequencies, moments
 from ardist.families.implicit import reparameterized, with_gradient
+from ardist.families.incomplete import log_betainc, log_gammainc
 from ardist.families.links import Bounded, Positive
-from ardist.families.logs import HALF_LOG_TAU, both_logs, log_ndtr, log_one_minus_exp
+from ardist.families.logs import HALF_LOG_TAU, log_ndtr, log_one_minus_exp
 from ardist.families.noise import gumbel_noise, uniform_noise
-from ardist.families.quantiles import betainc
 from ardist.families.saddle import deviance, gamma_excess
 from ardist.shapes import as_positive, as_scale, expand_to_batch, gather_last
 
@@ -391,26 +391,20 @@ class _ThroughDraws(Family):
         return with_gradient(value, reparameterized(self(params), value))
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        with torch.no_grad():
-            below = self._tails(params, value)[0]
-        return below + self._slope(params, value)
+        return self.log_tails(params, value)[0].exp()
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            below, above = self._tails(params, value)
-        slope = self._slope(params, value)
-        return both_logs(below + slope, above - slope)
-
-    def _slope(self, params: Tensor, value: Tensor) -> Tensor | float:
-        """Zero, with the gradient of the CDF."""
+            below, above = self._log_tails(params, value)
         if not torch.is_grad_enabled():
-            return 0.0
-        density = self.log_prob(params, value).detach().exp()
-        return density * (value - self.pathwise(params, value))
+            return below, above
+        density = self.log_prob(params, value).detach()
+        moved = value - self.pathwise(params, value)  # zero, with a gradient
+        return below + (density - below).exp() * moved, above - (density - above).exp() * moved
 
     @abstractmethod
-    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The CDF and one minus the CDF, without gradients."""
+    def _log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_tails` without gradients."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -443,10 +437,9 @@ class Gamma(_ThroughDraws):
         start = Positive(1e-2).inverse(mean * rate), Positive().inverse(rate)
         return torch.stack(start, -1).to(weights)
 
-    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         concentration, rate = self._concentration_rate(params)
-        below = torch.special.gammainc(concentration, value * rate)
-        return below, torch.special.gammaincc(concentration, value * rate)
+        return log_gammainc(concentration, value * rate)
 
     def features(self, value: Tensor) -> Tensor:
         return value.clamp(min=0).log1p().unsqueeze(-1)
@@ -485,10 +478,9 @@ class Beta(_ThroughDraws):
         both = torch.stack((mean, 1 - mean), -1) * total.unsqueeze(-1)
         return Positive(1e-2).inverse(both).to(weights)
 
-    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         first, second = Positive(1e-2)(params).unbind(-1)
-        below, above = betainc(first, second, value), betainc(second, first, 1 - value)
-        return below.to(params.dtype), above.to(params.dtype)
+        return log_betainc(first, second, value, 1 - value)
 
     def features(self, value: Tensor) -> Tensor:
         return value.unsqueeze(-1)
@@ -561,15 +553,11 @@ class Poisson(_Count):
         return -deviance(value, Positive()(params[..., 0])) - gamma_excess(value)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._tails(params, value)[0]
+        return self.log_tails(params, value)[0].exp()
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        return both_logs(*self._tails(params, value))
-
-    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        rate = Positive()(params[..., 0]).detach()
-        after = (value.detach().floor() + 1).clamp(min=0)  # torch has no slope of what follows
-        return torch.special.gammaincc(after, rate), torch.special.gammainc(after, rate)
+        above, below = log_gammainc(value.floor() + 1, Positive()(params[..., 0]))
+        return below, above
 
 
 @dataclass(frozen=True, repr=False)
@@ -613,16 +601,11 @@ class NegativeBinomial(_Count):
         return torch.stack(start, -1).to(weights)
 
     def cdf(self, params: Tensor, value: Tensor) -> Tensor:
-        return self._tails(params, value)[0]
+        return self.log_tails(params, value)[0].exp()
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        return both_logs(*self._tails(params, value))
-
-    def _tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         count, logits = self._count_logits(params)
-        after = (value.floor() + 1).clamp(min=0)
-        below = betainc(count, after, (-logits).sigmoid())
-        return below, betainc(after, count, logits.sigmoid())
+        return log_betainc(count, value.floor() + 1, (-logits).sigmoid(), logits.sigmoid())
 
 
 @dataclass(frozen=True, repr=False)

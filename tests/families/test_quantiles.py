@@ -1,15 +1,13 @@
 """CDFs of families and their inverses, against scipy and against each other."""
 
-import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import special, stats
+from scipy import stats
 from table import FAMILIES
 from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform
 
 from ardist import families as fam
-from ardist.families.quantiles import betainc
 from ardist.families.restricted import Limited
 
 DISCRETE = [
@@ -153,24 +151,6 @@ def test_values_without_probability_are_never_reached():
     assert family.icdf(params, uniform).tolist() == [1, 1, 1, 3, 3, 3]
 
 
-def test_the_incomplete_beta_function_is_scipys():
-    generator = np.random.default_rng(0)
-    a, b = 10 ** generator.uniform(-2, 5, (2, 3000))
-    x = generator.beta(a, b)
-    found = betainc(*map(torch.from_numpy, (a, b, x))).numpy()
-    np.testing.assert_allclose(found, special.betainc(a, b, x), rtol=1e-8, atol=1e-12)
-    ends = betainc(torch.tensor(2.0), torch.tensor(3.0), torch.tensor([0.0, 1.0]))
-    assert ends.tolist() == [0.0, 1.0]
-
-
-def test_the_incomplete_beta_function_of_large_numbers_is_scipys():
-    generator = np.random.default_rng(0)
-    a, b = 10 ** generator.uniform(-2, 12, (2, 500))
-    x = generator.beta(a, b)
-    found = betainc(*map(torch.from_numpy, (a, b, x))).numpy()
-    np.testing.assert_allclose(found, special.betainc(a, b, x), rtol=0, atol=1e-7)
-
-
 WITH_CDF = [*DISCRETE, *CONTINUOUS]
 
 
@@ -263,12 +243,6 @@ def test_draws_within_limits_are_those_of_the_family(family, float64):
     torch.testing.assert_close(
         (inside.unsqueeze(-1) <= at).double().mean(0), expected, rtol=0, atol=0.05
     )
-
-
-def test_single_numbers_have_incomplete_beta_functions():
-    for a, b, x in ((2.0, 3.0, 0.4), (1e3, 1e3, 0.49)):
-        found = betainc(*(torch.tensor(number, dtype=torch.float64) for number in (a, b, x)))
-        torch.testing.assert_close(found.item(), special.betainc(a, b, x), rtol=1e-9, atol=0)
 
 
 def test_quantiles_of_the_laplace_reach_far_into_the_tail(float64):
