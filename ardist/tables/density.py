@@ -586,12 +586,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             ValueError: if a column is unknown, or there is none.
         """
         events = self._events
-        if not pd.api.types.is_list_like(columns) or not len(columns):
+        wanted = list(columns) if pd.api.types.is_list_like(columns) else []
+        if not wanted:
             raise ValueError(f"columns: expected names, got {described(columns)}")
-        for name in columns:
+        for name in wanted:
             events.place(name)
         other = copy.copy(self)
-        names = [name for name in self.schema_.names if name in set(columns)]
+        names = [name for name in self.schema_.names if name in wanted]
         other._keep(events.schema, events.has_flags, names)
         return other
 

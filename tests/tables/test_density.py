@@ -308,7 +308,7 @@ def test_missing_cells_can_be_modeled(whole, some):
 
 
 def test_marginals_have_their_columns_alone(model, table):
-    part = model.marginal(["job", "age"])
+    part = model.marginal(name for name in ("job", "age"))
     assert list(part.sample(3)) == ["job", "age"]
     assert list(part.cell_scores(table[["age", "job"]][:3])) == ["job", "age"]
     assert part.predict_proba({"age": 30}, "job").equals(model.predict_proba({"age": 30}, "job"))
