@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def pack(names: Sequence[str], layout: Layout, columns: Mapping[str, Any]) -> Te
     tensors = [_as_column(name, column) for name, column in zip(names, given, strict=True)]
     if not layout.is_index:
         floats = [c.dtype for c in given if isinstance(c, Tensor) and c.is_floating_point()]
-        dtype = floats[0] if floats else torch.get_default_dtype()
+        dtype = reduce(torch.promote_types, floats) if floats else torch.get_default_dtype()
         tensors = [column.to(dtype) for column in tensors]
     shapes = [family.event_shape for family in layout.families]
     lead = lead_of(tensors[0], shapes[0])

@@ -111,6 +111,8 @@ def test_columns_pack_and_unpack():
             return iter(self.values())
 
     assert torch.equal(fac.pack(Frame(columns)), x)
+    halves = {"kind": columns["kind"].half(), "share": columns["share"]}
+    assert fac.pack(halves).dtype == torch.float32
     index = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Categorical(4))
     assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
 
