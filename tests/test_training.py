@@ -133,6 +133,21 @@ def test_exposure_is_what_is_lost_on_each_prefix():
     assert unknown.on_data.sum().item() == pytest.approx(-p.log_prob(x).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", [fam.Bernoulli(), fam.Categorical(2)])
+def test_exposure_is_finite_where_probabilities_round(family):
+    """A sigmoid of 200 is 1 in float32."""
+    net = networks.MADE(ad.Factorization(1, family), hidden_features=())
+
+    def p(logit):
+        params = {name: torch.zeros_like(each) for name, each in net.named_parameters()}
+        params["direct.bias"][-1] = logit
+        return net.condition(params=params)
+
+    found = exposure_bias(p(200.0), torch.ones(3, 1), p(10.0))
+    expected = 190 * torch.tensor(-10.0).sigmoid() - torch.tensor(-10.0).exp().log1p()
+    torch.testing.assert_close(found.on_data.sum(), expected, rtol=1e-3, atol=0)
+
+
 def test_exposure_of_columns():
     fac = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Normal())
     torch.manual_seed(0)

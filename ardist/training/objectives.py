@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.guards import at_least_single
+from ardist.information import analytic_divergence
 from ardist.rollout import Rollout
 from ardist.shapes import as_positive, as_share, check_type, expand_to_batch
 
@@ -301,9 +302,9 @@ def _divergences(
     """The KL divergence of each block's conditionals: (*lead, *grid_shape)."""
     each, theirs = truth.conditionals(prefix), p.conditionals(prefix)
     if isinstance(each, Distribution) and isinstance(theirs, Distribution):
-        return kl_divergence(each, theirs)
+        return analytic_divergence(each, theirs)
     pairs = zip(_listed(each), _listed(theirs), strict=True)
-    return torch.stack([kl_divergence(one, other) for one, other in pairs], -1)
+    return torch.stack([analytic_divergence(one, other) for one, other in pairs], -1)
 
 
 def _listed(
