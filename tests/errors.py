@@ -2470,8 +2470,8 @@ TRAINING = (
         "context: expected none next to a TensorDataset, whose items are (x, context), got a "
         "tensor of shape (5, 3), torch.float32 on cpu",
         lambda: fit(x=ROWS, context=torch.zeros(5, 3)),
-        "x: expected a Dataset with a length, got Stream; a DataLoader of it makes batches of a "
-        "stream",
+        "x: expected a Dataset with a length and items by index, got Stream; a DataLoader of it "
+        "makes batches of a stream",
         lambda: fit(x=Stream()),
         "x: expected batches of a tensor or of tensors, got {'x': tensor([[0., 0., 0., 0.]])}",
         lambda: fit(x=data.DataLoader([{"x": torch.zeros(4)}])),
