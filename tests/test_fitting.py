@@ -351,6 +351,15 @@ class Items(Dataset):
         return row if len(row) > 1 else row[0]
 
 
+def test_data_gets_no_gradients():
+    x, context = data().requires_grad_(), data()[:, :3].requires_grad_()
+    valid = (x[:8].detach(), context[:8].detach())
+    net = made(context_shape=(3,))
+    fit(net, TensorDataset(x, context), valid=valid, max_epochs=1, progress=False)
+    assert x.grad is None
+    assert context.grad is None
+
+
 class Changed(Dataset):
     """The items of another dataset, which it may change one by one."""
 

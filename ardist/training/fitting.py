@@ -432,7 +432,7 @@ class _Run:
 
     def log_prob(self, model: nn.Module, batch: Any, name: str) -> Tensor:
         """The score of each row of a batch, (rows,), of the argument of this name."""
-        tensors = [tensor.to(self.device) for tensor in tensors_of(batch, name)]
+        tensors = [tensor.detach().to(self.device) for tensor in tensors_of(batch, name)]
         if isinstance(self.objective, LogLikelihood) and len(tensors) > 2:
             raise ValueError(
                 f"{name}: expected batches of x or (x, context), got {len(tensors)} tensors"
