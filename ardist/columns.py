@@ -57,7 +57,7 @@ def unpack(names: Sequence[str], layout: Layout, x: Tensor) -> dict[str, Tensor]
     pieces = x.split(layout.sizes["value"], -1)
     return {
         name: (piece.long() if family.is_index and not piece.isnan().any() else piece).reshape(
-            *x.shape[:-1], *family.event_shape
+            (*x.shape[:-1], *family.event_shape)
         )
         for name, piece, family in zip(names, pieces, layout.families, strict=True)
     }

@@ -293,7 +293,7 @@ def exposure_bias(
         with p.bound.unwrapped.eval_mode():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
         is_missing = fac.layout.whole(fac.split(x.isnan()))  # (*lead, num_blocks)
-        is_missing = is_missing.reshape(*is_missing.shape[:-1], *fac.grid_shape)
+        is_missing = is_missing.reshape((*is_missing.shape[:-1], *fac.grid_shape))
         found[0] = found[0].masked_fill(is_missing, torch.nan)
     else:
         with p.bound.unwrapped.eval_mode(), truth.bound.unwrapped.eval_mode():
