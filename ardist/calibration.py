@@ -121,7 +121,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
     x = p.checked(x, "x")
     lead = torch.broadcast_shapes(lead_of(x, p.event_shape), p.batch_shape)
     with eval_mode(p):
-        own = Conditionals(p, x.expand(*lead, *p.event_shape))
+        own = Conditionals(p, x.expand((*lead, *p.event_shape)))
         pit = own.by_block(_pit).masked_fill(own.certain, torch.nan)
     pit = pit.reshape(-1, fac.num_blocks)
     statistic, p_value = _kolmogorov_smirnov(pit)

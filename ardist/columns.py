@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def pack(names: Sequence[str], layout: Layout, columns: Mapping[str, Any]) -> Te
     tensors = [_as_column(name, column) for name, column in zip(names, given, strict=True)]
     if not layout.is_index:
         floats = [c.dtype for c in given if isinstance(c, Tensor) and c.is_floating_point()]
-        dtype = floats[0] if floats else torch.get_default_dtype()
+        dtype = reduce(torch.promote_types, floats) if floats else torch.get_default_dtype()
         tensors = [column.to(dtype) for column in tensors]
     shapes = [family.event_shape for family in layout.families]
     lead = lead_of(tensors[0], shapes[0])
@@ -56,7 +57,7 @@ def unpack(names: Sequence[str], layout: Layout, x: Tensor) -> dict[str, Tensor]
     pieces = x.split(layout.sizes["value"], -1)
     return {
         name: (piece.long() if family.is_index and not piece.isnan().any() else piece).reshape(
-            *x.shape[:-1], *family.event_shape
+            (*x.shape[:-1], *family.event_shape)
         )
         for name, piece, family in zip(names, pieces, layout.families, strict=True)
     }

@@ -86,7 +86,7 @@ class Conditionals:
         return (
             family,
             params.reshape(*shape, family.num_params),
-            values.reshape(*shape, *family.event_shape),
+            values.reshape((*shape, *family.event_shape)),
         )
 
     def _unflatten(self, each: Tensor) -> Tensor:

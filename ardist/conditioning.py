@@ -51,7 +51,7 @@ def observed_first(
     if ranks is None and bool((rows == rows[:1]).all()):
         return Ordering.from_ranks(dense(rows[0]).reshape(factorization.grid_shape))
     wanted = torch.where(wrong, wanted, own)
-    return dense(wanted).reshape(*wanted.shape[:-1], *factorization.grid_shape)
+    return dense(wanted).reshape((*wanted.shape[:-1], *factorization.grid_shape))
 
 
 def dense(ranks: Tensor) -> Tensor:

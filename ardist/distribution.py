@@ -162,7 +162,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.ranks is None:
             return self.factorization.ordering
         ranks = self.ranks.expand(*self.batch_shape, self.factorization.num_blocks)
-        return ranks.reshape(*self.batch_shape, *self.factorization.grid_shape)
+        return ranks.reshape((*self.batch_shape, *self.factorization.grid_shape))
 
     def expand(
         self, batch_shape: Sequence[int], _instance: "AutoregressiveDistribution | None" = None
@@ -692,7 +692,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if not layout.is_partially_observed(part):
             return torch.zeros((), dtype=torch.bool, device=value.device)
         lead = lead_of(blocks, layout.value_shape)
-        params = self.bound.reference.new_zeros(*lead, *layout.param_shape)
+        params = self.bound.reference.new_zeros((*lead, *layout.param_shape))
         possible = layout.marginal_log_prob(params, blocks, part) > -torch.inf
         return layout.partially_observed(part) & possible
 
@@ -713,7 +713,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """Raises with the first block that is outside its support."""
         fac = self.factorization
         *row, block = (~inside).nonzero()[0].tolist()
-        blocks = fac.split(value.expand(*inside.shape[:-1], *self.event_shape))
+        blocks = fac.split(value.expand((*inside.shape[:-1], *self.event_shape)))
         entries = fac.layout.gather_blocks("value", blocks[tuple(row)].unsqueeze(0), [block])
         if fac.rule is not None and fac.layout.inside(blocks).all():
             got = entries.flatten().tolist()

@@ -249,7 +249,7 @@ def _combines_slices(factor: Any, plate: Any, latents: Sequence[Any]) -> bool:
     for latent, plain, weighted in zip(
         latents, gradients(log_prob.sum()), gradients((weights * log_prob).sum()), strict=True
     ):
-        factors = weights.reshape(*weights.shape, *(1,) * latent["fn"].event_dim)
+        factors = weights.reshape((*weights.shape, *(1,) * latent["fn"].event_dim))
         if not torch.allclose(weighted, factors * plain, rtol=1e-3, atol=1e-6):
             return True
     return False

@@ -183,17 +183,17 @@ def _divergence(
     ):
         return Conditionals(p, values).by_block(_divergence, Conditionals(q, same)).sum(-1)
     try:
-        return _analytic(p, q)
+        return analytic_divergence(p, q)
     except NotImplementedError:
         return family.log_prob(params, values) - other.log_prob(others, same)
 
 
-def _analytic(p: Distribution, q: Distribution) -> Tensor:
-    """KL(p || q), or a NotImplementedError."""
+def analytic_divergence(p: Distribution, q: Distribution) -> Tensor:
+    """KL(p || q), or a NotImplementedError, for what is made of conditionals."""
     if isinstance(p, Independent) and isinstance(q, Independent):
         dims = p.reinterpreted_batch_ndims
         if dims == q.reinterpreted_batch_ndims:
-            return _analytic(p.base_dist, q.base_dist).sum(tuple(range(-dims, 0)))
+            return analytic_divergence(p.base_dist, q.base_dist).sum(tuple(range(-dims, 0)))
     first, second = _log_probs(p), _log_probs(q)
     if first is None or second is None or first.shape[-1] != second.shape[-1]:
         return analytic_kl(p, q)

@@ -163,7 +163,7 @@ class Layout:
         """A number for each block, (..., num_blocks), repeated for each of its elements."""
         if not self.flat:
             dims = (1,) * len(self.families[0].event_shape)
-            return each.reshape(*each.shape, *dims).expand(*each.shape[:-1], *self.value_shape)
+            return each.reshape((*each.shape, *dims)).expand((*each.shape[:-1], *self.value_shape))
         sizes = enumerate(self.sizes["value"])
         owners = [block for block, size in sizes for _ in range(size)]
         return each.index_select(-1, torch.tensor(owners, device=each.device))

@@ -382,13 +382,17 @@ register("Ordering", {name: getattr(Ordering, name) for name in _NAMES})
 
 def _depths(parents: Tensor) -> Tensor:
     """The length of the longest path that leads to each node, (n,) int64."""
-    depths = torch.zeros(parents.shape[0], dtype=torch.int64)
-    for _ in range(parents.shape[0]):
-        deeper = torch.where(parents, depths + 1, 0).amax(-1)
-        if torch.equal(deeper, depths):
-            return depths
-        depths = deeper
-    raise ValueError(f"adjacency: expected no cycle, got {_cycle(parents)}")
+    children, waiting = parents.T.contiguous(), parents.sum(-1)  # for so many parents
+    depths = torch.zeros_like(waiting)
+    depth, ready = 0, waiting == 0
+    while ready.any():
+        depths[ready] = depth
+        waiting -= children[ready].sum(0)
+        waiting[ready] = -1
+        depth, ready = depth + 1, waiting == 0
+    if (waiting > 0).any():
+        raise ValueError(f"adjacency: expected no cycle, got {_cycle(parents)}")
+    return depths
 
 
 def _cycle(parents: Tensor) -> str:

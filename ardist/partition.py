@@ -167,7 +167,7 @@ class Partition(Specified):
         return Blocks(
             torch.Size(event_shape[dim] for dim in dims),
             (torch.Size(event_shape[dim] for dim in kept),),
-            elements.view(event_shape).permute(*dims, *kept).flatten(),
+            elements.view(event_shape).permute((*dims, *kept)).flatten(),
         )
 
     def _apply_patches(self, event_shape: torch.Size, elements: Tensor) -> Blocks:

@@ -146,7 +146,7 @@ def _shown(rollout: Rollout, step: RolloutStep, drawn: Tensor, blocks: Tensor) -
     else:
         conditional = layout.distributions(params)
         values = zip(layout.families, drawn.split(layout.sizes["value"], -1), strict=True)
-        value = tuple(part.reshape(*batch.lead, *f.event_shape) for f, part in values)
+        value = tuple(part.reshape((*batch.lead, *f.event_shape)) for f, part in values)
     return Step(step.index, _blocks_of(rollout, step), conditional, value, batch.events(blocks))
 
 
@@ -332,7 +332,7 @@ def _search(
     found = p.batch((log_prob.shape[0], *p.batch_shape))
     events = found.events(rollout.drawn)
     log_prob, rank = (found.unflatten(x.flatten()) for x in (log_prob, rank))
-    possible = (log_prob > -torch.inf).reshape(*found.lead, *(1,) * len(p.event_shape))
+    possible = (log_prob > -torch.inf).reshape((*found.lead, *(1,) * len(p.event_shape)))
     return torch.where(possible, events, events[:1]), log_prob, rank
 
 

@@ -12,12 +12,13 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import biject_to, constraints
 
-from ardist.bound_network import BoundNetwork, unwrap
+from ardist.bound_network import BoundNetwork, check_contexts, unwrap
 from ardist.decoding import Decoder
 from ardist.distribution import AutoregressiveDistribution
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
-from ardist.families import Family, Hurdle
+from ardist.families import Family
+from ardist.families.hurdle import Spiked
 from ardist.families.interval import integers
 from ardist.layout import Layout
 from ardist.networks.constants import reference_of
@@ -258,13 +259,14 @@ def check_decoder(
             `check_autoregressive`.
         context: (*batch_shape, *context_shape); the first two contexts are used.
         factorization: in place of the network's own.
-        batch_size: number of rows; even.
+        batch_size: number of rows; even if there are several contexts.
         tolerance: largest difference, relative to the largest parameter; by default 1e-5 in
             float32 and 1e-10 in float64.
         seed: of the random events.
 
     Raises:
         CheckError: if the parameters differ.
+        ValueError: if `batch_size` is odd and there are several contexts.
 
     >>> import ardist as ad
     >>> fac = ad.Factorization(4, ad.families.Normal())
@@ -273,13 +275,14 @@ def check_decoder(
     batch_size, seed = as_positive(batch_size, "batch_size"), as_seed(seed, "seed")
     net, context, factorization = _copy(network, context, factorization)
     net.eval()
+    if context is not None:
+        context = context[:2]
+        check_contexts(net, context, batch_size, "batch_size")
     fac = factorization or net.factorization
     layout = fac.layout
     options = {} if factorization is None else {"factorization": fac}
     ranks = None if factorization is None else fac.ranks.flatten()
     reference = reference_of(net)
-    if context is not None:
-        context = context[:2]
     if tolerance is None:
         tolerance = 1e-10 if reference.dtype == torch.float64 else 1e-5
     tolerance = as_tolerance(tolerance, "tolerance")
@@ -440,8 +443,8 @@ def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDi
 def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, Tensor]:
     """The values (n, *event_shape) of a block and their log-weights (n,)."""
     support = family.support
-    if isinstance(family, Hurdle):
-        return _with_points(family, *_nodes(family.family, num_points, reference))
+    if isinstance(support, Spiked):
+        return _with_points(support, *_nodes(support.family, num_points, reference), reference)
     states = family.enumerate_support()
     if states is None and isinstance(support, type(constraints.nonnegative_integer)):
         states = torch.arange(201.0)
@@ -503,7 +506,7 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
             check_shape(p.log_prob_blocks(x).shape, shape + batch + grid, "log_prob_blocks")
         x = p.sample()
         log_prob = p.log_prob(x)
-        sums = p.log_prob_blocks(x).reshape(*batch, -1).sum(-1)
+        sums = p.log_prob_blocks(x).reshape(*batch, math.prod(grid)).sum(-1)
         check_close(sums, log_prob, "sum of log_prob_blocks")
         for larger in (batch, Size((2,)) + batch, Size((3, 1, *batch))):
             q = p.expand(larger)
@@ -526,6 +529,8 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
             for number, row in enumerate(rows):
                 alone = rebuilt(row).log_prob(y[:, number])
                 check_close(together[:, number], alone, f"log_prob under context {number} alone")
+        if x.numel() == 0:
+            return
         event_x = x.reshape(-1, *event)[0]
         broadcast = p.log_prob(event_x)
         check_shape(broadcast.shape, batch, "log_prob of one event under all contexts")
@@ -533,11 +538,23 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
         check_close(broadcast, expanded, "log_prob of one event")
 
 
-def _with_points(family: Hurdle, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The nodes of the family behind a hurdle, and its points, each once."""
-    points = torch.tensor(family.points).to(values)
-    elsewhere = (values.unsqueeze(-1) != points).all(-1)
+def _with_points(
+    support: Spiked, values: Tensor, weights: Tensor, reference: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The nodes of the family behind a hurdle, and its points, each once.
+
+    A node of a density that rounds to a point becomes the number next to it, since the density is
+    that of the family there.
+    """
+    points = torch.tensor(support.points, dtype=reference.dtype, device=reference.device)
+    values = values.to(reference.dtype)
+    is_point = (values.unsqueeze(-1) == points).any(-1)
+    above, below = (
+        torch.nextafter(values, torch.full_like(values, x)) for x in (math.inf, -math.inf)
+    )
+    beside = torch.where(support.family.inside(above), above, below)
+    kept = ~(is_point & support.family._is_atom(values))
     return (
-        torch.cat((points, values[elsewhere])),
-        torch.cat((weights.new_zeros(points.shape), weights[elsewhere])),
+        torch.cat((points, torch.where(is_point, beside, values)[kept])),
+        torch.cat((weights.new_zeros(points.shape), weights[kept])),
     )

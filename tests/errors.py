@@ -1755,6 +1755,8 @@ CONTEXTS = (
         lambda: ad.DrawStep(made(context_shape=(3,)).eval()).start(4, torch.zeros(3, 3)),
         "context: expected (N, 3) with an N that divides batch_size 4, got (0, 3)",
         lambda: made(context_shape=(3,)).decoder(4, torch.zeros(0, 3)),
+        "context: expected (N, 3) with an N that divides batch_size 5, got (2, 3)",
+        lambda: testing.check_decoder(made(context_shape=(3,)), torch.zeros(2, 3), batch_size=5),
         cause="The rows of a draw cannot be divided evenly among the contexts.",
         cure="Pass one context for each row, or a multiple of their number as the number of rows.",
     ),
@@ -2470,8 +2472,8 @@ TRAINING = (
         "context: expected none next to a TensorDataset, whose items are (x, context), got a "
         "tensor of shape (5, 3), torch.float32 on cpu",
         lambda: fit(x=ROWS, context=torch.zeros(5, 3)),
-        "x: expected a Dataset with a length, got Stream; a DataLoader of it makes batches of a "
-        "stream",
+        "x: expected a Dataset with a length and items by index, got Stream; a DataLoader of it "
+        "makes batches of a stream",
         lambda: fit(x=Stream()),
         "x: expected batches of a tensor or of tensors, got {'x': tensor([[0., 0., 0., 0.]])}",
         lambda: fit(x=data.DataLoader([{"x": torch.zeros(4)}])),

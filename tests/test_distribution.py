@@ -261,3 +261,12 @@ def test_conditionals_of_no_events():
     net = random_made(ad.Factorization(3, fam.Normal()), hidden_features=4, context_shape=(2,))
     p = net.condition(torch.zeros(0, 2))
     assert p.conditionals(p.sample()).batch_shape == (0, 3)
+
+
+def test_an_event_of_a_single_number_has_no_dimensions():
+    p = plain(fam.Bernoulli(), size=()).condition()
+    one = torch.tensor(1.0)
+    with pytest.raises(ValueError, match=r"^value: expected block"):
+        p.log_prob(one / 2)
+    assert ad.information.calibration(p, one).pit.shape == (1, 1)
+    assert ad.training.exposure_bias(p, one).on_data == -p.log_prob(one)

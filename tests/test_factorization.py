@@ -111,6 +111,11 @@ def test_columns_pack_and_unpack():
             return iter(self.values())
 
     assert torch.equal(fac.pack(Frame(columns)), x)
+    halves = {"kind": columns["kind"].half(), "share": columns["share"]}
+    assert fac.pack(halves).dtype == torch.float32
+    row = {"kind": torch.tensor(2), "share": torch.tensor([0.25, 0.75])}
+    one = fac.unpack(fac.pack(row))
+    assert all(torch.equal(one[name], row[name]) for name in row)
     index = ad.Factorization.columns(a=fam.Categorical(3), b=fam.Categorical(4))
     assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
 

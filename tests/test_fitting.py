@@ -109,6 +109,31 @@ def test_early_stopping_keeps_the_best_weights():
     assert abs(model.loc - 0.5) < 0.06
 
 
+class Fading(Point):
+    """Its likelihood becomes NaN, or training stops, after two epochs of one batch."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.seen = error, []
+
+    def forward(self, x):
+        if self.training:
+            self.seen.append(self.loc.item())
+            if len(self.seen) > 2 and self.error is KeyboardInterrupt:
+                raise KeyboardInterrupt
+        return super().forward(x) * (1.0 if len(self.seen) < 3 else torch.nan)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_run_that_breaks_off_keeps_the_best_weights(error):
+    model = Fading(error)
+    with pytest.raises(error):
+        fit(model, ONES, valid=ONES, lr=0.05, **SGD)
+    assert not model.training
+    assert len(model.seen) == 3
+    assert model.loc.item() == model.seen[-1]
+
+
 def test_without_validation_the_last_weights_stay():
     model = Point()
     history = fit(model, ONES, valid=None, max_epochs=3, lr=0.25, clip=None, **SGD)
@@ -326,6 +351,29 @@ class Items(Dataset):
         return row if len(row) > 1 else row[0]
 
 
+def test_data_gets_no_gradients():
+    x, context = data().requires_grad_(), data()[:, :3].requires_grad_()
+    valid = (x[:8].detach(), context[:8].detach())
+    net = made(context_shape=(3,))
+    fit(net, TensorDataset(x, context), valid=valid, max_epochs=1, progress=False)
+    assert x.grad is None
+    assert context.grad is None
+
+
+class Changed(Dataset):
+    """The items of another dataset, which it may change one by one."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        assert isinstance(index, int)
+        return self.dataset[index]
+
+
 @pytest.mark.parametrize("has_context", [False, True])
 def test_tensors_datasets_and_loaders_agree(has_context):
     context = data()[:, :3] if has_context else None
@@ -337,8 +385,9 @@ def test_tensors_datasets_and_loaders_agree(has_context):
         return fit(net, x, context, **options, **more), net
 
     expected = result(data(), context)
-    for dataset in (TensorDataset(*tensors), Items(*tensors)):
+    for dataset in (TensorDataset(*tensors), Items(*tensors), Changed(Items(*tensors))):
         assert_same(result(dataset), expected)
+    assert_same(result(Changed(TensorDataset(*tensors)), valid=None), result(*tensors, valid=None))
     valid = tensors if has_context else tensors[0]
     expected = result(data(), context, valid=valid)
     sampler = DistributedSampler(Items(*tensors), 1, 0, seed=0)
@@ -382,6 +431,15 @@ def test_a_stream_has_epochs_of_so_many_steps():
     net.register_forward_hook(lambda module, *args: seen.extend([0] * module.training))
     fit(net, loader, valid=None, max_epochs=3, steps_per_epoch=5, progress=False)
     assert len(seen) == 15
+
+
+def test_the_bar_of_a_stream_has_no_length(capsys):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(torch.randn(32, 4))
+
+    fit(made(), DataLoader(Stream(), 16), valid=None, max_epochs=2)
+    assert "4it" in capsys.readouterr().err
 
 
 def test_an_epoch_may_end_before_the_pass_does():

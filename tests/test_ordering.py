@@ -140,6 +140,23 @@ def test_levels_are_lattices():
             assert (ranks <= level).sum() == ranks[::stride, ::stride].numel()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rank_in_a_graph_is_the_length_of_the_longest_path(seed):
+    torch.manual_seed(seed)
+    perm = torch.randperm(9)
+    parents = (torch.rand(9, 9) < 0.3).tril(-1)[perm][:, perm]
+
+    def longest(block):
+        return max((1 + longest(p) for p in parents[block].nonzero().flatten().tolist()), default=0)
+
+    ordering = ad.Ordering.from_graph(parents)
+    assert ordering.ranks(torch.Size((9,))).tolist() == [longest(block) for block in range(9)]
+    cycle = parents | parents.T
+    if cycle.any():
+        with pytest.raises(ValueError, match=r"^adjacency: expected no cycle, got"):
+            ad.Ordering.from_graph(cycle)
+
+
 def test_orderings_are_values():
     for name, ordering in ALL.items():
         again = pickle.loads(pickle.dumps(ordering))

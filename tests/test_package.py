@@ -182,6 +182,19 @@ def test_no_assert_checks_user_input():
         )
 
 
+SHAPED = {"reshape", "view", "expand", "permute", "repeat", "new_zeros", "new_empty", "new_full"}
+
+
+def test_no_method_of_tensors_lacks_its_shape_if_that_is_empty():
+    """For a single number, `x.reshape(*lead, *shape)` is `x.reshape()`, which raises."""
+    for name, path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                is_starred = [isinstance(argument, ast.Starred) for argument in node.args]
+                if node.func.attr in SHAPED and is_starred:
+                    assert not all(is_starred), f"{name}: {ast.unparse(node)}"
+
+
 def test_the_api_page_documents_what_is_public():
     page = (PROJECT / "docs" / "api.md").read_text()
     documented = [

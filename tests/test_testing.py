@@ -109,6 +109,31 @@ def test_a_wrong_sum_is_found():
         ad.testing.check_normalized(net.condition())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_points", [401, 2001])
+@pytest.mark.parametrize(
+    "family",
+    [
+        fam.Hurdle((1.0,), fam.Gamma()),
+        fam.Hurdle((0.0, 1.0), fam.Beta()),
+        fam.Hurdle((0.0,), fam.Poisson()),
+        fam.Hurdle((1.0,), fam.Hurdle((0.1, 0.0), fam.Normal())),
+        fam.Mixture(fam.Hurdle((0.0,), fam.Normal()), 2),
+        fam.Hurdle((2.0,), fam.Truncated(fam.Normal(), -1.0, 2.0)),
+    ],
+    ids=str,
+)
+def test_points_and_the_density_next_to_them_sum_to_one(family, num_points, dtype):
+    """A density on the half line is integrated at 1, among others."""
+    net = networks.MADE(ad.Factorization(1, family), hidden_features=4).to(dtype)
+    ad.testing.check_normalized(net, num_points=num_points, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 2), (2, 0)])
+def test_a_batch_may_be_empty(shape):
+    ad.testing.check_shapes(build("made", "normal-raster").condition().expand(shape))
+
+
 def test_a_wrong_shape_is_found():
     p = build("made", "normal-raster").condition()
     p.log_prob = lambda value: torch.zeros(())

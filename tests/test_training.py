@@ -133,6 +133,21 @@ def test_exposure_is_what_is_lost_on_each_prefix():
     assert unknown.on_data.sum().item() == pytest.approx(-p.log_prob(x).mean().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("family", [fam.Bernoulli(), fam.Categorical(2)])
+def test_exposure_is_finite_where_probabilities_round(family):
+    """A sigmoid of 200 is 1 in float32."""
+    net = networks.MADE(ad.Factorization(1, family), hidden_features=())
+
+    def p(logit):
+        params = {name: torch.zeros_like(each) for name, each in net.named_parameters()}
+        params["direct.bias"][-1] = logit
+        return net.condition(params=params)
+
+    found = exposure_bias(p(200.0), torch.ones(3, 1), p(10.0))
+    expected = 190 * torch.tensor(-10.0).sigmoid() - torch.tensor(-10.0).exp().log1p()
+    torch.testing.assert_close(found.on_data.sum(), expected, rtol=1e-3, atol=0)
+
+
 def test_exposure_of_columns():
     fac = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.Normal())
     torch.manual_seed(0)
@@ -149,6 +164,35 @@ def test_stand_ins_and_the_whole_batch(network):
     p = net.condition(params=given).expand((5,))
     x = torch.randn(4)
     torch.testing.assert_close(scheduled_log_prob(p, x, 0.0), p.log_prob(x))
+
+
+def test_exposure_leaves_out_missing_blocks():
+    net = random_made(ad.Factorization(4, fam.Normal()), hidden_features=8)
+    p = ad.AutoregressiveDistribution(net, nan_policy="marginalize")
+    x = p.sample((50,))
+    expected = exposure_bias(p, x).on_data
+    gaps = x.clone()
+    gaps[20:, 2:] = torch.nan  # the last blocks
+    found = exposure_bias(p, gaps).on_data
+    torch.testing.assert_close(found[:2], expected[:2])
+    torch.testing.assert_close(found[2:], -p.log_prob_blocks(x[:20])[:, 2:].mean(0))
+
+
+def test_the_truth_of_exposure_may_differ_by_row_in_context_and_not_in_order():
+    fac = ad.Factorization(3, fam.Bernoulli())
+    net = networks.Masked(fac, hidden_features=8, context_shape=(2,))
+    torch.manual_seed(0)
+    torch.nn.init.normal_(net.head.weight)
+    truth, p = net.condition(torch.randn(5, 2)), net.condition(torch.randn(2))
+    x = truth.sample((7,))
+    found = exposure_bias(p, x, truth)
+    each = [exposure_bias(p, x[:, i], net.condition(truth.context[i])) for i in range(5)]
+    torch.testing.assert_close(found.on_data, torch.stack([e.on_data for e in each]).mean(0))
+    ranks = torch.stack([torch.randperm(3) for _ in range(5)])
+    same = exposure_bias(truth.with_ordering(ranks), x, truth.with_ordering(ranks))
+    assert (same.on_data == 0).all()
+    with pytest.raises(ValueError, match=r"^truth: expected one over"):
+        exposure_bias(truth.with_ordering(ranks), x, truth)
 
 
 def test_exposure_comes_without_dropout():

@@ -102,7 +102,7 @@ class Selecting(Derived):
 
     def _split_noise(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The uniform number (...), and the noise of the inner family."""
-        inner = noise[..., 1:].reshape(*noise.shape[:-1], *self.family.noise_shape)
+        inner = noise[..., 1:].reshape((*noise.shape[:-1], *self.family.noise_shape))
         return noise[..., 0], inner
 
 
@@ -185,7 +185,7 @@ class Mixture(Selecting):
         """The parameters of the component that a uniform number selects, (..., 1, num_params)."""
         logits, each = self._split(params)
         index = choose(logits, uniform)
-        each = each.expand(*index.shape, *each.shape[-2:])
+        each = each.expand((*index.shape, *each.shape[-2:]))
         return each.gather(-2, index[..., None, None].expand(*index.shape, 1, each.shape[-1]))
 
     def _only(self, each: Tensor) -> Tensor:

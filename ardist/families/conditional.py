@@ -53,7 +53,7 @@ class Conditional(TorchDistribution):
         return self._family.rsample(self._drawn_from(sample_shape))
 
     def _drawn_from(self, sample_shape: Sequence[int]) -> Tensor:
-        return self._params.expand(*sample_shape, *self._params.shape)
+        return self._params.expand((*sample_shape, *self._params.shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         states = self._family.enumerate_support()

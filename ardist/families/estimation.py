@@ -122,6 +122,6 @@ def _summary(family: "Family", values: Tensor, mask: Tensor) -> tuple[Tensor, Te
     total = mask.sum(0)  # (n,)
     index = order.gather(0, (places.unsqueeze(-1) * total).long())  # (K, n)
     dims = (1,) * len(family.event_shape)
-    index = index.reshape(*index.shape, *dims).expand(-1, -1, *family.event_shape)
+    index = index.reshape((*index.shape, *dims)).expand(-1, -1, *family.event_shape)
     weights = ((total > 0) / count).expand(count, -1)  # none if all values are missing
     return values.gather(0, index), weights

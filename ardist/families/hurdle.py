@@ -210,15 +210,15 @@ class Spiked(constraints.Constraint):
     event_dim = 0
 
     def __init__(self, points: tuple[float, ...], family: Family) -> None:
-        self._points, self._family = points, family
+        self.points, self.family = points, family
         ends, numbers = family._ends, torch.as_tensor(points, dtype=torch.float64)
         self.lower_bound = min(numbers.min().item(), ends.lower)
         self.upper_bound = max(numbers.max().item(), ends.upper)
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
-        is_point = value.unsqueeze(-1) == _points_like(self._points, value)
-        return self._family.inside(value) | is_point.any(-1)
+        is_point = value.unsqueeze(-1) == _points_like(self.points, value)
+        return self.family.inside(value) | is_point.any(-1)
 
     def __repr__(self) -> str:
-        return f"Spiked({self._points}, {self._family.support})"
+        return f"Spiked({self.points}, {self.family.support})"

@@ -107,7 +107,7 @@ class Nested(Family):
         return self._condition(params)
 
     def _condition(self, params: Tensor) -> Any:
-        context = params.reshape(*params.shape[:-1], *self._inner.context_shape)
+        context = params.reshape((*params.shape[:-1], *self._inner.context_shape))
         return self._inner.condition(context, validate_args=False)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -130,7 +130,7 @@ class AnySet(ConditionalNetwork):
         at_once = passes.count if self.chunk_size is None else max(1, self.chunk_size // rows)
         params = blocks.new_empty(0)
         owner = passes.owner.index_select(-1, self._blocks_of("param"))  # (., total params)
-        owner = owner.reshape(*owner.shape[:-1], *layout.param_shape)
+        owner = owner.reshape((*owner.shape[:-1], *layout.param_shape))
         for start in range(0, passes.count, at_once):
             stop = min(start + at_once, passes.count)
             visible = passes.visible(start, stop).expand(rows, -1, -1)  # (M * N, n, T)

@@ -11,6 +11,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
+    IterableDataset,
     RandomSampler,
     SequentialSampler,
     Subset,
@@ -37,10 +38,11 @@ def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
                 f"context: expected none next to a {type(x).__name__}, whose items are "
                 f"(x, context), got {described(context)}"
             )
-        if not isinstance(x, DataLoader) and not hasattr(x, "__len__"):
+        is_stream = isinstance(x, IterableDataset) or not hasattr(x, "__len__")
+        if is_stream and not isinstance(x, DataLoader):
             raise ValueError(
-                f"{name}: expected a Dataset with a length, got {type(x).__name__}; a DataLoader "
-                f"of it makes batches of a stream"
+                f"{name}: expected a Dataset with a length and items by index, got "
+                f"{type(x).__name__}; a DataLoader of it makes batches of a stream"
             )
         return x
     if not isinstance(x, Tensor):
@@ -145,7 +147,8 @@ def make_loader(data: Any, options: Any, name: str) -> DataLoader[Any]:
         )
     sampler = DistributedSampler(data, world, rank, shuffle=name == "x", seed=options.seed)
     size = options.batch_size // world
-    if isinstance(getattr(data, "dataset", data), TensorDataset):  # takes a batch at once
+    whole = data.dataset if type(data) is Subset else data
+    if type(whole) is TensorDataset:  # takes a batch at once; other datasets may change each item
         return DataLoader(data, None, sampler=BatchSampler(sampler, size, drop_last=False))
     return DataLoader(data, size, sampler=sampler)
 

@@ -110,9 +110,10 @@ def fit(
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
     `max_epochs` or `time_limit`. Without either, it is halved after `patience // 3` epochs in a row
     without improvement in validation. Training ends at the first of `max_epochs`, `time_limit`
-    and `patience`. The network is in eval mode afterwards. The random numbers of an epoch depend on
-    the seed alone, and torch's global generator is as it was. `torch.no_grad` and
-    `torch.inference_mode` around the call have no effect on it.
+    and `patience`. The network is in eval mode afterwards. If an epoch is interrupted or its
+    likelihood is not finite, the network has the best weights of the epochs before, if there are
+    any. The random numbers of an epoch depend on the seed alone, and torch's global generator is as
+    it was. `torch.no_grad` and `torch.inference_mode` around the call have no effect on it.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
     and its own seeds. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
@@ -332,16 +333,18 @@ class _Run:
         history = self.history
         self.start = perf_counter() - sum(history.seconds[-1:])
         self.bar = self.make_bar(o.progress and is_first)
-        while not self.is_over:
-            self.epoch(len(history.train))
-            self.bar.set_postfix_str(nats(history, -1), refresh=False)
-            if o.checkpoint is not None:
-                self.save(o.checkpoint)
-            for callback in o.callbacks if is_first else ():
-                callback(history)
-        self.bar.close()
-        self.objective.load_state_dict(self.best)
-        self.objective.eval()
+        try:
+            while not self.is_over:
+                self.epoch(len(history.train))
+                self.bar.set_postfix_str(nats(history, -1), refresh=False)
+                if o.checkpoint is not None:
+                    self.save(o.checkpoint)
+                for callback in o.callbacks if is_first else ():
+                    callback(history)
+        finally:  # also after an interrupt, or if the likelihood is not finite
+            self.bar.close()
+            self.objective.load_state_dict(self.best)
+            self.objective.eval()
         return history
 
     @property
@@ -429,7 +432,7 @@ class _Run:
 
     def log_prob(self, model: nn.Module, batch: Any, name: str) -> Tensor:
         """The score of each row of a batch, (rows,), of the argument of this name."""
-        tensors = [tensor.to(self.device) for tensor in tensors_of(batch, name)]
+        tensors = [tensor.detach().to(self.device) for tensor in tensors_of(batch, name)]
         if isinstance(self.objective, LogLikelihood) and len(tensors) > 2:
             raise ValueError(
                 f"{name}: expected batches of x or (x, context), got {len(tensors)} tensors"
@@ -482,7 +485,8 @@ class _Run:
         from tqdm import tqdm  # type: ignore[import-untyped]  # pyro-ppl depends on it
 
         most, done = self.options.max_epochs, len(self.history.train) * self.steps
-        total = None if most is None else most * self.steps
+        is_endless = most is None or self.steps == sys.maxsize  # a stream of unknown length
+        total = None if is_endless else most * self.steps
         pause = 0.5 if sys.stderr.isatty() else 30.0  # seconds; a log has fewer lines
         look = {"mininterval": pause, "ncols": 100, "disable": not is_shown}
         return tqdm(desc="training", total=total, initial=done, **look)

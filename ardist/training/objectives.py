@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution
 
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.guards import at_least_single
+from ardist.information import analytic_divergence
 from ardist.rollout import Rollout
 from ardist.shapes import as_positive, as_share, check_type, expand_to_batch
 
@@ -261,8 +262,9 @@ def exposure_bias(
 
     Args:
         p: the distribution.
-        x: data (*lead, *event_shape).
-        truth: a distribution over the same event in the same order.
+        x: data (*lead, *event_shape). The nats of a block are the mean over the events in which it
+            is not missing, if NaN is a missing element by the `nan_policy` of p.
+        truth: a distribution over the same event in the same order. The batch_shapes broadcast.
         num_samples: number of draws of p for each of its contexts.
 
     Raises:
@@ -275,24 +277,34 @@ def exposure_bias(
     torch.Size([4])
     """
     check_type(p, AutoregressiveDistribution, "p")
+    fac = p.factorization
+    if truth is not None:
+        check_type(truth, AutoregressiveDistribution, "truth")
+        other = truth.factorization
+        same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
+        if not same or bool((_ranks(truth) != _ranks(p)).any()):
+            raise ValueError(f"truth: expected one over {fac}, got {other}")
+        p = p.expand(torch.broadcast_shapes(p.batch_shape, truth.batch_shape))
     p.check_value(x, "x")
     if not x.isnan().any():  # which may be missing
         x = p.checked(x, "x")
-    fac = p.factorization
     own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:
         with p.bound.unwrapped.eval_mode():
             found = [-p.log_prob_blocks(prefix) for prefix in (x, own)]
+        is_missing = fac.layout.whole(fac.split(x.isnan()))  # (*lead, num_blocks)
+        is_missing = is_missing.reshape((*is_missing.shape[:-1], *fac.grid_shape))
+        found[0] = found[0].masked_fill(is_missing, torch.nan)
     else:
-        check_type(truth, AutoregressiveDistribution, "truth")
-        other = truth.factorization
-        same = (other.event_shape, other.grid_shape) == (fac.event_shape, fac.grid_shape)
-        if not same or not torch.equal(other.ranks, fac.ranks):
-            raise ValueError(f"truth: expected one over {fac}, got {other}")
         with p.bound.unwrapped.eval_mode(), truth.bound.unwrapped.eval_mode():
             found = [_divergences(truth, p, prefix) for prefix in (x, own)]
-    on_data, on_own = (each.reshape(-1, *fac.grid_shape).mean(0) for each in found)
+    on_data, on_own = (each.reshape(-1, *fac.grid_shape).nanmean(0) for each in found)
     return Exposure(on_data, on_own)
+
+
+def _ranks(p: AutoregressiveDistribution) -> Tensor:
+    """The ranks of blocks, (*lead, num_blocks), if rows have orders of their own."""
+    return p.factorization.ranks.flatten() if p.ranks is None else p.ranks.cpu()
 
 
 def _divergences(
@@ -301,9 +313,9 @@ def _divergences(
     """The KL divergence of each block's conditionals: (*lead, *grid_shape)."""
     each, theirs = truth.conditionals(prefix), p.conditionals(prefix)
     if isinstance(each, Distribution) and isinstance(theirs, Distribution):
-        return kl_divergence(each, theirs)
+        return analytic_divergence(each, theirs)
     pairs = zip(_listed(each), _listed(theirs), strict=True)
-    return torch.stack([kl_divergence(one, other) for one, other in pairs], -1)
+    return torch.stack([analytic_divergence(one, other) for one, other in pairs], -1)
 
 
 def _listed(

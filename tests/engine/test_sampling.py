@@ -317,6 +317,13 @@ def test_steps_show_the_conditionals_of_the_event(network, factorization):
     assert fac.end is not None or sorted(seen) == list(range(fac.num_blocks))
 
 
+def test_steps_of_a_single_row_of_columns():
+    net = build("made", "columns")
+    steps = list(ancestral(net.condition()))
+    shapes = [tuple(family.event_shape) for family in net.factorization.layout.families]
+    assert [tuple(value.shape) for step in steps for value in step.value] == shapes
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_steps_of_what_follows_from_a_joint(name):
     p = variant(name)
