@@ -331,6 +331,15 @@ class _MADESweep(Sweep):
         self._readers = [[(state + 1, weight.T)] for state, weight in enumerate(weights)] + [[]]
         for state, weight in outputs:
             self._readers[state].append((-1, weight.T))
+        self._all_slopes: list[Tensor] = []  # of each layer, (width, rows)
+
+    def cut(self, sums: Tensor) -> Tensor:
+        # In the pass, since the activation may have other parameters or another mode later.
+        with torch.enable_grad():
+            leaf = sums.detach().T.requires_grad_()
+            units = self._network.activation(leaf.clone())  # it may write in place
+            self._all_slopes.append(torch.autograd.grad(units.sum(), leaf)[0].contiguous())
+        return super().cut(sums)
 
     def step(self, step: int, params: Tensor) -> Tensor:
         if step + 2 == len(self._ends[-1]):
@@ -354,15 +363,9 @@ class _MADESweep(Sweep):
         return states[0][place]
 
     def _start(self, params: Tensor) -> None:
-        """Makes the gradients, which are zero, and the derivatives of all activations."""
+        """Makes the gradients, which are zero."""
         self._first = len(self._ends[-1]) - 1
         self._gradients = [params.new_zeros(ends[-1], params.shape[1]) for ends in self._ends]
-        self._all_slopes = []
-        for sums in self.sums:
-            with torch.enable_grad():
-                leaf = sums.detach().T.contiguous().requires_grad_()
-                activated = self._network.activation(leaf).sum()
-                self._all_slopes.append(torch.autograd.grad(activated, leaf)[0])
 
     def _enter(self, start: int, stop: int) -> None:
         """Goes to the window of the steps from `start` to `stop`, after all later ones."""
