@@ -481,12 +481,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         ranks = ordering.reshape(*lead, self.factorization.num_blocks)
         ranks = dense(ranks.to(bound.reference.device, torch.int64))
-        rows = ranks.flatten(0, -2)
-        if not self.factorization.ordering.is_graph:  # the present order is supported
-            present = self.factorization.ranks.flatten().to(rows.device)
-            rows = rows[(rows != present).any(-1)]
-        if rows.numel():  # of the others, networks refuse all or those with ties: check the most
-            row = rows[rows.amax(-1).argmin()]
+        if ranks.numel():  # networks refuse ties or nothing: check the row with most of them
+            row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
             one = self.factorization.with_ordering(Ordering.from_ranks(row.reshape(grid)))
             if (reason := bound.unsupported_reason(one)) is not None:
                 raise ValueError(f"ordering: {reason}, got {one}")

@@ -69,7 +69,7 @@ class ConditionalNetwork(Specified, nn.Module):
     """
 
     context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
-    has_row_orders: ClassVar[bool] = False
+    has_row_orders: bool = False
     """Whether each row may have its own `ranks`."""
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
