@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 from ardist.decoding import Decoder
 from ardist.factorization import Factorization
 from ardist.families.guards import HALF
-from ardist.recomputation import call_with_params, gathered
+from ardist.recomputation import call_with_params, compute_weights, gathered
 from ardist.shapes import as_positive, check_kind, check_tensor, check_type, described, spelled
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class BoundNetwork:
             return nothing + torch.stack([part.flatten()[:0].sum() for part in self.sources]).sum()
         given = {"observed": observed, "sweep": sweep}
         others = {name: part for name, part in given.items() if part is not None}
+        compute_weights(self.unwrapped)
         params: Tensor = self.network(*self._inputs(blocks, ranks), **others)
         name = type(self.unwrapped).__name__
         self.factorization.layout.check_params(params, blocks.shape[0], name)
@@ -150,6 +151,7 @@ class BoundNetwork:
 
     def hidden_states(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
         """The hidden states of all blocks, (rows, num_blocks, size); arguments as of `forward`."""
+        compute_weights(self.unwrapped)
         hidden: Tensor = self.unwrapped.hidden_states(*self._inputs(blocks, ranks))
         return hidden
 
@@ -165,6 +167,7 @@ class BoundNetwork:
 
     def differentiable_decoder(self, num_rows: int) -> Decoder | None:
         """A decoder that keeps the graph of its steps, if the network has one."""
+        compute_weights(self.unwrapped)
         return self.unwrapped._differentiable_decoder(
             self.network_factorization, num_rows, self.contexts
         )

@@ -33,25 +33,38 @@ def observed_first(
     Returns:
         None if no block under the mask depends on one that is not: the set is ancestral, and the
         present order gives its marginal. Otherwise an ordering or, if rows differ, ranks
-        (*lead, *grid_shape), in which rows with an ancestral set keep their order.
+        (*lead, *grid_shape), in which rows with an ancestral set keep their order if it is no
+        graph's.
     """
     layout, count = factorization.layout, factorization.num_blocks
-    whole, touched = layout.whole(mask), layout.count(mask) > 0
-    own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
-    if ranks is None and factorization.ordering.is_graph:
-        dependencies = factorization.dependencies.to(mask.device)
-        lacking = (~whole).float() @ dependencies.T.float() > 0
-    else:
-        lacking = own > torch.where(whole, count, own).amin(-1, keepdim=True)
-    wrong = (touched & lacking).any(-1, keepdim=True)
+    wrong = ~is_ancestral(factorization, ranks, mask)
     if not wrong.any():
         return None
+    whole, touched = layout.whole(mask), layout.count(mask) > 0
+    own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
     wanted = own + count * (2 - whole.long() - touched.long())
     rows = wanted.reshape(-1, count)
     if ranks is None and bool((rows == rows[:1]).all()):
         return Ordering.from_ranks(dense(rows[0]).reshape(factorization.grid_shape))
-    wanted = torch.where(wrong, wanted, own)
+    if not factorization.ordering.is_graph:  # which the order of a row cannot express
+        wanted = torch.where(wrong, wanted, own)
     return dense(wanted).reshape((*wanted.shape[:-1], *factorization.grid_shape))
+
+
+def is_ancestral(factorization: Factorization, ranks: Tensor | None, mask: Tensor) -> Tensor:
+    """Whether no block under a mask depends on one that is not under it: (*lead, 1) bool.
+
+    Arguments are those of `observed_first`.
+    """
+    layout, count = factorization.layout, factorization.num_blocks
+    whole, touched = layout.whole(mask), layout.count(mask) > 0
+    if ranks is None and factorization.ordering.is_graph:
+        dependencies = factorization.dependencies.to(mask.device)
+        lacking = (~whole).float() @ dependencies.T.float() > 0
+    else:
+        own = factorization.ranks.flatten().to(mask.device) if ranks is None else ranks
+        lacking = own > torch.where(whole, count, own).amin(-1, keepdim=True)
+    return ~(touched & lacking).any(-1, keepdim=True)
 
 
 def dense(ranks: Tensor) -> Tensor:

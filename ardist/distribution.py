@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from ardist.batch import Batch
 from ardist.bound_network import BoundNetwork
-from ardist.conditioning import Marginal, dense, observed_first
+from ardist.conditioning import Marginal, dense, is_ancestral, observed_first
 from ardist.constraints import RuleConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
@@ -246,7 +246,18 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             values, mask = self.evidence
             value = torch.where(mask & ~kept, values, value)
         first = self.with_first(kept, subject)
-        return first._score(first.checked(value, mask=kept), kept)
+        value = first.checked(value, mask=kept)
+        scores = first._score(value, kept)
+        if (
+            first.ranks is None
+            or self.ranks is not None
+            or not self.factorization.ordering.is_graph
+        ):
+            return scores
+        # The order of a row cannot express a graph, and is not needed if the set is ancestral.
+        mask = kept if self.evidence is None else kept | self.evidence[1]
+        ancestral = is_ancestral(self.factorization, None, self.factorization.split(mask))
+        return torch.where(ancestral, self._score(value, kept), scores)
 
     def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
         """The log-probability of the elements that `given` conditions on: (*lead,). For what is
@@ -528,8 +539,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             value: (*lead, *event_shape); elements that are not observed are ignored.
             mask: (*lead, *event_shape) bool. Leading dimensions of both broadcast with
                 batch_shape. Rows may differ if all sets are ancestral, or if the network supports
-                an order for each row. If a mask covers a block in part, its family conditions
-                that block. `families.Nested.ordering_given` shows the order of a nested block.
+                an order for each row, which takes the place of a graph in all rows. If a mask
+                covers a block in part, its family conditions that block.
+                `families.Nested.ordering_given` shows the order of a nested block.
 
         Raises:
             ValueError: if neither this joint nor the network under another order can condition on

@@ -1,4 +1,4 @@
-"""Calls with other parameters, with gathered ones, and with activations that are computed again."""
+"""Calls with other parameters, with gathered ones, and with what is computed again."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,12 +7,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils.checkpoint import checkpoint
 
 from ardist.modes import in_modes
 from ardist.shapes import is_recorded, is_transformed
 
 Result = TypeVar("Result")
+
+
+_WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 class _Scope(nn.Module):
@@ -32,6 +38,18 @@ def call_with_params(
     """Calls a function while tensors replace parameters of a module, by name."""
     named = {f"module.{name}": value for name, value in params.items()}
     return functional_call(_Scope(module), named, (function, *args))
+
+
+def compute_weights(module: nn.Module) -> None:
+    """Computes the weights that torch computes before a call of their module, as of pruned ones.
+
+    Networks also read weights without such a call.
+    """
+    for part in module.modules():
+        if part._forward_pre_hooks:
+            for hook in part._forward_pre_hooks.values():
+                if isinstance(hook, _WEIGHT_HOOKS):
+                    hook(part, ())
 
 
 def recomputed(module: nn.Module, function: Callable[..., Result], *args: Any) -> Result:

@@ -29,8 +29,8 @@ MAX_SIZE = 2**24  # of an integer that a network, a family or a rule takes
 
 _FUNCTIONS = "abs cos erf exp log1p relu selu sigmoid sin square tanh"
 _ACTIVATIONS = (
-    "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu6 "
-    "silu softplus softshrink softsign tanhshrink threshold"
+    "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu "
+    "relu6 selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold"
 )
 _SHARED = (nn.Module, Tensor, Transform)  # what two places may hold as one object
 
@@ -120,9 +120,11 @@ def _class_of(value: Any) -> type:
 
 def _attributes(value: Any, maker: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of a constructor, which are attributes of the same names."""
-    found = {}
+    found, is_module = {}, _names.get(id(maker), "").startswith("torch.nn.")
     for name, parameter in inspect.signature(maker).parameters.items():
         held = [attribute for attribute in (name, f"_{name}") if hasattr(value, attribute)]
+        if not held and is_module and parameter.default in (None, parameter.empty):
+            continue  # a device or dtype, an old name of another argument, or *args that are empty
         if not held:
             raise ValueError(
                 f"to_spec: expected {type(value).__name__} to keep the argument {name!r} of its "

@@ -483,6 +483,18 @@ ARGUMENTS = (
         cure="Use `True` or `False`.",
     ),
     error(
+        "activation: expected an elementwise function, got a module LayerNorm, which gives for "
+        "shape (5, 7): Given normalized_shape=[16], expected input with shape [*, 16], but got "
+        "input of size[5, 7]",
+        lambda: made(hidden_features=16, activation=torch.nn.LayerNorm(16)),
+        "activation: expected an elementwise function, got a module Flatten, which gives for shape "
+        "(5, 7): a tensor of shape (35,), torch.float32 on cpu",
+        lambda: made(activation=torch.nn.Flatten(0)),
+        cause="An activation computes each unit from that unit alone. `PReLU` with a slope for "
+        "each unit does not, and a norm would let blocks depend on later ones.",
+        cure="Use an elementwise function or module, such as `torch.nn.PReLU()`.",
+    ),
+    error(
         "activation: expected a callable, got 'relu'",
         lambda: made(activation="relu"),
         "partition: expected a Partition, got 'scalars'",

@@ -133,6 +133,17 @@ def test_an_argument_returns(value):
     assert through_json(value) == value
 
 
+ACTIVATIONS = [nn.LeakyReLU(0.3), nn.PReLU(), nn.Hardtanh(-2.0, 2.0), nn.ReLU(True), nn.Tanh()]
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [*ACTIVATIONS, *(getattr(nn.functional, name) for name in ("relu", "selu", "sigmoid", "tanh"))],
+)
+def test_a_network_with_an_activation_returns(activation):
+    check_round_trip(small(activation=activation))
+
+
 def test_an_argument_without_equality_returns():
     interval = through_json(constraints.interval(0.0, 1.0))
     assert repr(interval) == "Interval(lower_bound=0.0, upper_bound=1.0)"
@@ -141,7 +152,8 @@ def test_an_argument_without_equality_returns():
     numbers = torch.tensor([[float("nan"), -float("inf"), 1e-42]], dtype=torch.bfloat16)
     assert through_json(numbers).dtype == torch.bfloat16
     torch.testing.assert_close(through_json(numbers), numbers, rtol=0, atol=0, equal_nan=True)
-    assert through_json(nn.LeakyReLU(0.3)).negative_slope == 0.3
+    for module in ACTIVATIONS:
+        assert repr(through_json(module)) == repr(module)
 
 
 @pytest.mark.parametrize("value", [functools.partial(torch.add, 1), np.zeros(3), object(), 1j])

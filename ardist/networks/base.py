@@ -21,6 +21,7 @@ from ardist.modes import follows_mode, in_modes
 from ardist.networks.constants import fill_constants, reference_of
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
+from ardist.recomputation import compute_weights
 from ardist.shapes import (
     as_choice,
     as_integers,
@@ -68,7 +69,7 @@ class ConditionalNetwork(Specified, nn.Module):
     """
 
     context_kinds: ClassVar[tuple[str, ...]] = ("vector",)
-    has_row_orders: ClassVar[bool] = False
+    has_row_orders: bool = False
     """Whether each row may have its own `ranks`."""
     has_masks: ClassVar[bool] = False
     """Whether `forward` also takes `observed`, the set of blocks that each row depends on."""
@@ -216,6 +217,7 @@ class ConditionalNetwork(Specified, nn.Module):
             self._check_row_orders(ranks, fac)
             fac = fac.with_ordering(Ordering.raster())
         with torch.no_grad():
+            compute_weights(self)
             if self.records_steps and ranks is None:
                 step = self.make_static_step(fac)
                 if not isinstance(step, WholePassStep):

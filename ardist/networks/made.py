@@ -13,11 +13,12 @@ from ardist.decoding import Decoder, Window
 from ardist.factorization import Factorization
 from ardist.layout import Layout
 from ardist.networks.base import ConditionalNetwork, start_near_noise
+from ardist.networks.constants import reference_of
 from ardist.networks.masking import MaskedLinear, PerceptronMasks, VisibleSets
 from ardist.networks.sizes import hidden_layers
 from ardist.pathwise import Sweep
 from ardist.rows import add_to_rows, repeat_rows
-from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant
+from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant, described
 
 _UNITS_AT_ONCE = 128  # units of the widest layer in one window
 _UNITS_OF_FEW_ROWS = 192  # in a draw of up to _UNITS_AT_ONCE rows, whose operations are short
@@ -41,7 +42,7 @@ class MADE(ConditionalNetwork):
             dependencies are kept even if a layer has fewer units than there are distinct sets of
             dependencies.
         residual: whether layers of equal width add their input to their output.
-        activation: elementwise.
+        activation: elementwise, a function or a module.
         dropout: the probability of dropping a hidden unit in training mode. It applies to
             `log_prob`, not to draws and the log-probabilities computed with them.
 
@@ -74,6 +75,7 @@ class MADE(ConditionalNetwork):
         super().__init__(factorization, context_shape=context_shape)
         self.residual = as_flag(residual, "residual")
         self.activation: Callable[[Tensor], Tensor] = as_callable(activation, "activation")
+        _check_elementwise(activation)
         layout = factorization.layout
         visible = VisibleSets(factorization, with_empty=bool(self.context_shape))
         if hidden_features is None:
@@ -215,6 +217,27 @@ class MADE(ConditionalNetwork):
         return hidden, outputs
 
 
+@torch.no_grad()
+def _check_elementwise(activation: Callable[[Tensor], Tensor]) -> None:
+    """Raises a `ValueError` if an activation needs units along one dimension, as for a slope each.
+
+    Decoders keep units and rows in another order than the parallel pass.
+    """
+    like = reference_of(activation) if isinstance(activation, nn.Module) else torch.empty(0)
+    found: object
+    try:
+        with torch.random.fork_rng(()):  # it may be random
+            found = activation(like.new_zeros(5, 7))
+    except RuntimeError as error:
+        found = error
+    if not isinstance(found, Tensor) or found.shape != (5, 7):
+        got = found if isinstance(found, RuntimeError) else described(found)
+        raise ValueError(
+            f"activation: expected an elementwise function, got {described(activation)}, which "
+            f"gives for shape (5, 7): {got}"
+        )
+
+
 class _Schedule:
     """The units that can be computed at each step, as index ranges for the decoders of a MADE.
 
@@ -331,6 +354,15 @@ class _MADESweep(Sweep):
         self._readers = [[(state + 1, weight.T)] for state, weight in enumerate(weights)] + [[]]
         for state, weight in outputs:
             self._readers[state].append((-1, weight.T))
+        self._all_slopes: list[Tensor] = []  # of each layer, (width, rows)
+
+    def cut(self, sums: Tensor) -> Tensor:
+        # In the pass, since the activation may have other parameters or another mode later.
+        with torch.enable_grad():
+            leaf = sums.detach().T.requires_grad_()
+            units = self._network.activation(leaf.clone())  # it may write in place
+            self._all_slopes.append(torch.autograd.grad(units.sum(), leaf)[0].contiguous())
+        return super().cut(sums)
 
     def step(self, step: int, params: Tensor) -> Tensor:
         if step + 2 == len(self._ends[-1]):
@@ -354,15 +386,9 @@ class _MADESweep(Sweep):
         return states[0][place]
 
     def _start(self, params: Tensor) -> None:
-        """Makes the gradients, which are zero, and the derivatives of all activations."""
+        """Makes the gradients, which are zero."""
         self._first = len(self._ends[-1]) - 1
         self._gradients = [params.new_zeros(ends[-1], params.shape[1]) for ends in self._ends]
-        self._all_slopes = []
-        for sums in self.sums:
-            with torch.enable_grad():
-                leaf = sums.detach().T.contiguous().requires_grad_()
-                activated = self._network.activation(leaf).sum()
-                self._all_slopes.append(torch.autograd.grad(activated, leaf)[0])
 
     def _enter(self, start: int, stop: int) -> None:
         """Goes to the window of the steps from `start` to `stop`, after all later ones."""

@@ -81,7 +81,6 @@ class Transformer(ConditionalNetwork):
     """
 
     context_kinds = ("vector", "blocks", "sequence")
-    has_row_orders = True
     _sizes = ("dim", "depth", "heads")
     _order: Tensor | None
     _visible: Tensor | None
@@ -112,7 +111,7 @@ class Transformer(ConditionalNetwork):
             depth = min(max(factorization.num_blocks.bit_length() // 2, 2), 6)
         heads = max(math.gcd(dim, 8) // 2, 1) if heads is None else as_positive(heads, "heads")
         self.dim, self.depth, self.heads = dim, as_positive(depth, "depth"), heads
-        self.any_order = as_flag(any_order, "any_order")
+        self.has_row_orders = self.any_order = as_flag(any_order, "any_order")
         if dim % (2 * heads if positions == "rotary" else heads):
             divisor = "twice the number of" if positions == "rotary" else "the number of"
             raise ValueError(f"heads: expected {divisor} heads to divide dim {dim}, got {heads}")

@@ -19,6 +19,11 @@ DISCRETE = {
     "columns-ties": ad.Factorization.columns(MIXED, ordering=ad.Ordering.from_ranks([1, 0, 1])),
     "ended": ad.Factorization(3, fam.Categorical(3), end=1, pad=0),
 }
+GRAPH = ad.Factorization(  # in which {0, 2} and {1} are ancestral
+    4,
+    fam.Bernoulli(),
+    ordering=ad.Ordering.from_graph([[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]),
+)
 
 
 def transformer(factorization, **options):
@@ -207,6 +212,15 @@ def test_a_graph_is_conditioned_on_its_ancestors():
         p.given(x, torch.tensor([False, False, True]))
 
 
+def test_rows_that_need_another_order_than_a_graph_have_orders():
+    p = transformer(GRAPH).condition()
+    masks, x = masks_of(GRAPH), torch.ones(16, 4).double()
+    q = p.given(x, masks)
+    for ranks, mask in zip(q.ordering, masks, strict=True):
+        assert not mask.any() or (ranks[mask] < mask.sum()).all()
+    assert ((q.sample((5,)) == x) | ~masks).all()
+
+
 def inner(size=2):
     torch.manual_seed(4)
     return random_made(
@@ -291,10 +305,12 @@ def test_conditions_add_up():
     assert turned.sample((5,))[:, 2].eq(x[2]).all()
 
 
-@pytest.mark.parametrize("name", ["raster", "columns", "columns-ties"])
-def test_nan_is_missing(name, float64):
+@pytest.mark.parametrize(
+    "factorization", [*map(DISCRETE.get, ["raster", "columns", "columns-ties"]), GRAPH], ids=str
+)
+def test_nan_is_missing(factorization, float64):
     torch.manual_seed(7)
-    net = transformer(DISCRETE[name])
+    net = transformer(factorization)
     p = net.condition(nan_policy="marginalize")
     masks = masks_of(p.factorization)
     x = p.sample((len(masks),)).double()
@@ -415,6 +431,15 @@ def test_missing_indices_are_nan_of_a_float_tensor(float64):
     mask = ~x.isnan()
     expected = [p.marginal(m).log_prob(row[m].long()) for row, m in zip(x, mask, strict=True)]
     close(p.log_prob(x), torch.stack(expected))
+
+
+def test_a_network_of_one_order_draws_no_row_in_another():
+    net = transformer(ad.Factorization(3, fam.Bernoulli()), any_order=False)
+    ranks = torch.tensor([[0, 1, 2], [2, 1, 0]])
+    with pytest.raises(ValueError, match="ordering: Transformer has one order for all rows"):
+        net.condition().with_ordering(ranks)
+    with pytest.raises(ValueError, match="ranks: Transformer draws all rows in one order"):
+        net.decoder(2, ranks=ranks)
 
 
 def test_rows_with_ties_need_a_network_that_serves_ties():

@@ -1,5 +1,7 @@
 """Gradients through draws: those of plain autograd through the steps, for every network."""
 
+import copy
+
 import pytest
 import torch
 from laws import assert_mean
@@ -114,15 +116,41 @@ def test_gradients_reach_nested_networks(network, options, float64):
     assert all(weight.grad.abs().sum() > 0 for weight in net.nested.parameters())
 
 
-@pytest.mark.parametrize("residual", [False, True])
-def test_gradients_reach_an_activation_with_parameters(residual, float64):
-    net = random_made(
+ACTIVATIONS = [torch.nn.PReLU(), torch.nn.RReLU(0.1, 0.9), torch.nn.ReLU(inplace=True)]
+
+
+def with_activation(activation, residual=False):
+    return random_made(
         ad.Factorization(5, fam.Normal()),
         hidden_features=(12, 12, 12),
-        activation=torch.nn.PReLU(),
+        activation=copy.deepcopy(activation),
         residual=residual,
     ).double()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("residual", [False, True])
+def test_gradients_reach_a_module_as_activation(activation, residual, float64):
+    net = with_activation(activation, residual).eval()
     holds(net.condition().expand((3,)), list(net.parameters()))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_are_those_of_the_pass_of_the_draw(activation, float64):
+    """Its parameters and its mode, whatever the network has in the backward pass."""
+    net = with_activation(activation)
+    other = copy.deepcopy(net).eval()
+    params = {name: torch.randn_like(p, requires_grad=True) for name, p in net.named_parameters()}
+    other.load_state_dict(params, strict=False)
+    found = []
+    for p, sources in (
+        (net.condition(params=params), [*params.values()]),
+        (other.condition(), [*other.parameters()]),
+    ):
+        torch.manual_seed(3)
+        draw = p.rsample((3,))
+        found.append(torch.autograd.grad(draw.sin().sum(), sources))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("network", ["made", "rnn-gru", "transformer"])

@@ -10,10 +10,12 @@ import torch
 from laws import assert_frequencies, quantile
 from pyro.infer import TraceMeanField_ELBO
 from table import CONTEXT, FACTORIZATIONS, NETWORKS, build, fits, random_made, slow_except
+from torch import nn
 from torch.distributions import Distribution, kl_divergence
 from torch.func import grad, hessian, jacrev, jvp, stack_module_state, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import ardist as ad
 from ardist import families as fam
@@ -266,6 +268,66 @@ def test_derivatives_by_events_and_contexts(network, float64):
     with sdpa_kernel(SDPBackend.MATH):  # torch's fused attention is differentiable once
         slope = torch.autograd.functional.hessian(lambda x: score(x, contexts[0]), x[0])
     torch.testing.assert_close(second, slope)
+
+
+# Weights that torch computes from others.
+
+COMPUTED = {
+    "prune": (lambda module, name: prune.l1_unstructured(module, name, 0.5), prune.remove),
+    "weight_norm": (nn.utils.weight_norm, nn.utils.remove_weight_norm),
+    "spectral_norm": (
+        lambda module, name: nn.utils.spectral_norm(module, name, n_power_iterations=50),
+        nn.utils.remove_spectral_norm,
+    ),
+    "parametrization": (parametrizations.weight_norm, parametrize.remove_parametrizations),
+}
+
+
+def with_computed_weights(network, change):
+    """A network, and the places of the weights that are changed."""
+    net = build(network, "normal-raster")
+    weights = [
+        (module, name)
+        for module in net.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None and weight.dim() > 1
+    ]
+    with torch.no_grad():
+        for module, name in weights:  # some start at zero, and have no direction
+            weight = getattr(module, name)
+            weight.add_(torch.randn_like(weight) * 0.1)
+    for module, name in weights:
+        change(module, name)
+    return net, weights
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("how", COMPUTED)
+@pytest.mark.parametrize(
+    "network", slow_except([n for n in NETWORKS if fits(n, "normal-raster")], "made", "transformer")
+)
+def test_computed_weights_are_those_of_now(network, how):
+    """In scores and draws after training steps, and of a network that has loaded their result."""
+    change, fix = COMPUTED[how]
+    (net, _), (loaded, _), (fixed, weights) = (
+        with_computed_weights(network, change) for _ in range(3)
+    )
+    x, optimizer = torch.randn(3, 4), torch.optim.SGD(net.parameters(), 0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        net.condition().log_prob(x).mean().neg().backward()
+        optimizer.step()
+    loaded.load_state_dict(net.state_dict())
+    fixed.load_state_dict(net.state_dict())
+    for module, name in weights:
+        fix(module, name)
+    found = []
+    for one in (net, loaded, fixed):
+        torch.manual_seed(0)
+        draws = one.eval().condition().sample((5,))  # before a parallel pass
+        found.append((draws, one.condition().log_prob(draws)))
+    torch.testing.assert_close(found[0], found[2])
+    torch.testing.assert_close(found[1], found[2])
 
 
 # torch.compile.
