@@ -194,9 +194,9 @@ class Plain(networks.ConditionalNetwork):
     def __init__(self, factorization: ad.Factorization, context_shape: tuple[int, ...] = ()):
         super().__init__(factorization, context_shape=context_shape)
         layout = factorization.layout
-        reads = factorization.dependencies.repeat_interleave(
-            torch.tensor(layout.sizes["param"]), 0
-        ).repeat_interleave(torch.tensor(layout.sizes["feature"]), 1)
+        reads = factorization.dependencies.to(DEVICE)
+        for dim, kind in enumerate(("param", "feature")):
+            reads = reads.repeat_interleave(torch.tensor(layout.sizes[kind]), dim)
         self.register_buffer("mask", reads.to(torch.get_default_dtype()), persistent=False)
         self.weight = nn.Parameter(torch.randn(self.mask.shape) * 0.3)
         self.bias = nn.Parameter(torch.randn(self.mask.shape[0]) * 0.3)

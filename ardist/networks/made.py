@@ -92,7 +92,8 @@ class MADE(ConditionalNetwork):
                 f"of the {visible.sets.shape[0]} distinct sets of dependencies, got {tuple(widths)}"
             )
         self.hidden_features = tuple(widths)
-        masks = PerceptronMasks(factorization, visible, self.hidden_features)
+        with torch.device("cpu"):  # where the dependencies are
+            masks = PerceptronMasks(factorization, visible, self.hidden_features)
         self.hidden = nn.ModuleList(MaskedLinear(mask) for mask in masks.hidden)
         self.available = masks.available
         self.head = None if masks.head is None else MaskedLinear(masks.head)
