@@ -3176,6 +3176,9 @@ TABLES = (
         "network: expected 'masked' or a callable from a factorization to a network, got "
         "'transformer'",
         lambda: TableDensity("transformer").fit(PEOPLE),
+        "network: expected 'masked' or a callable from a factorization to a network, got a module "
+        "MADE",
+        lambda: TableDensity(made()).fit(PEOPLE),
         "network: expected a callable that returns a network of ardist.networks, got None",
         lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
         "network: expected one in torch.float32 on cpu, got torch.float64 on cpu",
