@@ -186,6 +186,11 @@ class BoundNetwork:
         if self.params is None:
             return
         check_type(self.params, Mapping, "params")
+        if torch._C._is_tracing():
+            raise NotImplementedError(
+                "params: torch.jit.trace does not record a network whose parameters are replaced; "
+                "use Pyro's inference without Jit ELBOs and jit_compile=True"
+            )
         own, name = dict(self.unwrapped.named_parameters()), type(self.unwrapped).__name__
         if unknown := sorted(set(self.params) - set(own), key=str):
             raise ValueError(f"params: {name} has no parameters {unknown}")

@@ -144,7 +144,9 @@ def _describe_table(table: pd.DataFrame, declared: dict[str, Any]) -> int | None
                 propose(table[name], declared.get(name))
             except ValueError as error:
                 errors[name] = f"error: {error}"
-    schema = Schema.of(table, declared | dict.fromkeys(errors, "left out"))
+    schema = Schema((), {})
+    if len(errors) < table.shape[1]:  # `Schema.of` needs a column that can be modeled
+        schema = Schema.of(table, declared | dict.fromkeys(errors, "left out"))
     print(Schema(schema.columns, schema.left_out | errors))
     for text in errors.values():
         _say(text)
@@ -218,8 +220,20 @@ def _read(path: Path) -> pd.DataFrame:
         if kind == ".parquet":
             return pd.read_parquet(path)
         names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
-        table = pd.read_csv(path)
-    except (ValueError, pd.errors.ParserError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(path, index_col=False)  # by default surplus cells shift the columns
+    except pd.errors.ParserWarning as warning:
+        raise ValueError(
+            f"{path}: expected a name for each column, got rows with more cells than names; "
+            f"pandas.read_csv with sep= or index_col= reads others"
+        ) from warning
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path}: expected a table, got {str(error).strip()}; pandas.read_csv with sep=, "
+            f"decimal= or encoding= reads others"
+        ) from error
+    except ValueError as error:
         raise ValueError(f"{path}: expected a table, got {error}") from error
     if twice := sorted(set(names[names.duplicated()])):  # pandas renames them
         raise ValueError(f"{path}: expected different names of columns, got {twice} twice")

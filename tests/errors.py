@@ -278,6 +278,12 @@ def traced():
         torch.jit.trace(lambda _: p().rsample(), torch.zeros(()))
 
 
+def traced_with_params():
+    net = made()
+    params = {name: torch.zeros(value.shape) for name, value in net.named_parameters()}
+    torch.jit.trace(lambda _: net.condition(params=params), torch.zeros(()))
+
+
 def without(module, call):
     """A call where a package is not installed."""
     with mock.patch.dict(sys.modules, {module: None}):
@@ -2745,6 +2751,15 @@ PYRO = (
         kind=NotImplementedError,
     ),
     error(
+        "params: torch.jit.trace does not record a network whose parameters are replaced; use "
+        "Pyro's inference without Jit ELBOs and jit_compile=True",
+        traced_with_params,
+        cause="A Jit ELBO, or NUTS with `jit_compile=True`, traces the model. torch cannot replace "
+        "parameters of a module in a trace.",
+        cure="Use the ELBO without `Jit`, and NUTS without `jit_compile`.",
+        kind=NotImplementedError,
+    ),
+    error(
         "network: 'direct.weight' of PyroMADE is a PyroSample, which would be resampled in each "
         "pass of the network; keep it a Parameter, draw its value by pyro.sample and pass it as "
         "condition(context, params={'direct.weight': value})",
@@ -3175,6 +3190,9 @@ TABLES = (
         "network: expected 'masked' or a callable from a factorization to a network, got "
         "'transformer'",
         lambda: TableDensity("transformer").fit(PEOPLE),
+        "network: expected 'masked' or a callable from a factorization to a network, got a module "
+        "MADE",
+        lambda: TableDensity(made()).fit(PEOPLE),
         "network: expected a callable that returns a network of ardist.networks, got None",
         lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
         "network: expected one in torch.float32 on cpu, got torch.float64 on cpu",
@@ -3308,6 +3326,12 @@ COMMAND = (
         "people.csv: expected columns separated by commas, got one named 'age;job'; "
         "pandas.read_csv with sep= reads others",
         lambda: commanded("describe people.csv", "age;job\n40;cook\n"),
+        "people.csv: expected a table, got Error tokenizing data. C error: Expected 1 fields in "
+        "line 3, saw 2; pandas.read_csv with sep=, decimal= or encoding= reads others",
+        lambda: commanded("describe people.csv", "age\n40\n41,5"),
+        "people.csv: expected a name for each column, got rows with more cells than names; "
+        "pandas.read_csv with sep= or index_col= reads others",
+        lambda: commanded("describe people.csv", "age\n40,5\n41,5"),
         "people.csv: expected different names of columns, got ['age'] twice",
         lambda: commanded("describe people.csv", "age,age"),
         "people.csv: expected a file that ardist.save wrote, got people.csv; torch.load reads "

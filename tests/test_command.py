@@ -94,6 +94,10 @@ def test_describe_shows_what_cannot_be_modeled(ardist, folder):
         for name, kind in (("visits", "numbers"), ("born", "dates such as 2024-12-31"))
     ]
     assert ardist("describe bad.csv -c visits=category -c born=category")[0] == 0
+    (folder / "bad.csv").write_text('visits\n"1,5"\n"2,5"\n')
+    status, out, err = ardist("describe bad.csv")  # no column is left
+    assert (status, len(out.splitlines())) == (2, 2)
+    assert err[0].startswith("ardist: error: column 'visits': expected numbers")
 
 
 def test_a_reader_that_ends_early_ends_the_command(folder):
@@ -180,6 +184,7 @@ CELLS = {
     "one_row": "a,b\n1,2\n",
     "twice": "a,b,a\n1,2,3\n4,5,6\n",
     "ragged": "a,b\n1,2\n3,4,5,6\n7,8\n",
+    "surplus": "a,b\n0,1,2\n1,3,4\n",
     "semicolons": "a;b\n1;2\n3;4\n",
     "mixed": "a\n" + "x\n2.5\nTrue\n" * 20,
     "infinite": "a\n" + "1.5\ninf\n2.5\n" * 20,
@@ -207,7 +212,8 @@ REFUSED = {
     "fit no_rows.csv -o a.safetensors": "X: expected at least 2 rows, got 0",
     "fit one_row.csv -o a.safetensors": "X: expected at least 2 rows, got 1",
     "fit twice.csv -o a.safetensors": "twice.csv: expected different names of columns, got ['a']",
-    "fit ragged.csv -o a.safetensors": "ragged.csv: expected a table, got Error tokenizing data",
+    "fit ragged.csv -o a.safetensors": "in line 3, saw 4; pandas.read_csv with sep=, decimal= or",
+    "fit surplus.csv -o a.safetensors": "surplus.csv: expected a name for each column, got rows wi",
     "fit semicolons.csv -o a.safetensors": "semicolons.csv: expected columns separated by commas",
     "fit infinite.csv -o a.safetensors": "column 'a': expected finite numbers, got infinity in 20",
     "fit decimals.csv -o a.safetensors": "column 'a': expected numbers, got text such as '1,5'",
@@ -257,6 +263,14 @@ def test_an_error_is_one_line(line, ardist):
     assert len(errors) == 1
     assert errors[0].startswith("ardist")
     assert REFUSED[line] in errors[0]
+
+
+def test_commas_at_the_ends_of_rows_shift_no_columns(ardist, folder):
+    lines = (folder / "people.csv").read_text().splitlines()
+    text = "\n".join([lines[0], *(f"{line}," for line in lines[1:])])
+    (folder / "commas.csv").write_text(text)
+    expected = ardist("score people.safetensors people.csv")
+    assert ardist("score people.safetensors commas.csv") == expected
 
 
 def test_a_warning_is_one_line(ardist, folder):

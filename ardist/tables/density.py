@@ -212,7 +212,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         if self.network == "masked":
             width, dropout, _ = _regularization(num_rows)
             return Masked(fac, hidden_features=(width, width), dropout=dropout)
-        if not callable(self.network):
+        if not callable(self.network) or isinstance(self.network, ConditionalNetwork):
             raise ValueError(
                 f"network: expected 'masked' or a callable from a factorization to a network, got "
                 f"{described(self.network)}"
