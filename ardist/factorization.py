@@ -287,13 +287,22 @@ class Factorization(Specified):
         return None if restriction.rule.reads_context else restriction.rule.num_events(self)
 
     def enumerate_support(self) -> Tensor:
-        """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end."""
-        layout, sizes = self.layout, self._num_states
-        if sizes is None:
+        """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end.
+
+        They are on torch's default device. All other tensors of a factorization are on the CPU.
+        """
+        if self._num_states is None:
             raise ValueError(f"families: expected finite discrete ones, got {self}")
-        dtype = torch.int64 if layout.is_index else torch.get_default_dtype()
-        if self.restriction is not None:
-            return self.merge(self._allowed_events(self.restriction.rule, dtype))
+        dtype = torch.int64 if self.layout.is_index else torch.get_default_dtype()
+        with torch.device("cpu"):
+            rule = None if self.restriction is None else self.restriction.rule
+            blocks = self._all_events(dtype) if rule is None else self._allowed_events(rule, dtype)
+            events = self.merge(blocks)
+        return events.to(torch.get_default_device())
+
+    def _all_events(self, dtype: torch.dtype) -> Tensor:
+        """All events, as blocks (num_states, *value_shape) in raster order."""
+        layout = self.layout
         states = list(map(states_of, layout.families))
         choices = torch.cartesian_prod(*(torch.arange(values.shape[0]) for values in states))
         choices = choices.reshape(-1, len(states))
@@ -302,10 +311,10 @@ class Factorization(Specified):
             for values, choice in zip(states, choices.unbind(-1), strict=True)
         ]
         rows = torch.cat([part.to(dtype) for part in flat], -1)
-        return self.merge(rows.reshape(-1, *layout.value_shape))
+        return rows.reshape(-1, *layout.value_shape)
 
     def _allowed_events(self, rule: Rule, dtype: torch.dtype) -> Tensor:
-        """All events that follow a rule, as blocks (num_states, *value_shape) in raster order."""
+        """Those that follow a rule."""
         state, pieces = rule.start(1, None, torch.empty(0)), list[Tensor]()
         for at in places(self).each:
             row, number, state = choices(rule, state, at)

@@ -149,12 +149,17 @@ def smc(
     return found
 
 
+def _bound(rule: Rule, factorization: Factorization) -> Rule:
+    with torch.device("cpu"):  # where factorizations and the tables of rules are
+        return rule.bind(factorization, loose=True)
+
+
 def _limited_first(p: AutoregressiveDistribution, rule: Rule) -> AutoregressiveDistribution:
     """p in the order that puts the blocks that a rule limits first, if the network supports it and
     the same events follow the rule in any order.
     """
     fac = p.factorization
-    bound = rule.bind(fac, loose=True)
+    bound = _bound(rule, fac)
     families = enumerate(fac.layout.families)
     limited = [bound.restricted(family, block) is not None for block, family in families]
     if bound.depends_on_order or all(limited):
@@ -162,7 +167,7 @@ def _limited_first(p: AutoregressiveDistribution, rule: Rule) -> AutoregressiveD
     blocks = fac.layout.expand_to_elements(torch.tensor(limited, device=p.bound.reference.device))
     try:
         first = p.with_first(fac.merge(blocks))
-        rule.bind(first.factorization, loose=True)
+        _bound(rule, first.factorization)
     except ValueError:  # the network has one order, or the rule needs another one
         return p
     return first
@@ -174,7 +179,7 @@ class _Sampler:
     def __init__(self, batch: Batch, rule: Rule, threshold: float) -> None:
         self.batch, self.threshold = batch, threshold
         self.rollout, plain = rollout_by_steps(batch), _without_rule(batch.factorization)
-        self.restriction = Restriction(rule.bind(plain, loose=True), plain)
+        self.restriction = Restriction(_bound(rule, plain), plain)
         if batch.ranks is not None and self.restriction.layout.flat:
             raise ValueError(
                 f"p: expected one order for all rows, since {rule!r} limits some blocks, got "

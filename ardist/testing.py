@@ -119,7 +119,8 @@ def check_autoregressive(
     ranks = None if factorization is None else fac.ranks.flatten()
     if context is not None:
         context = context[:1].to("cpu", torch.float64)
-    block_of = torch.repeat_interleave(torch.tensor(layout.sizes["param"]))  # (total params,)
+    sizes = torch.tensor(layout.sizes["param"], device="cpu")
+    block_of = torch.repeat_interleave(sizes)  # (total params,)
 
     def run(blocks: Tensor, context: Tensor | None) -> Tensor:
         torch.manual_seed(seed)  # for the same dropout in each pass
@@ -133,7 +134,8 @@ def check_autoregressive(
             columns.append(_changed_blocks(changed, params, block_of))
         return torch.stack(columns, -1)  # (num_blocks, num_blocks)
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), default_dtype(torch.float64):
+    seeded = torch.random.fork_rng(devices=[])
+    with torch.no_grad(), seeded, default_dtype(torch.float64), torch.device("cpu"):
         torch.manual_seed(seed)
         base, other = _two_events(layout, max(num_draws, 2))  # batch norm needs two rows
         other_context = None if context is None else context + torch.randn_like(context)
@@ -203,7 +205,8 @@ def _randomize_zeros(network: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         if not parameter.any():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            values = torch.randn(parameter.shape, generator=generator, device="cpu")
+            parameter.copy_(0.1 * values)
 
 
 def _two_events(layout: Layout, rows: int) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,6 @@ from table import DEVICE
 SEED = int(os.environ.get("ARDIST_TEST_SEED", "0"))
 
 
-if "ARDIST_TEST_DEVICE" in os.environ:
-    torch.set_default_device(DEVICE)
-
-
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch):
     # torch's own formats the call stack for each kind of accelerator: 5 ms a call.

@@ -18,8 +18,10 @@ from ardist import networks
 from ardist.networks.base import start_near_noise
 
 CONTEXT = (3,)
-# Where all tests run: new tensors are made there, and so are the networks (see `conftest.py`).
+# Where all tests run: new tensors are made there, and so are the networks, also those below.
 DEVICE = os.environ.get("ARDIST_TEST_DEVICE", "cpu")
+if "ARDIST_TEST_DEVICE" in os.environ:
+    torch.set_default_device(DEVICE)
 
 
 def random_made(factorization: ad.Factorization, **options: object) -> networks.MADE:

@@ -84,7 +84,7 @@ def frequencies(states: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 def apart(params: Tensor) -> Tensor:
     """Parameters plus noise, always the same: parts of a mixture have to start apart."""
     generator = torch.Generator().manual_seed(0)
-    return params + torch.randn(params.shape[-1], generator=generator).to(params) / 2
+    return params + torch.randn(params.shape[-1], generator=generator, device="cpu").to(params) / 2
 
 
 def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

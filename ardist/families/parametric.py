@@ -123,7 +123,8 @@ class Parametric(Family):
         """A conditional, after checks of its event_shape and its support."""
         name, generator = self.cls.__name__, torch.Generator().manual_seed(0)
         try:
-            ours, other = (self(torch.randn(self.num_params, generator=generator)) for _ in "12")
+            params = torch.randn(2, self.num_params, generator=generator, device="cpu")
+            ours, other = map(self, params)
         except Exception as error:
             raise ValueError(
                 f"fixed: expected all arguments that {name} needs, got {sorted(arguments)}, with "

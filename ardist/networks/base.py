@@ -593,7 +593,7 @@ def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[
     ordering_keys: list[object] = [order]
     if any_length:
         partition_keys = ["in order" if factorization.is_in_order else elements, vars(partition)]
-        raster = torch.arange(factorization.num_blocks)
+        raster = torch.arange(factorization.num_blocks, device=order.device)
         is_raster = torch.equal(order.flatten(), raster)
         ordering_keys = ["raster" if is_raster else order, vars(ordering)]
     return {

@@ -50,7 +50,7 @@ class Automaton(Rule):
     _step: ClassVar[Tensor]
 
     def __init__(self, table: Any, accepting: Any, initial: int = 0) -> None:
-        entries = as_integers(table, "table").long()
+        entries = as_integers(table, "table").long().cpu()
         if entries.dim() not in (2, 3):
             raise ValueError(
                 f"table: expected (states, states of a block), or one for each block, got "
@@ -113,17 +113,18 @@ class Automaton(Rule):
         >>> ad.Factorization(4, ad.families.Categorical(3), rule=circle).enumerate_support()
         tensor([[0, 1, 2, 0]])
         """
-        edges = as_tensor(adjacency, "adjacency")
+        edges = as_tensor(adjacency, "adjacency").cpu()
         if edges.dim() != 2 or edges.shape[0] != edges.shape[1]:
             raise ValueError(f"adjacency: expected a square matrix, got {tuple(edges.shape)}")
         count = edges.shape[0]
         for name, node in (("start", start), ("stop", stop)):
             if node is not None and not 0 <= as_integer(node, name) < count:
                 raise ValueError(f"{name}: expected a node from 0 to {count - 1}, got {node}")
-        first = torch.ones(count) if start is None else torch.eye(count)[start]
+        nodes = torch.arange(count, device="cpu")
+        is_first = nodes == start if start is not None else nodes >= 0
         # The state is the node, and before the first one it is n.
-        reachable = torch.cat((edges != 0, first.unsqueeze(0) != 0))
-        table = torch.where(reachable, torch.arange(count), -1)
+        reachable = torch.cat((edges != 0, is_first.unsqueeze(0)))
+        table = torch.where(reachable, nodes, -1)
         return Automaton(table, range(count) if stop is None else (stop,), count)
 
     def _ending(self, end: int, pad: int) -> "Automaton":
@@ -132,7 +133,7 @@ class Automaton(Rule):
         for name, symbol in (("end", end), ("pad", pad)):
             if not 0 <= as_integer(symbol, name) < width:
                 raise ValueError(f"{name}: expected one of 0, ..., {width - 1}, got {symbol}")
-        table = torch.cat((self.table, torch.full((1, width), -1)))
+        table = torch.cat((self.table, self.table.new_full((1, width), -1)))
         table[:, end] = -1
         table[list(self.accepting), end] = count
         table[count, pad] = count

@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
@@ -56,6 +56,8 @@ class Interval(NamedTuple):
 class At:
     """The places of n blocks: in the order of drawing, and on the grid.
 
+    A rule of your own gets them on the device of its state.
+
     Attributes:
         positions: the number of blocks drawn before each one, (n,) int64, or (rows, n) if rows have
             orders of their own.
@@ -86,6 +88,12 @@ class At:
     def family(self) -> Family:
         """The family of the blocks, which is the same for all where `allowed` is called."""
         return self.families[0]
+
+    def to(self, device: torch.device) -> "At":
+        """The same places on a device."""
+        if self.positions.device == self.blocks.device == device:
+            return self
+        return replace(self, positions=self.positions.to(device), blocks=self.blocks.to(device))
 
     def number(self, value: Tensor) -> Tensor:
         """A value of a single block as rules see it: an integer if the family is finite."""
@@ -163,6 +171,13 @@ class Rule(Specified, ABC):
     >>> fac.num_states  # the fourth Catalan number
     14
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__module__.startswith("ardist."):
+            for name in ("allowed", "advance", "scan", "rest", "log_potential"):
+                if name in vars(cls):
+                    setattr(cls, name, _with_places(vars(cls)[name]))
 
     needs_total: ClassVar[bool] = True
     """Whether it needs one block a step, each of which may depend on all before it."""
@@ -379,6 +394,18 @@ def places(factorization: Specification) -> At:
         families = families[:1]
     count = len(blocks)
     return At(torch.arange(count), torch.tensor(blocks, dtype=torch.int64), families, count)
+
+
+def _with_places(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a rule, called with places on the device of the state."""
+
+    @wraps(method)
+    def placed(self: Rule, state: State, *arguments: Any) -> Any:
+        *values, at = arguments
+        tensors = [part for part in _parts(state) if part is not None]
+        return method(self, state, *values, at.to(tensors[0].device) if tensors else at)
+
+    return placed
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:

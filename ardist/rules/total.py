@@ -159,4 +159,4 @@ def _sums_of_rest(each: Tensor) -> Tensor:
 
 def _of(table: Tensor, places: Tensor, reference: Tensor) -> Tensor:
     """The entries of a table (n,), in the dtype and on the device of a reference."""
-    return table[places].to(reference.device, reference.dtype)
+    return table.to(reference.device, reference.dtype)[places]

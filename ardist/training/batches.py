@@ -105,7 +105,8 @@ def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
             f"valid: expected a share that leaves a row to train on, got {valid} of "
             f"{len(data)} rows"
         )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(options.seed))
+    generator = torch.Generator().manual_seed(options.seed)
+    order = torch.randperm(len(data), generator=generator, device="cpu")
     return Subset(data, order[count:].tolist()), Subset(data, order[:count].tolist())
 
 

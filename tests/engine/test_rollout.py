@@ -24,7 +24,7 @@ def test_whole_passes_are_told_the_order():
     net = AnyOrder(FACTORIZATIONS["bernoulli-raster"])
     other = FACTORIZATIONS["bernoulli-reverse"]
     net.decoder(2, factorization=other).step(None)
-    assert torch.equal(told.pop(), other.ranks.flatten())
+    assert torch.equal(told.pop().cpu(), other.ranks.flatten())
     net.decoder(2).step(None)
     assert told == [None]
 

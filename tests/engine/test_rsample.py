@@ -25,7 +25,8 @@ def through_steps(p, x):
     drawn = fac.split(x)
     blocks = drawn.clone()
     observed = p.batch_of(x).evidence
-    steps = [(fac.ranks.flatten() == step).expand(len(x), -1) for step in range(fac.num_steps)]
+    ranks = fac.ranks.flatten().to(drawn.device)
+    steps = [(ranks == step).expand(len(x), -1) for step in range(fac.num_steps)]
     if p.ranks is not None:
         steps = [p.batch_of(x).ranks == step for step in range(fac.num_blocks)]
     for now in steps:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fuzz_rules import Listed
+from table import DEVICE
 
 import ardist as ad
 from ardist import families as fam
@@ -236,7 +237,7 @@ def test_evidence_holds_and_is_not_weighed(observed):
 
 def test_evidence_that_differs_by_row():
     p = made(BITS).condition()
-    first = BITS.ranks == 0
+    first = (BITS.ranks == 0).to(DEVICE)
     value = torch.eye(2).double()[:, :1] * first
     found = quietly(p.given(value, first), rules.Sum(1), 50)
     states = p.enumerate_support().unsqueeze(1)
