@@ -352,7 +352,7 @@ class Ordering(Specified):
         grid = self._example_grid(8) if grid_shape is None else as_size(grid_shape, "grid_shape")
         if len(grid) not in (1, 2):
             raise ValueError(f"grid_shape: expected one or two dimensions, got {tuple(grid)}")
-        ranks = torch.atleast_2d(self.ranks(grid))
+        ranks = torch.atleast_2d(self.ranks(grid).cpu())
         last = int(ranks.max())
         ax = plt.subplots()[1] if ax is None else ax
         check_type(ax, plt.Axes, "ax")

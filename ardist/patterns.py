@@ -21,7 +21,7 @@ def reverse(grid_shape: Size) -> Tensor:
 def random(grid_shape: Size, seed: int, per_step: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(math.prod(grid_shape), generator=generator, device="cpu")
-    return ranks_of(order, grid_shape) // per_step
+    return ranks_of(order.to(torch.get_default_device()), grid_shape) // per_step
 
 
 def column_major(grid_shape: Size) -> Tensor:

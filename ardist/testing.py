@@ -284,8 +284,8 @@ def check_decoder(
     fac = factorization or net.factorization
     layout = fac.layout
     options = {} if factorization is None else {"factorization": fac}
-    ranks = None if factorization is None else fac.ranks.flatten()
     reference = reference_of(net)
+    ranks = None if factorization is None else fac.ranks.flatten().to(reference.device)
     if tolerance is None:
         tolerance = 1e-10 if reference.dtype == torch.float64 else 1e-5
     tolerance = as_tolerance(tolerance, "tolerance")

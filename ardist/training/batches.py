@@ -252,7 +252,8 @@ def order_of(options: Any, model: nn.Module) -> Callable[[int], Ordering | Tenso
 
     def draw(rows: int) -> Tensor:
         ranks = torch.rand(rows if kinds == "row" else 1, fac.num_blocks).argsort(-1)
-        ranks[torch.rand(ranks.shape[0]) < options.in_order] = fac.ranks.flatten()
+        is_in_order = torch.rand(ranks.shape[0], 1) < options.in_order
+        ranks = torch.where(is_in_order, fac.ranks.flatten().to(ranks.device), ranks)
         ranks = ranks.reshape(-1, *fac.grid_shape)
         return ranks if kinds == "row" else ranks[0]
 
