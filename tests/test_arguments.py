@@ -136,7 +136,7 @@ ACCEPTED = (
     ("Truncated.high", "inf", "no bound"),
     ("plot.axes", "()", "nothing is drawn"),
     ("columns", "{'x': ...}", "a column of that name"),
-    ("model, init_loc_fn, activation", "a class", "it can be called, too"),
+    ("model, init_loc_fn", "a class", "it can be called, too"),
     ("FromModule.module, Markov.module", "a module", "any module can be causal; `check=` looks"),
     ("AutoregressiveTransform.log_abs_det_jacobian.x", "*", "y tells all"),
     ("Rosenblatt.log_abs_det_jacobian.y", "*", "x tells all"),

@@ -89,7 +89,7 @@ class At:
         """The family of the blocks, which is the same for all where `allowed` is called."""
         return self.families[0]
 
-    def to(self, device: torch.device) -> "At":
+    def _on(self, device: torch.device) -> "At":
         """The same places on a device."""
         if self.positions.device == self.blocks.device == device:
             return self
@@ -403,7 +403,7 @@ def _with_places(method: Callable[..., Any]) -> Callable[..., Any]:
     def placed(self: Rule, state: State, *arguments: Any) -> Any:
         *values, at = arguments
         tensors = [part for part in _parts(state) if part is not None]
-        return method(self, state, *values, at.to(tensors[0].device) if tensors else at)
+        return method(self, state, *values, at._on(tensors[0].device) if tensors else at)
 
     return placed
 
