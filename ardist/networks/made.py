@@ -229,10 +229,10 @@ def _check_elementwise(activation: Callable[[Tensor], Tensor]) -> None:
     try:
         with torch.random.fork_rng(()):  # it may be random
             found = activation(like.new_zeros(5, 7))
-    except RuntimeError as error:
+    except Exception as error:  # whatever a function raises
         found = error
     if not isinstance(found, Tensor) or found.shape != (5, 7):
-        got = found if isinstance(found, RuntimeError) else described(found)
+        got = found if isinstance(found, Exception) else described(found)
         raise ValueError(
             f"activation: expected an elementwise function, got {described(activation)}, which "
             f"gives for shape (5, 7): {got}"
