@@ -185,6 +185,20 @@ def check_rules():
     ad.training.fit(net, q.sample((20,))[:, 0], max_epochs=1, orderings="row", progress=False)
 
 
+def check_tables():
+    """Models of tables, which are on the CPU."""
+    import pandas as pd
+
+    from ardist.tables import TableDensity
+
+    table = pd.DataFrame({"a": [0.1 * i for i in range(60)], "b": ["x", "y", "z"] * 20})
+    model = TableDensity(max_epochs=1).fit(table)
+    assert model.score_samples(table).shape == (60,)
+    assert len(model.sample(5, where={"a": (1.0, 3.0)})) == 5
+    assert len(model.impute(table.assign(a=table["a"].where(table["b"] == "x")))) == 60
+    model.quantile({"b": "x"}, "a", [0.1, 0.9])
+
+
 if __name__ == "__main__":
     start()
     import os
@@ -204,5 +218,6 @@ if __name__ == "__main__":
             failed += 1
             print(case, f"{type(error).__name__}: {str(error)[:200]}")
     check_rules()
+    check_tables()
     print(f"{len(cases) - failed} of {len(cases)} networks")
     raise SystemExit(bool(failed))

@@ -6,8 +6,9 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,20 @@ _PARTICLES = 1000  # of limits, at least
 _LEAST = 2.0**-24  # above which, and below 1 minus which, float32 tells probabilities from 0 and 1
 
 Method = Callable[[Tensor, Tensor], Tensor]  # of a family: parameters and values
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _on_cpu(method: Function) -> Function:
+    """A method whose tensors are on the CPU, whatever the default device is."""
+
+    @wraps(method)
+    def on_cpu(*args: Any, **kwargs: Any) -> Any:
+        if torch.get_default_device().type == "cpu":
+            return method(*args, **kwargs)  # a context would slow each operation
+        with torch.device("cpu"):
+            return method(*args, **kwargs)
+
+    return cast(Function, on_cpu)
 
 
 class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they have no types
@@ -143,6 +158,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Training.
 
+    @_on_cpu
     @torch.inference_mode(False)  # in which parameters could not be trained
     def fit(self, X: Any, y: None = None) -> "TableDensity":
         """Trains on a table.
@@ -307,6 +323,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             raise ValueError("X: expected at least one row, got 0 sample(s)")
         return float(scores.mean())
 
+    @_on_cpu
     def score_samples(self, X: Any) -> np.ndarray:
         """The log-likelihood of each row in nats, (rows,): that of its cells that are not missing.
 
@@ -320,6 +337,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         rows = self._events.encode(self._frame(X, is_whole=True), is_whole=True)
         return self._rows.scores(rows).sum(1)
 
+    @_on_cpu
     def cell_scores(self, X: Any) -> pd.DataFrame:
         """The log-likelihood of each cell given those to its left, in nats; NaN if it is missing.
 
@@ -338,6 +356,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # The distribution of one column.
 
+    @_on_cpu
     def predict_proba(self, X: Any, column: str) -> pd.DataFrame:
         """The probabilities of a column's values given the other cells of each row, in one pass.
 
@@ -362,6 +381,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         table = target.drawn.log_prob(params.unsqueeze(1), states).exp().double().numpy()
         return pd.DataFrame(table, index=frame.index, columns=target.written)
 
+    @_on_cpu
     def density(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The density of a column at each of some values, given the other cells of each row.
 
@@ -386,6 +406,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         density = self._at(X, target, target.locate(_cells(values, column)), target.drawn.log_prob)
         return np.exp(density)
 
+    @_on_cpu
     def cdf(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The probability that a column is at most each of some values; else as `density`.
 
@@ -397,6 +418,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         target = self._ordered(column)
         return self._at(X, target, target.floor(_cells(values, column)), target.drawn.cdf)
 
+    @_on_cpu
     def quantile(self, X: Any, column: str, q: float | Sequence[float] = 0.5) -> Any:
         """Quantiles of a column given the other cells of each row.
 
@@ -457,6 +479,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     # Draws.
 
+    @_on_cpu
     def sample(
         self,
         n: int = 1,
@@ -502,6 +525,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 drawn[column.name] = _replace(drawn[column.name], cells, cells.notna().to_numpy())
         return drawn
 
+    @_on_cpu
     def probability(
         self, where: Mapping[str, Any], *, given: Any = None, random_state: Any = None
     ) -> float:
@@ -528,6 +552,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             raise ValueError(f"given: expected one row with where=, got {len(frame)}")
         return self._events.encode(frame, is_whole=False)[0]
 
+    @_on_cpu
     def impute(
         self,
         X: Any,
@@ -635,6 +660,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         save(self.network_, path, metadata={_METADATA: json.dumps(entries)})
 
     @classmethod
+    @_on_cpu
     def load(cls, path: str | os.PathLike[str], *, classes: Sequence[type] = ()) -> "TableDensity":
         """The model that `save` wrote. Nothing in the file is executed.
 
