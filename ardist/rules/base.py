@@ -400,8 +400,8 @@ def _with_places(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of a rule, called with places on the device of the state."""
 
     @wraps(method)
-    def placed(self: Rule, state: State, *arguments: Any) -> Any:
-        *values, at = arguments
+    def placed(self: Rule, state: State, *arguments: Any, **named: Any) -> Any:
+        *values, at = (*arguments, *named.values())  # `at` is the last argument
         tensors = [part for part in _parts(state) if part is not None]
         return method(self, state, *values, at._on(tensors[0].device) if tensors else at)
 

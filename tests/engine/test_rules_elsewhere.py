@@ -10,6 +10,7 @@ from torch.distributions import biject_to, transform_to
 import ardist as ad
 from ardist import families as fam
 from ardist import networks, rules
+from ardist.rules.base import places
 
 SYMBOLS = ad.Factorization(5, fam.Categorical(3), rule=rules.Sum(5))
 BOXES = ad.Factorization.columns(
@@ -210,6 +211,14 @@ def test_a_dead_end_raises(network):
     fac = ad.Factorization(3, fam.Normal(), rule=Crossed())
     with pytest.raises(ValueError, match=r"^rule: expected Crossed\(\) .* block \(1,\) in step 1"):
         built(fac).condition().sample((5,))
+
+
+def test_the_methods_of_a_rule_of_ones_own_take_names():
+    rule, at = Dead(), places(ad.Factorization(2, fam.Categorical(3)))
+    state = rule.start(4, None, torch.empty(0))
+    after = rule.advance(state, value=torch.ones(4), at=at.each[0])
+    assert after.tolist() == [1, 1, 1, 1]
+    assert rule.allowed(after.unsqueeze(1), at=at.each[1]).shape == (4, 1, 3)
 
 
 def test_vmap_scores_and_refuses_to_draw():
