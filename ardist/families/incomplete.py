@@ -17,7 +17,7 @@ from torch import Tensor
 from ardist.families.guards import widest
 from ardist.families.logs import both_logs, log_one_minus_exp
 from ardist.families.quadrature import quadrature
-from ardist.families.saddle import deviance, gamma_excess
+from ardist.families.saddle import log_beta_density, log_gamma_density
 
 _FAR = 5.0  # deviations from the mode
 _MOST_GROWTH = 500.0  # its exponential is finite
@@ -36,9 +36,10 @@ def log_gammainc(a: Tensor, x: Tensor) -> Tails:
     is_far = torch.minimum(below, above) < torch.finfo(x.dtype).tiny ** 0.9
     if not bool(is_far.any()):
         return logs
-    density, each = a.log() - deviance(a, x) - gamma_excess(a), x.unsqueeze(-1)
-    sign = torch.where(x < a, -1.0, 1.0).unsqueeze(-1)
-    far = _log_tails(density, a - x, x, lambda y: each * ((sign * y).expm1() - sign * y))
+    each, sign = x.unsqueeze(-1), torch.where(x < a, -1.0, 1.0).unsqueeze(-1)
+    far = _log_tails(
+        log_gamma_density(a, x), a - x, x, lambda y: each * ((sign * y).expm1() - sign * y)
+    )
     return _where(is_far, far, logs)
 
 
@@ -52,19 +53,19 @@ def log_betainc(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
         rest: 1 - x.
     """
     a, b, x, rest = _wide(a, b, x, rest)
-    direct = _log_beta_tails(a, b, x, rest)
     # Near the mode, the integrand is not smooth if a or b is small: x -> I_x(a + 1, b) is.
     slope, curvature = _beta_slopes(a, b, x, rest)
     is_near = slope.abs() < _FAR * curvature.sqrt()
     lifts_a, lifts_b = is_near & (a < 1), is_near & (b < 1)
-    if not bool((lifts_a | lifts_b).any()):
-        return direct
     more, further = a + lifts_a, b + lifts_b
-    below, above = (tail.exp() for tail in _log_beta_tails(more, further, x, rest))
-    gained = torch.where(lifts_a, _log_beta_density(a, b, x, rest).exp() / a, 0.0)
-    lost = torch.where(lifts_b, _log_beta_density(more, b, x, rest).exp() / b, 0.0)
+    tails, is_lifted = _log_beta_tails(more, further, x, rest), lifts_a | lifts_b
+    if not bool(is_lifted.any()):
+        return tails
+    gained = torch.where(lifts_a, log_beta_density(a, b, x, rest).exp() / a, 0.0)
+    lost = torch.where(lifts_b, log_beta_density(more, b, x, rest).exp() / b, 0.0)
+    below, above = (tail.exp() for tail in tails)
     lifted = both_logs(below + (gained - lost), above - (gained - lost))
-    return _where(lifts_a | lifts_b, lifted, direct)
+    return _where(is_lifted, lifted, tails)
 
 
 def _log_beta_tails(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
@@ -78,15 +79,7 @@ def _log_beta_tails(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
         inner = outer.clamp(max=_MOST_GROWTH)
         return total * ((share * inner.expm1()).log1p() + (outer - inner) - share * outer)
 
-    return _log_tails(_log_beta_density(a, b, x, rest), slope, curvature, convex)
-
-
-def _log_beta_density(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tensor:
-    """Of the log odds."""
-    total = a + b
-    fit = deviance(a, total * x) + deviance(b, total * rest)
-    excess = gamma_excess(total) - gamma_excess(a) - gamma_excess(b)
-    return excess - fit + (a / total).log() + b.log()
+    return _log_tails(log_beta_density(a, b, x, rest), slope, curvature, convex)
 
 
 def _beta_slopes(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:

@@ -37,3 +37,16 @@ def gamma_excess(x: Tensor) -> Tensor:
         0.5 * (log + math.log(2 * math.pi)) + series,
         (small + 1).lgamma() - small * log + small,
     )
+
+
+def log_gamma_density(concentration: Tensor, x: Tensor) -> Tensor:
+    """The log density of log(t) at t = x, for a gamma variable t of rate 1."""
+    return concentration.log() - deviance(concentration, x) - gamma_excess(concentration)
+
+
+def log_beta_density(first: Tensor, second: Tensor, x: Tensor, rest: Tensor) -> Tensor:
+    """The log density of the log odds of t at t = x, for a beta variable t; `rest` is 1 - x."""
+    total = first + second
+    fit = deviance(first, total * x) + deviance(second, total * rest)
+    excess = gamma_excess(total) - gamma_excess(first) - gamma_excess(second)
+    return excess - fit + (first / total).log() + second.log()

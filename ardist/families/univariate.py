@@ -19,7 +19,12 @@ from ardist.families.incomplete import log_betainc, log_gammainc
 from ardist.families.links import Bounded, Positive
 from ardist.families.logs import HALF_LOG_TAU, log_ndtr, log_one_minus_exp
 from ardist.families.noise import gumbel_noise, uniform_noise
-from ardist.families.saddle import deviance, gamma_excess
+from ardist.families.saddle import (
+    deviance,
+    gamma_excess,
+    log_beta_density,
+    log_gamma_density,
+)
 from ardist.shapes import as_positive, as_scale, expand_to_batch, gather_last
 
 _LOG_ODDS = Bounded(15.0)  # larger odds give counts that float32 cannot tell apart
@@ -428,8 +433,7 @@ class Gamma(_ThroughDraws):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         concentration, rate = self._concentration_rate(params)
-        fit = deviance(concentration, value * rate)
-        return concentration.log() - value.log() - fit - gamma_excess(concentration)
+        return log_gamma_density(concentration, value * rate) - value.log()
 
     def _start(self, values: Tensor, weights: Tensor) -> Tensor:
         mean, variance = moments(values, weights)
@@ -466,10 +470,8 @@ class Beta(_ThroughDraws):
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
         first, second = Positive(1e-2)(params).unbind(-1)
-        total, rest = first + second, 1 - value
-        fit = deviance(first, total * value) + deviance(second, total * rest)
-        excess = gamma_excess(total) - gamma_excess(first) - gamma_excess(second)
-        return excess - fit + (first / total).log() + second.log() - value.log() - rest.log()
+        rest = 1 - value
+        return log_beta_density(first, second, value, rest) - value.log() - rest.log()
 
     def _start(self, values: Tensor, weights: Tensor) -> Tensor:
         mean, variance = moments(values, weights)
