@@ -555,9 +555,9 @@ def _with_points(
     above, below = (
         torch.nextafter(values, torch.full_like(values, x)) for x in (math.inf, -math.inf)
     )
-    beside = torch.where(support.family.inside(above), above, below)
+    neighbor = torch.where(support.family.inside(above), above, below)
     kept = ~(is_point & support.family._is_atom(values))
     return (
-        torch.cat((points, torch.where(is_point, beside, values)[kept])),
+        torch.cat((points, torch.where(is_point, neighbor, values)[kept])),
         torch.cat((weights.new_zeros(points.shape), weights[kept])),
     )

@@ -147,17 +147,9 @@ def check(network, factorization):
 
 def check_rules():
     """Rules of the library and of one's own, orders of rows, and training."""
+    from fuzz_rules import Balanced
+
     from ardist import rules
-
-    class Balanced(rules.Rule):
-        def start(self, rows, context, reference):
-            return torch.zeros(rows, dtype=torch.int64, device=reference.device)
-
-        def allowed(self, state, at):
-            return torch.stack((state < at.left, state > 0), -1)
-
-        def advance(self, state, value, at):
-            return state + 1 - 2 * value
 
     for rule in (
         Balanced(),

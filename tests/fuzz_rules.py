@@ -10,6 +10,19 @@ from ardist import families as fam
 from ardist import rules
 
 
+class Balanced(rules.Rule):
+    """Brackets, 0 to open and 1 to close. The state is the number of open ones."""
+
+    def start(self, rows, context, reference):
+        return torch.zeros(rows, dtype=torch.int64, device=reference.device)
+
+    def allowed(self, state, at):
+        return torch.stack((state < at.left, state > 0), -1)
+
+    def advance(self, state, value, at):
+        return state + 1 - 2 * value
+
+
 class Listed(rules.Rule):
     """A rule of a user's own: the events of a list. The state is a node of the tree of prefixes."""
 

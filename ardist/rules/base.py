@@ -401,9 +401,14 @@ def _with_places(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def placed(self: Rule, state: State, *arguments: Any, **named: Any) -> Any:
-        *values, at = (*arguments, *named.values())  # `at` is the last argument
         tensors = [part for part in _parts(state) if part is not None]
-        return method(self, state, *values, at._on(tensors[0].device) if tensors else at)
+
+        def moved(argument: Any) -> Any:
+            is_place = tensors and isinstance(argument, At)
+            return argument._on(tensors[0].device) if is_place else argument
+
+        named = {name: moved(argument) for name, argument in named.items()}
+        return method(self, state, *map(moved, arguments), **named)
 
     return placed
 

@@ -197,8 +197,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         if self.time_limit is not None:  # training may be too short to forget the first weights
             averaged = 0.0
         is_any_order = network.has_row_orders
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(count, generator=generator, device="cpu")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         train, held = rows[order].tensor_split([count - min(max(1, count // 10), _HELD_ROWS)])
         # Each row is read with several random sets, since the validation of few would be noise.
         held = held.repeat(max(1, _VALID_ROWS // held.shape[0]), 1)

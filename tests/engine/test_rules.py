@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from fuzz_rules import Balanced
 from laws import assert_follows
 from table import NETWORKS
 
@@ -22,19 +23,6 @@ ORDERS = {
 }
 EDGES = torch.tensor([[0, 1, 1], [1, 0, 0], [0, 1, 1]])
 CITIES = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]])
-
-
-class Balanced(rules.Rule):
-    """Brackets, 0 to open and 1 to close. The state is the number of open ones."""
-
-    def start(self, rows, context, reference):
-        return torch.zeros(rows, dtype=torch.int64, device=reference.device)
-
-    def allowed(self, state, at):
-        return torch.stack((state < at.left, state > 0), -1)
-
-    def advance(self, state, value, at):
-        return state + 1 - 2 * value
 
 
 def is_balanced(drawn):

@@ -216,7 +216,7 @@ def test_a_dead_end_raises(network):
 def test_the_methods_of_a_rule_of_ones_own_take_names():
     rule, at = Dead(), places(ad.Factorization(2, fam.Categorical(3)))
     state = rule.start(4, None, torch.empty(0))
-    after = rule.advance(state, value=torch.ones(4), at=at.each[0])
+    after = rule.advance(state, at=at.each[0], value=torch.ones(4))
     assert after.tolist() == [1, 1, 1, 1]
     assert rule.allowed(after.unsqueeze(1), at=at.each[1]).shape == (4, 1, 3)
 
