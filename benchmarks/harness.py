@@ -1,5 +1,6 @@
 """How two pieces of work are timed beside each other."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import ardist as ad
 from ardist import networks
 
 Call = Callable[[], object]
+_TURN = 0.1  # seconds
 # What, ours, peers, what is aimed at. A peer may be a part of the work, and how many make it.
 Case = tuple[str, Call, dict[str, Call | tuple[Call, float]], str]
 
@@ -33,12 +35,14 @@ def use(device: str) -> None:
         torch.set_default_device(device)
 
 
-def timed(call: Call) -> float:
+def timed(call: Call, count: int = 1) -> float:
+    """The seconds of a call, as the mean of several in a row."""
     _wait()
     start = time.perf_counter()
-    call()
+    for _ in range(count):
+        call()
     _wait()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / count
 
 
 def _wait() -> None:
@@ -50,23 +54,43 @@ def _wait() -> None:
 def compare(
     what: str, ours: Call, peers: dict[str, Call | tuple[Call, float]], aim: str, rounds: int
 ) -> None:
-    """Prints how many times longer each peer takes than we do."""
+    """Prints how many times longer each peer takes than we do.
+
+    In a turn a piece of work runs for at least `_TURN` seconds. The first call of a turn finds
+    caches that another piece has filled, which matters if it is short. So it is reported, too.
+    """
     parts = {"ardist": (ours, 1.0)}
     parts |= {n: peer if isinstance(peer, tuple) else (peer, 1.0) for n, peer in peers.items()}
-    for call, _ in parts.values():
-        call()
+    repeats = {name: _repeats(call) for name, (call, _) in parts.items()}
+    firsts: dict[str, list[float]] = {name: [] for name in parts}
     times: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
-        for name, (call, count) in parts.items():
-            times[name].append(timed(call) * count)
+        for name, (call, share) in parts.items():
+            first = timed(call)
+            firsts[name].append(first * share)
+            times[name].append((timed(call, repeats[name]) if repeats[name] else first) * share)
     print(f"\n{what}; aim: {aim}")
-    for name, (_, count) in parts.items():
-        ratio = statistics.median(
-            other / own for other, own in zip(times[name], times["ardist"], strict=True)
-        )
+    for name, (_, share) in parts.items():
         took = statistics.median(times[name]) * 1e3
-        share = f" (1/{count:.0f} of it was timed)" if count > 1 else ""
-        print(f"  {name:<44}{took:10.2f} ms {ratio:9.2f} x ardist's time{share}", flush=True)
+        ratio, cold = (_ratio(each[name], each["ardist"]) for each in (times, firsts))
+        part = f" (1/{share:.0f} of it was timed)" if share > 1 else ""
+        print(
+            f"  {name:<44}{took:10.2f} ms {ratio:9.2f} x ardist's time, "
+            f"{cold:.2f} x in first calls{part}",
+            flush=True,
+        )
+
+
+def _repeats(call: Call) -> int:
+    """How many calls fill a turn after the first one."""
+    took = timed(call)
+    if took < 10 * _TURN:  # the first call of all is slower
+        took = timed(call)
+    return math.ceil(_TURN / took) - 1
+
+
+def _ratio(theirs: list[float], ours: list[float]) -> float:
+    return statistics.median(other / own for other, own in zip(theirs, ours, strict=True))
 
 
 def _status(name: str) -> float:

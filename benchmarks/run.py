@@ -1,8 +1,9 @@
 """Times ardist beside its peers: `make bench`, or `python benchmarks/run.py [NAME ...]`.
 
 A and B run in turn in one process, and what is reported is the ratio of each pair's times, as
-its median, since a shared machine's absolute times say little. Every timed call includes all the
-preparation of weights that it needs.
+its median, since a shared machine's absolute times say little. In a turn, each runs for at least a
+tenth of a second; the ratio of the first calls alone stands beside. Every timed call includes all
+the preparation of weights that it needs.
 """
 
 import argparse
