@@ -39,7 +39,7 @@ _BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
 _STEPS = (1000, 8000, 6000)  # of training, for the numbers of rows of `_LOG_ROWS`
 _AVERAGE = 6.0  # epochs whose weights are averaged, at most
 _HELD_ROWS = 2000  # at most, for validation; others would improve the model by more
-_VALID_ROWS = 2048  # in one batch
+_VALID_ROWS = 2048  # at most, in one batch
 _IN_ORDER = 0.1  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
 _PARTICLES = 1000  # of limits, at least
@@ -204,7 +204,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         self.history_ = fit(
             network,
             train,
-            valid=DataLoader(TensorDataset(held), _VALID_ROWS),
+            valid=DataLoader(TensorDataset(held.unsqueeze(0)), None),  # at once, not row by row
             batch_size=batch_size,
             lr=_LR,
             max_epochs=epochs,
