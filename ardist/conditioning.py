@@ -14,7 +14,7 @@ from ardist.factorization import Factorization
 from ardist.families.guards import elementwise
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import check_tensor, expand_to_batch, expanded, holds, leading
+from ardist.shapes import check_data, check_tensor, expand_to_batch, expanded, holds, leading
 
 if TYPE_CHECKING:
     from ardist.distribution import AutoregressiveDistribution
@@ -74,6 +74,24 @@ def dense(ranks: Tensor) -> Tensor:
     return torch.empty_like(ranks).scatter_(-1, order, steps)
 
 
+def check_mask(mask: Tensor, event_shape: Size, batch_shape: Size, name: str = "mask") -> None:
+    """Raises a `ValueError` unless a mask is bool, and of events (*lead, *event_shape)."""
+    check_data(mask, name)
+    leading(mask.shape, event_shape, batch_shape, name)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name}: expected dtype torch.bool, got {mask.dtype}")
+
+
+def check_kept(mask: Tensor, event_shape: Size) -> None:
+    """Raises a `ValueError` unless a mask (*event_shape) bool keeps an element."""
+    check_mask(mask, event_shape, Size())
+    if mask.shape != event_shape or not mask.any():
+        raise ValueError(
+            f"mask: expected {tuple(event_shape)} with an element to keep, got "
+            f"{tuple(mask.shape)} with {int(mask.sum())}"
+        )
+
+
 class Marginal(TorchDistribution):
     """The marginal distribution of the elements of an event under a mask, as vectors.
 
@@ -124,9 +142,7 @@ class Marginal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log probability or density of vectors (*lead, number kept), in nats: (*lead)."""
-        check_tensor(value, "value")
-        leading(value.shape, self.event_shape, self.batch_shape, "value")
-        self.whole.bound.check_kind("value", value, exact=False)
+        self._check_shape(value)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
             inside = self.support.check(value)
             if not holds(inside):
@@ -136,6 +152,46 @@ class Marginal(TorchDistribution):
                 )
         blocks = self.whole.scores_of(self._fill(value), self.kept)
         return expand_to_batch(blocks.sum(-1), self.batch_shape)
+
+    def given(self, value: Tensor, mask: Tensor) -> "Marginal":
+        """The same vectors, conditioned on the elements of `value` under `mask`.
+
+        Args:
+            value: (*lead, number kept); elements that are not observed are ignored.
+            mask: (*lead, number kept) bool. Leading dimensions of both broadcast with batch_shape.
+
+        Raises:
+            ValueError: as `AutoregressiveDistribution.given`.
+
+        >>> import torch, ardist as ad
+        >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+        >>> first_two = net.condition().marginal(torch.tensor([True, True, False, False]))
+        >>> first_two.given(torch.tensor([0.5, 0.0]), torch.tensor([True, False])).sample()[0]
+        tensor(0.5000)
+        """
+        check_mask(mask, self.event_shape, self.batch_shape)
+        self._check_shape(value)
+        given = self._validating.given(self._fill(value), self._spread(mask))
+        return given.marginal(self.kept)
+
+    def marginal(self, mask: Tensor) -> "Marginal":
+        """The marginal distribution of fewer elements, those under a mask (number kept,).
+
+        Raises:
+            ValueError: as `AutoregressiveDistribution.marginal`.
+
+        >>> import torch, ardist as ad
+        >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Normal()), hidden_features=8)
+        >>> first_two = net.condition().marginal(torch.tensor([True, True, False, False]))
+        >>> first_two.marginal(torch.tensor([True, False])).event_shape
+        torch.Size([1])
+        """
+        check_kept(mask, self.event_shape)
+        return self._validating.marginal(self._spread(mask))
+
+    def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
+        """As `AutoregressiveDistribution.observed_log_prob`."""
+        return self.whole.observed_log_prob(self._fill(value), self._spread(mask))
 
     @property
     def mode(self) -> Tensor:
@@ -149,6 +205,24 @@ class Marginal(TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws of the kept elements with gradients, if the event has them."""
         return self.whole.rsample(sample_shape)[..., self.kept]
+
+    def _check_shape(self, value: Tensor) -> None:
+        check_tensor(value, "value")
+        leading(value.shape, self.event_shape, self.batch_shape, "value")
+        self.whole.bound.check_kind("value", value, exact=False)
+
+    @property
+    def _validating(self) -> "AutoregressiveDistribution":
+        """The distribution of whole events, which checks values if this one does."""
+        whole = self.whole.expand(self.batch_shape)
+        whole._validate_args = self._validate_args
+        return whole
+
+    def _spread(self, mask: Tensor) -> Tensor:
+        """A mask over events, of one over the kept elements."""
+        events = self.kept.new_zeros(()).expand(*mask.shape[:-1], self.kept.numel())
+        spread = events.index_copy(-1, self._places, mask.to(self.kept.device))
+        return spread.reshape((*mask.shape[:-1], *self.kept.shape))
 
     def _fill(self, value: Tensor) -> Tensor:
         """Events with these elements, and placeholders elsewhere."""

@@ -11,7 +11,14 @@ from torch.distributions import Distribution, constraints
 
 from ardist.batch import Batch
 from ardist.bound_network import BoundNetwork
-from ardist.conditioning import Marginal, dense, is_ancestral, observed_first
+from ardist.conditioning import (
+    Marginal,
+    check_kept,
+    check_mask,
+    dense,
+    is_ancestral,
+    observed_first,
+)
 from ardist.constraints import RuleConstraint
 from ardist.factorization import Factorization
 from ardist.families import Family
@@ -26,7 +33,6 @@ from ardist.shapes import (
     as_integers,
     as_shape,
     as_tolerance,
-    check_data,
     check_tensor,
     expand_to_batch,
     expanded,
@@ -591,12 +597,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         >>> p.sample((3,)).shape
         torch.Size([3, 2])
         """
-        mask = self.checked_mask(mask)
-        if mask.shape != self.event_shape or not mask.any():
-            raise ValueError(
-                f"mask: expected {tuple(self.event_shape)} with an element to keep, got "
-                f"{tuple(mask.shape)} with {int(mask.sum())}"
-            )
+        check_kept(mask, self.event_shape)
+        mask = mask.to(self.bound.reference.device)
         first = self.with_first(mask)
         result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
@@ -656,10 +658,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """A mask on the network's device, whose leading dimensions fit batch_shape. For what is
         made of this distribution.
         """
-        check_data(mask, name)
-        leading(mask.shape, self.event_shape, self.batch_shape, name)
-        if mask.dtype != torch.bool:
-            raise ValueError(f"{name}: expected dtype torch.bool, got {mask.dtype}")
+        check_mask(mask, self.event_shape, self.batch_shape, name)
         return mask.to(self.bound.reference.device)
 
     def checked(

@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from ardist.bound_network import unwrap
+from ardist.conditioning import Marginal
 from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.guards import elementwise
@@ -211,8 +212,8 @@ class Mixture(TorchDistribution):
                 batch_shape.
 
         Raises:
-            ValueError: if a component is not an autoregressive distribution or a mixture of
-                those, cannot be conditioned on the elements, or none can have them.
+            ValueError: if a component is not an autoregressive distribution, or a mixture or a
+                marginal of those, cannot be conditioned on the elements, or none can have them.
 
         >>> import torch, ardist as ad
         >>> _ = torch.manual_seed(0)
@@ -243,8 +244,9 @@ class Mixture(TorchDistribution):
             mask: (*event_shape) bool.
 
         Raises:
-            ValueError: if a component is not an autoregressive distribution or a mixture of
-                those, or has no such marginal; see `AutoregressiveDistribution.marginal`.
+            ValueError: if a component is not an autoregressive distribution, or a mixture or a
+                marginal of those, or has no such marginal (see
+                `AutoregressiveDistribution.marginal`).
         """
         return self._with(self.mixing, [part.marginal(mask) for part in self._conditionable])
 
@@ -254,14 +256,14 @@ class Mixture(TorchDistribution):
         return mixture.expand(torch.broadcast_shapes(mixture.batch_shape, self.batch_shape))
 
     @property
-    def _conditionable(self) -> "tuple[AutoregressiveDistribution | Mixture, ...]":
+    def _conditionable(self) -> "tuple[AutoregressiveDistribution | Marginal | Mixture, ...]":
         for index, part in enumerate(self.components):
-            if not isinstance(part, AutoregressiveDistribution | Mixture):
+            if not isinstance(part, AutoregressiveDistribution | Marginal | Mixture):
                 raise ValueError(
-                    f"components[{index}]: expected an AutoregressiveDistribution or a Mixture of "
-                    f"those, which condition on parts of an event, got {part}"
+                    f"components[{index}]: expected an AutoregressiveDistribution, or a Mixture or "
+                    f"Marginal of those, which condition on parts of an event, got {part}"
                 )
-        return cast("tuple[AutoregressiveDistribution | Mixture, ...]", self.components)
+        return cast("tuple[AutoregressiveDistribution | Marginal | Mixture, ...]", self.components)
 
     def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
         """As `AutoregressiveDistribution.observed_log_prob`."""

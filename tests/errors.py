@@ -2313,8 +2313,8 @@ MIXTURES = (
         kind=NotImplementedError,
     ),
     error(
-        "components[0]: expected an AutoregressiveDistribution or a Mixture of those, which "
-        "condition on parts of an event, got "
+        "components[0]: expected an AutoregressiveDistribution, or a Mixture or Marginal of those, "
+        "which condition on parts of an event, got "
         "Independent(Normal(loc: torch.Size([4]), scale: torch.Size([4])), 1)",
         lambda: mixture(dist.Normal(torch.zeros(4), 1.0).to_event(1)).marginal(torch.ones(4) > 0),
         cause="Other distributions have no `given` and no `marginal`.",

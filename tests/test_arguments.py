@@ -61,6 +61,7 @@ INSIDE = {
     "AutoregressiveDistribution.with_first": "for what is made of it; `given` is held",
     "AutoregressiveDistribution.draws_of": "for distributions made of it, which have checked",
     "AutoregressiveDistribution.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
+    "Marginal.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
     "Mixture.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
     "AutoregressiveDistribution.scores_of": "for distributions made of it, which have checked",
     "Factorization.block_name": "for messages",
@@ -260,7 +261,9 @@ VALID: dict[str, Callable[[], dict[str, object]]] = {
         ad.LogLikelihood(NET), x=X, context=CONTEXT, ordering=torch.arange(4)
     ),
     "Marginal.expand": lambda: of(P.marginal(MASK), batch_shape=(3, 2)),
+    "Marginal.given": lambda: of(P.marginal(MASK), value=X[:, :2], mask=MASK[:2]),
     "Marginal.log_prob": lambda: of(P.marginal(MASK), value=X[:, :2]),
+    "Marginal.marginal": lambda: of(P.marginal(MASK), mask=MASK[:2]),
     "Marginal.rsample": lambda: of(P.marginal(MASK), sample_shape=(3,)),
     "Marginal.sample": lambda: of(P.marginal(MASK), sample_shape=(3,)),
     "Mixture": lambda: of(mixing=dist.Categorical(torch.ones(2)), components=[P, FREE]),

@@ -588,6 +588,9 @@ def test_given_is_the_conditional_of_the_mixture(lead, float64):
     assert (q.sample((50,)) == x)[..., mask].all()
     half = torch.tensor([[True, False], [False, False]])
     torch.testing.assert_close(p.given(x, half).given(x, mask).log_prob(states), q.log_prob(states))
+    first, two = half[mask], p.marginal(mask)
+    found = two.given(x[..., mask], first).log_prob(x[..., mask])
+    torch.testing.assert_close(found, observed - two.marginal(first).log_prob(x[..., half]))
 
 
 @pytest.mark.parametrize("name", [n for n in DISCRETE if n in CONDITIONABLE])

@@ -93,6 +93,26 @@ def test_marginals_of_what_is_given_agree_with_enumeration_where_sequences_end(e
             close(q.log_prob(every).exp(), expected)
 
 
+@pytest.mark.parametrize("name", list(DISCRETE))
+def test_marginals_are_conditioned_and_marginalized_as_enumeration_says(name, float64):
+    p = transformer(DISCRETE[name]).condition(validate_args=True)
+    for kept in [mask for mask in masks_of(p.factorization) if mask.sum() > 1][::2]:
+        marginal = p.marginal(kept)
+        vector = marginal.sample()
+        for part in torch.cartesian_prod(*[torch.tensor([False, True])] * len(vector))[1::2]:
+            inner = torch.zeros_like(kept).masked_scatter_(kept, part)
+            for q, seen in ((marginal.given(vector, part), inner), (marginal.marginal(part), None)):
+                joint = p.with_ordering(q.ordering)
+                states = joint.enumerate_support()
+                probs = joint.log_prob(states).exp()
+                if seen is not None:
+                    probs = probs * (states[:, seen] == vector[part]).all(-1)
+                    probs = probs / probs.sum()
+                found = states[:, kept if seen is not None else inner]
+                for value in found.unique(dim=0):
+                    close(q.log_prob(value).exp(), probs[(found == value).all(-1)].sum())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_draws_of_any_set_follow_its_log_prob(name, float64):
