@@ -19,8 +19,8 @@ from ardist import (
 from ardist.conditioning import Marginal
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.likelihood import LogLikelihood
 from ardist.mixtures import Mixture, OrderingMixture
-from ardist.networks.base import LogLikelihood
 from ardist.ordering import Ordering
 from ardist.partition import Partition
 from ardist.saving import load, save

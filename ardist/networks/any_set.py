@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ardist.decoding import Decoder, WholePasses
 from ardist.factorization import Factorization
-from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.base import ConditionalNetwork
 from ardist.networks.constants import reference_of, register_constant
+from ardist.networks.fingerprint import fingerprint
 from ardist.rows import repeat_rows
 from ardist.shapes import as_positive, is_readable
 from ardist.static import StaticStep, WholePassStep

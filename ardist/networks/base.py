@@ -1,6 +1,5 @@
-"""The base class of conditional networks, and the fingerprint of their state."""
+"""The base class of conditional networks."""
 
-import hashlib
 import inspect
 import json
 import math
@@ -12,13 +11,14 @@ import torch
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from ardist.bound_network import check_contexts, checked_chunk_size, unwrap
+from ardist.bound_network import check_contexts
 from ardist.decoding import Decoder, WholePasses
-from ardist.distribution import NAN_POLICIES, AutoregressiveDistribution
+from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families import Nested
 from ardist.modes import follows_mode, in_modes
 from ardist.networks.constants import fill_constants, reference_of
+from ardist.networks.fingerprint import fingerprint
 from ardist.ordering import Ordering
 from ardist.pathwise import Sweep
 from ardist.recomputation import compute_weights
@@ -30,7 +30,6 @@ from ardist.shapes import (
     check_kind,
     check_type,
     outside_modes,
-    shortened,
 )
 from ardist.specification import Specified
 from ardist.static import StaticDecoder, StaticStep, WholePassStep
@@ -528,99 +527,6 @@ def _signature_of(kind: Any) -> inspect.Signature:
 
 
 ConditionalNetwork.__signature__ = _signature_of(ConditionalNetwork)
-
-
-class LogLikelihood(nn.Module):
-    """A module whose `forward` is the `log_prob` of a network's distribution.
-
-    Use it with DDP, FSDP and `torch.func.functional_call`, which wrap a module's `forward`. Dropout
-    is active in training mode, as in `log_prob`.
-
-    Args:
-        network: a conditional network, or one that is wrapped.
-        chunk_size: as for `AutoregressiveDistribution`.
-        nan_policy: as for `AutoregressiveDistribution`.
-
-    Raises:
-        ValueError: if there is no conditional network inside, or it does not support `chunk_size`.
-
-    >>> import torch, ardist as ad
-    >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=(8,))
-    >>> ad.LogLikelihood(net)(torch.zeros(5, 3)).shape
-    torch.Size([5])
-    """
-
-    def __init__(
-        self, network: nn.Module, *, chunk_size: int | None = None, nan_policy: str = "raise"
-    ) -> None:
-        super().__init__()
-        unwrap(network)  # raises if there is no conditional network inside
-        self.chunk_size = checked_chunk_size(network, chunk_size)
-        self.nan_policy = as_choice(nan_policy, NAN_POLICIES, "nan_policy")
-        self.network = network
-
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        ordering: Ordering | Tensor | None = None,
-    ) -> Tensor:
-        """The log-probability of events x (*lead, *event_shape) in nats: (*lead).
-
-        Args:
-            x: the events.
-            context: as for `AutoregressiveDistribution`.
-            ordering: as for `AutoregressiveDistribution.with_ordering`; the network's own if None.
-        """
-        p = AutoregressiveDistribution(
-            self.network, context, chunk_size=self.chunk_size, nan_policy=self.nan_policy
-        )
-        return (p if ordering is None else p.with_ordering(ordering)).log_prob(x)
-
-
-def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
-    """The properties of a factorization that give weights their meaning, by name, from `entry`.
-
-    Args:
-        factorization: of the network.
-        any_length: whether the network supports any length. The fingerprint then has only the
-            properties that all lengths share.
-    """
-    partition, ordering = factorization.partition, factorization.ordering
-    families, names = factorization.families, factorization.names
-    elements, order = factorization.blocks.elements, factorization.order_key
-    partition_keys: list[object] = [elements]
-    ordering_keys: list[object] = [order]
-    if any_length:
-        partition_keys = ["in order" if factorization.is_in_order else elements, vars(partition)]
-        raster = torch.arange(factorization.num_blocks, device=order.device)
-        is_raster = torch.equal(order.flatten(), raster)
-        ordering_keys = ["raster" if is_raster else order, vars(ordering)]
-    return {
-        **({} if any_length else {"grid_shape": entry(tuple(factorization.grid_shape))}),
-        "families": entry(shortened(families), families),
-        "names": entry(names and shortened(names), names),
-        "partition": entry(repr(partition), *partition_keys),
-        "ordering": entry(repr(ordering), *ordering_keys),
-    }
-
-
-def entry(shown: object, *keys: object) -> list[str]:
-    """One entry of a fingerprint: a short text and a digest of each key.
-
-    Two entries agree if they share a digest.
-
-    Args:
-        shown: for the text of errors.
-        keys: tensors, or objects with a full repr; `shown` by default.
-    """
-    text = str(shown)
-    text = text if len(text.encode()) <= 64 else text.encode()[:61].decode(errors="ignore") + "..."
-    digests = []
-    for key in keys or (shown,):
-        raw = key.cpu().numpy().tobytes() if isinstance(key, Tensor) else repr(key).encode()
-        digests.append(hashlib.sha256(raw).hexdigest()[:16])
-    return [text, *digests]
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from ardist.factorization import Factorization
 from ardist.families import Categorical
 from ardist.modes import is_noisy
 from ardist.networks.any_set import AnySet
-from ardist.networks.base import ConditionalNetwork, entry
+from ardist.networks.base import ConditionalNetwork
 from ardist.networks.constants import constant_of, reference_of, register_constant
+from ardist.networks.fingerprint import entry
 from ardist.networks.sequence import UniformNetwork
 from ardist.rows import repeat_rows, select_rows
 from ardist.shapes import as_flag, as_real, as_tensor, check_type

@@ -9,8 +9,9 @@ from ardist.decoding import CacheDecoder, Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import entry, fingerprint, start_near_noise
+from ardist.networks.base import start_near_noise
 from ardist.networks.constants import reference_of, register_constant
+from ardist.networks.fingerprint import entry, fingerprint
 from ardist.networks.mlp import mlp
 from ardist.networks.sequence import UniformNetwork, encoding_at
 from ardist.networks.sizes import hidden_layers

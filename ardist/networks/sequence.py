@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
 from ardist.families import Family
-from ardist.networks.base import ConditionalNetwork, fingerprint, start_near_noise
+from ardist.networks.base import ConditionalNetwork, start_near_noise
+from ardist.networks.fingerprint import fingerprint
 from ardist.rows import X
 from ardist.static import StaticStep
 

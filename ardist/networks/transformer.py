@@ -22,8 +22,9 @@ from ardist.networks.attention import (
     drop,
     sinusoids,
 )
-from ardist.networks.base import ConditionalNetwork, fingerprint
+from ardist.networks.base import ConditionalNetwork
 from ardist.networks.constants import register_constant
+from ardist.networks.fingerprint import fingerprint
 from ardist.networks.sequence import BlockEmbedding, BlockHead, SequenceStep, encoding_at
 from ardist.networks.sizes import block_width
 from ardist.recomputation import recomputed

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ardist.decoding import Decoder
 from ardist.drawing_order import Permutation
 from ardist.factorization import Factorization
-from ardist.networks.base import entry
+from ardist.networks.fingerprint import entry
 from ardist.networks.sequence import (
     BlockEmbedding,
     BlockHead,

@@ -22,7 +22,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ardist import shapes
 from ardist.distribution import AutoregressiveDistribution
-from ardist.networks.base import ConditionalNetwork, LogLikelihood
+from ardist.likelihood import LogLikelihood
+from ardist.networks.base import ConditionalNetwork
 from ardist.ordering import Ordering
 from ardist.shapes import described
 from ardist.training.processes import gathered, place

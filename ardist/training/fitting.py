@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from ardist import shapes
 from ardist.bound_network import unwrap
 from ardist.distribution import AutoregressiveDistribution
-from ardist.networks.base import ConditionalNetwork, LogLikelihood
+from ardist.likelihood import LogLikelihood
+from ardist.networks.base import ConditionalNetwork
 from ardist.networks.constants import reference_of
 from ardist.ordering import Ordering
 from ardist.recomputation import is_sharded
