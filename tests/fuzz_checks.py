@@ -328,16 +328,39 @@ def marginal(m):
 
 
 @check
+def marginal_twice(m):
+    """A marginal that is conditioned, or reduced to fewer elements."""
+    kept, value = random_mask(m), possible_events(m)
+    part = random_mask(m) & kept
+    q = answer(has_to_answer(m, kept), lambda: m.p.marginal(kept)) if part.any() else None
+    if q is None or not fits_order_of(m, q, value):
+        return NOT_APPLICABLE
+    promised, what = has_to_answer(m, kept) and has_to_answer(m, part), f"marginal {kept.tolist()}"
+    given = answer(promised, lambda: q.given(m.value(value[None])[0][..., kept], part[kept]))
+    if given is not None:
+        evidence = m.evidence(value, part)
+        check_log_prob(m, given, m.plans(given), f"{what} given {part.tolist()}", evidence, kept)
+    less = answer(promised, lambda: q.marginal(part[kept]))
+    if less is not None:
+        check_log_prob(m, less, m.plans(less), f"{what}, of it {part.tolist()}", None, part)
+    return None
+
+
+def fits_order_of(m, q, value):
+    """Whether events are possible in the order that q answers in."""
+    if m.plan.end is None:
+        return True
+    padded = [plan.padded(row[None])[0] for plan, row in zip(m.plans(q), value, strict=True)]
+    return torch.equal(torch.stack(padded), value)
+
+
+@check
 def given_twice(m):
     first, second, value = random_mask(m), random_mask(m), possible_events(m)
     x, both = m.value(value[None])[0], first | second
     q = answer(has_to_answer(m, first), lambda: m.p.given(x, first))
-    if q is None:
-        return None
-    if m.plan.end is not None:  # the value may be impossible in the order that q answers in
-        padded = [plan.padded(row[None])[0] for plan, row in zip(m.plans(q), value, strict=True)]
-        if not torch.equal(torch.stack(padded), value):
-            return NOT_APPLICABLE
+    if q is None or not fits_order_of(m, q, value):
+        return NOT_APPLICABLE
     promised = has_to_answer(m, first) and has_to_answer(m, both)
     q = answer(promised, lambda: q.given(x, second))
     if q is not None:
