@@ -496,8 +496,11 @@ ARGUMENTS = (
         "activation: expected an elementwise function, got a module Flatten, which gives for shape "
         "(5, 7): a tensor of shape (35,), torch.float32 on cpu",
         lambda: made(activation=torch.nn.Flatten(0)),
+        "activation: expected an elementwise function, got a module Softmax, which gives other "
+        "numbers if there are fewer units or rows",
+        lambda: made(activation=torch.nn.Softmax(-1)),
         cause="An activation computes each unit from that unit alone. `PReLU` with a slope for "
-        "each unit does not, and a norm would let blocks depend on later ones.",
+        "each unit does not, and a norm or a softmax would let blocks depend on later ones.",
         cure="Use an elementwise function or module, such as `torch.nn.PReLU()`.",
     ),
     error(
