@@ -17,6 +17,7 @@ from ardist.networks.sizes import hidden_layers
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_flag, as_probability, as_size, is_readable
 
+_PASSES_AT_ONCE = 2048  # by default on a CPU, whose caches then hold the hidden units
 _LEAST_ROWS = 128  # of a draw, for which it is worth the time to find equal prefixes
 
 
@@ -47,8 +48,9 @@ class Masked(AnySet):
         context_shape: `(C,)`, `(*grid_shape, C)` or `(S, C)`, by its kind; `()` for none.
         context_kind: "vector", "blocks" or "sequence". Every block depends on the whole context.
         chunk_size: the largest number of passes in one batch of `log_prob`, but at least those of
-            one event. It limits the memory. All by default. The `chunk_size` of `condition` is
-            another one: it counts blocks, and this network does not support it.
+            one event. It limits the memory. By default 2048 on a CPU, where larger batches are
+            slower, and all elsewhere. The `chunk_size` of `condition` is another one: it counts
+            blocks, and this network does not support it.
 
     Raises:
         ValueError: if an argument is invalid.
@@ -175,7 +177,10 @@ class Masked(AnySet):
 
     def under_order(self, blocks: Tensor, context: Tensor | None, passes: Passes) -> Tensor:
         rows, encoding = blocks.shape[0], self.encode(context)
-        at_once = rows if self.chunk_size is None else max(1, self.chunk_size // passes.count)
+        most = self.chunk_size
+        if most is None and is_readable(blocks):
+            most = _PASSES_AT_ONCE
+        at_once = rows if most is None else max(1, most // passes.count)
         if at_once >= rows:
             return self._under_order(blocks, encoding, passes)
         encoding = repeat_rows(encoding, rows)
