@@ -23,6 +23,7 @@ _PASSES = 2**16  # of rows through a network in one batch, one for each block
 _DRAWN = 4096  # rows that are drawn at once, with a pass for each block after another
 _ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn one after another
 _QUANTILES = 64  # among which the mode of numbers is searched
+_SEARCHED = 2048  # rows at once, whose quantiles then stay in the caches
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Rows:
         blocks = holes.any(0)[start:].nonzero().flatten().add(start).tolist()
         for block, params in self.params(rows, blocks).items():
             column, hole = self.events.schema.columns[block - start], holes[:, block]
-            filled[hole, block] = _point_of(column, params[hole], method).to(rows.dtype)
+            parts = [_point_of(column, part, method) for part in params[hole].split(_SEARCHED)]
+            filled[hole, block] = torch.cat(parts).to(rows.dtype)
         return filled
 
     def draw(self, rows: Tensor, *, is_listed: bool = False) -> Tensor:
