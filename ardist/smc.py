@@ -10,6 +10,7 @@ from torch import Size, Tensor
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.families.guards import at_least_single
 from ardist.restriction import Restriction
 from ardist.rollout import Step, rollout_by_steps
 from ardist.rows import repeat_rows
@@ -188,8 +189,10 @@ class _Sampler:
         reference = batch.bound.reference
         self.contexts = batch.contexts_for(self.restriction)
         self.state = self.restriction.rule.start(batch.num_rows, self.contexts, reference)
-        self.log_weight = reference.new_zeros(batch.lead)  # (num_particles, *batch_shape)
-        self.ess = reference.new_full(batch.lead[1:], batch.lead[0])
+        # In half precision the squares of the shares of many particles would be zero.
+        dtype = at_least_single(reference.dtype)
+        self.log_weight = reference.new_zeros(batch.lead, dtype=dtype)  # (particles, *batch_shape)
+        self.ess = reference.new_full(batch.lead[1:], batch.lead[0], dtype=dtype)
 
     def at(self, index: int) -> At:
         """The places of the blocks of a step."""

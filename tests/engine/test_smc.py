@@ -352,6 +352,17 @@ def test_many_particles_are_resampled_in_their_proportion():
     torch.testing.assert_close(shares, exact / exact.sum(), rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_many_particles_in_half_precision(dtype):
+    p = made(SYMBOLS).to(dtype).condition()
+    rule = rules.Automaton.regex("a.*", "abc")
+    found = smc(p, rule, 20_000)
+    assert found.problem is None
+    assert 19_000 < found.ess <= 20_000
+    first = p.conditionals(torch.zeros(4, dtype=torch.int64)).logits[0].log_softmax(-1)[0]
+    assert found.log_prob.item() == pytest.approx(first.item(), abs=0.02)
+
+
 def test_what_cannot_be_trusted_says_so():
     p = Switch(ad.Factorization(50, fam.Bernoulli())).condition()
     rule = rules.Automaton.regex("01*", "01")  # of probability 2 ** -50
