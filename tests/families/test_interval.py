@@ -29,6 +29,18 @@ def test_an_interval_has_the_difference_of_the_cdf(family, float64):
 
 
 @pytest.mark.parametrize(
+    "family", [fam.LogNormal(), fam.Gamma(), fam.Beta(), fam.Exponential()], ids=str
+)
+def test_there_is_little_between_an_end_and_the_next_number(family, float64):
+    params = torch.zeros(family.num_params)
+    near = torch.tensor([5e-324, 1e-310, 1e-301, 1e-299, 1e-200, 1e-100, 1e-30])
+    below = family.interval_log_prob(params, 0.0, near).exp()
+    above = family.interval_log_prob(params, near, torch.inf).exp()
+    torch.testing.assert_close(below, torch.zeros(7), rtol=0, atol=1e-20)
+    torch.testing.assert_close(above, torch.ones(7))
+
+
+@pytest.mark.parametrize(
     ("family", "law", "places"),
     [
         (fam.Normal(), stats.norm(scale=1 + 1e-6), (-30.0, -8.0, 8.0, 30.0)),
