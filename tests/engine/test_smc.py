@@ -202,6 +202,19 @@ def test_intervals_of_reals(threshold):
         assert (found.value[..., column] <= high[column]).all()
 
 
+@pytest.mark.parametrize("ends", [(0.3, 0.7), (-0.2, 0.5), (0.5, None)])
+def test_an_interval_of_a_column_that_may_be_a_constant(ends):
+    when = rules.When("a", {1}, b=0.1)
+    p = made(ad.Factorization.columns(a=fam.Bernoulli(), b=fam.LogNormal(), rule=when)).condition()
+    found = smc(p, rules.Within(b=ends), 4000)
+    low, high = (end if end is not None else torch.inf for end in ends)
+    x = p.sample((40_000,))[:, 1]
+    share = ((low <= x) & (x <= high)).double().mean().item()
+    assert found.log_prob.exp().item() == pytest.approx(share, abs=0.05)
+    kept = found.value[found.log_weight > -torch.inf, 1]
+    assert ((low <= kept) & (kept <= high)).all()
+
+
 def test_an_interval_far_in_the_tail():
     """The log probability is that of the tail, where probabilities underflow."""
     p = made(ad.Factorization.columns(a=fam.Normal())).condition()
