@@ -69,6 +69,9 @@ TIED = ad.Factorization.columns(
     {"a": fam.Categorical(3), "b": fam.Bernoulli(), "c": fam.Categorical(4), "d": fam.Bernoulli()},
     ordering=ad.Ordering.from_ranks([1, 0, 0, 1]),
 )
+OF_ONE_FAMILY = ad.Factorization.columns(
+    {name: fam.Categorical(3) for name in "abcd"}, ordering=ad.Ordering.from_ranks([0, 1, 1, 1])
+)
 NO_TWO = rules.Automaton.walk([[1, 1], [1, 0]])  # no two ones in a row
 
 # A factorization, a rule, and whether events (n, 4 or 5) follow it.
@@ -103,6 +106,19 @@ CASES = {
         COLUMNS,
         rules.All(rules.Within(b={1}), rules.When("a", {0}, c=2)),
         lambda x: (x[:, 1] == 1) & ((x[:, 0] == 0) | (x[:, 2] == 2)),
+    ),
+    "all, several constants": (
+        OF_ONE_FAMILY,
+        rules.All(
+            rules.All(rules.When("a", {1}, b=0, c=1, d=2), rules.Within(b=(0, 1), c={1, 2})),
+            rules.Within(a=(0, 2), d={0, 2}),
+        ),
+        lambda x: (
+            (x[:, 1] < 2)
+            & (x[:, 2] > 0)
+            & (x[:, 3] != 1)
+            & ((x[:, 0] == 1) | (x == torch.tensor([3, 0, 1, 2]))[:, 1:].all(-1))
+        ),
     ),
     "its own end": (ENDED, rules.Automaton.regex("(ab?)*", "abc", end=2), None),
 }
@@ -246,6 +262,16 @@ def test_evidence_holds_and_is_not_weighed(observed):
         found = quietly(given.expand((RUNS,)), rule, 6)
         within_errors(found.log_prob.exp(), exact.sum())
         assert (found.value[..., mask] == torch.tensor(value)[mask]).all()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_evidence_under_constants(count):
+    mask = torch.arange(4) < count
+    given = made(OF_ONE_FAMILY).condition().given(torch.tensor([0, 0, 1, 2]), mask)
+    states = given.enumerate_support()
+    exact = (given.log_prob(states).exp() * follows("all, several constants", states)).sum()
+    found = quietly(given, CASES["all, several constants"][1], 10)
+    torch.testing.assert_close(found.log_prob, exact.log())
 
 
 def test_evidence_that_differs_by_row():
