@@ -159,16 +159,16 @@ def _limited_first(p: AutoregressiveDistribution, rule: Rule) -> AutoregressiveD
     """p in the order that puts the blocks that a rule limits first, if the network supports it and
     the same events follow the rule in any order.
     """
-    fac = p.factorization
-    bound = _bound(rule, fac)
-    families = enumerate(fac.layout.families)
+    fac, plain = p.factorization, _without_rule(p.factorization)
+    bound = _bound(rule, plain)
+    families = enumerate(plain.layout.families)
     limited = [bound.restricted(family, block) is not None for block, family in families]
     if bound.depends_on_order or all(limited):
         return p
     blocks = fac.layout.expand_to_elements(torch.tensor(limited, device=p.bound.reference.device))
     try:
         first = p.with_first(fac.merge(blocks))
-        _bound(rule, first.factorization)
+        _bound(rule, _without_rule(first.factorization))
     except ValueError:  # the network has one order, or the rule needs another one
         return p
     return first

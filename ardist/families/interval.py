@@ -66,7 +66,7 @@ class Truncated(Derived):
             )
         low, high = max(self.low, ends.lower), min(self.high, ends.upper)
         if is_counted:
-            low, high = _ceil(low), _floor(high)
+            low, high = ceil(low), floor(high)
         if low > high if is_counted else low >= high:
             raise ValueError(
                 f"low, high: expected an interval of values of {family} in {family.support}, got "
@@ -211,7 +211,7 @@ class Rounded(Derived):
     @property
     def support(self) -> constraints.Constraint:
         ends = self.family._ends
-        lower, upper = _floor(ends.lower + 0.5), _ceil(ends.upper - 0.5)
+        lower, upper = floor(ends.lower + 0.5), ceil(ends.upper - 0.5)
         if upper < math.inf and lower > -math.inf:
             return constraints.integer_interval(int(lower), int(upper))
         return integers if lower == -math.inf else _AtLeast(int(lower))
@@ -257,9 +257,9 @@ class _Integers(constraints.Constraint):
 integers: Any = _Integers()
 
 
-def _floor(x: float) -> float:
+def floor(x: float) -> float:
     return x if math.isinf(x) else math.floor(x)
 
 
-def _ceil(x: float) -> float:
+def ceil(x: float) -> float:
     return x if math.isinf(x) else math.ceil(x)

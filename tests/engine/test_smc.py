@@ -218,14 +218,19 @@ def test_intervals_of_reals(threshold):
         assert (found.value[..., column] <= high[column]).all()
 
 
-@pytest.mark.parametrize("ends", [(0.3, 0.7), (-0.2, 0.5), (0.5, None)])
-def test_an_interval_of_a_column_that_may_be_a_constant(ends):
-    when = rules.When("a", {1}, b=0.1)
+@pytest.mark.parametrize("constant", [0.1, -1.0])
+@pytest.mark.parametrize("ends", [(0.3, 0.7), (-1.2, 0.5), (0.5, None), (None, 0.2), (None, -0.5)])
+def test_an_interval_of_a_column_that_may_be_a_constant(ends, constant):
+    when = rules.When("a", {1}, b=constant)
     p = made(ad.Factorization.columns(a=fam.Bernoulli(), b=fam.LogNormal(), rule=when)).condition()
-    found = smc(p, rules.Within(b=ends), 4000)
-    low, high = (end if end is not None else torch.inf for end in ends)
+    low, high = (-torch.inf if ends[0] is None else ends[0]), (ends[1] or torch.inf)
     x = p.sample((40_000,))[:, 1]
     share = ((low <= x) & (x <= high)).double().mean().item()
+    if share == 0:
+        with pytest.raises(ValueError, match="no event follows Within"):
+            smc(p, rules.Within(b=ends), 4000)
+        return
+    found = smc(p, rules.Within(b=ends), 4000)
     assert found.log_prob.exp().item() == pytest.approx(share, abs=0.05)
     kept = found.value[found.log_weight > -torch.inf, 1]
     assert ((low <= kept) & (kept <= high)).all()
