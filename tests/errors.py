@@ -2336,12 +2336,17 @@ MIXTURES = (
 
 INFORMATION = (
     error(
-        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0); with x = "
+        "p.sample((1000,)), -p.log_prob(x).mean(0) estimates it for others, such as a Mixture",
         lambda: information.entropy(dist.Normal(0.0, 1.0)),
-        cause="The estimates need the blocks of an autoregressive joint, and other distributions "
-        "have none.",
-        cure="Pass an autoregressive distribution as the first argument. The second argument of "
-        "`kl_divergence` can be any distribution.",
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0); with x = "
+        "p.sample((1000,)), (p.log_prob(x) - q.log_prob(x)).mean(0) estimates it for others, such "
+        "as a Mixture",
+        lambda: information.kl_divergence(dist.Normal(0.0, 1.0), p()),
+        cause="The estimates need the blocks of an autoregressive joint, and other distributions, "
+        "mixtures and marginals among them, have none.",
+        cure="Pass an autoregressive distribution as the first argument, or take the mean over "
+        "draws. The second argument of `kl_divergence` can be any distribution.",
     ),
     error(
         "num_samples: expected an integer of at least 2, got 1",
