@@ -1103,6 +1103,14 @@ FAMILIES = (
         cure="Use a family of one number with a CDF, such as a mixture of normals.",
     ),
     error(
+        "family: expected one that leaves no value without a probability, got "
+        "Tempered(TopK(Categorical(4), 2), 0.5); TopK of a Truncated family has the values inside",
+        lambda: fam.Truncated(fam.Tempered(fam.TopK(fam.Categorical(4), 2), 0.5), 0, 2),
+        cause="The states that `TopK` or `Nucleus` keeps may all be outside of the interval, which "
+        "then has no distribution.",
+        cure="Truncate first: `TopK(Truncated(family, low, high), k)`.",
+    ),
+    error(
         "low, high: expected an interval of values of LogNormal() in GreaterThan("
         "lower_bound=0.0), got -2.0 and 0.0",
         lambda: fam.Truncated(fam.LogNormal(), -2.0, 0.0),

@@ -16,7 +16,7 @@ from ardist.families.conditional import Conditional
 from ardist.families.guards import interval
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
 from ardist.families.noise import uniform_noise
-from ardist.families.truncated import state_logits_of
+from ardist.families.truncated import Chosen, state_logits_of
 from ardist.shapes import as_real, is_readable
 
 _AtLeast: Any = type(constraints.nonnegative_integer)
@@ -39,7 +39,8 @@ class Truncated(Derived):
         high: inf for no bound.
 
     Raises:
-        ValueError: if the family has no CDF, or the interval has no values of the family.
+        ValueError: if the family has no CDF or is `TopK` or `Nucleus` of another one, or the
+            interval has no values of the family.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Truncated(ad.families.Normal(), low=0.0, high=1.0)
@@ -58,6 +59,11 @@ class Truncated(Derived):
         super().__post_init__()
         self._check(lambda x, name: as_real(x, name, "a number", lambda x: x == x), "low", "high")
         family, ends = self.family, self.family._ends
+        if (chosen := _chosen_in(family)) is not None:
+            raise ValueError(
+                f"family: expected one that leaves no value without a probability, got {family}; "
+                f"{type(chosen).__name__} of a Truncated family has the values inside"
+            )
         is_counted = isinstance(family.support, constraints.integer_interval | _AtLeast)
         if family.event_shape or not family.has_cdf or ends.is_discrete != is_counted:
             raise ValueError(
@@ -239,6 +245,15 @@ class Rounded(Derived):
 
     def log_tails(self, params: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         return self.family.log_tails(params, value.floor() + 0.5)
+
+
+def _chosen_in(family: Family) -> Chosen | None:
+    """The part of a family that leaves out states, perhaps all of those in an interval."""
+    while isinstance(family, Derived):
+        if isinstance(family, Chosen):
+            return family
+        family = family.family
+    return None
 
 
 class _Integers(constraints.Constraint):
