@@ -11,6 +11,7 @@ from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
 from ardist.families.guards import at_least_single
+from ardist.families.restricted import AsItIs
 from ardist.restriction import Restriction
 from ardist.rollout import Step, rollout_by_steps
 from ardist.rows import repeat_rows
@@ -289,9 +290,7 @@ class _Sampler:
 
 
 def _without_rule(factorization: Factorization) -> Factorization:
-    """A factorization whose own rule is part of its families."""
-    if factorization.rule is None:
-        return factorization
+    """A factorization whose conditionals, with those of its own rule, are taken as they are."""
     layout = factorization.conditionals
-    families = layout.families if layout.flat else layout.families[0]
-    return factorization.replace(rule=None, families=families)
+    each = [AsItIs(f) if f.enumerate_support() is not None else f for f in layout.families]
+    return factorization.replace(rule=None, families=each if layout.flat else each[0])

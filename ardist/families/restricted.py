@@ -162,6 +162,23 @@ def _limited_logits(family: Family, params: Tensor, allowed: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
+class AsItIs(Derived):
+    """A finite family whose limits come last, after its truncation and temperature.
+
+    Limits then condition its conditionals, as `ardist.sampling.smc` does.
+    """
+
+    __call__ = forwarded("__call__")
+
+    def __repr__(self) -> str:
+        return repr(self.family)
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        """Log-probabilities of the states, up to a constant: (..., num_states)."""
+        return state_logits_of(self.family, params)
+
+
+@dataclass(frozen=True, repr=False)
 class Bits(Restricted):
     """`States` of a Bernoulli: its log odds are infinite if one state is allowed."""
 

@@ -120,6 +120,27 @@ CASES = {
             & ((x[:, 0] == 1) | (x == torch.tensor([3, 0, 1, 2]))[:, 1:].all(-1))
         ),
     ),
+    "most probable states": (
+        ad.Factorization(
+            3, [fam.TopK(fam.Categorical(4), 2), *2 * [fam.Nucleus(fam.Ordinal(4), 0.6)]]
+        ),
+        rules.Automaton.walk(1 - torch.eye(4)),
+        lambda x: (x[:, 1:] != x[:, :-1]).all(-1),
+    ),
+    "its own rule": (
+        ad.Factorization(
+            4,
+            [
+                fam.Ordinal(3),
+                fam.Mixture(fam.Categorical(3), 2),
+                fam.DiscretizedLogisticMixture(1, bins=3),
+                fam.TopK(fam.Categorical(3), 2),
+            ],
+            rule=rules.Sum(4),
+        ),
+        rules.Automaton.walk([[0, 1, 1], [1, 1, 1], [1, 1, 0]]),
+        lambda x: ((x[:, 1:] != x[:, :-1]) | (x[:, 1:] == 1)).all(-1),
+    ),
     "its own end": (ENDED, rules.Automaton.regex("(ab?)*", "abc", end=2), None),
 }
 
