@@ -243,7 +243,8 @@ class _Sampler:
     def follow(self, index: int, blocks: Tensor) -> None:
         """Takes the blocks of a step into the state of the rule, and its potential."""
         at = self.at(index)
-        self.state = self.restriction.advance(self.state, blocks, at)
+        # Observed blocks and those of lost particles may break the rule.
+        self.state = self.restriction.advance(self.state, blocks, at, is_allowed=False)
         potential = self.restriction.rule.log_potential(self.state, at)
         if potential is not None:
             self.weigh(potential)

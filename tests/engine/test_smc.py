@@ -480,6 +480,21 @@ def test_no_particle_is_left(factorization, rule):
     assert factorization.inside(found.value).all()
 
 
+@pytest.mark.parametrize("observed", [None, 2])
+def test_a_rule_of_ones_own_advances_by_what_it_allows(observed):
+    """Also after particles that are lost, and blocks that are observed."""
+    p, rule = made(SYMBOLS).condition(), Listed([(0, 0, 0, 0), (1, 0, 1, 1)])  # knows no 2
+    if observed is not None:
+        p = p.given(torch.tensor([observed, 0, 0, 0]), torch.arange(4) < 1)
+    found = quietly(p, rules.All(rule, rules.Automaton.regex("[ac]b.*|b.*", "abc")), 100)
+    if observed is not None:
+        assert found.log_prob == -math.inf
+        return
+    exact = p.log_prob(torch.tensor([1, 0, 1, 1]))
+    assert found.log_prob.item() == pytest.approx(exact.item(), abs=0.5)
+    assert (found.value[found.log_weight > -math.inf] == torch.tensor([1, 0, 1, 1])).all()
+
+
 def test_particles_that_are_lost_follow_the_rule_of_the_distribution():
     """It refuses to go on after anything else."""
     own = Listed([(2, 1, 0, 1), (1, 1, 2, 2), (1, 2, 2, 2)])
