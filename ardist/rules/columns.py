@@ -101,7 +101,8 @@ class Within(Rule):
         if block not in self._ends:
             return None if block in self._masks else family
         low, high = self._ends[block]
-        return Truncated(family, low, high) if low < high else None
+        is_one = low == high
+        return None if is_one or family.support.is_discrete else Truncated(family, low, high)
 
     # There is nothing to remember: the state is (rows, 0).
 
