@@ -21,7 +21,7 @@ from ardist.calibration import Calibration, calibration, crps
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
-from ardist.shapes import as_integer, check_type
+from ardist.shapes import as_integer, check_type, described
 
 __all__ = ["Calibration", "Estimate", "calibration", "crps", "entropy", "kl_divergence"]
 
@@ -77,7 +77,7 @@ def entropy(p: AutoregressiveDistribution, num_samples: int | None = None) -> Es
     >>> bool((estimate.value - exact.value).abs() < 4 * estimate.standard_error)
     True
     """
-    _check(p, num_samples)
+    _check(p, num_samples, "-p.log_prob(x)")
     with eval_mode(p):
         if _is_summed(p, num_samples):
             return _sum(p, lambda x, log_prob: -log_prob)
@@ -120,7 +120,7 @@ def kl_divergence(
     >>> ad.information.kl_divergence(p, p).value
     tensor(0., grad_fn=<MeanBackward1>)
     """
-    _check(p, num_samples)
+    _check(p, num_samples, "(p.log_prob(x) - q.log_prob(x))")
     check_type(q, Distribution, "q")
     if q.event_shape != p.event_shape:
         raise ValueError(
@@ -312,7 +312,12 @@ def _num_observed(p: Distribution) -> int:
     return 0 if observed is None else int(observed[1].sum())
 
 
-def _check(p: AutoregressiveDistribution, num_samples: int | None) -> None:
-    check_type(p, AutoregressiveDistribution, "p")
+def _check(p: AutoregressiveDistribution, num_samples: int | None, estimate: str) -> None:
+    """Raises a `ValueError` that says how to estimate the quantity if p is of another class."""
+    if not isinstance(p, AutoregressiveDistribution):
+        raise ValueError(
+            f"p: expected an AutoregressiveDistribution, got {described(p)}; with x = "
+            f"p.sample((1000,)), {estimate}.mean(0) estimates it for others, such as a Mixture"
+        )
     if num_samples is not None:
         as_integer(num_samples, "num_samples", 2)

@@ -243,10 +243,14 @@ class Restriction:
             return map_state(partial(_repeated, at.positions.shape[-1]), state)
         return self.rule.scan(state, self._numbers_of(guess, at), at)[0]
 
-    def advance(self, state: State, blocks: Tensor, at: At) -> State:
-        """The state of the rule after blocks (rows, ...)."""
+    def advance(self, state: State, blocks: Tensor, at: At, is_allowed: bool = True) -> State:
+        """The state of the rule after blocks (rows, ...).
+
+        Args:
+            is_allowed: whether the rule allows the blocks. Only `Rule.scan` takes others.
+        """
         numbers = self._numbers_of(blocks, at)
-        if numbers.shape[1] > 1:
+        if numbers.shape[1] > 1 or not is_allowed:
             return self.rule.scan(state, numbers, at)[1]
         number = numbers.squeeze(1)
         return self.rule.advance(state, number if self._is_finite else at.number(number), at)

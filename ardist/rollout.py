@@ -168,19 +168,20 @@ class Step:
                 break
         return guess, passes
 
-    def state_log_prob(self, number: int, states: Tensor) -> Tensor:
+    def state_log_prob(self, number: int, states: Tensor, dtype: torch.dtype) -> Tensor:
         """The log probability of the states of a block under the rule and the evidence.
 
         Args:
             number: of the block within the step.
             states: (n, *event_shape), all of its values.
+            dtype: of the result.
 
         Returns:
             (rows, n).
         """
         family, layout = self.layout.families[number], self.layout
         params = layout.block("param", self.params, number)
-        log_prob = state_logits_of(family, params).log_softmax(-1)
+        log_prob = state_logits_of(family, params).to(dtype).log_softmax(-1)
         evidence = self._rollout.evidence_of(self.index, self.stop)
         if evidence is None:
             return log_prob
@@ -190,7 +191,7 @@ class Step:
         if self._rollout.is_partial:
             each = params.unsqueeze(1).expand(-1, states.shape[0], -1)
             under = mask.reshape(-1, 1, *states.shape[1:]).expand(mask.shape[0], *states.shape)
-            given = family.given_log_prob(each, states.expand_as(under), under)
+            given = family.given_log_prob(each, states.expand_as(under), under).to(dtype)
             log_prob = torch.where(mask.any(-1, keepdim=True), given, log_prob)
         log_prob = torch.where(mask.all(-1, keepdim=True), 0.0, log_prob)
         flat = states.reshape(states.shape[0], -1)

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
+from ardist.families.guards import at_least_single
 from ardist.families.noise import gumbel_noise
 from ardist.rollout import Rollout, rollout_by_steps
 from ardist.rollout import Step as RolloutStep
@@ -249,9 +250,9 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
 
     Returns:
         the events, (found, *batch_shape, *event_shape), and their log_prob in nats, (found,
-        *batch_shape), in descending order. `found` is `width`, or the number of events of positive
-        probability if that is smaller. Rows of the batch with fewer events than others repeat
-        their first one, with log_prob -inf.
+        *batch_shape), in descending order. It is in float32 if the network is in half precision.
+        `found` is `width`, or the number of events of positive probability if that is smaller.
+        Rows of the batch with fewer events than others repeat their first one, with log_prob -inf.
 
     Raises:
         ValueError: if blocks have no finite set of states, or if rows have orders of their own
@@ -306,20 +307,22 @@ def _search(
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
         raise ValueError(f"p: expected blocks with a finite set of states, got {infinite}")
+    # A sum in half precision would lose whole nats, and with them the order of the events.
+    dtype = at_least_single(p.bound.reference.dtype)
     if prod(p.batch_shape) == 0:
-        scores = p.bound.reference.new_zeros(1, *p.batch_shape)
+        scores = p.bound.reference.new_zeros(1, *p.batch_shape, dtype=dtype)
         return p.sample((1,)), scores, scores
     batch = p.batch(p.batch_shape)
     rollout = rollout_by_steps(batch)
     states = {family: values.to(batch.placeholders) for family, values in states.items()}
     # The rows are beams by contexts, the contexts' own dimension last.
-    log_prob = batch.bound.reference.new_zeros(1, batch.num_rows)
+    log_prob = batch.bound.reference.new_zeros(1, batch.num_rows, dtype=dtype)
     rank = gumbel_noise(torch.empty_like(log_prob)) if perturb else log_prob
     for step in rollout:
         drawn = list[Tensor]()
         for number, family in enumerate(step.layout.families):
             values = states[family]
-            each = step.state_log_prob(number, values).unflatten(0, (-1, batch.num_rows))
+            each = step.state_log_prob(number, values, dtype).unflatten(0, (-1, batch.num_rows))
             total = log_prob.unsqueeze(-1) + each  # (beams, contexts, states)
             ranked = _perturbed(total, rank.unsqueeze(-1)) if perturb else total
             parents, chosen, rank = _best(ranked, width)

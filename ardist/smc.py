@@ -10,6 +10,8 @@ from torch import Size, Tensor
 from ardist.batch import Batch
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
+from ardist.families.guards import at_least_single
+from ardist.families.restricted import AsItIs
 from ardist.restriction import Restriction
 from ardist.rollout import Step, rollout_by_steps
 from ardist.rows import repeat_rows
@@ -158,16 +160,16 @@ def _limited_first(p: AutoregressiveDistribution, rule: Rule) -> AutoregressiveD
     """p in the order that puts the blocks that a rule limits first, if the network supports it and
     the same events follow the rule in any order.
     """
-    fac = p.factorization
-    bound = _bound(rule, fac)
-    families = enumerate(fac.layout.families)
+    fac, plain = p.factorization, _without_rule(p.factorization)
+    bound = _bound(rule, plain)
+    families = enumerate(plain.layout.families)
     limited = [bound.restricted(family, block) is not None for block, family in families]
     if bound.depends_on_order or all(limited):
         return p
     blocks = fac.layout.expand_to_elements(torch.tensor(limited, device=p.bound.reference.device))
     try:
         first = p.with_first(fac.merge(blocks))
-        _bound(rule, first.factorization)
+        _bound(rule, _without_rule(first.factorization))
     except ValueError:  # the network has one order, or the rule needs another one
         return p
     return first
@@ -188,8 +190,10 @@ class _Sampler:
         reference = batch.bound.reference
         self.contexts = batch.contexts_for(self.restriction)
         self.state = self.restriction.rule.start(batch.num_rows, self.contexts, reference)
-        self.log_weight = reference.new_zeros(batch.lead)  # (num_particles, *batch_shape)
-        self.ess = reference.new_full(batch.lead[1:], batch.lead[0])
+        # In half precision the squares of the shares of many particles would be zero.
+        dtype = at_least_single(reference.dtype)
+        self.log_weight = reference.new_zeros(batch.lead, dtype=dtype)  # (particles, *batch_shape)
+        self.ess = reference.new_full(batch.lead[1:], batch.lead[0], dtype=dtype)
 
     def at(self, index: int) -> At:
         """The places of the blocks of a step."""
@@ -239,7 +243,8 @@ class _Sampler:
     def follow(self, index: int, blocks: Tensor) -> None:
         """Takes the blocks of a step into the state of the rule, and its potential."""
         at = self.at(index)
-        self.state = self.restriction.advance(self.state, blocks, at)
+        # Observed blocks and those of lost particles may break the rule.
+        self.state = self.restriction.advance(self.state, blocks, at, is_allowed=False)
         potential = self.restriction.rule.log_potential(self.state, at)
         if potential is not None:
             self.weigh(potential)
@@ -286,9 +291,7 @@ class _Sampler:
 
 
 def _without_rule(factorization: Factorization) -> Factorization:
-    """A factorization whose own rule is part of its families."""
-    if factorization.rule is None:
-        return factorization
+    """A factorization whose conditionals, with those of its own rule, are taken as they are."""
     layout = factorization.conditionals
-    families = layout.families if layout.flat else layout.families[0]
-    return factorization.replace(rule=None, families=families)
+    each = [AsItIs(f) if f.enumerate_support() is not None else f for f in layout.families]
+    return factorization.replace(rule=None, families=each if layout.flat else each[0])

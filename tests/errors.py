@@ -1106,6 +1106,14 @@ FAMILIES = (
         cure="Use a family of one number with a CDF, such as a mixture of normals.",
     ),
     error(
+        "family: expected one that leaves no value without a probability, got "
+        "Tempered(TopK(Categorical(4), 2), 0.5); TopK of a Truncated family has the values inside",
+        lambda: fam.Truncated(fam.Tempered(fam.TopK(fam.Categorical(4), 2), 0.5), 0, 2),
+        cause="The states that `TopK` or `Nucleus` keeps may all be outside of the interval, which "
+        "then has no distribution.",
+        cure="Truncate first: `TopK(Truncated(family, low, high), k)`.",
+    ),
+    error(
         "low, high: expected an interval of values of LogNormal() in GreaterThan("
         "lower_bound=0.0), got -2.0 and 0.0",
         lambda: fam.Truncated(fam.LogNormal(), -2.0, 0.0),
@@ -2339,12 +2347,17 @@ MIXTURES = (
 
 INFORMATION = (
     error(
-        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0); with x = "
+        "p.sample((1000,)), -p.log_prob(x).mean(0) estimates it for others, such as a Mixture",
         lambda: information.entropy(dist.Normal(0.0, 1.0)),
-        cause="The estimates need the blocks of an autoregressive joint, and other distributions "
-        "have none.",
-        cure="Pass an autoregressive distribution as the first argument. The second argument of "
-        "`kl_divergence` can be any distribution.",
+        "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0); with x = "
+        "p.sample((1000,)), (p.log_prob(x) - q.log_prob(x)).mean(0) estimates it for others, such "
+        "as a Mixture",
+        lambda: information.kl_divergence(dist.Normal(0.0, 1.0), p()),
+        cause="The estimates need the blocks of an autoregressive joint, and other distributions, "
+        "mixtures and marginals among them, have none.",
+        cure="Pass an autoregressive distribution as the first argument, or take the mean over "
+        "draws. The second argument of `kl_divergence` can be any distribution.",
     ),
     error(
         "num_samples: expected an integer of at least 2, got 1",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ardist.families.guards import guard, widest
+from ardist.families.guards import Ends, guard, widest
 from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
 from ardist.shapes import gather_last, lead_of
@@ -163,7 +163,7 @@ class Cumulative:
         is_least, is_most = (low < ends.lower) | (low == -torch.inf), high >= ends.upper
         if not ends.is_discrete:
             is_least = low <= ends.lower
-        inside = partial(_moved, within=ends.within(low.dtype), middle=ends.middle)
+        inside = partial(_moved, ends=ends)
         below, above = self.log_tails(params, inside(low))
         below, above = below.masked_fill(is_least, -torch.inf), above.masked_fill(is_least, 0.0)
         until, beyond = self.log_tails(params, inside(high))
@@ -201,7 +201,11 @@ def are_between(numbers: Tensor, low: Any, high: Any) -> Tensor:
     return inside
 
 
-def _moved(value: Tensor, within: tuple[float, float], middle: float) -> Tensor:
-    """Values inside the support: those beyond an end are replaced by one number inside."""
-    is_inside = (within[0] <= value) & (value <= within[1])
-    return torch.where(is_inside, value, middle)
+def _moved(value: Tensor, ends: Ends) -> Tensor:
+    """Values inside the support: those beyond an end are replaced by one number inside, and those
+    between an end and the number next to it, such as 1e-310, by that number.
+    """
+    least, most = ends.within(value.dtype)
+    is_below = (value < least) & ~(value > ends.lower)
+    is_above = (value > most) & ~(value < ends.upper)
+    return torch.where(is_below | is_above, ends.middle, value.clamp(least, most))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints, transform_to
 
 HALF = (torch.float16, torch.bfloat16)
 Method = Callable[..., Any]
@@ -70,9 +70,21 @@ def ends_of(support: constraints.Constraint) -> Ends:
         -math.inf if lower is None or _is_many(lower) else float(lower),
         math.inf if upper is None or _is_many(upper) else float(upper),
         not isinstance(support, constraints.greater_than),
-        not isinstance(support, (constraints.less_than, constraints.half_open_interval)),
+        isinstance(support, _AtMost)
+        or not isinstance(support, (constraints.less_than, constraints.half_open_interval)),
         support.is_discrete,
     )
+
+
+class _AtMost(constraints.less_than):
+    """The real numbers up to an end, which torch has without the end only."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return value <= self.upper_bound
+
+
+for _registry in (biject_to, transform_to):
+    _registry.register(_AtMost, lambda c, of=_registry: of(constraints.less_than(c.upper_bound)))
 
 
 def interval(lower: float, upper: float) -> constraints.Constraint:
@@ -80,7 +92,7 @@ def interval(lower: float, upper: float) -> constraints.Constraint:
     if upper == math.inf:
         return constraints.real if lower == -math.inf else constraints.greater_than_eq(lower)
     if lower == -math.inf:
-        return constraints.less_than(upper)
+        return _AtMost(upper)  # type: ignore[no-untyped-call]
     return constraints.interval(lower, upper)
 
 

@@ -16,7 +16,7 @@ from ardist.families.conditional import Conditional
 from ardist.families.guards import interval
 from ardist.families.logs import log_one_minus_exp, log_sum_exp
 from ardist.families.noise import uniform_noise
-from ardist.families.truncated import state_logits_of
+from ardist.families.truncated import Chosen, state_logits_of
 from ardist.shapes import as_real, is_readable
 
 _AtLeast: Any = type(constraints.nonnegative_integer)
@@ -39,7 +39,8 @@ class Truncated(Derived):
         high: inf for no bound.
 
     Raises:
-        ValueError: if the family has no CDF, or the interval has no values of the family.
+        ValueError: if the family has no CDF or is `TopK` or `Nucleus` of another one, or the
+            interval has no values of the family.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Truncated(ad.families.Normal(), low=0.0, high=1.0)
@@ -58,6 +59,11 @@ class Truncated(Derived):
         super().__post_init__()
         self._check(lambda x, name: as_real(x, name, "a number", lambda x: x == x), "low", "high")
         family, ends = self.family, self.family._ends
+        if (chosen := _chosen_in(family)) is not None:
+            raise ValueError(
+                f"family: expected one that leaves no value without a probability, got {family}; "
+                f"{type(chosen).__name__} of a Truncated family has the values inside"
+            )
         is_counted = isinstance(family.support, constraints.integer_interval | _AtLeast)
         if family.event_shape or not family.has_cdf or ends.is_discrete != is_counted:
             raise ValueError(
@@ -66,7 +72,7 @@ class Truncated(Derived):
             )
         low, high = max(self.low, ends.lower), min(self.high, ends.upper)
         if is_counted:
-            low, high = _ceil(low), _floor(high)
+            low, high = ceil(low), floor(high)
         if low > high if is_counted else low >= high:
             raise ValueError(
                 f"low, high: expected an interval of values of {family} in {family.support}, got "
@@ -211,7 +217,7 @@ class Rounded(Derived):
     @property
     def support(self) -> constraints.Constraint:
         ends = self.family._ends
-        lower, upper = _floor(ends.lower + 0.5), _ceil(ends.upper - 0.5)
+        lower, upper = floor(ends.lower + 0.5), ceil(ends.upper - 0.5)
         if upper < math.inf and lower > -math.inf:
             return constraints.integer_interval(int(lower), int(upper))
         return integers if lower == -math.inf else _AtLeast(int(lower))
@@ -241,6 +247,15 @@ class Rounded(Derived):
         return self.family.log_tails(params, value.floor() + 0.5)
 
 
+def _chosen_in(family: Family) -> Chosen | None:
+    """The part of a family that leaves out states, perhaps all of those in an interval."""
+    while isinstance(family, Derived):
+        if isinstance(family, Chosen):
+            return family
+        family = family.family
+    return None
+
+
 class _Integers(constraints.Constraint):
     """All integers, as floats."""
 
@@ -257,9 +272,9 @@ class _Integers(constraints.Constraint):
 integers: Any = _Integers()
 
 
-def _floor(x: float) -> float:
+def floor(x: float) -> float:
     return x if math.isinf(x) else math.floor(x)
 
 
-def _ceil(x: float) -> float:
+def ceil(x: float) -> float:
     return x if math.isinf(x) else math.ceil(x)

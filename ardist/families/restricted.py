@@ -18,7 +18,7 @@ from torch.distributions import Distribution, constraints
 from ardist.families.base import Family, states_of
 from ardist.families.composed import Derived, attribute, forwarded
 from ardist.families.conditional import Conditional
-from ardist.families.hurdle import Spiked
+from ardist.families.hurdle import Hurdle, Spiked
 from ardist.families.logs import log_sum_exp
 from ardist.families.noise import uniform_noise
 from ardist.families.truncated import (
@@ -159,6 +159,23 @@ def _limited_logits(family: Family, params: Tensor, allowed: Tensor) -> Tensor:
         return logits
     even = torch.where(allowed | ~allowed.any(-1, keepdim=True), 0.0, -torch.inf)
     return torch.where(lost, even.to(logits), logits)
+
+
+@dataclass(frozen=True, repr=False)
+class AsItIs(Derived):
+    """A finite family whose limits come last, after its truncation and temperature.
+
+    Limits then condition its conditionals, as `ardist.sampling.smc` does.
+    """
+
+    __call__ = forwarded("__call__")
+
+    def __repr__(self) -> str:
+        return repr(self.family)
+
+    def state_logits(self, params: Tensor) -> Tensor:
+        """Log-probabilities of the states, up to a constant: (..., num_states)."""
+        return state_logits_of(self.family, params)
 
 
 @dataclass(frozen=True, repr=False)
@@ -338,10 +355,26 @@ class Pinned(Restricted):
         inner, free = self._split(params)
         return self._drawn(free, self.family.icdf(inner, uniform))
 
+    # The constant may lie among reals, as a point of a `Hurdle` does.
+    _search = Hurdle._search
+
+    def interval_log_prob(self, params: Tensor, low: Any, high: Any) -> Tensor:
+        inner, free = self._split(params)
+        reached = (low <= self.constant) & (self.constant <= high)
+        certain = torch.where(reached, 0.0, -torch.inf).to(params)
+        return torch.where(free, self.family.interval_log_prob(inner, low, high), certain)
+
     def mass(self, params: Tensor, value: Tensor) -> Tensor:
         inner, free = self._split(params)
         is_constant = (value == self.constant).to(params.dtype)
         return torch.where(free, self.family.mass(inner, value), is_constant)
+
+    def _is_atom(self, value: Tensor) -> Tensor:
+        return (value == self.constant) | self.family._is_atom(value)
+
+    def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        wide = self.family._widened(value, dtype)
+        return wide.masked_fill(value == self.constant, self.constant)
 
     def allows(self, limits: Tensor, value: Tensor) -> Tensor:
         free = limits.bool().squeeze(-1)

@@ -232,7 +232,7 @@ class Likeliest(FiniteFamily):
 
 
 @dataclass(frozen=True, repr=False)
-class _Truncated(FiniteFamily):
+class Chosen(FiniteFamily):
     """A subset of the states, renormalized. The other states have probability 0."""
 
     def __post_init__(self) -> None:
@@ -259,7 +259,7 @@ class _Truncated(FiniteFamily):
 
 
 @dataclass(frozen=True, repr=False)
-class TopK(_Truncated):
+class TopK(Chosen):
     """The `k` most probable states of a family, renormalized (Fan et al. 2018).
 
     The first states are kept on ties. The support is that of the family: the other states have a
@@ -298,7 +298,7 @@ def _as_mass(value: float, name: str) -> float:
 
 
 @dataclass(frozen=True, repr=False)
-class Nucleus(_Truncated):
+class Nucleus(Chosen):
     """The smallest set of most probable states with mass `p`, renormalized (Holtzman et al. 2020).
 
     At least one state is kept, and the first states are kept on ties. The note of `TopK` on the

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ardist.families import Family
 from ardist.families.base import states_of
-from ardist.families.interval import Truncated
+from ardist.families.hurdle import Spiked
+from ardist.families.interval import Truncated, ceil, floor
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places
@@ -84,11 +85,8 @@ class Within(Rule):
                         f"{name}: expected a column with finitely many values for a set, or one "
                         f"number with a CDF for an interval, got {family} for {described(values)}"
                     )
-                low, high = _numbers(values)
-                ends[block], known = (low, high), family._ends
-                is_possible = high >= known.lower and low <= known.upper and low <= high
-                if not known.is_discrete:
-                    is_possible = is_possible and high > known.lower and low < known.upper
+                ends[block] = _numbers(values)
+                is_possible = _is_possible(family, *ends[block])
             if not is_possible:
                 raise ValueError(
                     f"{name}: expected values of {family}, got {described(values)}: no event "
@@ -103,7 +101,8 @@ class Within(Rule):
         if block not in self._ends:
             return None if block in self._masks else family
         low, high = self._ends[block]
-        return Truncated(family, low, high) if low < high else None
+        is_one = low == high
+        return None if is_one or family.support.is_discrete else Truncated(family, low, high)
 
     # There is nothing to remember: the state is (rows, 0).
 
@@ -315,6 +314,17 @@ def _spelled(values: frozenset[float]) -> str:
 def _numbers(ends: tuple[float | None, float | None]) -> tuple[float, float]:
     low, high = ends
     return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _is_possible(family: Family, low: float, high: float) -> bool:
+    """Whether a family of one number has values from `low` to `high`."""
+    support, ends = family.support, family._ends
+    if isinstance(support, Spiked):
+        is_point = any(low <= point <= high for point in support.points)
+        return is_point or _is_possible(support.family, low, high)
+    if ends.is_discrete:  # the integers between its ends
+        return ceil(max(low, ends.lower)) <= floor(min(high, ends.upper))
+    return low <= high and high > ends.lower and low < ends.upper
 
 
 def _mask(states: Tensor, values: tuple[float | None, float | None] | frozenset[float]) -> Tensor:

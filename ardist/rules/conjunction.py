@@ -1,7 +1,7 @@
 """Several rules at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, ClassVar
@@ -52,7 +52,7 @@ class All(Rule):
         return f"All({', '.join(map(repr, self.rules))})"
 
     def bind(self, factorization: Specification, loose: bool = False) -> "Rule":  # type: ignore[override]
-        rules = [rule.bind(factorization, loose) for rule in self.rules]
+        rules = [rule.bind(factorization, loose) for rule in _each(self.rules)]
         groups = _overlapping(rules, factorization)
         if not loose:
             rules = [self._together([rules[i] for i in group], factorization) for group in groups]
@@ -87,13 +87,13 @@ class All(Rule):
     def allowed(self, state: State, at: At) -> Any:
         blocks = set(at.blocks.flatten().tolist())
         found = [
-            (rule.restricted(at.family, min(blocks & own)), rule.allowed(part, at))
+            (rule, rule.allowed(part, at))
             for rule, part, own in zip(self.rules, state, self._limits, strict=True)
             if blocks & own
         ]
         if len(found) == 1:
             return found[0][1]
-        return reduce(_both, (_as_set_of(form, allowed, at) for form, allowed in found))
+        return reduce(_both, (_as_set_of(rule, allowed, at) for rule, allowed in found))
 
     def advance(self, state: State, value: Tensor, at: At) -> State:
         pairs = zip(self.rules, state, strict=True)
@@ -113,6 +113,12 @@ class All(Rule):
     def check_order(self, factorization: Specification, ranks: Tensor) -> None:
         for rule in self.rules:
             rule.check_order(factorization, ranks)
+
+
+def _each(rules: Sequence[Rule]) -> Iterator[Rule]:
+    """The rules, with the parts of those that are `All` of several."""
+    for rule in rules:
+        yield from _each(rule.rules) if isinstance(rule, All) else (rule,)
 
 
 def _flags(rules: Sequence[Rule]) -> dict[str, bool]:
@@ -139,16 +145,20 @@ def _overlapping(rules: Sequence[Rule], factorization: Specification) -> list[li
     return [members for members, _ in groups]
 
 
-def _as_set_of(form: Restricted | None, allowed: Any, at: At) -> Any:
-    """What is allowed as a mask of states or an interval, also for a constant."""
-    if not isinstance(form, Pinned) or allowed is None:
+def _as_set_of(rule: Rule, allowed: Any, at: At) -> Any:
+    """What is allowed as a mask of states or an interval, also for constants."""
+    forms = [rule.restricted(at.family, block) for block in at.blocks.flatten().tolist()]
+    each = [form.constant if isinstance(form, Pinned) else math.nan for form in forms]
+    if allowed is None or all(map(math.isnan, each)):
         return allowed
+    # A block without a constant is free.
+    constants = torch.tensor(each, dtype=torch.float64, device=allowed.device)
+    constants = constants.reshape(at.blocks.shape)  # (n,) or (rows, n)
     states = at.family.enumerate_support()
     if states is not None:
-        return allowed.unsqueeze(-1) | (states.to(allowed.device) == form.constant)
-    constant = torch.full(allowed.shape, form.constant, dtype=torch.float64, device=allowed.device)
-    low, high = constant.masked_fill(allowed, -math.inf), constant.masked_fill(allowed, math.inf)
-    return Interval(low, high)
+        return allowed.unsqueeze(-1) | (states.to(constants) == constants.unsqueeze(-1))
+    low = torch.where(allowed, -torch.inf, constants)
+    return Interval(low, torch.where(allowed, torch.inf, constants))
 
 
 def _both(one: Any, other: Any) -> Any:

@@ -96,7 +96,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         network: "masked", or a callable that makes a network from a `Factorization`, such as
             `functools.partial(ardist.networks.Transformer, dim=64, depth=3, heads=4)`. A network
             with one order (`MADE`) trains on tables without missing cells, under either `missing`,
-            and answers only queries about a column given earlier ones.
+            and answers only queries about a column given earlier ones. `where=` takes limits of
+            any columns.
         columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
             "discrete", "count", "real", "positive", "date", "time", "duration", "clock" (times of
             day) or "left out"), or a list of ordered levels. Numbers in a column of text are drawn

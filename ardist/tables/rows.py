@@ -139,6 +139,8 @@ class Rows:
     def limited(self, row: Tensor, where: Mapping[str, Any], count: int, least: int) -> Tensor:
         """Rows (count, blocks) with the known blocks, and draws of the columns that are limited.
 
+        In a network of one order also of those before them, which draws could not follow.
+
         Args:
             least: the number of particles, at least.
         """
@@ -148,12 +150,16 @@ class Rows:
             found = self._particles(row, rules, max(count, least))
             weights = found.log_weight.softmax(0)
             chosen = found.value[weights.multinomial(count, replacement=count > 1)]
+            if not self.network.has_row_orders:
+                ranks = self.network.factorization.ranks.flatten()
+                blocks = (ranks <= ranks[blocks].max()).nonzero().flatten().tolist()
             rows[:, blocks] = chosen[:, blocks].to(rows.dtype)
         return rows
 
     def _particles(self, row: Tensor, rules: Mapping[str, Any], count: int) -> Particles:
         """Weighted draws of the unknown blocks of one row."""
-        joint, known = self._joint(self.events.drawn), ~row.isnan()
+        known = ~row.isnan()
+        joint = _in_order(self._joint(self.events.drawn), (~known).long())
         p = joint.given(torch.where(known, row, joint.bound.placeholder), known)
         return smc(p, Within(rules), count)
 

@@ -289,6 +289,25 @@ def test_rules_about_columns(name, network, float64):
         assert_follows(p, ad.sampling.fixed_point(p, (2000,))[0], every)
 
 
+@pytest.mark.parametrize(
+    ("family", "empty", "least"),
+    [
+        (fam.Poisson(), (0.2, 0.8), (0.2, 1.0)),
+        (fam.Rounded(fam.Normal()), (-0.8, -0.2), (-1.0, -0.2)),
+        (fam.Hurdle((-5, -1), fam.LogNormal()), (-4.0, -2.0), (-4.0, -1.0)),
+        (fam.Mixture(fam.Hurdle((-5,), fam.Poisson()), 2), (0.2, 0.8), (-6.0, -5.0)),
+    ],
+    ids=str,
+)
+def test_limits_between_the_values_of_a_family_are_refused(family, empty, least, float64):
+    with pytest.raises(ValueError, match=r"^a: expected values of .*: no event follows Within"):
+        ad.Factorization.columns(a=family, rule=rules.Within(a=empty))
+    p = build(ad.Factorization.columns(a=family, rule=rules.Within(a=least))).condition()
+    x = p.sample((5,))
+    assert ((least[0] <= x) & (x <= least[1])).all()
+    assert p.log_prob(x).isfinite().all()
+
+
 def test_blocks_in_one_step_may_be_limited(float64):
     fac = ad.Factorization.columns(
         ONE, ordering=ad.Ordering.from_ranks([1, 0, 0]), rule=rules.Within(b={0, 2}, a={1})

@@ -150,6 +150,36 @@ def test_intervals_in_half_precision(dtype):
     assert p.log_prob(x).isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("ends", [(None, 1.2), (0.1, None), (0.1, 1.2)])
+def test_the_ends_of_an_interval_are_inside(ends, dtype):
+    fac = ad.Factorization.columns(a=fam.Normal(), rule=rules.Within(a=ends))
+    p = networks.MADE(fac, hidden_features=8).to(dtype).condition(validate_args=True)
+    for end in ends:
+        x = torch.tensor([0.5 if end is None else end], dtype=dtype)
+        assert p.support.check(x)
+        assert p.log_prob(x).isfinite()
+    x = p.sample((5000,))
+    assert p.support.check(x).all()
+    assert p.support.check(biject_to(p.support)(torch.randn(50, 1, dtype=dtype))).all()
+
+
+@pytest.mark.parametrize(
+    "family",
+    [fam.Rounded(fam.Normal()), fam.Hurdle((0.0,), fam.LogNormal()), fam.Poisson()],
+    ids=str,
+)
+def test_the_support_of_numbers_that_are_limited_and_not_real(family):
+    rule = rules.Within(a=(-1.0, 2.0), b=(None, 1.5))
+    p = networks.MADE(
+        ad.Factorization.columns(a=family, b=fam.Normal(), rule=rule), hidden_features=8
+    ).condition()
+    x = p.sample((50,))
+    assert p.support.check(x).all()
+    assert not p.support.check(x + 4).any()
+    assert p.marginal(torch.tensor([True, False])).support.check(x[:, :1]).all()
+
+
 def test_orders_of_rows_and_other_orders(float64):
     net = networks.Transformer(SYMBOLS, dim=8, depth=1, heads=2).eval()
     ranks = torch.stack([torch.randperm(5) for _ in range(3)])

@@ -128,6 +128,17 @@ def test_a_narrow_beam_keeps_the_best_beginnings(network, factorization, width):
         assert torch.equal(p.mode, event)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("search", [beam_search, without_replacement])
+def test_scores_of_a_search_in_half_precision_have_the_digits_of_single_precision(search, dtype):
+    torch.manual_seed(0)
+    net = networks.RNN(ad.Factorization(100, fam.Categorical(20)), hidden_size=16).to(dtype)
+    events, log_prob, *perturbed = search(net.condition(), 5)
+    assert {part.dtype for part in (log_prob, *perturbed)} == {torch.float32}
+    expected = net.double().condition().log_prob(events)
+    torch.testing.assert_close(log_prob.double(), expected, rtol=0, atol=0.3)
+
+
 def test_the_mode_is_greedy_and_leaves_the_random_state_alone():
     net = build("transformer", "categorical-2", CONTEXT).double()
     p = net.condition(torch.randn(3, *CONTEXT, dtype=torch.float64)).expand((2, 3))

@@ -69,6 +69,9 @@ TIED = ad.Factorization.columns(
     {"a": fam.Categorical(3), "b": fam.Bernoulli(), "c": fam.Categorical(4), "d": fam.Bernoulli()},
     ordering=ad.Ordering.from_ranks([1, 0, 0, 1]),
 )
+OF_ONE_FAMILY = ad.Factorization.columns(
+    {name: fam.Categorical(3) for name in "abcd"}, ordering=ad.Ordering.from_ranks([0, 1, 1, 1])
+)
 NO_TWO = rules.Automaton.walk([[1, 1], [1, 0]])  # no two ones in a row
 
 # A factorization, a rule, and whether events (n, 4 or 5) follow it.
@@ -103,6 +106,40 @@ CASES = {
         COLUMNS,
         rules.All(rules.Within(b={1}), rules.When("a", {0}, c=2)),
         lambda x: (x[:, 1] == 1) & ((x[:, 0] == 0) | (x[:, 2] == 2)),
+    ),
+    "all, several constants": (
+        OF_ONE_FAMILY,
+        rules.All(
+            rules.All(rules.When("a", {1}, b=0, c=1, d=2), rules.Within(b=(0, 1), c={1, 2})),
+            rules.Within(a=(0, 2), d={0, 2}),
+        ),
+        lambda x: (
+            (x[:, 1] < 2)
+            & (x[:, 2] > 0)
+            & (x[:, 3] != 1)
+            & ((x[:, 0] == 1) | (x == torch.tensor([3, 0, 1, 2]))[:, 1:].all(-1))
+        ),
+    ),
+    "most probable states": (
+        ad.Factorization(
+            3, [fam.TopK(fam.Categorical(4), 2), *2 * [fam.Nucleus(fam.Ordinal(4), 0.6)]]
+        ),
+        rules.Automaton.walk(1 - torch.eye(4)),
+        lambda x: (x[:, 1:] != x[:, :-1]).all(-1),
+    ),
+    "its own rule": (
+        ad.Factorization(
+            4,
+            [
+                fam.Ordinal(3),
+                fam.Mixture(fam.Categorical(3), 2),
+                fam.DiscretizedLogisticMixture(1, bins=3),
+                fam.TopK(fam.Categorical(3), 2),
+            ],
+            rule=rules.Sum(4),
+        ),
+        rules.Automaton.walk([[0, 1, 1], [1, 1, 1], [1, 1, 0]]),
+        lambda x: ((x[:, 1:] != x[:, :-1]) | (x[:, 1:] == 1)).all(-1),
     ),
     "its own end": (ENDED, rules.Automaton.regex("(ab?)*", "abc", end=2), None),
 }
@@ -202,6 +239,24 @@ def test_intervals_of_reals(threshold):
         assert (found.value[..., column] <= high[column]).all()
 
 
+@pytest.mark.parametrize("constant", [0.1, -1.0])
+@pytest.mark.parametrize("ends", [(0.3, 0.7), (-1.2, 0.5), (0.5, None), (None, 0.2), (None, -0.5)])
+def test_an_interval_of_a_column_that_may_be_a_constant(ends, constant):
+    when = rules.When("a", {1}, b=constant)
+    p = made(ad.Factorization.columns(a=fam.Bernoulli(), b=fam.LogNormal(), rule=when)).condition()
+    low, high = (-torch.inf if ends[0] is None else ends[0]), (ends[1] or torch.inf)
+    x = p.sample((40_000,))[:, 1]
+    share = ((low <= x) & (x <= high)).double().mean().item()
+    if share == 0:
+        with pytest.raises(ValueError, match="no event follows Within"):
+            smc(p, rules.Within(b=ends), 4000)
+        return
+    found = smc(p, rules.Within(b=ends), 4000)
+    assert found.log_prob.exp().item() == pytest.approx(share, abs=0.05)
+    kept = found.value[found.log_weight > -torch.inf, 1]
+    assert ((low <= kept) & (kept <= high)).all()
+
+
 def test_an_interval_far_in_the_tail():
     """The log probability is that of the tail, where probabilities underflow."""
     p = made(ad.Factorization.columns(a=fam.Normal())).condition()
@@ -233,6 +288,16 @@ def test_evidence_holds_and_is_not_weighed(observed):
         found = quietly(given.expand((RUNS,)), rule, 6)
         within_errors(found.log_prob.exp(), exact.sum())
         assert (found.value[..., mask] == torch.tensor(value)[mask]).all()
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_evidence_under_constants(count):
+    mask = torch.arange(4) < count
+    given = made(OF_ONE_FAMILY).condition().given(torch.tensor([0, 0, 1, 2]), mask)
+    states = given.enumerate_support()
+    exact = (given.log_prob(states).exp() * follows("all, several constants", states)).sum()
+    found = quietly(given, CASES["all, several constants"][1], 10)
+    torch.testing.assert_close(found.log_prob, exact.log())
 
 
 def test_evidence_that_differs_by_row():
@@ -352,6 +417,17 @@ def test_many_particles_are_resampled_in_their_proportion():
     torch.testing.assert_close(shares, exact / exact.sum(), rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_many_particles_in_half_precision(dtype):
+    p = made(SYMBOLS).to(dtype).condition()
+    rule = rules.Automaton.regex("a.*", "abc")
+    found = smc(p, rule, 20_000)
+    assert found.problem is None
+    assert 19_000 < found.ess <= 20_000
+    first = p.conditionals(torch.zeros(4, dtype=torch.int64)).logits[0].log_softmax(-1)[0]
+    assert found.log_prob.item() == pytest.approx(first.item(), abs=0.02)
+
+
 def test_what_cannot_be_trusted_says_so():
     p = Switch(ad.Factorization(50, fam.Bernoulli())).condition()
     rule = rules.Automaton.regex("01*", "01")  # of probability 2 ** -50
@@ -402,6 +478,21 @@ def test_no_particle_is_left(factorization, rule):
     assert (found.log_weight == -math.inf).all()
     assert found.ess == 0
     assert factorization.inside(found.value).all()
+
+
+@pytest.mark.parametrize("observed", [None, 2])
+def test_a_rule_of_ones_own_advances_by_what_it_allows(observed):
+    """Also after particles that are lost, and blocks that are observed."""
+    p, rule = made(SYMBOLS).condition(), Listed([(0, 0, 0, 0), (1, 0, 1, 1)])  # knows no 2
+    if observed is not None:
+        p = p.given(torch.tensor([observed, 0, 0, 0]), torch.arange(4) < 1)
+    found = quietly(p, rules.All(rule, rules.Automaton.regex("[ac]b.*|b.*", "abc")), 100)
+    if observed is not None:
+        assert found.log_prob == -math.inf
+        return
+    exact = p.log_prob(torch.tensor([1, 0, 1, 1]))
+    assert found.log_prob.item() == pytest.approx(exact.item(), abs=0.5)
+    assert (found.value[found.log_weight > -math.inf] == torch.tensor([1, 0, 1, 1])).all()
 
 
 def test_particles_that_are_lost_follow_the_rule_of_the_distribution():

@@ -178,6 +178,15 @@ def test_within_limits_there_is_nothing_below_the_lower_one(inner, float64):
     torch.testing.assert_close(at_end, mass)
 
 
+@pytest.mark.parametrize("point", [-7.0, -0.3])
+def test_limits_may_be_around_a_point_and_the_end_of_the_family(point, float64):
+    family, uniform = fam.Hurdle((point,), fam.LogNormal()), torch.linspace(0.01, 0.99, 99)
+    params, low, high = torch.zeros(4), torch.tensor(-8.0), torch.tensor(0.7)
+    found = Limited(family).icdf(torch.cat((params, torch.stack((low, high)))), uniform)
+    expected = family.icdf(params, uniform * family.cdf(params, high))
+    torch.testing.assert_close(found, expected)
+
+
 def test_intervals_in_half_precision_keep_their_dtype():
     params = torch.zeros(4, dtype=torch.bfloat16)
     assert SPIKED.interval_log_prob(params, -1.0, 1.0).dtype is torch.bfloat16

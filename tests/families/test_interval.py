@@ -9,7 +9,7 @@ from table import FAMILIES
 from torch.distributions import AffineTransform, ExpTransform
 
 from ardist import families as fam
-from ardist.families.restricted import Limited
+from ardist.families.restricted import Limited, Pinned
 
 WITH_CDF = {name: family for name, family in FAMILIES.items() if family.has_cdf}
 
@@ -26,6 +26,48 @@ def test_an_interval_has_the_difference_of_the_cdf(family, float64):
     everything = family.interval_log_prob(params, -torch.inf, torch.inf)
     torch.testing.assert_close(everything, torch.zeros(200), rtol=0, atol=1e-9)
     assert (family.interval_log_prob(params, high + 1, high) == -torch.inf).all()
+
+
+@pytest.mark.parametrize(
+    "family", [fam.LogNormal(), fam.Gamma(), fam.Beta(), fam.Exponential()], ids=str
+)
+def test_there_is_little_between_an_end_and_the_next_number(family, float64):
+    params = torch.zeros(family.num_params)
+    near = torch.tensor([5e-324, 1e-310, 1e-301, 1e-299, 1e-200, 1e-100, 1e-30])
+    below = family.interval_log_prob(params, 0.0, near).exp()
+    above = family.interval_log_prob(params, near, torch.inf).exp()
+    torch.testing.assert_close(below, torch.zeros(7), rtol=0, atol=1e-20)
+    torch.testing.assert_close(above, torch.ones(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [-0.3, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "inner", [fam.Normal(), fam.LogNormal(), fam.Hurdle((1,), fam.Gamma()), fam.Poisson()], ids=str
+)
+def test_an_interval_of_a_family_or_a_constant(inner, constant, dtype):
+    """That of the family if a block is free, and otherwise all or nothing."""
+    pinned, uniform = Pinned(inner, constant), torch.rand(500, dtype=dtype)
+    params = torch.randn(inner.num_params, dtype=dtype)
+    free, certain = (torch.cat((params, params.new_tensor([x]))) for x in (1.0, 0.0))
+    for ends in [(0.1, 1.3), (0.2, 1.7), (-0.3, 1.0), (-torch.inf, 1.1), (1.0, torch.inf)]:
+        wanted = inner.interval_log_prob(params, *ends)
+        torch.testing.assert_close(pinned.interval_log_prob(free, *ends), wanted)
+        is_inside = ends[0] <= constant <= ends[1]
+        assert pinned.interval_log_prob(certain, *ends) == (0.0 if is_inside else -torch.inf)
+        limits = params.new_tensor(ends)
+        for part in (free, certain) if is_inside else (free,):
+            limited = Limited(pinned)
+            both = limited.restrict(part, limits)
+            x = limited.icdf(both, uniform)
+            assert ((limits[0] <= x) & (x <= limits[1])).all()
+            assert limited.log_prob(both, x).isfinite().all()
+            plain = Limited(inner)
+            own = plain.icdf(plain.restrict(params, limits), uniform)
+            expected = own if part is free else torch.full_like(own, constant)
+            torch.testing.assert_close(x, expected)
+            masses = limited.mass(both, x), plain.mass(plain.restrict(params, limits), x)
+            torch.testing.assert_close(masses[0], masses[1] if part is free else masses[1] * 0 + 1)
 
 
 @pytest.mark.parametrize(

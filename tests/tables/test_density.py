@@ -351,6 +351,27 @@ def test_other_networks(kind, table):
         assert model.predict_proba(rows, "job").shape == (len(rows), 3)
 
 
+def test_limits_of_a_later_column_in_a_network_with_one_order(table):
+    rows = table[["job", "smokes", "age"]].copy()
+    rows.loc[rows["job"] == "nurse", "smokes"] ^= True  # so that they depend on each other
+    rows.loc[:20, "age"] = None  # which comes last
+    maker = partial(networks.MADE, hidden_features=(32,))
+    model = TableDensity(maker, max_epochs=10).fit(rows)
+    jobs = model.predict_proba({}, "job").iloc[0]
+    given = pd.DataFrame({"job": jobs.index})
+    joint = jobs.to_numpy() * model.predict_proba(given, "smokes")[True].to_numpy()
+    assert model.probability({"smokes": [True]}) == pytest.approx(joint.sum(), abs=0.03)
+    drawn = model.sample(4000, where={"smokes": [True]})
+    assert drawn["smokes"].all()
+    shares = drawn["job"].value_counts(normalize=True).reindex(jobs.index)
+    np.testing.assert_allclose(shares, joint / joint.sum(), atol=0.05)
+    both = model.sample(50, given={"job": jobs.index[0]}, where={"age": (30, None)})
+    assert (both["age"] >= 30).all()
+    assert (both["job"] == jobs.index[0]).all()
+    with pytest.raises(ValueError, match=r"^network: .* later columns, got MADE$"):
+        model.sample(5, given={"smokes": True}, where={"job": [jobs.index[0]]})
+
+
 @pytest.mark.parametrize("missing", ["marginalize", "model"])
 def test_networks_with_one_order_need_rows_without_missing_cells(missing, some):
     with pytest.raises(ValueError, match=r"^network: .* missing cells, .* got MADE$"):
