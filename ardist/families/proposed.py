@@ -164,11 +164,12 @@ class NumberForm:
         is_count = kind == "count" and rest.min() >= 0
         is_length = kind == "duration" and (rest.min() > 0 or (is_integer and rest.min() == 0))
         is_log = kind == "positive" or is_length or (is_count and _is_skewed(rest + 0.5))
-        origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
+        middle = float(np.median(rest))
+        origin = 0.0 if is_log else round(middle) + 0.0 if is_integer else float(f"{middle:.15g}")
         stretch = 0.0 if is_log or kind == "clock" else _stretch(rest - origin)
         form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
         form = np.arcsinh(form / stretch) if stretch else form
-        scale = float(form.std()) or 1.0
+        scale = _deviation(form) or 1.0
         decimals = None if is_integer else _decimals(np.unique(numbers))
         # The distance of two numbers as they are rounded, in units of the scale.
         step = 0.0 if decimals is None and not is_integer else 10.0 ** -(decimals or 0) / scale
@@ -252,7 +253,7 @@ def _stretch(numbers: np.ndarray) -> float:
     """The scale of the bulk of numbers if their deviation is far larger, else 0."""
     quarter, low, three_quarters, high = np.quantile(numbers, (0.25, 0.05, 0.75, 0.95))
     scale = (three_quarters - quarter) / 1.35 or (high - low) / 3.29  # the deviation of normals
-    return float(scale) if numbers.std() > _HEAVY * scale > 0 else 0.0
+    return float(scale) if _deviation(numbers) > _HEAVY * scale > 0 else 0.0
 
 
 def _narrowest(values: np.ndarray) -> float:
@@ -263,8 +264,21 @@ def _narrowest(values: np.ndarray) -> float:
 
 
 def _skewness(numbers: np.ndarray) -> float:
-    deviation = numbers - numbers.mean()
-    return float((deviation**3).mean() / max((deviation**2).mean() ** 1.5, 1e-300))
+    shape, size = _centered(numbers)
+    return float((shape**3).mean() / (shape**2).mean() ** 1.5) if size else 0.0
+
+
+def _deviation(numbers: np.ndarray) -> float:
+    """The standard deviation."""
+    shape, size = _centered(numbers)
+    return size * float(np.sqrt((shape**2).mean()))
+
+
+def _centered(numbers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Numbers minus their mean within -1 and 1, and the unit, since squares leave float64 first."""
+    shape = numbers - numbers.mean()
+    size = float(np.abs(shape).max())
+    return shape / (size or 1.0), size
 
 
 def _decimals(values: np.ndarray) -> int | None:

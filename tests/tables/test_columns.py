@@ -309,6 +309,21 @@ def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
         column.encode(pd.Series([1.0, cell], name="x"))
 
 
+@pytest.mark.parametrize("unit", [2.0**-60, 1.0, 2.0**60])
+def test_numbers_next_to_a_far_median_are_told_apart_in_any_unit(unit):
+    cells = pd.Series((1e3 + 1e-4 * np.random.default_rng(0).normal(size=200)) * unit)
+    codes = column_of(cells, "real").encode(cells).astype(np.float32)
+    assert len(np.unique(codes)) == 200
+
+
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e-100, 1e-32])
+@pytest.mark.parametrize("name", ["real", "positive"])
+def test_columns_in_units_that_single_precision_lacks_are_refused(name, unit):
+    cells = (CELLS[name] - CELLS[name].min() * (name == "real")) * unit
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers .*of at least 1e-30"):
+        column_of(cells)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "Float32", "float[pyarrow]"])
 def test_numbers_in_single_precision_are_their_shortest_decimals(dtype):
     doses = pd.Series([0.1, 0.25, None, 1.7] * 30, name="x")
