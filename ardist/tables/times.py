@@ -124,7 +124,8 @@ def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: fl
     """The inverse of `seconds_of`, in a dtype; text has the precision of the unit."""
     is_missing = ~np.isfinite(numbers)
     numbers = np.where(is_missing, 0, numbers)
-    numbers = numbers % DAY if kind == "clock" else numbers.clip(*_range_of(dtype))
+    ends = (np.trunc(end / unit) * unit for end in _range_of(dtype))  # dates have no time
+    numbers = numbers % DAY if kind == "clock" else numbers.clip(*ends)
     micros = (numbers * 1e6).round().astype(np.int64)
     if kind == "duration":
         cells = pd.Series(micros.astype("timedelta64[us]"), name=name)
@@ -155,4 +156,10 @@ def unit_of(seconds: np.ndarray, kind: str) -> float:
 
 def _range_of(dtype: str) -> tuple[float, float]:
     """The seconds, at least and at most, that a dtype holds."""
-    return (-9.2e9, 9.2e9) if "[ns" in dtype else (-6.2e10, 2.5e11)  # years 5 to 9892
+    has_offset = "," in dtype and "UTC" not in dtype
+    least, most = (
+        (-9_223_372_036.0, 9_223_372_036.0)
+        if "[ns" in dtype
+        else (-62_135_596_800.0, 253_402_300_799.0)  # years 1 to 9999
+    )
+    return least + has_offset * DAY, most - has_offset * DAY

@@ -167,6 +167,31 @@ def test_dates_far_from_zero_keep_their_digits():
     assert column.decode(codes.double().numpy()).equals(seconds.rename("x"))
 
 
+LAST_DAYS = {
+    "datetime64[ns]": "2262-04-11",
+    "timestamp[ns][pyarrow]": "2262-04-11",
+    **dict.fromkeys(("datetime64[us]", "datetime64[s]", "date32[day][pyarrow]"), "9999-12-31"),
+    **dict.fromkeys(("datetime64[us, UTC]", "str"), "9999-12-31"),
+}
+
+
+@pytest.mark.parametrize("dtype", LAST_DAYS)
+def test_dates_reach_as_far_as_their_dtype(dtype):
+    days = np.arange("2020-01-01", "2020-09-01", dtype="datetime64[D]")
+    days = np.append(days, np.datetime64(LAST_DAYS[dtype])).astype("datetime64[s]")
+    text = pd.Series(days, name="x").dt.strftime("%Y-%m-%d")
+    cells = text if dtype == "str" else pd.Series(days, name="x")
+    cells = cells.dt.tz_localize("UTC") if "UTC" in dtype else cells
+    cells = cells.astype(dtype)
+    column = column_of(cells)
+    assert column.kind == "date"
+    assert LAST_DAYS[dtype] in column.describe()
+    assert_same(column.decode(column.encode(cells)), cells, 0)
+    beyond = column.decode(np.array([-1e7, 1e7]))
+    assert column.encode(beyond).tolist()[1] == column.encode(cells)[-1]
+    assert not beyond.map(str).str.contains(r"[1-9]\d?:|:[1-9]").any()  # no time of day
+
+
 def test_the_density_is_in_the_units_of_the_table():
     heights = pd.Series(np.random.default_rng(0).normal(1.7, 0.1, 500))
     params = torch.randn(24)
