@@ -393,10 +393,11 @@ class Numbers(NumberForm, Column):
         if not low <= high:
             raise _disordered(self, given)
         ends = self._ends_of(low, high)
-        if not self._has_mass(*ends):
+        if not self._has_mass(*inward(*ends)):
+            near = "; draws have 7 digits next to the median" if self._has_mass(*ends) else ""
             raise ValueError(
                 f"where: expected limits of {self.name!r}, of kind {self.kind}, that hold values "
-                f"of a probability above 0, got {described(given)}"
+                f"of a probability above 0, got {described(given)}{near}"
             )
         return ends
 
@@ -462,6 +463,14 @@ class Numbers(NumberForm, Column):
             listed = ", ".join(f"{point:g}" for point in self.points[:3])
             text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"
         return text
+
+
+def inward(low: float, high: float) -> tuple[float, float]:
+    """The ends in float32, which the network draws in, none of them outside."""
+    least, most = np.float32(low), np.float32(high)
+    least = np.nextafter(least, np.float32(math.inf)) if least < low else least
+    most = np.nextafter(most, np.float32(-math.inf)) if most > high else most
+    return float(least), float(most)
 
 
 def _range_of(is_unsigned: bool, bits: int) -> tuple[float, float]:
