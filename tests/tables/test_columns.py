@@ -42,6 +42,7 @@ CELLS = {
     "time, fractions": pd.Series(pd.date_range("2020", periods=200, freq="10ms")),
     "duration": pd.Series(pd.to_timedelta(np.arange(200) ** 2, "min")),
     "duration, signed": pd.Series(pd.to_timedelta(np.arange(200) ** 2 - 900, "min")),
+    "duration, nanoseconds": pd.Series(pd.to_timedelta(np.arange(200) ** 2 + 100, "ns")),
     "duration, fractions": pd.Series([pd.NaT, *pd.to_timedelta(np.arange(200) ** 2, "ms")]),
     "clock": pd.Series([*(f"{m // 60:02}:{m % 60:02}" for m in range(0, 1440, 7)), None]),
     "clock, seconds": pd.Series(
