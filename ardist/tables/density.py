@@ -530,6 +530,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     ) -> float:
         """The probability that columns are within limits, estimated by `ardist.sampling.smc`.
 
+        With `missing="model"` it is that given that the limited cells are not missing.
+
         Args:
             where: limits by name, as in `sample`.
             given: a dict of cells, or a table of one row.
