@@ -73,7 +73,9 @@ def _as_column(name: str, values: Any) -> Tensor:
             missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
             each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])
             array = each.reshape((*array.shape, *each.shape[1:]))
-        kind = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float64}[array.dtype.kind]
+        is_large = array.dtype.kind == "u" and array.max(initial=0) >= 2**63  # int64 would wrap
+        whole = np.float64 if is_large else np.int64
+        kind = {"b": np.int64, "i": np.int64, "u": whole, "f": np.float64}[array.dtype.kind]
     except (KeyError, TypeError, ValueError) as error:
         found = list(values) if isinstance(values, Iterable) else [values]
         raise ValueError(
