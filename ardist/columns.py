@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ardist.layout import Layout
-from ardist.shapes import described, is_sequence, lead_of, shortened
+from ardist.shapes import as_array, described, is_sequence, lead_of, shortened
 
 
 def check_names(names: Any, num_blocks: int) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def _as_column(name: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     try:
-        array = np.asarray(values)
+        array = as_array(values)
         if array.dtype == object:  # nullable columns: numbers, and markers of missing ones
             missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
             each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])

@@ -128,6 +128,13 @@ def test_the_largest_numbers_of_a_dtype_are_packed(dtype):
     assert packed.squeeze(-1).tolist() == torch.tensor([float(most), 1.0]).tolist()
 
 
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+def test_masked_numbers_are_packed_as_missing(dtype):
+    fac = ad.Factorization.columns(a=fam.Normal())
+    packed = fac.pack({"a": np.ma.array([5, 1], mask=[True, False], dtype=dtype)})
+    assert packed.isnan().squeeze(-1).tolist() == [True, False]
+
+
 class NA:
     """What pandas has for a missing number: a thing of which nothing can be asked."""
 

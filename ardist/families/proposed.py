@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.distributions.transforms import AffineTransform, ExpTransform
 
 from ardist.families.base import Family
@@ -16,7 +15,7 @@ from ardist.families.interval import Rounded
 from ardist.families.sinh import SinhTransform
 from ardist.families.transformed import Transformed
 from ardist.families.univariate import Bernoulli, Categorical, Normal
-from ardist.shapes import described
+from ardist.shapes import as_array, described
 
 COMPONENTS = 8  # of the mixture of a number
 WIDEST = 256  # the number of integers, at most, that are states of their own
@@ -70,9 +69,7 @@ def auto(column: Any) -> Family:
 
 def _as_numbers(column: Any) -> np.ndarray:
     """The numbers that are not missing, (count,) float64."""
-    if isinstance(column, Tensor) and column.is_floating_point():
-        column = column.double()  # numpy has no bfloat16
-    array = np.asarray(column.detach().cpu() if isinstance(column, Tensor) else column)
+    array = as_array(column)
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"column: expected numbers, categories as 0, 1, ..., got {described(column)}"

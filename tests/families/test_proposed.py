@@ -74,7 +74,9 @@ def test_a_table_has_the_family_of_the_column(name):
 def test_other_types_of_columns():
     column = COLUMNS["counts"]
     of_array = repr(fam.auto(column))
-    for other in (torch.tensor(column), column.tolist(), pd.Series(column), [*column, np.nan]):
+    masked = np.ma.array([*column, 10**6], mask=[*np.zeros(300), 1])
+    others = torch.tensor(column), column.tolist(), pd.Series(column), [*column, np.nan], masked
+    for other in others:
         assert repr(fam.auto(other)) == of_array
 
 
