@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from ardist import networks
+from ardist import Ordering, networks
 from ardist.networks.base import ConditionalNetwork
 from ardist.shapes import default_dtype
 from ardist.tables import TableDensity
@@ -349,6 +349,17 @@ def test_other_networks(kind, table):
             model.marginal(["age"]).score(rows)
     else:
         assert model.predict_proba(rows, "job").shape == (len(rows), 3)
+
+
+@pytest.mark.parametrize("kind", [networks.MADE, networks.Masked, networks.Transformer])
+def test_networks_of_another_order_are_refused(kind, some):
+    """Queries and files have the order of the table."""
+
+    def in_reverse(factorization):
+        return kind(factorization.with_ordering(Ordering.reverse()))
+
+    with pytest.raises(ValueError, match="network: expected one of the factorization that"):
+        TableDensity(in_reverse, max_epochs=1).fit(some)
 
 
 @pytest.mark.parametrize("missing", ["marginalize", "model"])
