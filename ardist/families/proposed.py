@@ -174,7 +174,8 @@ class NumberForm:
             step /= float(np.exp(form.min()))  # of the smallest ones, where it is largest
         if stretch:
             step /= stretch  # of numbers around the center, where it is largest
-        is_rounded = is_integer and step > _FINE
+        # Times of day are too many states, and are between two ends (`bounded`).
+        is_rounded = is_integer and step > _FINE and kind != "clock"
         least = 1e-3 if is_log or not step else 1e-4
         if is_integer and not is_rounded:
             least = max(least, step)
@@ -205,6 +206,10 @@ class NumberForm:
         """A point minus the origin, in float32, so that a code of any dtype may equal it."""
         return float(np.float32(point - self.origin))
 
+    def bounded(self, family: Family) -> Family:
+        """The family of reals between the ends that the numbers have, if there are any."""
+        return family
+
     def shifted(self, shift: float, is_rounded: bool, points: tuple[float, ...]) -> Family:
         """The family of the numbers minus the origin plus a shift."""
         inner = Mixture(Normal(min_scale=self.least), COMPONENTS)
@@ -216,7 +221,7 @@ class NumberForm:
                 transforms.append(AffineTransform(-0.5, 1.0))  # so that zero has a logarithm
         if self.stretch:
             transforms += [SinhTransform(), AffineTransform(shift, self.stretch)]
-        family: Family = Transformed(inner, transforms)
+        family = self.bounded(Transformed(inner, transforms))
         if is_rounded:
             family = Rounded(family)
         return Hurdle(points, family) if points else family

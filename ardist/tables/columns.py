@@ -318,7 +318,7 @@ class Numbers(NumberForm, Column):
     """A column of numbers, dates, times or durations, by a mixture of normals in units of its own.
 
     A code is a number minus the `origin`. Dates are days, and times seconds, since 1970. Durations
-    are seconds. Times of day are minutes or seconds since midnight, and draws beyond it wrap.
+    are seconds. Times of day are minutes or seconds since midnight.
     The score of an integer is a log-probability, and that of another number a log density, in the
     units of the table. A point has a probability of its own.
 
@@ -327,6 +327,12 @@ class Numbers(NumberForm, Column):
     """
 
     unit: float = 1.0
+
+    def bounded(self, family: Family) -> Family:
+        if self.kind != "clock":
+            return family
+        first, last = self.ends
+        return Truncated(family, first - 0.5, last + 0.5)
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -430,6 +430,27 @@ def test_draws_of_durations_are_not_negative():
         assert drawn.dtype.kind == "m"
 
 
+@pytest.mark.parametrize("center", [0, 300, 1430])
+def test_times_of_day_have_probabilities_that_sum_to_one(center):
+    """Also around midnight, where the numbers end."""
+    torch.manual_seed(0)
+    minutes = (center + 100 * np.random.default_rng(0).normal(size=300)) % 1440
+    day = [f"{m // 60:02}:{m % 60:02}" for m in range(1440)]
+    column = column_of(pd.Series([day[int(m)] for m in minutes]))
+    assert column.kind == "clock"
+    params = torch.randn(5, column.family.num_params, dtype=torch.float64)
+    codes = torch.from_numpy(column.encode(pd.Series(day)))
+    probabilities = column.family.log_prob(params.unsqueeze(1), codes).exp()
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5).double(), rtol=0, atol=1e-3)
+    ends = torch.from_numpy(column.floor(pd.Series(["00:00", "23:59"])))
+    below = column.family.cdf(params.unsqueeze(1), ends)
+    torch.testing.assert_close(below[:, 0], probabilities[:, 0], rtol=0.05, atol=1e-4)
+    torch.testing.assert_close(below[:, 1], torch.ones(5).double())
+    uniform = torch.linspace(0.001, 0.999, 99).double()
+    for quantiles in column.drawn.icdf(params.unsqueeze(1), uniform).numpy():
+        assert column.decode(quantiles).is_monotonic_increasing
+
+
 def test_spikes_have_a_probability():
     income = pd.Series([0.0] * 200 + np.exp(np.random.default_rng(0).normal(9, 1, 300)).tolist())
     column = column_of(income)
