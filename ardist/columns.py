@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ardist.layout import Layout
-from ardist.shapes import described, is_sequence, lead_of, shortened
+from ardist.shapes import as_array, described, is_sequence, lead_of, shortened
 
 
 def check_names(names: Any, num_blocks: int) -> tuple[str, ...]:
@@ -68,12 +68,14 @@ def _as_column(name: str, values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     try:
-        array = np.asarray(values)
+        array = as_array(values)
         if array.dtype == object:  # nullable columns: numbers, and markers of missing ones
             missing = (None, getattr(sys.modules.get("pandas"), "NA", None))
             each = np.array([np.nan if any(x is m for m in missing) else x for x in array.flat])
             array = each.reshape((*array.shape, *each.shape[1:]))
-        kind = {"b": np.int64, "i": np.int64, "u": np.int64, "f": np.float64}[array.dtype.kind]
+        is_large = array.dtype.kind == "u" and array.max(initial=0) >= 2**63  # int64 would wrap
+        whole = np.float64 if is_large else np.int64
+        kind = {"b": np.int64, "i": np.int64, "u": whole, "f": np.float64}[array.dtype.kind]
     except (KeyError, TypeError, ValueError) as error:
         found = list(values) if isinstance(values, Iterable) else [values]
         raise ValueError(

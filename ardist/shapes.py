@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -227,6 +228,20 @@ def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
     if tensor.is_floating_point() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: expected integers, got {tensor.dtype}")
     return tensor
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Values as an array of numpy, also tensors that numpy refuses; masked values are missing."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    if isinstance(values, np.ma.MaskedArray):  # `asarray` would show what is under the mask
+        is_number = values.dtype.kind in "iuf"
+        dtype = np.result_type(values.dtype, 1.0) if is_number else np.dtype(object)
+        found = np.array(values.data, dtype)
+        found[np.ma.getmaskarray(values)] = np.nan
+        return found
+    return np.asarray(values)
 
 
 def as_tensor(values: Any, name: str) -> Tensor:

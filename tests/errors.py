@@ -3211,6 +3211,9 @@ TABLES = (
         lambda: TableDensity(made()).fit(PEOPLE),
         "network: expected a callable that returns a network of ardist.networks, got None",
         lambda: TableDensity(lambda factorization: None).fit(PEOPLE),
+        "network: expected one of the factorization that the callable takes, got one of "
+        "Factorization((4,), Normal())",
+        lambda: TableDensity(lambda factorization: made()).fit(PEOPLE),
         "network: expected one in torch.float32 on cpu, got torch.float64 on cpu",
         lambda: TableDensity(lambda factorization: MADE(factorization).double()).fit(PEOPLE),
         "network: expected one that follows any order, such as 'masked', to condition on "
@@ -3220,7 +3223,8 @@ TABLES = (
         "cells, or columns that a marginal lacks, before others, got MADE",
         lambda: TableDensity(MADE).fit(PEOPLE.assign(job=[None, "cook", "nurse", "cook"] * 10)),
         cause="The argument `network` is a name other than the default or makes no "
-        "network, or one in double precision or on a GPU, or a network with one order is asked for "
+        "network, or one of other columns or of another order, in double precision or on a GPU, "
+        "or a network with one order is asked for "
         "a column given later ones, or without earlier ones. It trains on rows without missing "
         "cells, also under `missing='model'`, where the value of a missing cell is integrated out.",
         cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default, or "

@@ -120,6 +120,21 @@ def test_columns_pack_and_unpack():
     assert index.pack({"a": torch.tensor([1]), "b": torch.tensor([3])}).dtype == torch.int64
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint64", "int64", "float64"])
+def test_the_largest_numbers_of_a_dtype_are_packed(dtype):
+    most = np.finfo(dtype).max if dtype == "float64" else np.iinfo(dtype).max
+    fac = ad.Factorization.columns(a=fam.Normal())
+    packed = fac.pack({"a": np.array([most, 1], dtype=dtype)})
+    assert packed.squeeze(-1).tolist() == torch.tensor([float(most), 1.0]).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+def test_masked_numbers_are_packed_as_missing(dtype):
+    fac = ad.Factorization.columns(a=fam.Normal())
+    packed = fac.pack({"a": np.ma.array([5, 1], mask=[True, False], dtype=dtype)})
+    assert packed.isnan().squeeze(-1).tolist() == [True, False]
+
+
 class NA:
     """What pandas has for a missing number: a thing of which nothing can be asked."""
 

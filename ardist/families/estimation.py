@@ -39,8 +39,9 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
     # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.
     count = values.shape[0]
     gap = count // _MOST_TIES
-    ties = (values[gap:] == values[: count - gap]).any(0)  # (n, *event_shape), of sorted values
-    is_tied = ties.reshape(ties.shape[0], -1).any(-1)  # (n,); also of few rows
+    ties = values[gap:] == values[: count - gap]  # (., n, *event_shape), of sorted values
+    ties = ties.reshape(*ties.shape[:2], -1).any(-1)
+    is_tied = (ties & ~family._is_atom(values[gap:])).any(0)  # (n,); also of few rows
     before, goes_on = highest, torch.ones_like(is_tied)
     for step in range(_NUM_STEPS):
         with torch.enable_grad():

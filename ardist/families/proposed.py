@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.distributions.transforms import AffineTransform, ExpTransform
 
 from ardist.families.base import Family
@@ -16,7 +15,7 @@ from ardist.families.interval import Rounded
 from ardist.families.sinh import SinhTransform
 from ardist.families.transformed import Transformed
 from ardist.families.univariate import Bernoulli, Categorical, Normal
-from ardist.shapes import described
+from ardist.shapes import as_array, described
 
 COMPONENTS = 8  # of the mixture of a number
 WIDEST = 256  # the number of integers, at most, that are states of their own
@@ -70,9 +69,7 @@ def auto(column: Any) -> Family:
 
 def _as_numbers(column: Any) -> np.ndarray:
     """The numbers that are not missing, (count,) float64."""
-    if isinstance(column, Tensor) and column.is_floating_point():
-        column = column.double()  # numpy has no bfloat16
-    array = np.asarray(column.detach().cpu() if isinstance(column, Tensor) else column)
+    array = as_array(column)
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"column: expected numbers, categories as 0, 1, ..., got {described(column)}"
@@ -164,11 +161,12 @@ class NumberForm:
         is_count = kind == "count" and rest.min() >= 0
         is_length = kind == "duration" and (rest.min() > 0 or (is_integer and rest.min() == 0))
         is_log = kind == "positive" or is_length or (is_count and _is_skewed(rest + 0.5))
-        origin = 0.0 if is_log else float(np.round(np.median(rest), 0 if is_integer else 12))
+        middle = float(np.median(rest))
+        origin = 0.0 if is_log else round(middle) + 0.0 if is_integer else float(f"{middle:.15g}")
         stretch = 0.0 if is_log or kind == "clock" else _stretch(rest - origin)
         form = np.log(rest + 0.5 * is_integer) if is_log else rest - origin
         form = np.arcsinh(form / stretch) if stretch else form
-        scale = float(form.std()) or 1.0
+        scale = _deviation(form) or 1.0
         decimals = None if is_integer else _decimals(np.unique(numbers))
         # The distance of two numbers as they are rounded, in units of the scale.
         step = 0.0 if decimals is None and not is_integer else 10.0 ** -(decimals or 0) / scale
@@ -176,7 +174,8 @@ class NumberForm:
             step /= float(np.exp(form.min()))  # of the smallest ones, where it is largest
         if stretch:
             step /= stretch  # of numbers around the center, where it is largest
-        is_rounded = is_integer and step > _FINE
+        # Times of day are too many states, and are between two ends (`bounded`).
+        is_rounded = is_integer and step > _FINE and kind != "clock"
         least = 1e-3 if is_log or not step else 1e-4
         if is_integer and not is_rounded:
             least = max(least, step)
@@ -207,6 +206,10 @@ class NumberForm:
         """A point minus the origin, in float32, so that a code of any dtype may equal it."""
         return float(np.float32(point - self.origin))
 
+    def bounded(self, family: Family) -> Family:
+        """The family of reals between the ends that the numbers have, if there are any."""
+        return family
+
     def shifted(self, shift: float, is_rounded: bool, points: tuple[float, ...]) -> Family:
         """The family of the numbers minus the origin plus a shift."""
         inner = Mixture(Normal(min_scale=self.least), COMPONENTS)
@@ -218,7 +221,7 @@ class NumberForm:
                 transforms.append(AffineTransform(-0.5, 1.0))  # so that zero has a logarithm
         if self.stretch:
             transforms += [SinhTransform(), AffineTransform(shift, self.stretch)]
-        family: Family = Transformed(inner, transforms)
+        family = self.bounded(Transformed(inner, transforms))
         if is_rounded:
             family = Rounded(family)
         return Hurdle(points, family) if points else family
@@ -252,7 +255,7 @@ def _stretch(numbers: np.ndarray) -> float:
     """The scale of the bulk of numbers if their deviation is far larger, else 0."""
     quarter, low, three_quarters, high = np.quantile(numbers, (0.25, 0.05, 0.75, 0.95))
     scale = (three_quarters - quarter) / 1.35 or (high - low) / 3.29  # the deviation of normals
-    return float(scale) if numbers.std() > _HEAVY * scale > 0 else 0.0
+    return float(scale) if _deviation(numbers) > _HEAVY * scale > 0 else 0.0
 
 
 def _narrowest(values: np.ndarray) -> float:
@@ -263,8 +266,21 @@ def _narrowest(values: np.ndarray) -> float:
 
 
 def _skewness(numbers: np.ndarray) -> float:
-    deviation = numbers - numbers.mean()
-    return float((deviation**3).mean() / max((deviation**2).mean() ** 1.5, 1e-300))
+    shape, size = _centered(numbers)
+    return float((shape**3).mean() / (shape**2).mean() ** 1.5) if size else 0.0
+
+
+def _deviation(numbers: np.ndarray) -> float:
+    """The standard deviation."""
+    shape, size = _centered(numbers)
+    return size * float(np.sqrt((shape**2).mean()))
+
+
+def _centered(numbers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Numbers minus their mean within -1 and 1, and the unit, since squares leave float64 first."""
+    shape = numbers - numbers.mean()
+    size = float(np.abs(shape).max())
+    return shape / (size or 1.0), size
 
 
 def _decimals(values: np.ndarray) -> int | None:

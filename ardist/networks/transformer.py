@@ -445,6 +445,7 @@ class _TransformerDecoder(Decoder):
         self._num_read = start + 1
         return network.head(hidden[:, -len(blocks) :], blocks)
 
+    @torch.no_grad()
     def select(self, rows: Tensor) -> None:
         self.batch_size = rows.shape[0]
         self._tokens = self._tokens.select(rows)

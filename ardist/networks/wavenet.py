@@ -313,6 +313,7 @@ class _WaveNetDecoder(Decoder):
             hidden = network.run(drawn, self._context, self._caches)
         return self._params(hidden[-1])
 
+    @torch.no_grad()
     def select(self, rows: Tensor) -> None:
         self._context = select_rows(self._context, rows, 1)
         for cache in self._caches:

@@ -318,7 +318,7 @@ class Numbers(NumberForm, Column):
     """A column of numbers, dates, times or durations, by a mixture of normals in units of its own.
 
     A code is a number minus the `origin`. Dates are days, and times seconds, since 1970. Durations
-    are seconds. Times of day are minutes or seconds since midnight, and draws beyond it wrap.
+    are seconds. Times of day are minutes or seconds since midnight.
     The score of an integer is a log-probability, and that of another number a log density, in the
     units of the table. A point has a probability of its own.
 
@@ -327,6 +327,12 @@ class Numbers(NumberForm, Column):
     """
 
     unit: float = 1.0
+
+    def bounded(self, family: Family) -> Family:
+        if self.kind != "clock":
+            return family
+        first, last = self.ends
+        return Truncated(family, first - 0.5, last + 0.5)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -393,10 +399,11 @@ class Numbers(NumberForm, Column):
         if not low <= high:
             raise _disordered(self, given)
         ends = self._ends_of(low, high)
-        if not self._has_mass(*ends):
+        if not self._has_mass(*inward(*ends)):
+            near = "; draws have 7 digits next to the median" if self._has_mass(*ends) else ""
             raise ValueError(
                 f"where: expected limits of {self.name!r}, of kind {self.kind}, that hold values "
-                f"of a probability above 0, got {described(given)}"
+                f"of a probability above 0, got {described(given)}{near}"
             )
         return ends
 
@@ -462,6 +469,14 @@ class Numbers(NumberForm, Column):
             listed = ", ".join(f"{point:g}" for point in self.points[:3])
             text += f", spikes at {listed}{', ...' * (len(self.points) > 3)}"
         return text
+
+
+def inward(low: float, high: float) -> tuple[float, float]:
+    """The ends in float32, which the network draws in, none of them outside."""
+    least, most = np.float32(low), np.float32(high)
+    least = np.nextafter(least, np.float32(math.inf)) if least < low else least
+    most = np.nextafter(most, np.float32(-math.inf)) if most > high else most
+    return float(least), float(most)
 
 
 def _range_of(is_unsigned: bool, bits: int) -> tuple[float, float]:

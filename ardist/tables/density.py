@@ -240,6 +240,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"network: expected a callable that returns a network of ardist.networks, got "
                 f"{described(network)}"
             )
+        if network.factorization != fac:  # whose names, order and families answer queries
+            raise ValueError(
+                f"network: expected one of the factorization that the callable takes, got one of "
+                f"{network.factorization}"
+            )
         weight = reference_of(network)
         if weight.dtype != torch.float32 or weight.device.type != "cpu":
             raise ValueError(
@@ -530,6 +535,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         self, where: Mapping[str, Any], *, given: Any = None, random_state: Any = None
     ) -> float:
         """The probability that columns are within limits, estimated by `ardist.sampling.smc`.
+
+        With `missing="model"` it is that given that the limited cells are not missing.
 
         Args:
             where: limits by name, as in `sample`.

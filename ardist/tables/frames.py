@@ -10,7 +10,9 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from torch import Tensor
 
-from ardist.shapes import described, is_sequence
+from ardist.shapes import as_array, described, is_sequence
+
+_ARRAYS = Tensor, np.ma.MaskedArray  # which pandas and scikit-learn do not read
 
 
 def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
@@ -54,6 +56,7 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
         )
     else:
         data = np.asarray(data, object) if is_sequence(data) else data  # may mix text and numbers
+        data = as_array(data) if isinstance(data, _ARRAYS) else data
         array = check_array(
             data, dtype=None, ensure_all_finite=False, input_name=name, ensure_min_samples=0
         )
@@ -99,7 +102,8 @@ def _ndim(data: Any) -> int:
 
 
 def _from_dict(columns: Mapping[Any, Any], name: str) -> pd.DataFrame:
-    columns = {key: scalar(column) for key, column in columns.items()}
+    arrays = ((key, as_array(x) if isinstance(x, _ARRAYS) else x) for key, x in columns.items())
+    columns = {key: scalar(column) for key, column in arrays}
     if all(np.ndim(column) == 0 for column in columns.values()):
         columns = {key: [cell] for key, cell in columns.items()}
     try:

@@ -225,7 +225,10 @@ def _points(schema: Schema, codes: np.ndarray) -> np.ndarray:
     for column, part in zip(schema.columns, codes.T, strict=True):
         parts.append(np.isnan(part)[:, None])
         if isinstance(column, Numbers):
-            form = np.log(np.maximum(part, 0) + 1) if column.is_log else part - column.center
+            form = part - column.center
+            if column.is_log:  # zero may be a point
+                least = 0.5 if column.is_integer else np.exp(column.center - 3 * column.scale)
+                form = np.log(np.maximum(part, 0) + least) - column.center
             if column.stretch:
                 form = np.arcsinh(part / column.stretch) - column.center
             parts.append(np.nan_to_num(form / column.scale)[:, None])

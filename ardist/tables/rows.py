@@ -16,7 +16,7 @@ from ardist.networks.base import ConditionalNetwork
 from ardist.rules import Within
 from ardist.sampling import Particles, smc
 from ardist.shapes import described
-from ardist.tables.columns import Column, Levels, plain
+from ardist.tables.columns import Column, Levels, inward, plain
 from ardist.tables.events import Events
 
 _PASSES = 2**16  # of rows through a network in one batch, one for each block
@@ -176,7 +176,7 @@ class Rows:
             column, code = self.events.column(name), row[self.events.block(name)]
             allowed = column.within(given)
             if code.isnan():
-                rules[name] = _inward(*allowed) if isinstance(allowed, tuple) else allowed
+                rules[name] = inward(*allowed) if isinstance(allowed, tuple) else allowed
             elif not _holds(allowed, float(code)):
                 value = plain(column.decode(np.array([float(code)])).iloc[0])
                 raise ValueError(
@@ -249,11 +249,3 @@ def _holds(allowed: set[float] | tuple[float, float], code: float) -> bool:
         return code in allowed
     low, high = map(np.float32, allowed)
     return bool(low <= code <= high)
-
-
-def _inward(low: float, high: float) -> tuple[float, float]:
-    """The ends in float32, which the network draws in, none of them outside."""
-    least, most = np.float32(low), np.float32(high)
-    least = np.nextafter(least, np.float32(math.inf)) if least < low else least
-    most = np.nextafter(most, np.float32(-math.inf)) if most > high else most
-    return float(least), float(most)

@@ -8,6 +8,7 @@ import pandas as pd
 
 UNITS = {"date": 86_400.0, "time": 1.0, "duration": 1.0, "clock": 1.0}  # in seconds
 DAY = 86_400.0
+_MOST_NANOSECONDS = 2.0**22  # in seconds; of longer durations float64 has microseconds alone
 _TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S", "clock": "%H:%M"}
 _EXAMPLES = {
     "date": "dates such as 2024-12-31",
@@ -45,7 +46,6 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
         raise ValueError(
             f"column {name!r}: expected {_EXAMPLES[kind]}, got {present.iloc[0]}{_CURES[kind]}"
         )
-    ticks = "timedelta64[us]" if kind == "duration" else "datetime64[us]"
     try:
         if kind == "clock":
             found = clock_of(cells)
@@ -54,7 +54,7 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
         else:
             found = _in_utc(cells, name, dtype)
     except TypeError:  # dates are no durations
-        found = pd.Series(pd.NaT, cells.index, dtype=ticks)
+        found = pd.Series(pd.NaT, cells.index, dtype="timedelta64[us]")
     odd = found.isna().to_numpy() & ~is_missing
     if odd.any():
         raise ValueError(
@@ -63,7 +63,10 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
         )
     if kind == "clock":
         return found.to_numpy(dtype=float)
-    numbers = found.astype(ticks).to_numpy().astype(np.int64) / 1e6
+    if kind == "duration":
+        ticks = "ns" if "[ns]" in str(found.dtype) else "us"  # Arrow has types of its own
+        return found.astype(f"timedelta64[{ticks}]").to_numpy() / np.timedelta64(1, "s")
+    numbers = found.astype("datetime64[us]").to_numpy().astype(np.int64) / 1e6
     numbers[is_missing] = np.nan
     return numbers
 
@@ -124,13 +127,15 @@ def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: fl
     """The inverse of `seconds_of`, in a dtype; text has the precision of the unit."""
     is_missing = ~np.isfinite(numbers)
     numbers = np.where(is_missing, 0, numbers)
-    numbers = numbers % DAY if kind == "clock" else numbers.clip(*_range_of(dtype))
-    micros = (numbers * 1e6).round().astype(np.int64)
+    ends = (np.trunc(end / unit) * unit for end in _range_of(dtype))  # dates have no time
+    numbers = numbers % DAY if kind == "clock" else numbers.clip(*ends)
     if kind == "duration":
-        cells = pd.Series(micros.astype("timedelta64[us]"), name=name)
-        cells = cells.astype(str) if dtype == "object" else cells
+        is_fine = "[ns" in dtype and np.abs(numbers).max(initial=0.0) < _MOST_NANOSECONDS
+        places, ticks = (9, "ns") if is_fine else (6, "us")
+        cells = pd.Series((numbers * 10.0**places).round().astype(f"timedelta64[{ticks}]"))
+        cells = (cells.astype(str) if dtype == "object" else cells).rename(name)
         return cells.astype(dtype).mask(is_missing)
-    moments = pd.Series(micros.astype("datetime64[us]"), name=name)
+    moments = pd.Series((numbers * 1e6).round().astype("datetime64[us]"), name=name)
     if dtype == "time":
         return moments.dt.time.mask(is_missing)
     own: Any
@@ -155,4 +160,10 @@ def unit_of(seconds: np.ndarray, kind: str) -> float:
 
 def _range_of(dtype: str) -> tuple[float, float]:
     """The seconds, at least and at most, that a dtype holds."""
-    return (-9.2e9, 9.2e9) if "[ns" in dtype else (-6.2e10, 2.5e11)  # years 5 to 9892
+    has_offset = "," in dtype and "UTC" not in dtype
+    least, most = (
+        (-9_223_372_036.0, 9_223_372_036.0)
+        if "[ns" in dtype
+        else (-62_135_596_800.0, 253_402_300_799.0)  # years 1 to 9999
+    )
+    return least + has_offset * DAY, most - has_offset * DAY

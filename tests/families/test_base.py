@@ -78,6 +78,20 @@ def test_a_fit_does_not_depend_on_the_units_of_values(make):
     assert max(nats) - min(nats) < 0.2  # of 1.42
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1e3])
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_fit_of_numbers_next_to_a_spike_does_not_depend_on_their_units(share, unit):
+    torch.manual_seed(0)
+    family = fam.Hurdle((0.0,), fam.Mixture(fam.Normal(min_scale=1e-12), 5))
+    z = torch.randn(400, 1)
+    z[: int(share * 400)] = 0.0
+    known, means = torch.ones(400, 1, dtype=torch.bool), []
+    for values, nats in ((z, 0.0), (unit * z, math.log(unit))):
+        scores = family.log_prob(family.fit(values, known), values)
+        means.append((scores + nats * (values != 0)).mean())
+    assert (means[0] - means[1]).abs() < 0.05
+
+
 NARROW = [
     *((family, 5e3, 70.0) for family in (fam.StudentT(1e-12), fam.Gamma(), fam.NegativeBinomial())),
     (fam.NegativeBinomial(), 5e3, 300.0),

@@ -74,8 +74,24 @@ def test_a_table_has_the_family_of_the_column(name):
 def test_other_types_of_columns():
     column = COLUMNS["counts"]
     of_array = repr(fam.auto(column))
-    for other in (torch.tensor(column), column.tolist(), pd.Series(column), [*column, np.nan]):
+    masked = np.ma.array([*column, 10**6], mask=[*np.zeros(300), 1])
+    others = torch.tensor(column), column.tolist(), pd.Series(column), [*column, np.nan], masked
+    for other in others:
         assert repr(fam.auto(other)) == of_array
+
+
+@pytest.mark.parametrize("unit", [2.0**-700, 2.0**-400, 2.0**-60, 2.0**60, 2.0**700])
+@pytest.mark.parametrize("name", ["reals", "near", "positive", "heavy"])
+def test_the_location_and_scale_of_a_family_move_with_the_unit(name, unit):
+    others = {"near": 1 + 1e-9 * RNG.normal(size=300), "heavy": RNG.standard_t(1, 300)}
+    column = {**COLUMNS, **others}[name]
+    family, moved = fam.auto(column), fam.auto(column * unit)
+    params = torch.randn(family.num_params, dtype=torch.float64)
+    quantiles = [
+        each.icdf(params, torch.tensor([0.1, 0.9], dtype=torch.float64)) for each in (family, moved)
+    ]
+    # The origin is rounded, which moves the middle of heavy tails.
+    torch.testing.assert_close(quantiles[1] / unit, quantiles[0], rtol=1e-2, atol=0.0)
 
 
 def test_columns_in_half_precision_have_a_family():

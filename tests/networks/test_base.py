@@ -281,6 +281,7 @@ def test_a_copied_decoder_goes_on_by_itself(network, context_shape):
     zeros, ones = torch.zeros(2, 1), torch.ones(2, 1)
     decoder = net.decoder(2, context)
     decoder.prefill(torch.ones(2, 2))
+    decoder.select(torch.tensor([1, 0]))  # which keeps no graph either, also with gradients
     kept, expected = decoder.copy(), []
     for block in (zeros, ones, zeros):
         expected.append(decoder.step(block))

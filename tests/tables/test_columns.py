@@ -42,6 +42,7 @@ CELLS = {
     "time, fractions": pd.Series(pd.date_range("2020", periods=200, freq="10ms")),
     "duration": pd.Series(pd.to_timedelta(np.arange(200) ** 2, "min")),
     "duration, signed": pd.Series(pd.to_timedelta(np.arange(200) ** 2 - 900, "min")),
+    "duration, nanoseconds": pd.Series(pd.to_timedelta(np.arange(200) ** 2 + 100, "ns")),
     "duration, fractions": pd.Series([pd.NaT, *pd.to_timedelta(np.arange(200) ** 2, "ms")]),
     "clock": pd.Series([*(f"{m // 60:02}:{m % 60:02}" for m in range(0, 1440, 7)), None]),
     "clock, seconds": pd.Series(
@@ -165,6 +166,31 @@ def test_dates_far_from_zero_keep_their_digits():
     column = column_of(seconds)
     codes = torch.from_numpy(column.encode(seconds)).float()
     assert column.decode(codes.double().numpy()).equals(seconds.rename("x"))
+
+
+LAST_DAYS = {
+    "datetime64[ns]": "2262-04-11",
+    "timestamp[ns][pyarrow]": "2262-04-11",
+    **dict.fromkeys(("datetime64[us]", "datetime64[s]", "date32[day][pyarrow]"), "9999-12-31"),
+    **dict.fromkeys(("datetime64[us, UTC]", "str"), "9999-12-31"),
+}
+
+
+@pytest.mark.parametrize("dtype", LAST_DAYS)
+def test_dates_reach_as_far_as_their_dtype(dtype):
+    days = np.arange("2020-01-01", "2020-09-01", dtype="datetime64[D]")
+    days = np.append(days, np.datetime64(LAST_DAYS[dtype])).astype("datetime64[s]")
+    text = pd.Series(days, name="x").dt.strftime("%Y-%m-%d")
+    cells = text if dtype == "str" else pd.Series(days, name="x")
+    cells = cells.dt.tz_localize("UTC") if "UTC" in dtype else cells
+    cells = cells.astype(dtype)
+    column = column_of(cells)
+    assert column.kind == "date"
+    assert LAST_DAYS[dtype] in column.describe()
+    assert_same(column.decode(column.encode(cells)), cells, 0)
+    beyond = column.decode(np.array([-1e7, 1e7]))
+    assert column.encode(beyond).tolist()[1] == column.encode(cells)[-1]
+    assert not beyond.map(str).str.contains(r"[1-9]\d?:|:[1-9]").any()  # no time of day
 
 
 def test_the_density_is_in_the_units_of_the_table():
@@ -309,6 +335,21 @@ def test_positive_numbers_that_single_precision_lacks_are_refused(cell):
         column.encode(pd.Series([1.0, cell], name="x"))
 
 
+@pytest.mark.parametrize("unit", [2.0**-60, 1.0, 2.0**60])
+def test_numbers_next_to_a_far_median_are_told_apart_in_any_unit(unit):
+    cells = pd.Series((1e3 + 1e-4 * np.random.default_rng(0).normal(size=200)) * unit)
+    codes = column_of(cells, "real").encode(cells).astype(np.float32)
+    assert len(np.unique(codes)) == 200
+
+
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e-100, 1e-32])
+@pytest.mark.parametrize("name", ["real", "positive"])
+def test_columns_in_units_that_single_precision_lacks_are_refused(name, unit):
+    cells = (CELLS[name] - CELLS[name].min() * (name == "real")) * unit
+    with pytest.raises(ValueError, match=r"^column 'x': expected numbers .*of at least 1e-30"):
+        column_of(cells)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "Float32", "float[pyarrow]"])
 def test_numbers_in_single_precision_are_their_shortest_decimals(dtype):
     doses = pd.Series([0.1, 0.25, None, 1.7] * 30, name="x")
@@ -387,6 +428,27 @@ def test_draws_of_durations_are_not_negative():
         drawn = column.decode(column.drawn.sample(params).double().numpy())
         assert (drawn >= pd.Timedelta(0)).all()
         assert drawn.dtype.kind == "m"
+
+
+@pytest.mark.parametrize("center", [0, 300, 1430])
+def test_times_of_day_have_probabilities_that_sum_to_one(center):
+    """Also around midnight, where the numbers end."""
+    torch.manual_seed(0)
+    minutes = (center + 100 * np.random.default_rng(0).normal(size=300)) % 1440
+    day = [f"{m // 60:02}:{m % 60:02}" for m in range(1440)]
+    column = column_of(pd.Series([day[int(m)] for m in minutes]))
+    assert column.kind == "clock"
+    params = torch.randn(5, column.family.num_params, dtype=torch.float64)
+    codes = torch.from_numpy(column.encode(pd.Series(day)))
+    probabilities = column.family.log_prob(params.unsqueeze(1), codes).exp()
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(5).double(), rtol=0, atol=1e-3)
+    ends = torch.from_numpy(column.floor(pd.Series(["00:00", "23:59"])))
+    below = column.family.cdf(params.unsqueeze(1), ends)
+    torch.testing.assert_close(below[:, 0], probabilities[:, 0], rtol=0.05, atol=1e-4)
+    torch.testing.assert_close(below[:, 1], torch.ones(5).double())
+    uniform = torch.linspace(0.001, 0.999, 99).double()
+    for quantiles in column.drawn.icdf(params.unsqueeze(1), uniform).numpy():
+        assert column.decode(quantiles).is_monotonic_increasing
 
 
 def test_spikes_have_a_probability():

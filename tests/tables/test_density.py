@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
-from ardist import networks
+from ardist import Ordering, networks
 from ardist.networks.base import ConditionalNetwork
 from ardist.shapes import default_dtype
 from ardist.tables import TableDensity
@@ -370,6 +370,17 @@ def test_limits_of_a_later_column_in_a_network_with_one_order(table):
     assert (both["job"] == jobs.index[0]).all()
     with pytest.raises(ValueError, match=r"^network: .* later columns, got MADE$"):
         model.sample(5, given={"smokes": True}, where={"job": [jobs.index[0]]})
+
+
+@pytest.mark.parametrize("kind", [networks.MADE, networks.Masked, networks.Transformer])
+def test_networks_of_another_order_are_refused(kind, some):
+    """Queries and files have the order of the table."""
+
+    def in_reverse(factorization):
+        return kind(factorization.with_ordering(Ordering.reverse()))
+
+    with pytest.raises(ValueError, match="network: expected one of the factorization that"):
+        TableDensity(in_reverse, max_epochs=1).fit(some)
 
 
 @pytest.mark.parametrize("missing", ["marginalize", "model"])

@@ -47,6 +47,23 @@ def test_cells_of_a_dict_may_be_numbers_of_numpy_and_torch(make):
     assert frame["a"].tolist() == [1.5, 1.5]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", object])
+def test_masked_cells_are_missing(dtype):
+    numbers = np.ma.array(np.ones((3, 2)).astype(dtype), mask=np.eye(3, 2))
+    expected = pd.DataFrame(np.eye(3, 2) == 1, columns=["x0", "x1"])
+    pd.testing.assert_frame_equal(as_frame(numbers).isna(), expected)
+    columns = as_frame({"x0": numbers[:, 0], "x1": numbers[:, 1]})
+    pd.testing.assert_frame_equal(columns.isna(), expected)
+
+
+def test_tensors_of_any_kind_are_tables():
+    numbers = torch.tensor([[0.5, 1.0], [1.5, 2.0]], dtype=torch.bfloat16, requires_grad=True)
+    expected = pd.DataFrame({"x0": [0.5, 1.5], "x1": [1.0, 2.0]}).astype("float32")
+    pd.testing.assert_frame_equal(as_frame(numbers), expected)
+    columns = {"x0": numbers[:, 0], "x1": numbers[:, 1]}
+    pd.testing.assert_frame_equal(as_frame(columns), expected)
+
+
 def test_rows_may_mix_text_and_numbers():
     frame = as_frame([("a", 1), ("b", 2.5), (None, 3)])
     pd.testing.assert_frame_equal(frame, pd.DataFrame({"x0": ["a", "b", None], "x1": [1, 2.5, 3]}))

@@ -40,6 +40,7 @@ TABLE = pd.DataFrame(
 )
 TABLE = TABLE.astype({"flag": "boolean", "dose": "Int64", "count": "Int64", "signed": "Int64"})
 HOLES = TABLE.mask(RNG.random(TABLE.shape) < 0.1)
+LIMITS = (1, 2), (1, 1000)
 REALS = ("real", "rounded", "spiked", "positive")
 
 
@@ -119,6 +120,17 @@ def test_limits_beside_a_spike_have_no_probability():
     assert (model.sample(20, where={"x": (-3, -1)})["x"] == -3).all()
     with pytest.raises(ValueError, match="limits of 'x', of kind positive, that hold values"):
         model.sample(20, where={"x": (-2.5, -1)})
+
+
+@pytest.mark.parametrize("kind", ["real", "count", "time"])
+def test_limits_that_are_too_near_for_the_digits_of_draws_are_refused(kind):
+    numbers = pd.Series(np.linspace(0, 10**9, 60)).round()
+    cells = after(numbers, "s") if kind == "time" else numbers
+    model = TableDensity(columns={"x": kind}, max_epochs=1).fit(pd.DataFrame({"x": cells}))
+    (low, high), far = ((after(x, "s") if kind == "time" else x for x in ends) for ends in LIMITS)
+    with pytest.raises(ValueError, match=r"above 0, got .*; draws have 7 digits next to the med"):
+        model.probability({"x": (low, high)})
+    assert model.sample(20, where={"x": tuple(far)})["x"].ge(low).all()
 
 
 def test_given_cells_may_be_limited(model):

@@ -57,6 +57,18 @@ def test_copies_show(schema):
     assert report.nearer > 0.7
 
 
+@pytest.mark.parametrize("unit", [2.0**-60, 2.0**60])
+def test_a_report_does_not_depend_on_the_units(unit):
+    numbers = np.random.default_rng(0).lognormal(0, 1.5, (3, 200, 2))
+    numbers[:, :40, 0] = 0.0
+    reports = []
+    for parts in (numbers, numbers * unit):
+        tables = [pd.DataFrame(part, columns=["spiked", "positive"]) for part in parts]
+        reports.append(compare(Schema.of(tables[0]), *tables))
+    assert reports[0].nearer == pytest.approx(reports[1].nearer, abs=1e-3)
+    assert repr(reports[0]) == repr(reports[1])
+
+
 @pytest.mark.parametrize("place", range(3))
 def test_tables_of_a_report_have_three_rows(place, schema):
     tables = [people(3 - (place == i), i) for i in range(3)]
