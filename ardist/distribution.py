@@ -251,7 +251,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.evidence is not None:
             values, mask = self.evidence
             value = torch.where(mask & ~kept, values, value)
-        first = self.with_first(kept, subject)
+        first = self._with_next(kept, subject)
         value = first.checked(value, mask=kept)
         scores = first._score(value, kept)
         if (
@@ -599,7 +599,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         check_kept(mask, self.event_shape)
         mask = mask.to(self.bound.reference.device)
-        first = self.with_first(mask)
+        first = self._with_next(mask)
         result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
         return result
@@ -625,12 +625,31 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"any order"
             ) from error
         if observed_first(other.factorization, other.ranks, fac.split(mask)) is not None:
-            cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
-            raise ValueError(
-                f"mask: expected one that cuts no block on which another one depends, got one "
-                f"that cuts {', '.join(map(fac.block_name, cut))}"
-            )
+            raise self._refused_cut(mask)
         return other._with(evidence=evidence)
+
+    def _with_next(
+        self, mask: Tensor, subject: str = "mask: blocks under it"
+    ) -> "AutoregressiveDistribution":
+        """As `with_first`, in an order in which the elements under the mask follow the evidence, so
+        that they depend on it.
+        """
+        first = self.with_first(mask, subject)
+        if first is self or self.evidence is None:
+            return first
+        # The order of both together may have moved evidence behind blocks under the mask.
+        other = first.with_first(torch.zeros_like(mask), subject)
+        if other.with_first(mask, subject) is not other:
+            raise self._refused_cut(mask | self.evidence[1])
+        return other
+
+    def _refused_cut(self, mask: Tensor) -> ValueError:
+        fac = self.factorization
+        cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
+        return ValueError(
+            f"mask: expected one that cuts no block on which another one depends, got one "
+            f"that cuts {', '.join(map(fac.block_name, cut))}"
+        )
 
     @torch.no_grad()
     def _try(self, score: Callable[[Tensor, Tensor, Tensor], Tensor], mask: Tensor) -> None:

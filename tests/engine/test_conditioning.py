@@ -113,6 +113,36 @@ def test_marginals_are_conditioned_and_marginalized_as_enumeration_says(name, fl
                     close(q.log_prob(value).exp(), probs[(found == value).all(-1)].sum())
 
 
+CHAINS = ad.Ordering.from_graph(  # 0 -> 1 and 2 -> 3 -> 4
+    [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0]]
+)
+PAIRS = fam.Independent(fam.Bernoulli(), (2,))
+
+
+@pytest.mark.parametrize("factorization", [
+    ad.Factorization(5, fam.Bernoulli(), ordering=CHAINS),
+    ad.Factorization((2, 2), PAIRS, partition=ad.Partition.along(0)),
+], ids=["graph", "cut"])  # fmt: skip
+def test_marginals_depend_on_all_that_is_given(factorization, float64):
+    """Or they are refused, if no order has what is given before what is kept."""
+    p, found = transformer(factorization).condition(), 0
+    masks = masks_of(factorization)[1:]
+    for mask, kept in [(a, b) for a in masks for b in masks if not (a & b).any()]:
+        try:
+            event = p.bound.placeholder
+            q = p.given(event, mask).marginal(kept)
+        except ValueError:
+            continue
+        joint = p.with_ordering(q.ordering)
+        states = joint.enumerate_support()
+        probs = joint.log_prob(states).exp() * (states[:, mask] == event[mask]).all(-1)
+        same = (states[:, kept] == 1).all(-1)
+        expected = probs[same].sum() / probs.sum()
+        close(q.log_prob(torch.ones(int(kept.sum()))).exp(), expected)
+        found += 1
+    assert found > 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_draws_of_any_set_follow_its_log_prob(name, float64):
