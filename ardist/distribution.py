@@ -271,13 +271,25 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
         Args:
             value: (*lead, *event_shape); elements that are not observed are ignored.
-            mask: (*lead, *event_shape) bool. Elements that are evidence already do not count.
+            mask: (*lead, *event_shape) bool. Elements that are evidence already do not count, and
+                other values of them are impossible.
         """
         mask = self.checked_mask(mask)
-        if self.evidence is not None:
-            mask = mask & ~self.evidence[1]
-        filled = torch.where(mask, value, self.bound.placeholder)
-        return self.scores_of(filled, mask).sum(-1)
+        if self.evidence is None:
+            filled = torch.where(mask, value, self.bound.placeholder)
+            return self.scores_of(filled, mask).sum(-1)
+        new = mask & ~self.evidence[1]
+        scores = self.scores_of(torch.where(new, value, self.bound.placeholder), new).sum(-1)
+        differs = self.factorization.split(self._contradicts(value, mask))
+        differs = self.factorization.layout.count(differs).any(-1)
+        return scores.masked_fill(differs, -torch.inf)
+
+    def _contradicts(self, value: Tensor, mask: Tensor) -> Tensor:
+        """The elements under a mask that are evidence already, with another value."""
+        assert self.evidence is not None
+        before, seen = self.evidence
+        value = value.to(before.dtype) if before.is_floating_point() else value
+        return mask & seen & (value != before)
 
     def conditionals(
         self, value: Tensor
@@ -551,7 +563,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
         Raises:
             ValueError: if neither this joint nor the network under another order can condition on
-                the set, or a family cannot condition on a part of its block.
+                the set, a family cannot condition on a part of its block, or elements are observed
+                already with other values.
 
         >>> import torch, ardist as ad
         >>> _ = torch.manual_seed(0)
@@ -568,6 +581,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         value = torch.where(mask, value, self.bound.placeholder)
         if self.evidence is not None:
             before, seen = self.evidence
+            if not holds(~(differs := self._contradicts(value, mask))):
+                raise ValueError(
+                    f"value: expected no other values of elements that are observed already, got "
+                    f"{int(differs.sum())}"
+                )
             value, mask = torch.where(seen, before, value), mask | seen
         self._try(self.factorization.layout.given_log_prob, mask)
         value = first.checked(value, mask=mask)

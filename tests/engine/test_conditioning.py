@@ -143,6 +143,19 @@ def test_marginals_depend_on_all_that_is_given(factorization, float64):
     assert found > 10
 
 
+def test_elements_that_are_observed_already_keep_their_values(float64):
+    p = transformer(DISCRETE["raster"]).condition()
+    x, mask = p.sample(), torch.tensor([[True, True], [False, False]])
+    q, more = p.given(x, mask), torch.tensor([[True, False], [True, False]])
+    y = torch.where(mask, x, 1 - x)
+    both = p.with_ordering(q.given(y, more).ordering).given(y, mask | more)
+    states = p.enumerate_support()
+    close(q.given(y, more).log_prob(states), both.log_prob(states))
+    with pytest.raises(ValueError, match=r"^value: .* observed already, got 1$"):
+        q.given(1 - x, more)
+    assert q.observed_log_prob(1 - x, more) == -torch.inf
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_draws_of_any_set_follow_its_log_prob(name, float64):
