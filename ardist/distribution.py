@@ -116,7 +116,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _reset(self) -> None:
         """Sets the attributes that users and Pyro may assign to what the families give."""
-        self.has_rsample = self.factorization.has_rsample
+        self.has_rsample = self.factorization.has_rsample and self.partial_block is None
         self.has_enumerate_support = self._is_enumerable
 
     @property
@@ -594,7 +594,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"value: expected finite numbers under the mask, got "
                 f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
             )
-        return first._with(evidence=(value, mask))
+        given = first._with(evidence=(value, mask))
+        if given.partial_block is not None:  # so that Pyro draws without gradients
+            given.has_rsample = False
+        return given
 
     def marginal(self, mask: Tensor) -> Marginal:
         """The marginal distribution of the elements under `mask`, as vectors.

@@ -1,5 +1,6 @@
 """Conditionals and marginals of any set, orders for each row, and missing values."""
 
+import pyro
 import pytest
 import torch
 from laws import assert_density, assert_follows
@@ -537,6 +538,18 @@ def test_marginals_where_rows_have_orders_of_their_own(ordering, float64):
     ranks = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
     q = p.with_ordering(ranks).marginal(torch.tensor([False, False, False, True]))
     assert q.sample((50,)).unique().numel() == 100
+
+
+def test_pyro_draws_blocks_that_are_observed_in_part():
+    fac = ad.Factorization((2, 2), fam.MultivariateNormal(2), partition=ad.Partition.along(0))
+    mask = torch.tensor([[True, True], [True, False]])
+    p = networks.MADE(fac, hidden_features=8).condition().given(torch.zeros(2, 2), mask)
+    mixture = ad.Mixture(torch.distributions.Categorical(torch.ones(2)), [p, p])
+    assert (pyro.sample("x", p) == 0).eq(mask).all()
+    assert (pyro.sample("x", mixture) == 0).eq(mask).all()
+    assert (pyro.sample("x", p.marginal(mask | ~mask)) == 0).eq(mask.flatten()).all()
+    assert p.with_families(fac.families[0]).has_rsample is False
+    assert p.given(torch.zeros(2, 2), mask).has_rsample is False
 
 
 def test_a_nested_network_of_any_order_is_cut_anywhere(float64):
