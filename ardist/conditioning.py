@@ -1,6 +1,6 @@
 """The order in which a set can be conditioned on, and marginals of sets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -133,7 +133,9 @@ class Marginal(TorchDistribution):
     def support(self) -> constraints.Constraint:
         """The set of possible vectors."""
         found = _support(self.whole.factorization, self.kept)
-        return _Part(self.whole.support, self._fill) if found is None else found
+        if found is not None:
+            return found
+        return _Part(self.whole.support, self._places, self.whole.bound.placeholder)
 
     def expand(self, batch_shape: Sequence[int], _instance: "Marginal | None" = None) -> "Marginal":
         """The same distribution with a larger batch_shape, in constant time."""
@@ -225,18 +227,27 @@ class Marginal(TorchDistribution):
         return spread.reshape((*mask.shape[:-1], *self.kept.shape))
 
     def _fill(self, value: Tensor) -> Tensor:
-        """Events with these elements, and placeholders elsewhere."""
-        placeholder = self.whole.bound.placeholder
-        dtype = torch.promote_types(placeholder.dtype, value.dtype)
-        events = placeholder.to(dtype).flatten().expand((*value.shape[:-1], -1))
-        events = events.index_copy(-1, self._places, value.to(dtype))
-        return events.reshape((*value.shape[:-1], *placeholder.shape))
+        return _filled(value, self._places, self.whole.bound.placeholder)
 
     def __repr__(self) -> str:
         return (
             f"Marginal({self.whole}, batch_shape={tuple(self.batch_shape)}, "
             f"event_shape={tuple(self.event_shape)})"
         )
+
+
+def _filled(value: Tensor, places: Tensor, placeholder: Tensor) -> Tensor:
+    """Events with these elements in places of the flattened event, and placeholders elsewhere.
+
+    Args:
+        value: (*lead, n).
+        places: (n,) int64.
+        placeholder: an event.
+    """
+    dtype = torch.promote_types(placeholder.dtype, value.dtype)
+    events = placeholder.to(dtype).flatten().expand((*value.shape[:-1], -1))
+    events = events.index_copy(-1, places, value.to(dtype))
+    return events.reshape((*value.shape[:-1], *placeholder.shape))
 
 
 def _check_draws(factorization: Factorization, mask: Tensor) -> None:
@@ -257,18 +268,20 @@ class _Part(constraints.Constraint):
 
     Args:
         whole: the support of events.
-        fill: from the elements to an event whose other elements are possible.
+        places: of the elements in the flattened event, (n,) int64.
+        placeholder: an event whose other elements are possible.
     """
 
     event_dim = 1
 
-    def __init__(self, whole: constraints.Constraint, fill: Callable[[Tensor], Tensor]) -> None:
-        self.whole, self.fill, self.is_discrete = whole, fill, whole.is_discrete
+    def __init__(self, whole: constraints.Constraint, places: Tensor, placeholder: Tensor) -> None:
+        self.whole, self.is_discrete = whole, whole.is_discrete
+        self.places, self.placeholder = places, placeholder
         super().__init__()
 
     def check(self, value: Tensor) -> Tensor:
         """Whether each vector is inside: (...) bool."""
-        return self.whole.check(self.fill(value))
+        return self.whole.check(_filled(value, self.places, self.placeholder))
 
     def __repr__(self) -> str:
         return f"part of {self.whole}"

@@ -116,7 +116,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _reset(self) -> None:
         """Sets the attributes that users and Pyro may assign to what the families give."""
-        self.has_rsample = self.factorization.has_rsample
+        self.has_rsample = self.factorization.has_rsample and self.partial_block is None
         self.has_enumerate_support = self._is_enumerable
 
     @property
@@ -251,7 +251,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.evidence is not None:
             values, mask = self.evidence
             value = torch.where(mask & ~kept, values, value)
-        first = self.with_first(kept, subject)
+        first = self._with_next(kept, subject)
         value = first.checked(value, mask=kept)
         scores = first._score(value, kept)
         if (
@@ -271,13 +271,25 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
         Args:
             value: (*lead, *event_shape); elements that are not observed are ignored.
-            mask: (*lead, *event_shape) bool. Elements that are evidence already do not count.
+            mask: (*lead, *event_shape) bool. Elements that are evidence already do not count, and
+                other values of them are impossible.
         """
         mask = self.checked_mask(mask)
-        if self.evidence is not None:
-            mask = mask & ~self.evidence[1]
-        filled = torch.where(mask, value, self.bound.placeholder)
-        return self.scores_of(filled, mask).sum(-1)
+        if self.evidence is None:
+            filled = torch.where(mask, value, self.bound.placeholder)
+            return self.scores_of(filled, mask).sum(-1)
+        new = mask & ~self.evidence[1]
+        scores = self.scores_of(torch.where(new, value, self.bound.placeholder), new).sum(-1)
+        differs = self.factorization.split(self._contradicts(value, mask))
+        differs = self.factorization.layout.count(differs).any(-1)
+        return scores.masked_fill(differs, -torch.inf)
+
+    def _contradicts(self, value: Tensor, mask: Tensor) -> Tensor:
+        """The elements under a mask that are evidence already, with another value."""
+        assert self.evidence is not None
+        before, seen = self.evidence
+        value = value.to(before.dtype) if before.is_floating_point() else value
+        return mask & seen & (value != before)
 
     def conditionals(
         self, value: Tensor
@@ -551,7 +563,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
         Raises:
             ValueError: if neither this joint nor the network under another order can condition on
-                the set, or a family cannot condition on a part of its block.
+                the set, a family cannot condition on a part of its block, or elements are observed
+                already with other values.
 
         >>> import torch, ardist as ad
         >>> _ = torch.manual_seed(0)
@@ -568,6 +581,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         value = torch.where(mask, value, self.bound.placeholder)
         if self.evidence is not None:
             before, seen = self.evidence
+            if not holds(~(differs := self._contradicts(value, mask))):
+                raise ValueError(
+                    f"value: expected no other values of elements that are observed already, got "
+                    f"{int(differs.sum())}"
+                )
             value, mask = torch.where(seen, before, value), mask | seen
         self._try(self.factorization.layout.given_log_prob, mask)
         value = first.checked(value, mask=mask)
@@ -576,7 +594,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"value: expected finite numbers under the mask, got "
                 f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
             )
-        return first._with(evidence=(value, mask))
+        given = first._with(evidence=(value, mask))
+        if given.partial_block is not None:  # so that Pyro draws without gradients
+            given.has_rsample = False
+        return given
 
     def marginal(self, mask: Tensor) -> Marginal:
         """The marginal distribution of the elements under `mask`, as vectors.
@@ -599,7 +620,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         check_kept(mask, self.event_shape)
         mask = mask.to(self.bound.reference.device)
-        first = self.with_first(mask)
+        first = self._with_next(mask)
         result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
         return result
@@ -625,12 +646,31 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 f"any order"
             ) from error
         if observed_first(other.factorization, other.ranks, fac.split(mask)) is not None:
-            cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
-            raise ValueError(
-                f"mask: expected one that cuts no block on which another one depends, got one "
-                f"that cuts {', '.join(map(fac.block_name, cut))}"
-            )
+            raise self._refused_cut(mask)
         return other._with(evidence=evidence)
+
+    def _with_next(
+        self, mask: Tensor, subject: str = "mask: blocks under it"
+    ) -> "AutoregressiveDistribution":
+        """As `with_first`, in an order in which the elements under the mask follow the evidence, so
+        that they depend on it.
+        """
+        first = self.with_first(mask, subject)
+        if first is self or self.evidence is None:
+            return first
+        # The order of both together may have moved evidence behind blocks under the mask.
+        other = first.with_first(torch.zeros_like(mask), subject)
+        if other.with_first(mask, subject) is not other:
+            raise self._refused_cut(mask | self.evidence[1])
+        return other
+
+    def _refused_cut(self, mask: Tensor) -> ValueError:
+        fac = self.factorization
+        cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
+        return ValueError(
+            f"mask: expected one that cuts no block on which another one depends, got one "
+            f"that cuts {', '.join(map(fac.block_name, cut))}"
+        )
 
     @torch.no_grad()
     def _try(self, score: Callable[[Tensor, Tensor, Tensor], Tensor], mask: Tensor) -> None:

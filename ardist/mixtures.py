@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 
 from ardist.bound_network import unwrap
-from ardist.conditioning import Marginal
+from ardist.conditioning import Marginal, check_mask
 from ardist.constraints import BlockConstraint, RuleConstraint
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.guards import elementwise
@@ -21,7 +21,7 @@ from ardist.ordering import Ordering
 from ardist.shapes import (
     as_flag,
     as_shape,
-    check_tensor,
+    check_data,
     check_type,
     described,
     expand_to_batch,
@@ -223,17 +223,20 @@ class Mixture(TorchDistribution):
         >>> p.given(torch.full((4,), 0.5), last).sample((2,))[:, 3]
         tensor([0.5000, 0.5000])
         """
-        for name, part in {"value": value, "mask": mask}.items():
-            check_tensor(part, name)
-            leading(part.shape, self.event_shape, self.batch_shape, name)
-        components = [part.given(value, mask) for part in self._conditionable]
+        check_mask(mask, self.event_shape, self.batch_shape)
+        check_data(value, "value")
+        leading(value.shape, self.event_shape, self.batch_shape, "value")
         logits = self._joint_with(value, mask)  # (*lead, K)
-        possible = logits.isfinite().any(-1)
-        if not holds(possible):
+        possible = logits.isfinite()
+        if not holds(possible.any(-1)):
             raise ValueError(
                 "value: expected elements under the mask that a component can have, got "
-                f"{int((~possible).sum())} of {possible.numel()} that none can"
+                f"{int((~possible.any(-1)).sum())} of {possible[..., 0].numel()} that none can"
             )
+        components = [
+            part.given(value, _only_rows(mask, rows, self.event_shape))
+            for part, rows in zip(self._conditionable, possible.unbind(-1), strict=True)
+        ]
         return self._with(Categorical(logits=logits), components)
 
     def marginal(self, mask: Tensor) -> "Mixture":
@@ -433,6 +436,14 @@ def _key(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_key(part) for part in value]
     return value.tolist() if isinstance(value, Tensor) else value
+
+
+def _only_rows(mask: Tensor, rows: Tensor, event_shape: Size) -> Tensor:
+    """A mask of events in these rows (*lead,) bool, and of nothing in the others.
+
+    A component of weight zero stays as it is: given what it cannot have, it would score NaN.
+    """
+    return mask if holds(rows) else mask & rows.reshape((*rows.shape, *(1,) * len(event_shape)))
 
 
 def _is_pathwise(p: Distribution) -> bool:

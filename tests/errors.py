@@ -1990,6 +1990,12 @@ VALUES = (
         cure="Clean the data, or exclude the element from the mask.",
     ),
     error(
+        "value: expected no other values of elements that are observed already, got 1",
+        lambda: p(BITS).given(torch.zeros(3), FIRST).given(torch.ones(3), FIRST),
+        cause="An element was observed before with another value, so what is given is impossible.",
+        cure="Observe each element once, or start again from the distribution without evidence.",
+    ),
+    error(
         "value: expected pad 0 in block (1,), which comes after the end 1, got 2",
         lambda: p(ad.Factorization(3, fam.Categorical(3), end=1, pad=0)).log_prob(
             torch.tensor([1, 2, 0])
@@ -2041,6 +2047,14 @@ CONDITIONING = (
             transformer(BIT_PAIRS)
             .condition()
             .given(torch.zeros(2, 2), torch.tensor([[True, False], [True, False]]))
+        ),
+        "mask: expected one that cuts no block on which another one depends, got one that cuts "
+        "block (0,)",
+        lambda: (
+            transformer(BIT_PAIRS)
+            .condition()
+            .given(torch.zeros(2, 2), CUT)
+            .marginal(torch.tensor([[False, False], [True, True]]))
         ),
         cause="A block is observed in part, and later blocks depend on all of it.",
         cure="Observe whole blocks, or partition the event into scalars.",

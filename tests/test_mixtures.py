@@ -624,6 +624,51 @@ def test_the_weights_of_a_conditional_are_those_of_bayes(float64):
     assert torch.equal(draw[..., mask], x[..., mask])
 
 
+PAIRS = ad.Factorization(
+    (2, 2),
+    fam.Independent(fam.TopK(fam.Bernoulli(), 1), (2,)),
+    partition=ad.Partition.along(0),
+)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("batch", [(), (4,)])
+def test_components_that_cannot_have_the_evidence_drop_out(batch, cut, float64):
+    """Since they are given something else, or give it the probability zero."""
+    mask = torch.tensor([[True, not cut], [False, False]])
+    seen = torch.tensor([[True, True], [False, False]])
+    apart = [made(TOTAL).given(torch.full((*batch, 2, 2), x), seen) for x in (0.0, 1.0)]
+    inner = ad.Mixture(dist.Categorical(torch.ones(2)), apart)
+    bits = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
+    states = bits.reshape(16, *(1,) * len(batch), 2, 2)
+    for components in (apart, [made(PAIRS, batch) for _ in range(5)], [*apart, inner]):
+        p = ad.Mixture(dist.Categorical(torch.ones(len(components))), components)
+        for x in p.sample((3,)):
+            q = p.given(x, mask)
+            agree = ((states == x) | ~mask).all(-1).all(-1)
+            joint = p.log_prob(states).masked_fill(~agree, -torch.inf)
+            torch.testing.assert_close(q.log_prob(states), joint - joint.logsumexp(0))
+            assert (q.sample((20,)) == x)[..., mask].all()
+
+
+def test_marginals_may_cut_blocks_whose_elements_are_not_independent(float64):
+    parts = ad.Partition.split([2, ()])
+    inner = random_made(
+        ad.Factorization(3, [fam.OneHotCategorical(2), fam.Bernoulli()], partition=parts),
+        context_shape=(4,),
+        hidden_features=8,
+    )
+    fac = ad.Factorization((2, 3), fam.Nested(inner), partition=ad.Partition.along(0))
+    mixing = dist.Categorical(torch.tensor([0.4, 0.6]))
+    p = ad.Mixture(mixing, [made(fac), made(fac)], validate_args=True)
+    kept = torch.tensor([[True, True, True], [True, True, False]])
+    states, q = p.enumerate_support(), p.marginal(kept)
+    for value in states[:, kept].unique(dim=0):
+        total = p.log_prob(states[(states[:, kept] == value).all(-1)]).logsumexp(0)
+        torch.testing.assert_close(q.log_prob(value), total)
+    assert not q.support.check(torch.full((5,), 0.5))
+
+
 def test_evidence_that_does_not_fit_the_batch_is_refused_by_name():
     p, x, mask = mixture("groups", (3,)), torch.zeros(5, 2, 2), torch.ones(2, 2) > 0
     with pytest.raises(ValueError, match=r"^value: expected .* \(3,\), got \(5, 2, 2\)"):

@@ -1,5 +1,6 @@
 """Conditionals and marginals of any set, orders for each row, and missing values."""
 
+import pyro
 import pytest
 import torch
 from laws import assert_density, assert_follows
@@ -111,6 +112,49 @@ def test_marginals_are_conditioned_and_marginalized_as_enumeration_says(name, fl
                 found = states[:, kept if seen is not None else inner]
                 for value in found.unique(dim=0):
                     close(q.log_prob(value).exp(), probs[(found == value).all(-1)].sum())
+
+
+CHAINS = ad.Ordering.from_graph(  # 0 -> 1 and 2 -> 3 -> 4
+    [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0]]
+)
+PAIRS = fam.Independent(fam.Bernoulli(), (2,))
+
+
+@pytest.mark.parametrize("factorization", [
+    ad.Factorization(5, fam.Bernoulli(), ordering=CHAINS),
+    ad.Factorization((2, 2), PAIRS, partition=ad.Partition.along(0)),
+], ids=["graph", "cut"])  # fmt: skip
+def test_marginals_depend_on_all_that_is_given(factorization, float64):
+    """Or they are refused, if no order has what is given before what is kept."""
+    p, found = transformer(factorization).condition(), 0
+    masks = masks_of(factorization)[1:]
+    for mask, kept in [(a, b) for a in masks for b in masks if not (a & b).any()]:
+        try:
+            event = p.bound.placeholder
+            q = p.given(event, mask).marginal(kept)
+        except ValueError:
+            continue
+        joint = p.with_ordering(q.ordering)
+        states = joint.enumerate_support()
+        probs = joint.log_prob(states).exp() * (states[:, mask] == event[mask]).all(-1)
+        same = (states[:, kept] == 1).all(-1)
+        expected = probs[same].sum() / probs.sum()
+        close(q.log_prob(torch.ones(int(kept.sum()))).exp(), expected)
+        found += 1
+    assert found > 10
+
+
+def test_elements_that_are_observed_already_keep_their_values(float64):
+    p = transformer(DISCRETE["raster"]).condition()
+    x, mask = p.sample(), torch.tensor([[True, True], [False, False]])
+    q, more = p.given(x, mask), torch.tensor([[True, False], [True, False]])
+    y = torch.where(mask, x, 1 - x)
+    both = p.with_ordering(q.given(y, more).ordering).given(y, mask | more)
+    states = p.enumerate_support()
+    close(q.given(y, more).log_prob(states), both.log_prob(states))
+    with pytest.raises(ValueError, match=r"^value: .* observed already, got 1$"):
+        q.given(1 - x, more)
+    assert q.observed_log_prob(1 - x, more) == -torch.inf
 
 
 @pytest.mark.slow
@@ -494,6 +538,18 @@ def test_marginals_where_rows_have_orders_of_their_own(ordering, float64):
     ranks = torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0]])
     q = p.with_ordering(ranks).marginal(torch.tensor([False, False, False, True]))
     assert q.sample((50,)).unique().numel() == 100
+
+
+def test_pyro_draws_blocks_that_are_observed_in_part():
+    fac = ad.Factorization((2, 2), fam.MultivariateNormal(2), partition=ad.Partition.along(0))
+    mask = torch.tensor([[True, True], [True, False]])
+    p = networks.MADE(fac, hidden_features=8).condition().given(torch.zeros(2, 2), mask)
+    mixture = ad.Mixture(torch.distributions.Categorical(torch.ones(2)), [p, p])
+    assert (pyro.sample("x", p) == 0).eq(mask).all()
+    assert (pyro.sample("x", mixture) == 0).eq(mask).all()
+    assert (pyro.sample("x", p.marginal(mask | ~mask)) == 0).eq(mask.flatten()).all()
+    assert p.with_families(fac.families[0]).has_rsample is False
+    assert p.given(torch.zeros(2, 2), mask).has_rsample is False
 
 
 def test_a_nested_network_of_any_order_is_cut_anywhere(float64):
