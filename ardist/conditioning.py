@@ -33,7 +33,7 @@ def observed_first(
     Returns:
         None if no block under the mask depends on one that is not: the set is ancestral, and the
         present order gives its marginal. Otherwise an ordering or, if rows differ, ranks
-        (*lead, *grid_shape), in which rows with an ancestral set keep their order if it is no
+        (*lead, *grid_shape), in which rows with an ancestral set keep their order, unless it is a
         graph's.
     """
     layout, count = factorization.layout, factorization.num_blocks
@@ -46,7 +46,8 @@ def observed_first(
     rows = wanted.reshape(-1, count)
     if ranks is None and bool((rows == rows[:1]).all()):
         return Ordering.from_ranks(dense(rows[0]).reshape(factorization.grid_shape))
-    if not factorization.ordering.is_graph:  # which the order of a row cannot express
+    # The order of a row cannot express a graph.
+    if ranks is not None or not factorization.ordering.is_graph:
         wanted = torch.where(wrong, wanted, own)
     return dense(wanted).reshape((*wanted.shape[:-1], *factorization.grid_shape))
 

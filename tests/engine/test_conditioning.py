@@ -144,6 +144,20 @@ def test_marginals_depend_on_all_that_is_given(factorization, float64):
     assert found > 10
 
 
+def test_missing_elements_of_what_is_given_are_those_of_each_row_alone(float64):
+    graph = torch.zeros(5, 5).bool()
+    graph[3, 1] = graph[4, 1] = graph[4, 2] = True
+    fac = ad.Factorization(5, fam.Bernoulli(), ordering=ad.Ordering.from_graph(graph))
+    p = transformer(fac).condition(nan_policy="marginalize")
+    for mask in masks_of(fac)[1:-1:5]:
+        q = p.given(p.sample(), mask)
+        kept = masks_of(fac)[1:] & ~mask
+        x = q.sample((len(kept),))
+        found = q.log_prob(torch.where(kept | mask, x, torch.nan))
+        alone = [q.marginal(k).log_prob(row[k]) for row, k in zip(x, kept, strict=True) if k.any()]
+        close(found[kept.any(-1)], torch.stack(alone))
+
+
 def test_elements_that_are_observed_already_keep_their_values(float64):
     p = transformer(DISCRETE["raster"]).condition()
     x, mask = p.sample(), torch.tensor([[True, True], [False, False]])
