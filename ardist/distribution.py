@@ -286,7 +286,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     def _contradicts(self, value: Tensor, mask: Tensor) -> Tensor:
         """The elements under a mask that are evidence already, with another value."""
-        assert self.evidence is not None
+        if self.evidence is None:
+            return torch.zeros_like(mask)
         before, seen = self.evidence
         value = value.to(before.dtype) if before.is_floating_point() else value
         return mask & seen & (value != before)
