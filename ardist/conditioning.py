@@ -296,7 +296,7 @@ def _support(factorization: Factorization, mask: Tensor) -> constraints.Constrai
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
     restriction = factorization.restriction
     within = None if restriction is None else restriction.layout_within()
-    families = (layout if within is None else within).families
+    families = (factorization.conditionals if within is None else within).families
     blocks = torch.arange(layout.num_blocks, device=mask.device)
     owners = merge(layout.expand_to_elements(blocks))[mask].tolist()
     each = [elementwise(families[block].support) for block in owners]

@@ -909,6 +909,8 @@ RULES = (
     error(
         "total: expected a sum from 0 to 3 of 3 blocks, got 4: no event follows Sum(total=4)",
         lambda: ad.Factorization(3, fam.Bernoulli(), rule=rules.Sum(4)),
+        "total: expected a sum from 0 to inf of 3 blocks, got 0: no event follows Sum(total=0)",
+        lambda: ad.Factorization(3, fam.Exponential(), rule=rules.Sum(0)),
         "rule: expected at least 3 states for as many different blocks, got 2 of Bernoulli():"
         " no event follows Distinct()",
         lambda: ad.Factorization(3, fam.Bernoulli(), rule=rules.Distinct()),
@@ -932,6 +934,12 @@ RULES = (
         "rule: expected consecutive integers or numbers with a CDF for Sum(total=1), got "
         "VonMises()",
         lambda: ad.Factorization(3, fam.VonMises(), rule=rules.Sum(1)),
+        "rule: expected consecutive integers or numbers with a CDF for Sum(total=1), got "
+        "Hurdle((0.0,), LogNormal())",
+        lambda: ad.Factorization(3, fam.Hurdle((0,), fam.LogNormal()), rule=rules.Sum(1)),
+        "rule: expected a real block last for Sum(total=1), since an integer cannot complete a "
+        "sum of reals, got block (1,)",
+        lambda: ad.Factorization(2, [fam.Normal(), fam.Bernoulli()], rule=rules.Sum(1)),
         "total: expected an integer for blocks of integers, got 1.5",
         lambda: ad.Factorization(2, fam.Poisson(), rule=rules.Sum(1.5)),
         "b: expected a column with finitely many values for a set, or one number with a CDF "

@@ -12,6 +12,7 @@ from torch import Tensor
 from ardist.families import Family
 from ardist.families.base import states_of
 from ardist.families.guards import widest
+from ardist.families.hurdle import Spiked
 from ardist.families.restricted import Restricted, restricted
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Interval, Rule, Specification, State, bound, num_values, places
@@ -24,8 +25,8 @@ class Sum(Rule):
 
     Blocks are single numbers: consecutive integers, as of `Bernoulli`, `Categorical` and `Poisson`,
     or reals whose family has a CDF. Each block is restricted to what the later ones can complete.
-    So the last block is certain, and with real blocks the density is that of all others. The state
-    is the sum so far.
+    So the last block is certain, and with real blocks, one of which comes last, the density is that
+    of all others. The state is the sum so far.
 
     Args:
         total: a number.
@@ -56,18 +57,22 @@ class Sum(Rule):
         each = [one.family for one in places(factorization).each]
         low, high = torch.tensor([self._ends(family) for family in each], dtype=torch.float64).T
         least, most = self.total - _sums_of_rest(high), self.total - _sums_of_rest(low)
-        if not least[0] <= 0 <= most[0]:
+        is_real = torch.tensor([not family.support.is_discrete for family in each])
+        # Reals do not reach their ends together.
+        is_possible = least[0] < 0 < most[0] if is_real.any() else least[0] <= 0 <= most[0]
+        if not is_possible:
             raise ValueError(
                 f"total: expected a sum from {float(low.sum()):g} to {float(high.sum()):g} of "
                 f"{factorization.num_blocks} blocks, got {self.total}: no event follows {self!r}"
             )
-        is_counted = all(family.support.is_discrete for family in each)
+        is_counted = not is_real.any()
         if is_counted and self.total != int(self.total):
             raise ValueError(f"total: expected an integer for blocks of integers, got {self.total}")
         is_finite = [family.enumerate_support() is not None for family in each]
         first = torch.where(torch.tensor(is_finite), low, 0.0)
         if all(is_finite):
             least, most, first = least.long(), most.long(), first.long()
+        self.check_order(factorization, factorization.ranks.reshape(1, -1))
         return bound(
             self,
             _least=least,
@@ -77,15 +82,23 @@ class Sum(Rule):
             follows_reals=not is_counted,
         )
 
+    def check_order(self, factorization: Specification, ranks: Tensor) -> None:
+        real = [not family.support.is_discrete for family in factorization.layout.families]
+        integer = [block for block in ranks.argmax(-1).unique().tolist() if not real[block]]
+        if any(real) and integer:
+            raise ValueError(
+                f"rule: expected a real block last for {self!r}, since an integer cannot complete "
+                f"a sum of reals, got {factorization.block_name(integer[0])}"
+            )
+
     def _ends(self, family: Family) -> tuple[float, float]:
         """The least and the largest value of a block."""
         states = None if family.event_shape else family.enumerate_support()
         if states is not None and bool((states.double().diff() == 1).all()):
             return float(states[0]), float(states[-1])
-        if states is None and not family.event_shape and family.has_cdf:
-            ends = family._ends
-            if not ends.is_discrete or family.support.is_discrete:
-                return ends.lower, ends.upper
+        is_numeric = states is None and not family.event_shape and family.has_cdf
+        if is_numeric and (_is_counted(family) or not isinstance(family.support, Spiked)):
+            return family._ends.lower, family._ends.upper
         raise ValueError(
             f"rule: expected consecutive integers or numbers with a CDF for {self!r}, got {family}"
         )
@@ -150,6 +163,16 @@ class Sum(Rule):
         table = after + self._first.reshape(-1, 1, 1)  # (num_blocks, sums, width)
         table = torch.where((table >= 0) & (table <= most - least), table, -1)
         return Automaton(table, (int(self.total) - least,), -least)
+
+
+def _is_counted(family: Family) -> bool:
+    """Whether all values are integers without gaps: reals with a spike are not."""
+    support = family.support
+    if not isinstance(support, Spiked):
+        return support.is_discrete
+    ends = support.family._ends
+    are_inside = all(x % 1 == 0 and ends.lower <= x <= ends.upper for x in support.points)
+    return are_inside and _is_counted(support.family)
 
 
 def _sums_of_rest(each: Tensor) -> Tensor:

@@ -456,6 +456,23 @@ def test_gradients_through_draws_are_differences_under_common_noise(name, networ
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [0, 2, 1]])
+@pytest.mark.parametrize("inner", [fam.Bernoulli(), fam.Hurdle((0,), fam.Poisson())], ids=str)
+def test_sums_of_integers_and_reals_end_in_a_real(inner, order, float64):
+    """Every draw can be completed, or the order is refused."""
+    fac = ad.Factorization(
+        3, [fam.Normal(), inner, fam.Exponential()], ordering=ad.Ordering.permutation(order)
+    )
+    if order[-1] == 1:
+        with pytest.raises(ValueError, match="rule: expected a real block last"):
+            fac.replace(rule=rules.Sum(2.5))
+        return
+    p = build(fac.replace(rule=rules.Sum(2.5))).condition()
+    x = p.sample((200,))
+    torch.testing.assert_close(x.sum(-1), torch.full((200,), 2.5))
+    assert p.log_prob(x).isfinite().all()
+
+
 def test_sums_of_reals_in_single_precision():
     torch.manual_seed(0)
     for family, total in ((fam.Normal(), 0.3), (fam.Exponential(), 100.0)):

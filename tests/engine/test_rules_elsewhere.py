@@ -180,6 +180,18 @@ def test_the_support_of_numbers_that_are_limited_and_not_real(family):
     assert p.marginal(torch.tensor([True, False])).support.check(x[:, :1]).all()
 
 
+@pytest.mark.parametrize("kept", [[True, True, False], [True, True, True]])
+def test_a_marginal_takes_constants_outside_the_support(kept):
+    when = rules.When("a", {1}, b=-1.0, c=-2.0)
+    fac = ad.Factorization.columns(a=fam.Bernoulli(), b=fam.LogNormal(), c=fam.Poisson(), rule=when)
+    p = networks.Masked(fac, hidden_features=8).condition(validate_args=True)
+    q = p.marginal(torch.tensor(kept))
+    x = q.sample((50,))
+    assert (x[:, 1] == -1).any()
+    assert q.support.check(x).all()
+    assert q.log_prob(x).isfinite().all()
+
+
 def test_orders_of_rows_and_other_orders(float64):
     net = networks.Transformer(SYMBOLS, dim=8, depth=1, heads=2).eval()
     ranks = torch.stack([torch.randperm(5) for _ in range(3)])
