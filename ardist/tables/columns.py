@@ -446,6 +446,8 @@ class Numbers(NumberForm, Column):
 
     def written(self, cells: pd.Series) -> pd.Series:
         """Cells as draws are written, with all of their digits; times in dates as their day."""
+        if self.kind not in UNITS and str(cells.dtype) == self.dtype:
+            return cells  # integers of more digits than float64 has, too
         numbers = self._numbers(cells)
         return self._as_cells(np.floor(numbers) if self.is_integer else numbers)
 

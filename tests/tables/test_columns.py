@@ -362,6 +362,12 @@ def test_numbers_in_single_precision_are_their_shortest_decimals(dtype):
         pd.testing.assert_series_equal(decoded, cells.astype(dtype))
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", "int64[pyarrow]"])
+def test_huge_integers_are_written_as_they_are_given(dtype):
+    cells = pd.Series(2**62 + 10**13 * np.arange(100) + 1, dtype=dtype, name="x")
+    pd.testing.assert_series_equal(column_of(cells).written(cells), cells)
+
+
 def test_huge_integers_are_real_numbers():
     cells = pd.Series([10**25 + 10**22 * i for i in range(100)] + [None], name="x", dtype=object)
     column = column_of(cells)
