@@ -251,7 +251,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if self.evidence is not None:
             values, mask = self.evidence
             value = torch.where(mask & ~kept, values, value)
-        first = self._with_next(kept, subject)
+        first = self.with_next(kept, subject)
         value = first.checked(value, mask=kept)
         scores = first._score(value, kept)
         if (
@@ -621,7 +621,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """
         check_kept(mask, self.event_shape)
         mask = mask.to(self.bound.reference.device)
-        first = self._with_next(mask)
+        first = self.with_next(mask)
         result = Marginal(first, mask, first._validate_args)
         self._try(self.factorization.layout.marginal_log_prob, mask)
         return result
@@ -650,7 +650,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             raise self._refused_cut(mask)
         return other._with(evidence=evidence)
 
-    def _with_next(
+    def with_next(
         self, mask: Tensor, subject: str = "mask: blocks under it"
     ) -> "AutoregressiveDistribution":
         """As `with_first`, in an order in which the elements under the mask follow the evidence, so

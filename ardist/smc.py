@@ -168,7 +168,7 @@ def _limited_first(p: AutoregressiveDistribution, rule: Rule) -> AutoregressiveD
         return p
     blocks = fac.layout.expand_to_elements(torch.tensor(limited, device=p.bound.reference.device))
     try:
-        first = p.with_first(fac.merge(blocks))
+        first = p.with_next(fac.merge(blocks))
         _bound(rule, _without_rule(first.factorization))
     except ValueError:  # the network has one order, or the rule needs another one
         return p

@@ -59,6 +59,7 @@ INSIDE = {
     "AutoregressiveDistribution.batch_of": "for what is made of it; `log_prob` is held",
     "AutoregressiveDistribution.reparameterized": "for families made of it; `rsample` is held",
     "AutoregressiveDistribution.with_first": "for what is made of it; `given` is held",
+    "AutoregressiveDistribution.with_next": "for what is made of it; `marginal` is held",
     "AutoregressiveDistribution.draws_of": "for distributions made of it, which have checked",
     "AutoregressiveDistribution.observed_log_prob": "for mixtures of it; `Mixture.given` is held",
     "Marginal.observed_log_prob": "for mixtures of it; `Mixture.given` is held",

@@ -406,6 +406,25 @@ def test_limited_columns_come_first_if_the_network_follows_any_order(threshold):
     assert smc(one, rule, 50).log_weight.std() > 0.01
 
 
+def test_limited_columns_come_after_the_evidence_of_a_graph(float64):
+    torch.manual_seed(0)
+    graph = torch.zeros(5, 5).bool()
+    graph[1, 0] = graph[3, 2] = graph[4, 2] = graph[4, 3] = True
+    columns = dict.fromkeys("abcde", fam.Categorical(3))
+    fac = ad.Factorization.columns(columns, ordering=ad.Ordering.from_graph(graph))
+    net = networks.Masked(fac, hidden_features=16).double()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(torch.randn_like(weight))
+    p = net.condition().given(torch.ones(5).long(), torch.tensor([0, 0, 1, 1, 1]).bool())
+    found = smc(p, rules.Within({"b": (0, 1)}), 20_000)
+    second = p.marginal(torch.tensor([False, True, False, False, False]))
+    probs = second.log_prob(torch.arange(3).unsqueeze(-1)).exp()
+    expected = probs[1] / probs[:2].sum()
+    share = (found.log_weight.softmax(0) * (found.value[:, 1] == 1)).sum()
+    assert (share - expected).abs() < 6 * (expected * (1 - expected) / 20_000).sqrt()
+
+
 def test_many_particles_are_resampled_in_their_proportion():
     """Particles of a weight of zero are never copied, and others about as often as they weigh."""
     p = made(BITS).condition()
