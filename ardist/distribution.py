@@ -537,7 +537,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """The same network with conditionals of other families, such as `TopK` or `Tempered`.
 
         Raises:
-            ValueError: if their numbers of parameters differ from those that the network gives.
+            ValueError: if their numbers of parameters differ from those that the network gives, or
+                the network was built for one family in all blocks and these differ, or the other
+                way round.
         """
         factorization = self.factorization.with_families(families)
         return self._with(bound=self.bound.replace(factorization=factorization))

@@ -406,9 +406,12 @@ def other_families(m):
 
     choice = m.r.randint(0, 11)
     families = [changed(family) for family in m.plan.families]
-    if families == m.plan.families:
+    own = m.net.factorization
+    wanted = [changed(family) for family in own.layout.families]
+    # A network for one family in all blocks has another layout than one for several.
+    if families == m.plan.families or (len(set(wanted)) == 1) != own.is_uniform:
         return NOT_APPLICABLE
-    q = m.p.with_families([changed(family) for family in m.net.factorization.layout.families])
+    q = m.p.with_families(wanted)
     plan = m.plan.replace(families=families)
     return follows(m, q, "with_families", plans=[plan] * m.rows)
 
