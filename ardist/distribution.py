@@ -275,10 +275,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
                 other values of them are impossible.
         """
         mask = self.checked_mask(mask)
-        if self.evidence is None:
-            filled = torch.where(mask, value, self.bound.placeholder)
-            return self.scores_of(filled, mask).sum(-1)
-        new = mask & ~self.evidence[1]
+        new = mask if self.evidence is None else mask & ~self.evidence[1]
         scores = self.scores_of(torch.where(new, value, self.bound.placeholder), new).sum(-1)
         differs = self.factorization.split(self._contradicts(value, mask))
         differs = self.factorization.layout.count(differs).any(-1)

@@ -2000,7 +2000,7 @@ VALUES = (
     error(
         "value: expected no other values of elements that are observed already, got 1",
         lambda: p(BITS).given(torch.zeros(3), FIRST).given(torch.ones(3), FIRST),
-        cause="An element was observed before with another value, so what is given is impossible.",
+        cause="An element was observed before with another value, so the evidence is impossible.",
         cure="Observe each element once, or start again from the distribution without evidence.",
     ),
     error(

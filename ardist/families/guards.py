@@ -70,14 +70,20 @@ def ends_of(support: constraints.Constraint) -> Ends:
         -math.inf if lower is None or _is_many(lower) else float(lower),
         math.inf if upper is None or _is_many(upper) else float(upper),
         not isinstance(support, constraints.greater_than),
-        isinstance(support, _AtMost)
-        or not isinstance(support, (constraints.less_than, constraints.half_open_interval)),
+        not isinstance(support, (constraints.less_than, constraints.half_open_interval)),
         support.is_discrete,
     )
 
 
-class _AtMost(constraints.less_than):
+class _AtMost(constraints.Constraint):
     """The real numbers up to an end, which torch has without the end only."""
+
+    def __init__(self, upper_bound: float) -> None:
+        self.upper_bound = upper_bound
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"AtMost(upper_bound={self.upper_bound})"
 
     def check(self, value: Tensor) -> Tensor:
         return value <= self.upper_bound
@@ -92,7 +98,7 @@ def interval(lower: float, upper: float) -> constraints.Constraint:
     if upper == math.inf:
         return constraints.real if lower == -math.inf else constraints.greater_than_eq(lower)
     if lower == -math.inf:
-        return _AtMost(upper)  # type: ignore[no-untyped-call]
+        return _AtMost(upper)
     return constraints.interval(lower, upper)
 
 

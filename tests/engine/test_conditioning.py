@@ -125,7 +125,7 @@ PAIRS = fam.Independent(fam.Bernoulli(), (2,))
     ad.Factorization((2, 2), PAIRS, partition=ad.Partition.along(0)),
 ], ids=["graph", "cut"])  # fmt: skip
 def test_marginals_depend_on_all_that_is_given(factorization, float64):
-    """Or they are refused, if no order has what is given before what is kept."""
+    """Or they are refused, if no order has the evidence before the kept elements."""
     p, found = transformer(factorization).condition(), 0
     masks = masks_of(factorization)[1:]
     for mask, kept in [(a, b) for a in masks for b in masks if not (a & b).any()]:
