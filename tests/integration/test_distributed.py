@@ -1,7 +1,9 @@
 """Processes train as one does, and sharded networks draw: DDP and FSDP2, by gloo on the CPU."""
 
 import copy
+import faulthandler
 import itertools
+import os
 import shutil
 from functools import partial
 
@@ -201,6 +203,7 @@ def fits_as_one(rank, name, folder):
 
 
 def _run(rank, check, file, world, args):
+    faulthandler.enable()
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=world
@@ -209,6 +212,9 @@ def _run(rank, check, file, world, args):
         check(rank, *args)
     finally:
         torch.distributed.destroy_process_group()
+    # FSDP2 holds the group, so its threads still run, and they may crash an interpreter that shuts
+    # down beside them.
+    os._exit(0)
 
 
 def in_processes(folder, check, *args, world=WORLD):
