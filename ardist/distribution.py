@@ -50,21 +50,21 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     """p(x | c) = prod_i p(x_i | earlier x, c), parameterized by a conditional network.
 
     A cheap object: create a new one for every training step. The parameters are in the network.
-    It is a torch and a Pyro distribution. log_prob and all that is derived from it are in nats.
+    It is a torch and a Pyro distribution. `log_prob` and everything derived from it are in nats.
 
     Args:
         network: a conditional network, or one wrapped by `torch.compile` or DDP. The wrapper is
             called for parallel passes.
         context: the context to condition on, (*batch_shape, *network.context_shape). None if the
             network takes none; batch_shape is () then.
-        factorization: in place of the network's own, if the network supports it.
+        factorization: replaces the network's own factorization, if the network supports it.
         params: tensors that replace the network's parameters, by name. They are inside the network
-            during a computation, so no other thread may use it at that time.
-        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` means missing,
-            and only the other elements are scored, as by `marginal`. Such a value is a tensor of
-            floats, also if the elements are indices.
+            during each computation, so no other thread may use the network at that time.
+        nan_policy: "raise", or "marginalize": NaN in a value given to `log_prob` marks a missing
+            element, and only the other elements are scored, as by `marginal`. Such a value is a
+            floating-point tensor, even if its elements are indices.
         chunk_size: the number of blocks whose parameters `log_prob` holds at a time. The backward
-            pass computes them again. It bounds the memory of long events with many parameters a
+            pass recomputes them. This bounds the memory for long events with many parameters per
             block, such as the logits of a large vocabulary. `RNN`, `Transformer`, `WaveNet` and
             `PixelCNN` support it. By default all parameters are held.
         validate_args: whether to check values and the context; torch's default if None.
@@ -115,7 +115,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
 
     def _reset(self) -> None:
-        """Sets the attributes that users and Pyro may assign to what the families give."""
+        """Sets the attributes that users and Pyro may assign to their defaults."""
         self.has_rsample = self.factorization.has_rsample and self.partial_block is None
         self.has_enumerate_support = self._is_enumerable
 
@@ -141,7 +141,11 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
-        """The set of possible events, known to `biject_to` and `transform_to`."""
+        """The set of possible events.
+
+        If the blocks are continuous, `biject_to` and `transform_to` map reals onto it. Under a
+        rule, they do so only for the intervals of `rules.Within`.
+        """
         fac, support = self.factorization, self.factorization.support
         if isinstance(support, RuleConstraint) and self._differs_by_row:
             dims = len(fac.event_shape)
@@ -158,7 +162,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     @property
     def _is_enumerable(self) -> bool:
-        """Whether all rows have the same events, and these are few."""
+        """Whether all rows have the same events, at most `_MAX_STATES` of them."""
         states = self.factorization.num_states
         return states is not None and states <= _MAX_STATES and not self._differs_by_row
 
@@ -239,9 +243,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def scores_of(
         self, value: Tensor, kept: Tensor, subject: str = "mask: blocks under it"
     ) -> Tensor:
-        """The share of each block in the log_prob of the elements `kept`: (*lead, num_blocks).
+        """The share of each block in the log_prob of the `kept` elements: (*lead, num_blocks).
 
-        For families and distributions that are made of this one.
+        Used by families and distributions that wrap this one.
 
         Args:
             value: (*lead, *event_shape); elements that are not kept are inside the support.
@@ -266,13 +270,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return torch.where(ancestral, self._score(value, kept), scores)
 
     def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
-        """The log-probability of the elements that `given` conditions on: (*lead,). For what is
-        made of this distribution.
+        """The log_prob of the elements that `given` conditions on: (*lead,).
+
+        Used by distributions that wrap this one.
 
         Args:
             value: (*lead, *event_shape); elements that are not observed are ignored.
-            mask: (*lead, *event_shape) bool. Elements that are evidence already do not count, and
-                other values of them are impossible.
+            mask: (*lead, *event_shape) bool. Elements that are already evidence contribute 0. If
+                their values differ from the evidence, the result is -inf.
         """
         mask = self.checked_mask(mask)
         new = mask if self.evidence is None else mask & ~self.evidence[1]
@@ -282,7 +287,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return scores.masked_fill(differs, -torch.inf)
 
     def _contradicts(self, value: Tensor, mask: Tensor) -> Tensor:
-        """The elements under a mask that are evidence already, with another value."""
+        """Whether each element under a mask is already evidence with another value."""
         if self.evidence is None:
             return torch.zeros_like(mask)
         before, seen = self.evidence
@@ -321,7 +326,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return drawn.detach()  # torch.jit.trace records no torch.no_grad
 
     def draws_of(self, sample_shape: Sequence[int], kept: Tensor) -> Tensor:
-        """Events of which only the elements `kept` are drawn, for what is made of this one."""
+        """Events drawn up to the last step that has `kept` elements; later blocks are placeholders.
+
+        Used by distributions that wrap this one.
+        """
         fac = self.factorization
         ranks = fac.ranks.flatten() if self.ranks is None else self.ranks
         steps = ranks[..., fac.layout.count(fac.split(kept)).to(ranks.device) > 0]
@@ -333,10 +341,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def rsample(self, sample_shape: Sequence[int] = (), *, tol: float = 0.0) -> Tensor:
         """Events with gradients to the parameters and to the context.
 
-        The draw is that of `sample`. Its gradient is that of plain autograd through the steps,
-        by implicit differentiation, in the memory of one parallel pass. A MADE computes it in one
-        reverse sweep over the steps. An RNN keeps the graph of its steps. Other networks iterate,
-        with at most one backward pass for each step.
+        It draws the same events as `sample`. The gradient equals the gradient of plain autograd
+        through the steps. Implicit differentiation computes it in the memory of one parallel pass.
+        A MADE needs one reverse sweep over the steps. An RNN keeps the graph of its steps. Other
+        networks iterate, with at most one backward pass for each step.
 
         Args:
             tol: for networks that iterate. They stop when a pass changes no entry of a row's
@@ -347,8 +355,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         Raises:
             NotImplementedError: if a family has no `rsample`, a block is observed in part, or
                 under `torch.jit.trace`, as in Pyro's JitTrace_ELBO.
-            RuntimeError: in a backward pass with `create_graph=True`: a draw is differentiable
-                once.
+            RuntimeError: in a backward pass with `create_graph=True`, since a draw is
+                differentiable only once.
         """
         return self._rsample(sample_shape, tol, scored=False)[0]
 
@@ -361,7 +369,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def rsample_and_log_prob(
         self, sample_shape: Sequence[int] = (), *, tol: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """A draw with gradients and its log_prob, from the same pass; arguments as of `rsample`."""
+        """A draw with gradients, and its log_prob from the same pass; see `rsample`."""
         x, scores = self._rsample(sample_shape, tol, scored=True)
         return x, scores.sum(-1)
 
@@ -387,7 +395,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return self.bound.with_params(rsample, self.batch(lead), tol, scored)
 
     def reparameterized(self, value: Tensor) -> Tensor:
-        """A draw (*lead, *event_shape) with its gradients, for families made of this one."""
+        """A draw (*lead, *event_shape) with the gradients of `rsample`.
+
+        Used by families that wrap this distribution.
+        """
         batch = self.batch_of(value)
         return self.bound.with_params(reparameterized, batch, value)[0]
 
@@ -453,8 +464,10 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     @property
     def mode(self) -> Tensor:
-        """The greedy event, batch_shape + event_shape: the likeliest state of each block given the
-        blocks before it. Other events may be likelier. `ardist.sampling.beam_search` may find them.
+        """The greedy event: batch_shape + event_shape.
+
+        Each block has its likeliest state given the blocks before it. Other events may be likelier,
+        and `ardist.sampling.beam_search` may find them.
 
         Raises:
             NotImplementedError: if a block has no finite set of states.
@@ -470,14 +483,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     # Distributions that are derived from this one.
 
     def with_ordering(self, ordering: Ordering | Tensor) -> "AutoregressiveDistribution":
-        """The joint that the network gives under another order of the same blocks.
+        """The joint distribution that the network defines for another order of the same blocks.
 
         Args:
-            ordering: one for all rows, or ranks (*lead, *grid_shape) int64 with an order for each
-                row, where `lead` broadcasts with batch_shape.
+            ordering: one ordering for all rows, or ranks (*lead, *grid_shape) int64 with an order
+                for each row. `lead` broadcasts with batch_shape.
 
         Raises:
-            ValueError: if the network does not support it.
+            ValueError: if the network does not support the ordering.
         """
         bound, grid = self.bound, self.factorization.grid_shape
         if self.evidence is not None:
@@ -497,7 +510,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
         ranks = ordering.reshape(*lead, self.factorization.num_blocks)
         ranks = dense(ranks.to(bound.reference.device, torch.int64))
-        if ranks.numel():  # networks refuse ties or nothing: check the row with most of them
+        if ranks.numel():  # networks refuse only ties: check the row with the most ties
             row = ranks.flatten(0, -2)[ranks.amax(-1).flatten().argmin()]
             one = self.factorization.with_ordering(Ordering.from_ranks(row.reshape(grid)))
             if (reason := bound.unsupported_reason(one)) is not None:
@@ -508,15 +521,15 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         return self._with(ranks=ranks)
 
     def with_rule(self, rule: Rule | None) -> "AutoregressiveDistribution":
-        """The same network with blocks that follow a rule, or with none.
+        """The distribution of the same network under another rule, or under no rule.
 
-        A network that was trained without the rule gives the same parameters. Each conditional is
-        restricted to the values that the rule allows, and normalized again. This is not the
-        distribution conditioned on the rule, which `ardist.sampling.smc` gives.
+        The network computes the same parameters, whether or not it was trained with the rule. Each
+        conditional is restricted to the values that the rule allows, and renormalized. This differs
+        from the distribution conditioned on the rule, which `ardist.sampling.smc` samples.
 
         Raises:
-            ValueError: if no event follows the rule, it does not suit the blocks, or something is
-                observed that it does not allow.
+            ValueError: if no event follows the rule, the rule does not suit the blocks, or an
+                observed value violates it.
 
         >>> import torch, ardist as ad
         >>> net = ad.networks.MADE(ad.Factorization(4, ad.families.Bernoulli()), hidden_features=8)
@@ -534,9 +547,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         """The same network with conditionals of other families, such as `TopK` or `Tempered`.
 
         Raises:
-            ValueError: if their numbers of parameters differ from those that the network gives, or
-                the network was built for one family in all blocks and these differ, or the other
-                way round.
+            ValueError: if the network computes other numbers of parameters than the families need,
+                or only one of the two, the network or `families`, has a single family for all
+                blocks.
         """
         factorization = self.factorization.with_families(families)
         return self._with(bound=self.bound.replace(factorization=factorization))
@@ -544,27 +557,27 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def given(self, value: Tensor, mask: Tensor) -> "AutoregressiveDistribution":
         """The whole event, conditioned on the elements of `value` under `mask`.
 
-        Its `log_prob` is that of the other elements given the observed ones, and -inf if a value
-        disagrees with them. Its `sample` returns whole events.
+        Its `log_prob` scores the other elements given the observed ones, and is -inf if a value
+        disagrees with the observed elements. Its `sample` returns whole events.
 
-        The result is exact for this joint if the observed set is ancestral: no observed block
-        depends on one that is not observed, as in a prefix or a set of ancestors in a graph.
-        Otherwise an any-order network uses the ordering that puts the observed blocks first, both
-        parts in their old relative order. That is another joint, as good as the network's fit in
-        that order. `given(...).ordering` shows it.
+        The result is exact for this joint distribution if the observed set is ancestral: no
+        observed block depends on an unobserved one. A prefix and a set of ancestors in a graph are
+        ancestral. Otherwise an any-order network uses the ordering that puts the observed blocks
+        first and keeps the relative order within both parts. That is another joint distribution,
+        as good as the network's fit in that order. `given(...).ordering` shows the order.
 
         Args:
             value: (*lead, *event_shape); elements that are not observed are ignored.
-            mask: (*lead, *event_shape) bool. Leading dimensions of both broadcast with
-                batch_shape. Rows may differ if all sets are ancestral, or if the network supports
-                an order for each row, which takes the place of a graph in all rows. If a mask
-                covers a block in part, its family conditions that block.
-                `families.Nested.ordering_given` shows the order of a nested block.
+            mask: (*lead, *event_shape) bool. The leading dimensions of `value` and `mask` broadcast
+                with batch_shape. Rows may differ in their masks if all observed sets are ancestral,
+                or if the network supports an order for each row, which then replaces a graph in all
+                rows. If a mask covers only a part of a block, the block's family conditions on
+                this part. `families.Nested.ordering_given` shows the order of a nested block.
 
         Raises:
-            ValueError: if neither this joint nor the network under another order can condition on
-                the set, a family cannot condition on a part of its block, or elements are observed
-                already with other values.
+            ValueError: if neither this joint distribution nor the network under another order can
+                condition on the observed set, a family cannot condition on a part of its block, or
+                elements are already observed with other values.
 
         >>> import torch, ardist as ad
         >>> _ = torch.manual_seed(0)
@@ -602,9 +615,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def marginal(self, mask: Tensor) -> Marginal:
         """The marginal distribution of the elements under `mask`, as vectors.
 
-        It is exact for this joint if the kept set is ancestral (see `given`). Otherwise an
-        any-order network uses the ordering that puts the kept blocks first, which
-        `marginal(...).ordering` shows.
+        It is exact for this joint distribution if the kept set is ancestral (see `given`).
+        Otherwise an any-order network uses the ordering that puts the kept blocks first.
+        `marginal(...).ordering` shows the order.
 
         Args:
             mask: (*event_shape) bool.
@@ -628,8 +641,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def with_first(
         self, mask: Tensor, subject: str = "mask: blocks under it"
     ) -> "AutoregressiveDistribution":
-        """This joint if the elements under a mask are ancestral in it, else the one under the
-        order that puts them first.
+        """This distribution if the elements under a mask are ancestral, else the distribution under
+        the order that puts them first.
         """
         fac, evidence = self.factorization, self.evidence
         if evidence is not None:
@@ -652,8 +665,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     def with_next(
         self, mask: Tensor, subject: str = "mask: blocks under it"
     ) -> "AutoregressiveDistribution":
-        """As `with_first`, in an order in which the elements under the mask follow the evidence, so
-        that they depend on it.
+        """As `with_first`, with the elements under the mask after the evidence, so that they depend
+        on it.
         """
         first = self.with_first(mask, subject)
         if first is self or self.evidence is None:
@@ -695,8 +708,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
     # Checks of arguments.
 
     def checked_mask(self, mask: Tensor, name: str = "mask") -> Tensor:
-        """A mask on the network's device, whose leading dimensions fit batch_shape. For what is
-        made of this distribution.
+        """The mask on the network's device, after a check that its leading dimensions fit
+        batch_shape.
         """
         check_mask(mask, self.event_shape, self.batch_shape, name)
         return mask.to(self.bound.reference.device)
@@ -709,13 +722,13 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         mask: Tensor | None = None,
         follows: bool = True,
     ) -> Tensor:
-        """A value in the dtype of events, after checks of its shape, its dtype and, if arguments
-        are validated, its support. For what is made of this distribution.
+        """The value in the dtype of events, after checks of its shape, its dtype and, if arguments
+        are validated, its support.
 
         Args:
             value: (*lead, *event_shape).
-            name: how errors call it.
-            mask: of a block that this mask covers in part, only the elements under it are checked.
+            name: the name of the value in errors.
+            mask: if given, only the elements under it need to be inside the support.
             follows: whether to check also that the value follows the rule.
         """
         self.check_value(value, name)
@@ -737,7 +750,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
 
     @torch.no_grad()
     def _possible(self, value: Tensor, mask: Tensor) -> Tensor:
-        """The blocks that a mask covers in part, and whose elements under it are possible."""
+        """Whether a mask covers each block in part and the elements under it are possible."""
         fac, layout = self.factorization, self.factorization.layout
         blocks, part = torch.broadcast_tensors(fac.split(value), fac.split(mask))
         if not layout.is_partially_observed(part):
@@ -761,7 +774,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         self.bound.check_kind(name, value, exact=False)
 
     def _explain(self, value: Tensor, inside: Tensor, name: str) -> None:
-        """Raises with the first block that is outside its support."""
+        """Raises a `ValueError` that shows the first block outside its support."""
         fac = self.factorization
         *row, block = (~inside).nonzero()[0].tolist()
         blocks = fac.split(value.expand((*inside.shape[:-1], *self.event_shape)))

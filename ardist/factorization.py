@@ -1,4 +1,4 @@
-"""How a joint distribution is written as a product: the only source of truth about it."""
+"""The factorization of a joint distribution into conditionals of blocks."""
 
 import itertools
 import math
@@ -47,7 +47,7 @@ class Factorization(Specified):
         families: one for all blocks, or one for each in raster order of the grid.
         partition: how the event is partitioned into blocks; `Partition.scalars()` by default.
         ordering: the order in which the blocks are drawn; `Ordering.raster()` by default.
-        names: of the blocks, if they are columns.
+        names: the names of the blocks, if they are columns.
         rule: which values a block may have, given the blocks drawn before it; see `ardist.rules`.
         end: the symbol that ends a sequence, for blocks of one index each and an ordering without
             ties. All blocks drawn after it are `pad`, with probability one. It is short for
@@ -73,8 +73,8 @@ class Factorization(Specified):
     names: tuple[str, ...] | None
     rule: Rule | None
 
-    # No dataclass: programs that write dataclasses field by field, as the mixin of the Hugging Face
-    # hub does, cannot read this one again.
+    # Not a dataclass: programs that write dataclasses field by field, such as the mixin of the
+    # Hugging Face hub, could not read it back.
 
     def __init__(
         self,
@@ -163,17 +163,17 @@ class Factorization(Specified):
 
     @constant
     def num_steps(self) -> int:
-        """The number of steps of a draw: of distinct ranks."""
+        """The number of steps of a draw, which is the number of distinct ranks."""
         return int(self.ranks.max()) + 1
 
     @constant
     def dependencies(self) -> Tensor:
-        """(num_blocks, num_blocks) bool: whether the block of the row may depend on the other."""
+        """Whether block i may depend on block j: (num_blocks, num_blocks) bool."""
         return self.ordering.dependencies(self.grid_shape)
 
     @constant
     def steps(self) -> list[list[int]]:
-        """The blocks of each step, by their raster index."""
+        """The raster indices of the blocks of each step."""
         order = torch.argsort(self.ranks.flatten(), stable=True).tolist()
         ranks = self.ranks.flatten().tolist()
         return [list(tied) for _, tied in itertools.groupby(order, key=ranks.__getitem__)]
@@ -186,7 +186,7 @@ class Factorization(Specified):
 
     @constant
     def drawing_order(self) -> DrawingOrder:
-        """The conditionals of each step, and the permutation between the two orders."""
+        """The conditionals of each step, and the permutation between raster and drawing order."""
         return DrawingOrder(self.layout, self.steps)
 
     @property
@@ -206,7 +206,7 @@ class Factorization(Specified):
 
     @property
     def conditionals(self) -> Layout:
-        """The conditionals that blocks are drawn from: those of `layout`, or restricted ones."""
+        """The conditionals that blocks are drawn from: `layout`, restricted by the rule if any."""
         return self.layout if self.restriction is None else self.restriction.layout
 
     @property
@@ -221,7 +221,7 @@ class Factorization(Specified):
 
     @property
     def is_total(self) -> bool:
-        """Whether each block depends on all that are drawn before it, one by one."""
+        """Whether blocks are drawn one by one and each depends on all blocks before it."""
         if self.num_steps != self.num_blocks:
             return False
         pairs = self.num_blocks * (self.num_blocks - 1) // 2
@@ -276,8 +276,8 @@ class Factorization(Specified):
     def num_states(self) -> int | None:
         """The number of possible events.
 
-        None if a block has no finite set of states, if the rule depends on the context, or if it
-        has too many states of its own; see `Rule.num_events`.
+        None if a block has no finite set of states, if the rule depends on the context, or if the
+        rule itself has too many states; see `Rule.num_events`.
         """
         sizes, restriction = self._num_states, self.restriction
         if sizes is None:
@@ -287,9 +287,12 @@ class Factorization(Specified):
         return None if restriction.rule.reads_context else restriction.rule.num_events(self)
 
     def enumerate_support(self) -> Tensor:
-        """All events, in order: (num_states, *event_shape); a `ValueError` if there is no end.
+        """All events, in order: (num_states, *event_shape).
 
         They are on torch's default device. All other tensors of a factorization are on the CPU.
+
+        Raises:
+            ValueError: if a block has no finite set of states.
         """
         if self._num_states is None:
             raise ValueError(f"families: expected finite discrete ones, got {self}")
@@ -314,7 +317,7 @@ class Factorization(Specified):
         return rows.reshape(-1, *layout.value_shape)
 
     def _allowed_events(self, rule: Rule, dtype: torch.dtype) -> Tensor:
-        """Those that follow a rule."""
+        """All events that follow a rule, as blocks in raster order."""
         state, pieces = rule.start(1, None, torch.empty(0)), list[Tensor]()
         for at in places(self).each:
             row, number, state = choices(rule, state, at)
@@ -345,7 +348,7 @@ class Factorization(Specified):
         return inside.reshape(*lead_of(x, self.event_shape), self.num_blocks)
 
     def block_name(self, block: int) -> str:
-        """How messages call a block: by its column's name or its place on the grid."""
+        """The name of a block in messages: the name of its column or its place on the grid."""
         if not 0 <= as_integer(block, "block") < self.num_blocks:
             raise ValueError(f"block: expected one of 0, ..., {self.num_blocks - 1}, got {block}")
         if self.names is not None:
@@ -364,7 +367,7 @@ class Factorization(Specified):
 
     @constant
     def is_in_order(self) -> bool:
-        """Whether the elements of the blocks, block after block, are those of the event."""
+        """Whether the blocks, one after the other, hold the elements in the order of the event."""
         return torch.equal(self.blocks.elements, torch.arange(self.blocks.elements.shape[0]))
 
     def split(self, x: Tensor) -> Tensor:
@@ -399,7 +402,7 @@ class Factorization(Specified):
         return flat.reshape((*lead, *self.event_shape))
 
     def pack(self, columns: Mapping[str, Any]) -> Tensor:
-        """Named columns, each (*lead, *column_shape), as events (*lead, *event_shape).
+        """Packs named columns, each (*lead, *column_shape), into events (*lead, *event_shape).
 
         Missing numbers, such as None and pandas.NA, become NaN. Floats have the dtype of the
         tensors among the columns, or else torch's default dtype.
@@ -439,17 +442,17 @@ class Factorization(Specified):
         return other
 
     def with_families(self, families: Family | Sequence[Family]) -> "Factorization":
-        """The same blocks in the same order with conditionals of another form."""
+        """The same blocks in the same order with other conditional families."""
         return self.replace(families=families)
 
     @constant
     def likeliest(self) -> "Factorization":
-        """The same with the likeliest state of each conditional as a certain one."""
+        """The same factorization, whose conditionals always return their likeliest states."""
         families = [Likeliest(family) for family in self.families]
         return self.with_families(families[0] if self.is_uniform else families)
 
     def replace(self, **changes: Any) -> "Factorization":
-        """The same with other arguments of the constructor."""
+        """The same factorization with other arguments of the constructor."""
         return _rebuild({**self._arguments, **changes})
 
     # Values and checks.
@@ -473,7 +476,7 @@ class Factorization(Specified):
                 f"blocks, got {len(given)}"
             )
         shapes = self.blocks.block_shapes
-        # One of either serves all of the other.
+        # A single shape goes with all families, and a single family with all shapes.
         number = max(len(shapes), len(given))
         pairs = zip(shapes * (number // len(shapes)), given * (number // len(given)), strict=True)
         for shape, family in dict.fromkeys(pairs):
@@ -488,7 +491,7 @@ class Factorization(Specified):
         return given[:1] if all(family == given[0] for family in given) else given
 
     def _check(self) -> None:
-        """Checks the other arguments, and computes what torch.compile cannot trace."""
+        """Checks the other arguments, and computes constants that torch.compile cannot trace."""
         if not isinstance(self.ordering, Ordering):
             raise ValueError(
                 f"ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got "
@@ -514,7 +517,7 @@ class Factorization(Specified):
 
     @constant
     def order_key(self) -> Tensor:
-        """All about the order: the ranks, or the dependencies of a graph if they are fewer."""
+        """The ranks, or the dependencies of a graph if they are fewer than the ranks allow."""
         ranks = self.ranks.flatten()
         if not self.ordering.is_graph:
             return self.ranks
@@ -523,7 +526,7 @@ class Factorization(Specified):
 
     @constant
     def block_key(self) -> tuple[Any, ...]:
-        """All but the families and the rule."""
+        """All that equality compares, except the families and the rule."""
         elements = None if self.is_in_order else tuple(self.blocks.elements.tolist())
         return (
             *(self.event_shape, self.grid_shape, self.blocks.block_shapes, elements),
@@ -589,7 +592,7 @@ def _check_own_family(family: Family) -> None:
 
 
 def _rule_of(rule: Rule | None, end: int | None, pad: int | None) -> Rule | None:
-    """The rule, which may be given by the end of sequences."""
+    """The rule, or an `End` if the end of sequences is given instead."""
     if end is None:
         if pad is not None:
             raise ValueError(f"pad: expected none without an end, got {pad}")

@@ -52,15 +52,16 @@ def entropy(p: AutoregressiveDistribution, num_samples: int | None = None) -> Es
     The entropy of each block is analytic if torch has a formula for it. This usually removes most
     of the variance of -log p(x). Otherwise it is -log p(x_i | earlier x), as for a mixture.
 
-    The gradient of the value to all inputs of p is unbiased. It goes through the draws if
-    `p.has_rsample`. Otherwise it uses the score function: the log_prob of each block is weighted
-    by the terms of this block and of all later ones, minus the mean of this over the other draws.
-    Under `torch.no_grad()` no gradient is computed. Dropout is off.
+    The gradient of the value with respect to all inputs of p is unbiased. It goes through the draws
+    if `p.has_rsample`. Otherwise it uses the score function: the log_prob of each block is weighted
+    by the sum of the terms of this block and all later blocks, minus the mean of this sum over the
+    other draws. Under `torch.no_grad()` no gradient is computed. Dropout is off.
 
     Args:
         p: the distribution. Observed blocks and blocks after an end contribute 0.
-        num_samples: number of draws, at least 2. By default, if `p.has_enumerate_support`, value
-            and gradient are an exact sum over all events. Otherwise there are 1000 draws.
+        num_samples: the number of draws, at least 2. By default, the value and the gradient are
+            exact sums over all events if `p.has_enumerate_support`, and estimates from 1000 draws
+            otherwise.
 
     Returns:
         The estimate and its standard error, each (*batch_shape).
@@ -99,7 +100,7 @@ def kl_divergence(
     `NotImplementedError`.
 
     Args:
-        p: as in `entropy`. The gradient is as in `entropy` too, and goes to p and q.
+        p: as in `entropy`. The gradient is computed as in `entropy`, with respect to p and q.
         q: a distribution over the same events. The batch_shapes broadcast.
         num_samples: as in `entropy`.
 
@@ -189,7 +190,7 @@ def _divergence(
 
 
 def analytic_divergence(p: Distribution, q: Distribution) -> Tensor:
-    """KL(p || q), or a NotImplementedError, for what is made of conditionals."""
+    """KL(p || q) in closed form; raises a NotImplementedError if torch has none."""
     if isinstance(p, Independent) and isinstance(q, Independent):
         dims = p.reinterpreted_batch_ndims
         if dims == q.reinterpreted_batch_ndims:
@@ -205,8 +206,8 @@ def analytic_divergence(p: Distribution, q: Distribution) -> Tensor:
 
 
 def _expected(log_prob: Tensor, nats: Tensor) -> Tensor:
-    """Terms of an expectation. If nats are infinite, the term is too, without a gradient, even for
-    a probability that rounds to 0.
+    """The terms of the expectation of `nats`. A term with infinite nats is infinite and has no
+    gradient, even if its probability rounds to 0.
     """
     infinite = nats == torch.inf
     terms = log_prob.exp() * nats.masked_fill(infinite, 0.0)
@@ -228,14 +229,14 @@ def _estimate(
     """The mean over draws of the sum of all blocks' shares, plus the event's share if there is one.
 
     Args:
-        shares: from conditionals and draws x, (num_samples, *batch_shape, *event_shape), to the
-            shares of blocks (..., num_blocks) and the share of the event (...) or None.
+        shares: maps conditionals and draws x, (num_samples, *batch_shape, *event_shape), to the
+            shares of the blocks (..., num_blocks) and the share of the event (...) or None.
     """
     count = num_samples or _NUM_SAMPLES
     if prod(p.batch_shape) == 0:
         nothing = p.log_prob(p.sample())
         return Estimate(nothing, nothing.detach())
-    # Unless all blocks have rsample, the whole gradient is that of the score function.
+    # Unless all blocks have rsample, the score function gives the whole gradient.
     pathwise = torch.is_grad_enabled() and p.has_rsample and p.factorization.has_rsample
     x = p.rsample((count,)) if pathwise else p.sample((count,))
     own = Conditionals(p, x)

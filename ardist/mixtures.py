@@ -36,21 +36,21 @@ from ardist.shapes import (
 class Mixture(TorchDistribution):
     """A mixture of distributions, such as autoregressive ones with different networks.
 
-    Each event is drawn from a single component, while torch's `MixtureSameFamily` draws it from
-    all. (A component of another class than `AutoregressiveDistribution` that differs along the
-    batch still draws all events.)
+    Each event is drawn from its own component only, while torch's `MixtureSameFamily` draws it from
+    all components. (A component that is no `AutoregressiveDistribution` and differs along the batch
+    still draws all events.)
 
     It has `rsample` if all components have it and the weights require no gradient. Then the choice
-    of a component has no gradient, so gradients of draws are exact.
+    of a component needs no gradient, so the gradients of draws are exact.
 
     Args:
         mixing: the weights, a Categorical over the components.
         components: distributions of torch or Pyro over the same events. Their batch_shapes and
-            the batch_shape of `mixing` broadcast. If all follow one rule, such as that of an end,
+            the batch_shape of `mixing` broadcast. If all follow one rule, such as `rules.End`,
             their orders may differ.
-        validate_args: whether to check that an event follows the rule in the order of a component,
-            if there is one; torch's default if None. Components without a rule check values by
-            their own `validate_args`.
+        validate_args: whether to check that events follow the rule of the components, if they have
+            one, in the order of at least one component; torch's default if None. Components
+            without a rule check values by their own `validate_args`.
 
     Attributes:
         mixing: the weights.
@@ -137,7 +137,7 @@ class Mixture(TorchDistribution):
         return expanded(self, batch_shape, _instance)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log-probability or log-density of events, in nats; it evaluates all components.
+        """The log-probability or log-density of events, in nats. It evaluates all components.
 
         Args:
             value: (*sample_shape, *batch_shape, *event_shape), or broadcastable to such a shape.
@@ -155,7 +155,7 @@ class Mixture(TorchDistribution):
         return expand_to_batch(result, self.batch_shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Events, each from a component that is drawn first.
+        """Events, each drawn from a component that is drawn by the weights.
 
         Returns:
             (*sample_shape, *batch_shape, *event_shape).
@@ -164,14 +164,14 @@ class Mixture(TorchDistribution):
             return self._draw(as_shape(sample_shape, "sample_shape"), pathwise=False)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Events with exact gradients, for weights that require none.
+        """Events with exact gradients, if the weights require no gradient.
 
         Returns:
             (*sample_shape, *batch_shape, *event_shape).
 
         Raises:
             NotImplementedError: if a component has no `rsample`, or the weights require gradients,
-                which draws do not have.
+                since draws have no gradient to the weights.
         """
         if without := [part for part in self.components if not _is_pathwise(part)]:
             raise NotImplementedError(f"rsample: no gradients through draws of {without}")
@@ -202,18 +202,19 @@ class Mixture(TorchDistribution):
     def given(self, value: Tensor, mask: Tensor) -> "Mixture":
         """The whole event, conditioned on the elements of `value` under `mask`.
 
-        Each component is conditioned on them, and its weight is multiplied by the probability or
-        density that it gives to them. So the result is exact if those of the components are; see
-        `AutoregressiveDistribution.given`.
+        Each component is conditioned on them, and its weight is multiplied by the component's
+        probability or density of these elements. The result is exact if conditioning each component
+        is exact; see `AutoregressiveDistribution.given`.
 
         Args:
             value: (*lead, *event_shape); elements that are not observed are ignored.
-            mask: (*lead, *event_shape) bool. Leading dimensions of both broadcast with
-                batch_shape.
+            mask: (*lead, *event_shape) bool. The leading dimensions of `value` and `mask` broadcast
+                with batch_shape.
 
         Raises:
             ValueError: if a component is not an autoregressive distribution, or a mixture or a
-                marginal of those, cannot be conditioned on the elements, or none can have them.
+                marginal of those; if a component cannot be conditioned on the elements; or if the
+                elements are impossible in every component.
 
         >>> import torch, ardist as ad
         >>> _ = torch.manual_seed(0)
@@ -240,8 +241,9 @@ class Mixture(TorchDistribution):
         return self._with(Categorical(logits=logits), components)
 
     def marginal(self, mask: Tensor) -> "Mixture":
-        """The marginal distribution of the elements under `mask`, as vectors: the mixture of the
-        components' marginals.
+        """The marginal distribution of the elements under `mask`, as vectors.
+
+        It is the mixture of the components' marginals.
 
         Args:
             mask: (*event_shape) bool.
@@ -254,7 +256,7 @@ class Mixture(TorchDistribution):
         return self._with(self.mixing, [part.marginal(mask) for part in self._conditionable])
 
     def _with(self, mixing: Categorical, components: Sequence[Distribution]) -> "Mixture":
-        """A mixture of other components, under at least this one's batch_shape."""
+        """A mixture of other components, expanded to at least the batch_shape of this mixture."""
         mixture = Mixture(mixing, components, validate_args=self._validate_args)
         return mixture.expand(torch.broadcast_shapes(mixture.batch_shape, self.batch_shape))
 
@@ -269,11 +271,11 @@ class Mixture(TorchDistribution):
         return cast("tuple[AutoregressiveDistribution | Marginal | Mixture, ...]", self.components)
 
     def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
-        """As `AutoregressiveDistribution.observed_log_prob`."""
+        """See `AutoregressiveDistribution.observed_log_prob`."""
         return log_sum_exp(self._joint_with(value, mask))
 
     def _joint_with(self, value: Tensor, mask: Tensor) -> Tensor:
-        """The log-probabilities of each component and the elements under a mask, (*lead, K)."""
+        """The joint log_prob of each component and the elements under a mask: (*lead, K)."""
         scores = [part.observed_log_prob(value, mask) for part in self._conditionable]
         return torch.stack(torch.broadcast_tensors(*scores), -1) + self.mixing.logits
 
@@ -304,13 +306,13 @@ class Mixture(TorchDistribution):
 class OrderingMixture(Mixture):
     """A mixture of one network's joint distributions under several orderings, with equal weights.
 
-    A network for any order defines another joint distribution for each ordering. The log-likelihood
-    of their mixture is at least their average log-likelihood (Uria et al. 2014, "A deep and
-    tractable density estimator").
+    An any-order network defines one joint distribution for each ordering. The log-likelihood of
+    their mixture is at least their average log-likelihood (Uria et al. 2014, "A deep and tractable
+    density estimator").
 
     Args:
-        network: a conditional network that supports all the orderings, or one that is wrapped.
-        orderings: of the blocks. An ordering that is listed twice has twice the weight.
+        network: a conditional network that supports all the orderings, wrapped or not.
+        orderings: orderings of the blocks. An ordering that is listed twice has twice the weight.
         context: as for `AutoregressiveDistribution`.
         params: as for `AutoregressiveDistribution`.
         validate_args: whether to check values and the context; torch's default if None.
@@ -319,8 +321,8 @@ class OrderingMixture(Mixture):
         components: the joint distribution under each ordering, as a tuple.
 
     Raises:
-        ValueError: if there is no ordering, the network does not support one, or the context or
-            the params do not fit.
+        ValueError: if there is no ordering, the network does not support one of them, or the
+            context or the params do not fit.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -392,7 +394,7 @@ def _with_ordering(
 
 
 def _unchecked(components: Sequence[Distribution]) -> tuple[AutoregressiveDistribution, ...]:
-    """Copies of the components that do not check values, if all follow the same rule; or nothing.
+    """Copies of the components that do not check values; empty unless all follow the same rule.
 
     Their supports differ with their orders, and the support of the mixture is the union.
     """
@@ -439,9 +441,10 @@ def _key(value: Any) -> Any:
 
 
 def _only_rows(mask: Tensor, rows: Tensor, event_shape: Size) -> Tensor:
-    """A mask of events in these rows (*lead,) bool, and of nothing in the others.
+    """The mask in these rows, (*lead,) bool, and False in all other rows.
 
-    A component of weight zero stays as it is: given what it cannot have, it would score NaN.
+    In the other rows the observed elements are impossible in a component. Its weight is zero there,
+    and it is not conditioned on the elements, since it would score NaN.
     """
     return mask if holds(rows) else mask & rows.reshape((*rows.shape, *(1,) * len(event_shape)))
 

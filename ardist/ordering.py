@@ -84,10 +84,10 @@ class Ordering(Specified):
         """A random permutation. The same seed and grid always give the same order.
 
         Args:
-            seed: of the permutation.
+            seed: the seed of the permutation.
             per_step: the number of blocks that are drawn in each step; the last step may have
-                fewer. More than one block a step makes draws faster, and these blocks are
-                independent given the earlier ones.
+                fewer. With more than one block per step, sampling is faster, and the blocks of a
+                step are independent given the earlier ones.
 
         >>> import ardist as ad
         >>> print(ad.Ordering.random(0, per_step=4).show((3, 3)))
@@ -301,7 +301,7 @@ class Ordering(Specified):
             shape = self._grid * 2 if self.is_graph else self._grid
             given = [torch.tensor(given).view(shape).tolist()]
         names = inspect.signature(self._maker).parameters
-        return dict(zip(names, given, strict=False))  # an argument that has its default is left out
+        return dict(zip(names, given, strict=False))  # arguments at their default are left out
 
     # Text and figures.
 
@@ -339,7 +339,7 @@ class Ordering(Specified):
 
         Args:
             grid_shape: of one or two dimensions; by default the shape of the given ranks, or 8 x 8.
-            ax: the axes; those of a new figure by default.
+            ax: the axes to draw on; a new figure by default.
 
         Returns:
             the axes.
@@ -382,7 +382,7 @@ register("Ordering", {name: getattr(Ordering, name) for name in _NAMES})
 
 def _depths(parents: Tensor) -> Tensor:
     """The length of the longest path that leads to each node, (n,) int64."""
-    children, waiting = parents.T.contiguous(), parents.sum(-1)  # for so many parents
+    children, waiting = parents.T.contiguous(), parents.sum(-1)  # the number of parents left
     depths = torch.zeros_like(waiting)
     depth, ready = 0, waiting == 0
     while ready.any():

@@ -33,8 +33,8 @@ class Blocks(NamedTuple):
 class Partition(Specified):
     """A partition of an event into blocks. Each conditional is a distribution of one block.
 
-    Its static methods make partitions, which compare by value. A partition has no event shape.
-    `apply` gives the blocks of an event shape.
+    Its static methods make partitions, which compare by value. A partition has no event shape of
+    its own: `apply` returns the blocks for a given event shape.
 
     >>> import ardist as ad
     >>> ad.Partition.along(0).apply(torch.Size((100, 88))).grid_shape
@@ -74,11 +74,11 @@ class Partition(Specified):
 
     @staticmethod
     def patches(size: int | Sequence[int]) -> "Partition":
-        """Tiles of a size that divides the event's.
+        """Tiles whose sides divide the sides of the event.
 
-        A sequence gives the size along the first dimensions, and a block has all of the others. For
-        an image `(28, 28, 3)`, `patches((4, 4))` gives a grid `(7, 7)` of blocks `(4, 4, 3)`. An
-        integer is the size along each dimension of the event.
+        A sequence gives the sides along the first dimensions, and a block spans the remaining
+        dimensions. For an image `(28, 28, 3)`, `patches((4, 4))` gives a grid `(7, 7)` of blocks
+        `(4, 4, 3)`. An integer is the side along every dimension of the event.
 
         Raises:
             ValueError: if the size is not positive, or in `apply` if it does not divide the event.
@@ -181,7 +181,7 @@ class Partition(Specified):
                 f"shape {tuple(event_shape)}, got {self}"
             )
         grid = [n // m for n, m in zip(tiled, sides, strict=True)]
-        # Two dimensions for each tiled one: the index of the tile, and the place in it.
+        # Each tiled dimension becomes two: the index of the tile, and the place in the tile.
         tiles = elements.view(*(n for pair in zip(grid, sides, strict=True) for n in pair), -1)
         indices, places = range(0, 2 * number, 2), range(1, 2 * number, 2)
         return Blocks(

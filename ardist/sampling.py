@@ -1,4 +1,4 @@
-"""Ways to draw from an autoregressive distribution, and to search it."""
+"""Functions that sample from an autoregressive distribution or search it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -44,12 +44,12 @@ class Step(NamedTuple):
     """A step of `ancestral`; `lead` is sample_shape + batch_shape.
 
     Attributes:
-        index: of the step, from 0.
+        index: the index of the step, from 0.
         blocks: the raster indices of the blocks of the step, (number,) int64, or (*lead, 1) if
             rows have orders of their own.
-        conditional: of each block given the earlier steps. One distribution of batch_shape
-            (*lead, number) if all blocks of the event have one family, otherwise a tuple of
-            distributions of batch_shape `lead`, one for each block of the step.
+        conditional: the conditional of each block given the earlier steps. It is one distribution
+            of batch_shape (*lead, number) if all blocks of the event have one family, otherwise a
+            tuple of distributions of batch_shape `lead`, one for each block of the step.
         value: the drawn or observed blocks, (*lead, number, *block_shape), or a tuple as for
             `conditional`.
         event: the event so far, (*lead, *event_shape). Blocks of later steps hold placeholders
@@ -86,15 +86,15 @@ def ancestral(
     Args:
         p: the distribution.
         sample_shape: of the draw, whose shape is sample_shape + batch_shape + event_shape.
-        given: a value and a mask, for `p.given(value, mask)`.
+        given: a value and a mask to condition on, as in `p.given(value, mask)`.
         skip_observed: whether to begin after the first steps that are observed in all rows, such as
             a prompt, which the network then reads in one pass.
-        progress: whether to show a progress bar, by tqdm.
+        progress: whether to show a progress bar of tqdm.
 
     Raises:
-        ValueError: if rows have orders of their own and these have ties, or blocks differ in
-            family.
-        ImportError: if a bar is wanted and tqdm is missing.
+        ValueError: if rows have orders of their own, and these orders have ties or the blocks
+            differ in family.
+        ImportError: if `progress` is true and tqdm is not installed.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Normal()), hidden_features=8)
@@ -164,10 +164,10 @@ def fixed_point(
 ) -> tuple[Tensor, int]:
     """Draws from p by fixed-point iteration over parallel passes.
 
-    The noise is drawn once. Each pass turns it into an event, under the conditionals that the
-    event of the previous pass gives, and makes at least one more step final. As many passes as
-    steps always suffice and give the result of drawing step by step from that noise. Often far
-    fewer do, if blocks depend weakly on each other (Song et al. 2021, "Accelerating feedforward
+    The noise is drawn once. Each pass maps the noise to an event, with the conditionals given the
+    event of the previous pass, and makes at least one more step final. As many passes as steps
+    always suffice, and the result equals a draw step by step from the same noise. Far fewer passes
+    often suffice if blocks depend weakly on each other (Song et al. 2021, "Accelerating feedforward
     computation via parallel nonlinear equation solving"; Wiggers and Hoogeboom 2020, "Predictive
     sampling with forecasting autoregressive models").
 
@@ -175,15 +175,15 @@ def fixed_point(
         p: a distribution whose families draw from noise that does not depend on their
             parameters: by an inverse CDF, a location and a scale, or Gumbels.
         sample_shape: of the draw.
-        tol: stop when a pass changes no real number x by more than tol * (1 + abs(x)). By default
-            that is rounding, 8 units in the last place. A larger one gives an approximate draw.
-            Integers must not change.
+        tol: stop when a pass changes no real number x by more than tol * (1 + abs(x)). The default
+            is 8 units in the last place, the size of rounding errors. With a larger value the draw
+            is approximate. Integers must not change.
 
     Returns:
         the draw, sample_shape + batch_shape + event_shape, and the number of passes.
 
     Raises:
-        ValueError: if a family has no such noise, or a block is observed in part.
+        ValueError: if a family does not draw from such noise, or a block is observed in part.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -209,7 +209,7 @@ def fixed_point(
 
 
 def _solved(batch: Batch, tol: float | None) -> tuple[Tensor, int]:
-    """The events of a window of all steps, and the number of passes."""
+    """The events, drawn in one window of all steps, and the number of passes."""
     passes = 0
     noise = batch.source.layout.noise(batch.num_rows, batch.bound.reference)
     for step in (rollout := Rollout(batch, whole=True)):
@@ -250,13 +250,14 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
 
     Returns:
         the events, (found, *batch_shape, *event_shape), and their log_prob in nats, (found,
-        *batch_shape), in descending order. It is in float32 if the network is in half precision.
-        `found` is `width`, or the number of events of positive probability if that is smaller.
-        Rows of the batch with fewer events than others repeat their first one, with log_prob -inf.
+        *batch_shape), in descending order. The log_prob is in float32 if the network is in half
+        precision. `found` is `width`, or the number of events of positive probability if that is
+        smaller. Rows of the batch with fewer events than others repeat their first event, with
+        log_prob -inf.
 
     Raises:
-        ValueError: if blocks have no finite set of states, or if rows have orders of their own
-            and these have ties, or blocks differ in family.
+        ValueError: if blocks have no finite set of states, or if rows have orders of their own,
+            and these orders have ties or the blocks differ in family.
 
     >>> import ardist as ad
     >>> net = ad.networks.RNN(ad.Factorization(9, ad.families.Categorical(4)), hidden_size=8)
@@ -279,12 +280,13 @@ def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, 
 
     Args:
         p: a distribution over finite discrete blocks.
-        k: number of events for each row of the batch.
+        k: the number of events for each row of the batch.
 
     Returns:
         the events, (k, *batch_shape, *event_shape), their log_prob, and their perturbed
-        log-probabilities, both (k, *batch_shape). The latter are in descending order, which is
-        the order of the draw. If there are fewer than k events, as `beam_search`.
+        log-probabilities, both (k, *batch_shape). The perturbed log-probabilities are in descending
+        order, which is the order of the draw. If there are fewer than k events, the shapes and
+        repetitions are as in `beam_search`.
 
     Raises:
         ValueError: as `beam_search`.
@@ -302,7 +304,9 @@ def without_replacement(p: AutoregressiveDistribution, k: int) -> tuple[Tensor, 
 def _search(
     p: AutoregressiveDistribution, width: int, perturb: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The events of highest rank, their log_prob, and their rank, which may be perturbed."""
+    """The events of highest rank, their log_prob, and their rank: the perturbed log_prob if
+    `perturb`, otherwise the log_prob.
+    """
     families = p.factorization.conditionals.distinct
     states = {f: values for f in families if (values := f.enumerate_support()) is not None}
     if infinite := [family for family in families if family not in states]:
@@ -340,7 +344,7 @@ def _search(
 
 
 def _best(ranked: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of all (beam, context, state) for each context.
+    """The best pairs of a beam and a state for each context, of all (beam, context, state).
 
     Returns:
         their rows and states, (found * contexts,), and their ranks (found, contexts).
@@ -364,6 +368,6 @@ def _perturbed(log_prob: Tensor, largest: Tensor) -> Tensor:
 
 
 def _call(p: AutoregressiveDistribution, function: Callable[..., Result], *args: Any) -> Result:
-    """A call without gradients, with the network as it is in draws."""
+    """Calls a function without gradients and with the network in eval mode."""
     with torch.no_grad(), p.bound.eval_mode():
         return p.bound.with_params(function, *args)

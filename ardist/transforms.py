@@ -23,8 +23,8 @@ from ardist.shapes import as_integer, as_shape, check_tensor, check_type, holds,
 __all__ = ["AutoregressiveTransform", "Rosenblatt"]
 
 
-# For noise that `inv` has made, as long as it lives: the transform and the events that it belongs
-# to, and the log abs(det) of the same pass.
+# For each noise tensor that `inv` has returned, while it is alive: its transform, its events, the
+# state of the transform, and the log abs(det) of the same pass.
 _log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], Tensor]] = (
     WeakTensorKeyDictionary()
 )
@@ -33,33 +33,35 @@ _log_dets: MutableMapping[Tensor, tuple[ref[Transform], ref[Tensor], list[int], 
 class AutoregressiveTransform(TransformModule):
     """The bijection from noise z to events x that a network's conditionals define.
 
-    Each block of x is a bijective function of its own noise, such as loc + scale * z, under the
-    parameters that the earlier blocks give. Noise of the families' own law becomes draws of the
-    network's distribution. That law is the standard normal for `Normal`, `LogNormal`, `Spline` and
-    `MultivariateNormal`, the standard Laplace for `Laplace`, the standard logistic for `Logistic`,
-    and that of the inner family for `Transformed`, `Independent` and `Tempered`. With this law as
-    the base, `TransformedDistribution(base, AutoregressiveTransform(network, context))` has the
-    log_prob of `network.condition(context)`. With another base it is another distribution.
+    Each block of x is a bijective function of its own noise, such as loc + scale * z, with
+    parameters computed from the earlier blocks. Noise from the families' own base distribution
+    becomes draws of the network's distribution. This base is the standard normal for `Normal`,
+    `LogNormal`, `Spline` and `MultivariateNormal`, the standard Laplace for `Laplace`, the standard
+    logistic for `Logistic`, and the base of the inner family for `Transformed`, `Independent` and
+    `Tempered`. With this base, `TransformedDistribution(base, AutoregressiveTransform(network,
+    context))` has the log_prob of `network.condition(context)`. With another base it is another
+    distribution.
 
-    From noise to x it takes the steps of the network's decoder. From x to noise it takes one
-    parallel pass, which also gives the `log_abs_det_jacobian` of that pair. A stack in a
-    TransformedDistribution is therefore a masked autoregressive flow with a fast density (MAF,
+    The direction from noise to x takes the steps of the network's decoder. The direction from x to
+    noise takes one parallel pass, which also gives the `log_abs_det_jacobian` of the pair. A stack
+    in a TransformedDistribution is therefore a masked autoregressive flow with a fast density (MAF,
     Papamakarios et al. 2017), and a stack of inverses, `.inv`, is an inverse autoregressive flow
-    with fast draws (IAF, Kingma et al. 2016). Alternate the orderings of the networks. The
-    transform is differentiable in both directions, from noise to x once. Dropout is never active,
-    because a bijection is one function.
+    with fast draws (IAF, Kingma et al. 2016). Alternate the orderings of the networks. Both
+    directions are differentiable, but the direction from noise to x only once. Dropout is never
+    active, because a bijection is one function.
 
     The networks of this package start with small parameters for such families, so a new stack is
     close to the identity. Also bound the scales from below, as `min_scale` does here: each layer
     divides by a scale, and without a bound one extreme row can grow from layer to layer until it
     overflows.
 
-    It is a module that contains the network. With `cache_size=1` it keeps the last pair, as torch
-    does, even if parameters change; by default it keeps nothing.
+    The transform is a module that contains the network. With `cache_size=1` it caches the last
+    pair, as torch's transforms do, even if parameters change. By default it caches nothing.
 
     Args:
         network: a conditional network with such families, wrapped or not.
-        context: as of `AutoregressiveDistribution`; its batch broadcasts with that of the events.
+        context: as for `AutoregressiveDistribution`. Its batch dimensions broadcast with the
+            leading dimensions of the events.
         cache_size: 0 or 1.
 
     Raises:
@@ -101,7 +103,7 @@ class AutoregressiveTransform(TransformModule):
                 f"got {without}"
             )
         self.network = network
-        self.register_buffer("context", None, persistent=False)  # which moves with the network
+        self.register_buffer("context", None, persistent=False)  # so that it moves with the network
         self.context = context
         self.batch_shape, self.event_shape = p.batch_shape, p.event_shape
         self.domain = constraints.independent(constraints.real, len(p.event_shape))
@@ -133,7 +135,7 @@ class AutoregressiveTransform(TransformModule):
 
     def _inverse(self, x: Tensor) -> Tensor:
         z, log_det = self._noise_and_log_det(x)
-        if not torch.compiler.is_compiling():  # which finds by itself what is computed twice
+        if not torch.compiler.is_compiling():  # a compiler merges repeated computations by itself
             _log_dets[z] = ref(self), ref(x), self._state, log_det
         return z
 
@@ -176,23 +178,24 @@ class AutoregressiveTransform(TransformModule):
 
 
 class Rosenblatt(Transform):
-    """Events to uniforms by the conditional CDFs, and back (Rosenblatt 1952).
+    """The transform from events to uniforms by the conditional CDFs (Rosenblatt 1952).
 
-    Each block goes through its own CDF given the earlier blocks. Draws of p become independent
-    uniforms, which is a test of p on data (`information.calibration` does it block by block). This
-    direction takes one parallel pass. The inverse takes the decoder's steps and the inverse CDFs,
-    and turns low-discrepancy points into draws of p.
+    It applies to each block its CDF given the earlier blocks, in one parallel pass. Draws of p
+    become independent uniforms, so uniformity on data is a test of p (`information.calibration`
+    tests it block by block). The inverse takes the decoder's steps and the inverse CDFs. It turns
+    low-discrepancy points into draws of p.
 
-    The CDF of a discrete block jumps: its value corresponds to an interval of [0, 1] whose length
-    is its probability, and each number of the interval leads back to the value. A call returns
-    the middle of the interval, and `randomized` a uniform number in it, which makes draws uniform.
-    With discrete blocks the transform is not a bijection, and has no Jacobian.
+    The CDF of a discrete block jumps: each value corresponds to an interval of [0, 1] whose length
+    is the probability of the value, and the inverse maps every number of the interval to the value.
+    A call returns the middle of the interval. `randomized` returns a uniform number in it, so that
+    draws of p become uniform. With discrete blocks the transform is not a bijection and has no
+    Jacobian.
 
-    It is differentiable to the uniforms if the CDFs are, and back, once, if families have
-    `rsample`. Dropout is never active.
+    The transform is differentiable if the CDFs are. Its inverse is differentiable once, if families
+    have `rsample`. Dropout is never active.
 
     Args:
-        p: a distribution over blocks of one number each, with CDFs, none of them observed.
+        p: a distribution without observed blocks, whose blocks have one number each and a CDF.
         cache_size: 0 or 1, as for torch's transforms.
 
     Raises:
@@ -235,7 +238,7 @@ class Rosenblatt(Transform):
     inverse_shape = forward_shape
 
     def randomized(self, x: Tensor) -> Tensor:
-        """Uniforms that lead back to x, resampled for discrete blocks: (*lead, *event_shape).
+        """Uniforms that the inverse maps to x, random for discrete blocks: (*lead, *event_shape).
 
         For draws of p they are uniform on the unit cube (Brockwell 2007, "Universal residuals").
         """
@@ -265,7 +268,7 @@ class Rosenblatt(Transform):
         check_tensor(u, "u")
 
         def from_uniforms(layout: Layout, params: Tensor, u: Tensor) -> Tensor:
-            # At 0 and 1 themselves values would be infinite.
+            # At exactly 0 and 1, values would be infinite.
             inside = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps / 2)
             rows = (("param", params), ("value", inside))
             each = layout.map(lambda family, *given: family.icdf(*given), *rows)
@@ -341,13 +344,13 @@ def _drawn(
     from_noise: Callable[[Layout, Tensor, Tensor], Tensor],
     differentiable: Callable[[Layout, Tensor, Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
-    """The events that this noise gives.
+    """Maps noise to events, step by step.
 
     Args:
         p: the distribution.
         noise: (*lead, *event_shape).
-        from_noise: from a layout, parameters and noise of its blocks to their values.
-        differentiable: from a layout, parameters, noise and values to the same values, with
+        from_noise: maps a layout, parameters and the noise of blocks to the values of the blocks.
+        differentiable: maps a layout, parameters, noise and values to the same values, with
             gradients.
     """
     batch = p.batch_of(noise)
