@@ -27,9 +27,9 @@ class Calibration:
             is uniform if the model is correct. It is NaN for blocks without a CDF, for observed
             blocks and for blocks after an end.
         statistic: the Kolmogorov-Smirnov statistic of each block, (num_blocks,): the largest
-            distance between the CDF of its pit and that of the uniform distribution.
+            distance between the empirical CDF of its pit and the CDF of the uniform distribution.
         p_value: the probability of so large a statistic under a correct model, (num_blocks,). It
-            is the asymptotic series with Stephens' correction (1970) for few events.
+            is computed by the asymptotic series with Stephens' correction (1970) for few events.
         blocks: the names of the blocks.
 
     >>> import ardist as ad
@@ -99,7 +99,7 @@ def calibration(p: AutoregressiveDistribution, x: Tensor) -> Calibration:
 
     Args:
         p: the distribution.
-        x: events, (*lead, *event_shape). Lead broadcasts with batch_shape to the N rows of the
+        x: events, (*lead, *event_shape). `lead` broadcasts with batch_shape to the N rows of the
             result.
 
     Raises:
@@ -134,12 +134,12 @@ def crps(draws: Tensor, x: Tensor) -> Tensor:
 
     It is E|X - x| - E|X - X'| / 2 for independent X and X' from the forecast, in the units of x.
     For a forecast without spread it is the absolute error. Lower is better, and no forecast has a
-    lower mean than the true distribution. Gneiting and Raftery 2007, "Strictly proper scoring
-    rules, prediction, and estimation". The estimate from draws is unbiased (Ferro 2014, "Fair
+    lower mean score than the true distribution (Gneiting and Raftery 2007, "Strictly proper scoring
+    rules, prediction, and estimation"). The estimate from draws is unbiased (Ferro 2014, "Fair
     scores for ensemble forecasts").
 
     Args:
-        draws: from the forecast, (num_draws, *lead, *event_shape), at least two.
+        draws: draws from the forecast, (num_draws, *lead, *event_shape), at least two.
         x: the observed values, which broadcast with one draw.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Named columns: a dict or a data frame to events, and back."""
+"""Converts named columns, in a dict or a data frame, to events and back."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from ardist.shapes import as_array, described, is_sequence, lead_of, shortened
 
 
 def check_names(names: Any, num_blocks: int) -> tuple[str, ...]:
-    """Names of the blocks as a tuple; a `ValueError` unless there is a different one for each."""
+    """The names of the blocks as a tuple; a `ValueError` unless each block has its own name."""
     if (
         not is_sequence(names)
         or len(names) != num_blocks
@@ -29,7 +29,7 @@ def check_names(names: Any, num_blocks: int) -> tuple[str, ...]:
 
 
 def pack(names: Sequence[str], layout: Layout, columns: Mapping[str, Any]) -> Tensor:
-    """Columns (*lead, *column_shape) by name as events (*lead, total), block after block."""
+    """Packs columns (*lead, *column_shape) by name into events (*lead, total), block by block."""
     found = getattr(columns, "columns", columns)  # iterating over a polars frame gives columns
     if found is columns and not isinstance(columns, Mapping):
         raise ValueError(f"columns: expected a dict or a frame, got {described(columns)}")

@@ -1,4 +1,4 @@
-"""The conditionals of a distribution at given events, and functions of each."""
+"""The conditionals of a distribution at given events, and functions of the conditionals."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,9 +18,9 @@ class Conditionals:
     """The conditionals of a distribution at events, from one parallel pass.
 
     Attributes:
-        ranks: of each block, (*lead, num_blocks).
-        certain: whether each block is observed, or has only one value that the rule allows, as
-            after an end: (*lead, num_blocks) bool.
+        ranks: the rank of each block, (*lead, num_blocks).
+        certain: whether each block is observed, or the rule allows only one value of it, as after
+            an end: (*lead, num_blocks) bool.
 
     Args:
         p: the distribution.
@@ -55,15 +55,18 @@ class Conditionals:
             self.certain = self.certain | fac.layout.whole(mask)
 
     def log_prob(self) -> Tensor:
-        """log_prob of each block, in nats: (*lead, num_blocks)."""
+        """The log_prob of each block, in nats: (*lead, num_blocks)."""
         return self._unflatten(self.layout.log_prob(self.params, self.values))
 
     def by_block(self, function: Callable[..., Tensor], *others: "Conditionals") -> Tensor:
-        """A function of each conditional and of those of `others`: (*lead, num_blocks).
+        """Applies a function to the conditionals of each block, here and in `others`.
 
         The function is called once for all blocks that have the same families. Its arguments are
         the family, params (rows, blocks, num_params) and values (rows, blocks, *event_shape) of
-        this object, then those of each other one.
+        this object, then the same three of each of the `others`.
+
+        Returns:
+            (*lead, num_blocks), with 0 for certain blocks.
         """
         every = (self, *others)
         groups: dict[tuple[Family, ...], list[int]] = {}
@@ -78,7 +81,7 @@ class Conditionals:
         return self._unflatten(torch.cat(found, 1)[:, order.argsort()])
 
     def _of(self, blocks: Sequence[int]) -> tuple[Family, Tensor, Tensor]:
-        """Family, parameters and values of blocks of one family."""
+        """The family, parameters and values of blocks of one family."""
         layout = self.layout
         family, shape = layout.families[blocks[0]], (self.params.shape[0], len(blocks))
         params = layout.gather_blocks("param", self.params, blocks)
@@ -96,7 +99,7 @@ class Conditionals:
 
 @contextmanager
 def eval_mode(*distributions: Distribution) -> Iterator[None]:
-    """Networks in evaluation mode, without dropout, as they are for draws."""
+    """Puts the networks of distributions in evaluation mode, without dropout, as for draws."""
     with ExitStack() as stack:
         for p in distributions:
             if isinstance(p, AutoregressiveDistribution):

@@ -21,7 +21,7 @@ class BlockConstraint(constraints.Constraint):
     Args:
         layout: the blocks and their families.
         elements: the flat position in the event of each element, block after block.
-        event_shape: of the events.
+        event_shape: the shape of an event.
     """
 
     def __init__(self, layout: Layout, elements: Tensor, event_shape: Size) -> None:
@@ -51,10 +51,10 @@ class RuleConstraint(constraints.Constraint):
     """Constrains events to those that follow a rule.
 
     Args:
-        inside: from events (..., *event_shape) to whether each block is inside its support and
+        inside: maps events (..., *event_shape) to whether each block is inside its support and
             follows the rule, (..., num_blocks) bool.
-        event_dim: of the events.
-        rule: for the text of errors.
+        event_dim: the number of dimensions of an event.
+        rule: the rule, for the text of errors.
         is_discrete: whether a block is discrete.
     """
 
@@ -88,7 +88,7 @@ class BlockTransform(Transform):
     """Maps unconstrained reals to an event, by a transform for each block.
 
     Args:
-        constraint: of the events.
+        constraint: the constraint of the events.
         registry: `biject_to` or `transform_to`.
         cache_size: as for torch's transforms.
     """
@@ -139,7 +139,7 @@ class BlockTransform(Transform):
 
 
 def _split(rows: Tensor, shapes: list[Size]) -> list[Tensor]:
-    """From (..., total) to one tensor (..., *shape) for each shape."""
+    """Splits (..., total) into one tensor (..., *shape) for each shape."""
     pieces = rows.split([shape.numel() for shape in shapes], -1)
     lead = rows.shape[:-1]
     return [piece.reshape((*lead, *shape)) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -1,4 +1,4 @@
-"""Graphs of a trained network for programs without this package."""
+"""Exports trained networks as graphs, for programs without this package."""
 
 import json
 import math
@@ -20,17 +20,17 @@ from ardist.static import DrawStep, Tensors
 
 __all__ = ["record", "write"]
 
-_ROWS = 5  # of the recorded calls; any number greater than 1 that no dimension has, or it is fixed
+_ROWS = 5  # of recorded calls: torch would fix 1, or a number that is the size of a dimension
 
 
 def record(module: nn.Module, args: tuple[Any, ...]) -> ExportedProgram:
-    """The graph of a module by `torch.export`, for any number of rows.
+    """Records the graph of a module by `torch.export`, for any number of rows.
 
     Args:
         module: a `LogLikelihood`, a `DrawStep`, a `networks.StaticStep`, or another module whose
             arguments have their rows first.
-        args: of one call, with more than one row. Tensors without dimensions, such as a position,
-            stay without.
+        args: the arguments of one call, with more than one row. Tensors without dimensions, such as
+            a position, have no rows.
 
     Returns:
         a program that `torch.export.save` saves, and `torch.onnx.export` takes.
@@ -48,22 +48,22 @@ def record(module: nn.Module, args: tuple[Any, ...]) -> ExportedProgram:
 
 
 def write(network: nn.Module, folder: str | PathLike[str]) -> None:
-    """Writes graphs of a network's density and of its draws into a folder.
+    """Writes graphs that score and sample with a network into a folder.
 
-    `torch.export.load` reads each of the first three. None of them needs this package.
+    `torch.export.load` reads the three graphs. None of them needs this package.
 
-    - `log_prob.pt2`: from events (rows, *event_shape), and contexts (rows, *context_shape) if the
+    - `log_prob.pt2`: maps events (rows, *event_shape), and contexts (rows, *context_shape) if the
       network takes them, to log-probabilities in nats (rows,), which are -inf outside the support.
-    - `start.pt2`: from a float32 tensor (rows,), of which only the shape counts, and the contexts,
-      to events, encodings and state, the arguments of the first step.
-    - `step.pt2`: from events, a position () int64, encodings and state to the events with the
-      blocks of that step drawn and the next state; see `DrawStep`. `torch.manual_seed` seeds it.
+    - `start.pt2`: maps a float32 tensor (rows,), whose values are ignored, and the contexts to the
+      events, encodings and state of the first step.
+    - `step.pt2`: maps events, a position () int64, encodings and state to the events with the
+      blocks of that step drawn, and the next state; see `DrawStep`. `torch.manual_seed` seeds it.
     - `model.json`: the shapes and the dtypes of an event and a context, and for each step the flat
       indices of the elements that it draws.
 
     Args:
         network: a conditional network in evaluation mode.
-        folder: is made if there is none.
+        folder: the folder, which is created if it does not exist.
 
     Raises:
         ValueError: if the network is in training mode.

@@ -31,7 +31,7 @@ class AutoAutoregressive(AutoContinuous):
     """A guide for Pyro: one autoregressive distribution over all continuous latents of a model.
 
     In unconstrained space the latents are `loc + scale * z`. The vectors loc and scale are learned,
-    and z is drawn from a MADE whose conditionals are of any family on the real line. So the guide
+    and z is drawn from a MADE with conditionals of any family on the real line. So the guide
     includes all Gaussians, as `AutoMultivariateNormal` does, and also models funnels (a scale that
     depends on other latents), skew and several modes. Draws have exact gradients, which are
     computed in one sweep over the steps.
@@ -50,20 +50,20 @@ class AutoAutoregressive(AutoContinuous):
 
     As in Pyro's own guides, the parameters are created in the first call. The initial posterior has
     independent elements around the values of `init_loc_fn`, with a width of about `init_scale`. As
-    with each `AutoContinuous`, `TraceMeanField_ELBO` is wrong if latents are constrained: its KL
+    with any `AutoContinuous`, `TraceMeanField_ELBO` is wrong if latents are constrained: its KL
     from a Delta (pyro-ppl 1.9.2, `distributions/kl.py`) leaves out the Jacobian.
 
     Args:
         model: a Pyro model with a fixed structure and continuous latents only.
-        family: of all conditionals; one number on the real line with `rsample`, such as `Normal`,
-            `StudentT`, `Spline` or `Mixture(Normal(), 4)`.
+        family: the family of all conditionals: one number on the real line with `rsample`, such as
+            `Normal`, `StudentT`, `Spline` or `Mixture(Normal(), 4)`.
         ordering: the order of the elements of the latent vector and their dependencies: an
-            `Ordering`; "model" for the model's graph; or None, for which each element depends on
+            `Ordering`; "model" for the model's graph; or None, with which each element depends on
             all earlier elements, in the order of the model's statements.
-        hidden_features: of the MADE; by default two layers of 64 units, or of 4 units for each
-            distinct set of dependencies if that is more. If layers are narrower than the number of
-            sets, elements whose set has no unit depend on others only linearly, by the direct
-            connections.
+        hidden_features: the widths of the MADE's hidden layers; by default two layers of 64 units,
+            or of 4 units for each distinct set of dependencies if that is more. If layers have
+            fewer units than there are sets, an element whose set has no unit depends on other
+            elements only linearly, by the direct connections.
         init_loc_fn: see Pyro's documentation of autoguides.
         init_scale: the initial scale of the posterior, in unconstrained space.
 
@@ -207,8 +207,8 @@ class AutoAutoregressive(AutoContinuous):
 
         Args:
             quantiles: numbers within [0, 1].
-            args: of the model.
-            kwargs: of the model.
+            args: the arguments of the model.
+            kwargs: the keyword arguments of the model.
 
         Returns:
             for each latent, (number of quantiles, *shape of the latent).

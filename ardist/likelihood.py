@@ -1,4 +1,4 @@
-"""The log-likelihood of a network as a module, for what wraps a module's `forward`."""
+"""The log-likelihood of a network as a module, for wrappers of a module's `forward`."""
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ class LogLikelihood(nn.Module):
     is active in training mode, as in `log_prob`.
 
     Args:
-        network: a conditional network, or one that is wrapped.
+        network: a conditional network, wrapped or not.
         chunk_size: as for `AutoregressiveDistribution`.
         nan_policy: as for `AutoregressiveDistribution`.
 

@@ -10,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 @contextmanager
 def in_modes(modes: list[tuple[nn.Module, bool]]) -> Iterator[None]:
-    """Modules in the given modes, training or not; they return to their own afterwards."""
+    """Puts modules in the given modes, training or not, and restores their own modes afterwards."""
     changed = [(part, mode) for part, mode in modes if part.training != mode]
     for part, mode in changed:
         part.training = mode
@@ -29,7 +29,7 @@ def is_noisy(module: nn.Module) -> bool:
 
 
 def follows_mode(module: nn.Module) -> bool:
-    """Whether a module may compute something else in training mode than in evaluation mode."""
+    """Whether a module may compute different results in training and in evaluation mode."""
     is_known = type(module).__module__.startswith(("ardist.", "torch.nn.modules."))
     if not is_known or module._forward_pre_hooks or module._forward_hooks:  # as spectral_norm has
         return True

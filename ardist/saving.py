@@ -1,4 +1,4 @@
-"""Networks in files: the tensors of one .safetensors file, and a specification in its metadata."""
+"""Saves and loads networks: tensors in a .safetensors file, a specification in its metadata."""
 
 import hashlib
 import json
@@ -24,30 +24,30 @@ from ardist.specification import DTYPES, Reader, Writer
 
 FORMAT = 1  # of the metadata
 
-# What a file may ask for. `ardist.specification` bounds the numbers of a specification.
+# Limits of what a file may ask for. `ardist.specification` bounds the numbers of a specification.
 MAX_HEADER = 2**24  # bytes
-MAX_BYTES = 2**26, 16  # that its constructors allocate: so many, and so many times the file's
-MAX_CALLS = 20_000, 200  # of torch in them: so many, and so many for each tensor and object
+MAX_BYTES = 2**26, 16  # allocated by constructors: a constant, and a factor of the file's bytes
+MAX_CALLS = 20_000, 200  # of torch in constructors: a constant, and a number per tensor and object
 
 
 def save(
     network: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Saves a network in one file: its weights, and a specification from which it is made again.
+    """Saves the weights of a network and a specification to rebuild it, in one file.
 
     The file has the safetensors format. Its metadata hold the specification, `network.to_spec()`,
-    as JSON: names of classes and arguments of constructors, and no code. Attributes that were
-    changed after construction are not saved.
+    as JSON: class names and constructor arguments, and no code. Attributes that were changed after
+    construction are not saved.
 
     Args:
-        network: a conditional network, or a wrapper around one, such as that of `torch.compile`.
-        path: of the file, usually with the suffix `.safetensors`. An existing file is replaced.
-        metadata: more texts for the metadata, which `safetensors.safe_open` reads.
+        network: a conditional network, or a wrapper around one, as `torch.compile` returns.
+        path: the file, usually with the suffix `.safetensors`. An existing file is replaced.
+        metadata: additional texts for the metadata, which `safetensors.safe_open` reads.
 
     Raises:
-        ValueError: if the folder does not exist, if an argument of a constructor cannot be
-            described, such as a lambda or a foreign module, or if the network has other tensors
-            than its constructor makes.
+        ValueError: if the folder does not exist, if a constructor argument cannot be described,
+            such as a lambda or a foreign module, or if the network has other tensors than its
+            constructor makes.
 
     >>> import tempfile, torch, ardist as ad
     >>> path = f"{tempfile.mkdtemp()}/made.safetensors"
@@ -77,13 +77,13 @@ def save(
         "ardist.dtype": str(inner._constructed[2]).removeprefix("torch."),
         "ardist.spec": spec,
     }
-    whole = torch.contiguous_format  # as safetensors stores them, also those of channels_last
+    whole = torch.contiguous_format  # as safetensors stores all tensors, also channels_last ones
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=whole)
         for name, tensor in _distinct(inner).items()
     }
     _make("network", texts, tensors, list(writer.classes.values()))
-    texts.pop("ardist.sha256", None)  # of the file whose metadata were given
+    texts.pop("ardist.sha256", None)  # the checksum of another file, if its metadata were given
     texts["ardist.sha256"] = _digest(texts, tensors)
     part = path.with_name(f"{path.name}.part")
     save_file(tensors, part, texts)
@@ -105,11 +105,11 @@ def load(
     """Loads a network that `save` wrote, in eval mode. It runs no code from the file.
 
     It calls the constructors of ardist's classes, of the transforms, constraints and distributions
-    of torch and Pyro, and of classes that you pass, with arguments from the file. A file cannot
+    of torch and Pyro, and of the classes that you pass, with arguments from the file. A file cannot
     name anything else.
 
     Args:
-        path: of the file.
+        path: the file.
         classes: your own families, networks and functions that the network is made of.
         map_location: the device of the network, the CPU by default.
 
@@ -135,7 +135,7 @@ def read(
     classes: Sequence[Any] = (),
     map_location: torch.device | str | None = None,
 ) -> tuple[ConditionalNetwork, dict[str, str]]:
-    """What `load` returns, and the metadata of the file."""
+    """Loads a network as `load` does, and also returns the metadata of the file."""
     if not is_sequence(classes) or not all(hasattr(kind, "__name__") for kind in classes):
         raise ValueError(f"classes: expected a sequence of classes, got {described(classes)}")
     if not isinstance(map_location, torch.device | str | None):
@@ -148,7 +148,7 @@ def read(
         raise ValueError(f"path: {path.name} is damaged: {error}") from error
     network = _make("path", texts, tensors, classes)
     if texts.pop("ardist.sha256", "") != _digest(texts, tensors):
-        raise ValueError(f"path: {path.name} is damaged: its checksum is that of other content")
+        raise ValueError(f"path: {path.name} is damaged: its checksum does not match its content")
     _fill(network, tensors)
     return network.eval().to("cpu" if map_location is None else map_location), texts
 
@@ -164,7 +164,7 @@ def _metadata(path: Path) -> dict[str, str]:
     if not str(texts.get("ardist.format")).isdecimal():
         raise ValueError(
             f"path: expected a file that ardist.save wrote, got {path.name}; torch.load reads "
-            f"those of torch.save"
+            f"files of torch.save"
         )
     if int(texts["ardist.format"]) > FORMAT:
         raise ValueError(
@@ -228,7 +228,9 @@ def _digest(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def _make(
     subject: str, texts: Mapping[str, str], tensors: Mapping[str, Tensor], classes: Sequence[Any]
 ) -> ConditionalNetwork:
-    """The network of a specification, with the names, shapes and dtypes of tensors."""
+    """The network of a specification, after a check that its tensors have the names, shapes and
+    dtypes of `tensors`.
+    """
     spec, dtype = texts.get("ardist.spec", ""), DTYPES.get(texts.get("ardist.dtype", ""))
     node = _json(spec)
     if dtype is None or not dtype.is_floating_point:
@@ -252,7 +254,7 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _fill(network: ConditionalNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """Loads tensors, in the dtypes that they have."""
+    """Loads tensors into a network, in the tensors' own dtypes."""
     made = _distinct(network)
     floats = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
     if floats:
@@ -261,15 +263,15 @@ def _fill(network: ConditionalNetwork, tensors: Mapping[str, Tensor]) -> None:
         tensor.data = tensor.data.to(tensors[name].dtype)
     try:
         network.load_state_dict({name: tensors[first] for name, first in _names(network).items()})
-    except Exception as error:  # of a network's own state
+    except Exception as error:  # raised by a network's own loading
         raise ValueError(f"path: the tensors do not fit the specification: {error}") from error
 
 
 class _Budget(TorchFunctionMode):
     """Bounds the memory and the calls of torch that the constructors of a file may take.
 
-    The bound holds for all that `torch.empty` and the like make together, and for the result of
-    any other call, most of which are temporary.
+    The bound of the memory holds for the sum of the tensors that `torch.empty` and similar
+    functions make. It also holds for each result of another call; most of these are temporary.
     """
 
     def __init__(self, spec: str, tensors: Mapping[str, Tensor]) -> None:
@@ -293,7 +295,7 @@ class _Budget(TorchFunctionMode):
 
 def _allocated(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> int:
     """The bytes of the new tensors that a call returns, found on the meta device."""
-    if func in (torch.tensor, torch.as_tensor):  # which hold the numbers that they are given
+    if func in (torch.tensor, torch.as_tensor):  # their results hold only the given numbers
         return 0
     leaves = tree_leaves((args, kwargs))
     factors = [part.numel() for part in leaves if isinstance(part, Tensor)]
@@ -305,7 +307,7 @@ def _allocated(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -
     try:
         with torch.device("meta"):
             made = func(*inputs[0], **{k: v for k, v in inputs[1].items() if k != "device"})
-    except Exception:  # it reads values, whose number bounds that of its results
+    except Exception:  # the call reads values, and has no more results than values
         return 0
     new = {_storage(part) for part in tree_leaves(made) if isinstance(part, Tensor)} - old
     return sum(size for _, size in new)

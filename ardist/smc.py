@@ -33,8 +33,9 @@ class Particles(NamedTuple):
         value: (num_particles, *batch_shape, *event_shape).
         log_weight: (num_particles, *batch_shape), in nats.
         log_prob: the estimated log probability of the rule in nats, batch_shape: the logarithm of
-            the mean weight. Its exponential is unbiased. If the rule has potentials, that is the
-            mean of their product, or 0 for events outside the rule.
+            the mean weight. Its exponential is an unbiased estimate. If the rule has potentials,
+            the estimate is of the expectation of their product, which is 0 for events that violate
+            the rule.
         ess: the smallest effective sample size of all steps, before resampling, batch_shape.
 
     >>> import torch, ardist as ad
@@ -53,8 +54,8 @@ class Particles(NamedTuple):
     def problem(self) -> str | None:
         """Why the result cannot be trusted, or None if no reason is known.
 
-        It cannot if the effective sample size is under 10 % of the number of particles, or the log
-        probability of the rule under -30 nats.
+        The result cannot be trusted if the effective sample size is under 10 % of the number of
+        particles, or the log probability of the rule is under -30 nats.
         """
         count = self.log_weight.shape[0]
         few, unlikely = self.ess < _LEAST_SHARE * count, self.log_prob < _LEAST_LOG_PROB
@@ -92,39 +93,40 @@ def smc(
     *,
     threshold: float = 0.5,
 ) -> Particles:
-    """Weighted draws of p conditioned on a rule, by sequential Monte Carlo.
+    """Draws weighted samples of p conditioned on a rule, by sequential Monte Carlo.
 
-    `p.with_rule(rule)` renormalizes each conditional, and is another distribution than p given that
-    the rule holds: a beginning keeps its probability, even if hardly any of its continuations
-    follow the rule. Here each block is drawn from the restricted conditional, and weighted by the
-    probability that the conditional gives to the allowed values. Particles of low weight are
-    replaced by copies of others (Gordon, Salmond and Smith 1993, "Novel approach to
-    nonlinear/non-Gaussian Bayesian state estimation"; Del Moral 2004, "Feynman-Kac formulae").
+    `p.with_rule(rule)` renormalizes each conditional. This differs from p given that the rule
+    holds: a prefix keeps its probability, even if hardly any of its continuations follow the rule.
+    `smc` draws each block from the restricted conditional, and multiplies the weight of the
+    particle by the probability of the allowed values under the unrestricted conditional. Particles
+    of low weight are replaced by copies of other particles (Gordon, Salmond and Smith 1993, "Novel
+    approach to nonlinear/non-Gaussian Bayesian state estimation"; Del Moral 2004, "Feynman-Kac
+    formulae").
 
-    If a rule only limits some columns, in whatever order they are drawn, and the network supports
-    an order with these first, as `Transformer` and `Masked` do, then that order is used. The other
-    columns then have no effect on the weights. As with `p.given`, that is another joint of an
-    any-order network.
+    If the rule limits only some columns, independently of their order, and the network supports an
+    order that puts these columns first, as `Transformer` and `Masked` do, then that order is used.
+    The other columns then have no effect on the weights. As with `p.given`, another order of an
+    any-order network is another joint distribution.
 
-    The rule may have dead ends, prefixes that it allows and that no event continues, as in `All`
+    The rule may have dead ends: prefixes that it allows but that no event continues, as in `All`
     of rules that limit the same blocks. Such particles get a weight of zero. `Rule.log_potential`
-    adds to the log weight after each block.
+    is added to the log weight after each step.
 
     Args:
-        p: any distribution, with evidence (`p.given`) and a rule of its own. Both hold also for the
-            particles.
-        rule: intervals and sets of values by `Within`, a pattern, a sum, or one of your own.
-        num_particles: for each row of the batch.
+        p: the distribution. It may have evidence (`p.given`) and a rule of its own, and both hold
+            for the particles as well.
+        rule: intervals and sets of values by `Within`, a pattern, a sum, or a rule of your own.
+        num_particles: the number of particles for each row of the batch.
         threshold: resample if the effective sample size is under this share of the particles,
-            from 0, never, to 1.
+            from 0 (never) to 1.
 
     Returns:
         the particles, their weights, and the estimated probability of the rule. A warning says if
         they cannot be trusted, as `Particles.problem` does.
 
     Raises:
-        ValueError: if the rule does not suit the blocks, or it fixes a continuous block to a
-            number, which has probability zero: use `p.given`.
+        ValueError: if the rule does not suit the blocks, a block is observed in part, or the rule
+            fixes a continuous block to a number, which has probability zero: use `p.given`.
 
     >>> import torch, ardist as ad
     >>> _ = torch.manual_seed(0)
@@ -236,14 +238,14 @@ class _Sampler:
         dead = self.batch.flatten(self.log_weight == -torch.inf, Size())
         if not dead.any():
             return drawn
-        # They go on under the rule of p alone, which need not allow a constant.
+        # Dead particles continue under the rule of p alone, which need not allow a constant.
         free = step.layout.sample(step.params)
         return torch.where(dead.reshape(-1, *(1,) * (drawn.dim() - 1)), free, drawn)
 
     def follow(self, index: int, blocks: Tensor) -> None:
-        """Takes the blocks of a step into the state of the rule, and its potential."""
+        """Advances the state of the rule by the blocks of a step, and weighs by its potential."""
         at = self.at(index)
-        # Observed blocks and those of lost particles may break the rule.
+        # Observed blocks and the blocks of dead particles may break the rule.
         self.state = self.restriction.advance(self.state, blocks, at, is_allowed=False)
         potential = self.restriction.rule.log_potential(self.state, at)
         if potential is not None:
@@ -271,7 +273,7 @@ class _Sampler:
     def resample(self, size: Tensor) -> Tensor | None:
         """The row that each row continues, or None if the effective sample sizes suffice.
 
-        By systematic resampling (Kitagawa 1996), which leaves the mean weight as it is.
+        It uses systematic resampling (Kitagawa 1996), which does not change the mean weight.
         """
         count = self.log_weight.shape[0]
         uneven = (size < self.threshold * count) & (size > 0)
@@ -291,7 +293,7 @@ class _Sampler:
 
 
 def _without_rule(factorization: Factorization) -> Factorization:
-    """A factorization whose conditionals, with those of its own rule, are taken as they are."""
+    """The factorization without its rule, whose families are the conditionals under that rule."""
     layout = factorization.conditionals
     each = [AsItIs(f) if f.enumerate_support() is not None else f for f in layout.families]
     return factorization.replace(rule=None, families=each if layout.flat else each[0])

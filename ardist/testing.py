@@ -1,4 +1,4 @@
-"""Checks of networks and distributions, including those that users write."""
+"""Checks of networks and distributions, including the ones that users write."""
 
 import copy
 import math
@@ -88,23 +88,23 @@ def check_autoregressive(
     training mode. Batch norm over the rows of a batch is not a leak: rows depend on each other, but
     no block depends on a later one.
 
-    Parameters that are all zero, as those of new output layers often are, would hide dependencies.
-    The copy has random ones in their place.
+    Parameters that are all zero, such as the weights of new output layers, would hide dependencies.
+    The copy has random values in their place.
 
     Args:
         network: a conditional network, or a distribution with its context and factorization. If
             the rows of a distribution have orders of their own, the first order is used.
         context: (*batch_shape, *context_shape); the first context is used.
-        factorization: in place of the network's own.
-        num_draws: number of events.
-        seed: of the random events.
+        factorization: replaces the network's own.
+        num_draws: the number of random events.
+        seed: the seed of the random events.
 
     Returns:
         the dependencies that exist.
 
     Raises:
-        CheckError: if a conditional depends on a block on which it must not depend. The error
-            names both.
+        CheckError: if a conditional depends on a block that the factorization does not allow. The
+            error names both blocks.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(5, ad.families.Normal()), hidden_features=(64,))
@@ -201,7 +201,7 @@ def _copy(
 
 @torch.no_grad()
 def _randomize_zeros(network: nn.Module) -> None:
-    """Replaces parameters that are all zero, whose products show neither leaks nor wrong steps."""
+    """Replaces parameters that are all zero, since they hide leaks and wrong steps."""
     generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         if not parameter.any():
@@ -252,20 +252,21 @@ def check_decoder(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> None:
-    """Checks that a network's decoder gives the parameters of the parallel pass.
+    """Checks that a network's decoder computes the same parameters as the parallel pass.
 
     The decoder is checked step by step, after `prefill` and after `select`, and with an order for
-    each row if the network supports that. It is a copy's, without parameters that are all zero.
+    each row if the network supports that. The check runs on a copy of the network, in which random
+    values replace parameters that are all zero.
 
     Args:
         network: a conditional network in any dtype, or a distribution, as for
             `check_autoregressive`.
         context: (*batch_shape, *context_shape); the first two contexts are used.
-        factorization: in place of the network's own.
-        batch_size: number of rows; even if there are several contexts.
-        tolerance: largest difference, relative to the largest parameter; by default 1e-5 in
-            float32 and 1e-10 in float64.
-        seed: of the random events.
+        factorization: replaces the network's own.
+        batch_size: the number of rows. It must be even if there are several contexts.
+        tolerance: the largest difference allowed, relative to the largest parameter; by default
+            1e-10 in float64 and 1e-5 otherwise.
+        seed: the seed of the random events.
 
     Raises:
         CheckError: if the parameters differ.
@@ -328,11 +329,11 @@ def _compare(
 
     Args:
         make_decoder: makes a decoder.
-        fac: with the order of the draw.
+        fac: the factorization, with the order of the draw.
         blocks: (rows, *value_shape).
-        params: of the parallel pass, (rows, *param_shape).
-        rows: to select halfway.
-        tolerance: largest difference, relative to the largest parameter.
+        params: the parameters of the parallel pass, (rows, *param_shape).
+        rows: the rows to select halfway.
+        tolerance: the largest difference allowed, relative to the largest parameter.
     """
     layout, scale = fac.layout, _scale(params)
 
@@ -377,15 +378,16 @@ def check_normalized(
 ) -> Tensor:
     """Checks that the probabilities of a small event sum to 1, or its density integrates to 1.
 
-    Discrete blocks are enumerated (counts up to 200). Continuous blocks are integrated by the
-    trapezoidal rule on `num_points` points for each unconstrained coordinate, which are dense near
-    zero and cover large values. Use it for at most two continuous coordinates. A density with a
-    kink, such as that of `Laplace`, needs about 2000 points.
+    Discrete blocks are enumerated: counts up to 200, and integers up to 200 in absolute value.
+    Continuous blocks are integrated by the trapezoidal rule on `num_points` points for each
+    unconstrained coordinate, which are dense near zero and cover large values. Use the check for at
+    most two continuous coordinates. A density with a kink, such as the Laplace density, needs about
+    2000 points.
 
     Args:
         p: a distribution, or a network that takes no context.
-        num_points: number of points for each continuous coordinate.
-        tolerance: largest difference from 1.
+        num_points: the number of points for each continuous coordinate.
+        tolerance: the largest difference from 1 allowed.
 
     Returns:
         the totals, (*batch_shape), each within `tolerance` of 1.
@@ -436,7 +438,7 @@ def check_normalized(
 
 
 def _distribution(p: AutoregressiveDistribution | nn.Module) -> AutoregressiveDistribution:
-    """The distribution, or that of a network without context."""
+    """The distribution itself, or the distribution of a network without a context."""
     if isinstance(p, AutoregressiveDistribution):
         return p
     unwrap(p, "p")  # raises if there is no conditional network inside
@@ -473,8 +475,9 @@ def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, 
 def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
     """Checks that a distribution follows torch's shape rules.
 
-    The rules are `p.shape(s) == s + batch_shape + event_shape`; a `log_prob` of the leading shape;
-    `expand` with the same numbers; and broadcasting of value and batch in both directions.
+    The rules: draws have the shape `p.shape(s) == s + batch_shape + event_shape`, `log_prob` has
+    the leading shape, `expand` does not change the numbers, and value and batch broadcast in both
+    directions.
 
     Args:
         p: a distribution, or a network that takes no context.
@@ -544,10 +547,10 @@ def check_shapes(p: AutoregressiveDistribution | nn.Module) -> None:
 def _with_points(
     support: Spiked, values: Tensor, weights: Tensor, reference: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The nodes of the family behind a hurdle, and its points, each once.
+    """The nodes of the family of a hurdle, and the points of the hurdle, each once.
 
-    A node of a density that rounds to a point becomes the number next to it, since the density is
-    that of the family there.
+    A node of a density that rounds to a point is moved to the next number, where the density is the
+    density of the family.
     """
     points = torch.tensor(support.points, dtype=reference.dtype, device=reference.device)
     values = values.to(reference.dtype)

@@ -2986,7 +2986,7 @@ FILES = (
     ),
     error(
         "path: expected a file that ardist.save wrote, got made.safetensors; torch.load reads "
-        "those of torch.save",
+        "files of torch.save",
         lambda: ad.load(pickled()),
         "path: expected JSON in the file, got Expecting value: line 1 column 7 (char 6)",
         lambda: ad.load(with_header('{"a": }')),
@@ -2997,7 +2997,7 @@ FILES = (
         "path: made.safetensors is damaged: Error while deserializing header: incomplete metadata, "
         "file not fully covered",
         lambda: ad.load(with_bytes(saved().read_bytes()[:-1])),
-        "path: made.safetensors is damaged: its checksum is that of other content",
+        "path: made.safetensors is damaged: its checksum does not match its content",
         lambda: ad.load(with_bytes(saved().read_bytes()[:-1] + b"x")),
         cause="The file is of another kind, or was changed after it was written.",
         cure="Copy or download it again.",
@@ -3377,7 +3377,7 @@ COMMAND = (
         "people.csv: expected different names of columns, got ['age'] twice",
         lambda: commanded("describe people.csv", "age,age"),
         "people.csv: expected a file that ardist.save wrote, got people.csv; torch.load reads "
-        "those of torch.save",
+        "files of torch.save",
         lambda: commanded("sample people.csv", "age"),
         cause="A file is not a table, or not a model.",
         cure="Open the file to see what it holds.",
