@@ -1,4 +1,4 @@
-"""The rows of one call: events with any leading dimensions as rows of one, and back."""
+"""The rows of one call: flattens the leading dimensions of events to one, and back."""
 
 from functools import cached_property
 from math import prod
@@ -16,8 +16,8 @@ from ardist.rules.base import State
 class Batch:
     """Rows that a bound network computes together, each with its order and its evidence.
 
-    A network sees one leading dimension. The leading dimensions of events are flattened so that
-    those along which the context varies come last: row i has context i % N.
+    A network sees one leading dimension. The leading dimensions of events are flattened, and the
+    dimensions along which the context varies come last: row i has context i % N.
 
     Args:
         bound: the network.
@@ -55,13 +55,13 @@ class Batch:
             self.evidence = self.blocks(evidence[0]), self.blocks(evidence[1])
 
     def flatten(self, x: Tensor, shape: Size) -> Tensor:
-        """(..., *shape), broadcast to all leading dimensions, as rows (rows, *shape)."""
+        """Broadcasts (..., *shape) to all leading dimensions, and flattens it to (rows, *shape)."""
         x = x.expand((*self.lead, *shape))
         dims = (*self._dims, *range(len(self.lead), x.dim()))
         return x.permute(dims).reshape((self.num_rows, *shape))
 
     def unflatten(self, rows: Tensor) -> Tensor:
-        """The inverse: (rows, *shape) as (*lead, *shape)."""
+        """The inverse of `flatten`: from (rows, *shape) to (*lead, *shape)."""
         x = rows.reshape((*(self.lead[dim] for dim in self._dims), *rows.shape[1:]))
         inverse = sorted(range(len(self._dims)), key=self._dims.__getitem__)
         return x.permute((*inverse, *range(len(self.lead), x.dim())))
@@ -71,19 +71,19 @@ class Batch:
         return self.factorization.split(self.flatten(events, self.factorization.event_shape))
 
     def events(self, blocks: Tensor) -> Tensor:
-        """The inverse: (*lead, *event_shape)."""
+        """The inverse of `blocks`: (*lead, *event_shape)."""
         return self.unflatten(self.factorization.merge(blocks))
 
     @cached_property
     def order(self) -> DrawingOrder:
-        """The order of drawing: one for all rows, or one for each."""
+        """The order of drawing: one for all rows, or one for each row."""
         shared = self.factorization.conditional_order
         return shared if self.ranks is None else DrawingOrder(self.layout, (), self.ranks)
 
     @cached_property
     def source(self) -> DrawingOrder:
-        """The order of the conditionals that blocks are drawn from: without a rule that corrects
-        their draws.
+        """The order of the conditionals that blocks are drawn from, which do not have the rule if
+        it corrects draws.
         """
         if self.restriction is None or not self.restriction.corrects:
             return self.order
@@ -93,7 +93,7 @@ class Batch:
 
     @property
     def all_ranks(self) -> Tensor:
-        """Ranks of the blocks: (num_blocks,), or (rows, num_blocks)."""
+        """The ranks of the blocks: (num_blocks,), or (rows, num_blocks)."""
         return self.factorization.ranks.flatten() if self.ranks is None else self.ranks
 
     @cached_property
@@ -109,7 +109,7 @@ class Batch:
         return self.restrict(self.plain_forward(blocks, sweep), limits)
 
     def plain_forward(self, blocks: Tensor, sweep: Any = None) -> Tensor:
-        """The parameters as the network gives them, without those of a rule."""
+        """The parameters that the network computes, without the limits of a rule."""
         return self.bound.forward(self.readable(blocks), self.ranks, sweep=sweep)
 
     def readable(self, blocks: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Batch:
         return self.restriction.readable(self.layout, blocks)
 
     def limits(self, blocks: Tensor) -> Tensor | None:
-        """What the rule allows, given the blocks before each block; None without a rule."""
+        """The limits of each block given the blocks before it; None without a rule."""
         if self.restriction is None:
             return None
         return self.restriction.limits(blocks, self.ranks, self.contexts, self.bound.reference)
@@ -132,7 +132,7 @@ class Batch:
         return self.restriction.before_all(blocks, self.ranks, self.contexts, reference)
 
     def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
-        """Parameters of all blocks under what the rule allows."""
+        """The parameters of all blocks under the limits of the rule."""
         return params if self.restriction is None else self.restriction.restrict(params, limits)
 
     def contexts_for(self, restriction: Restriction | None) -> Tensor | None:
@@ -154,12 +154,12 @@ class Batch:
         return self.restriction.inside(blocks, limits)
 
     def hidden_states(self, blocks: Tensor) -> Tensor:
-        """The hidden states from which the parameters follow, (rows, num_blocks, size)."""
+        """The hidden states that the head maps to parameters, (rows, num_blocks, size)."""
         return self.bound.hidden_states(self.readable(blocks), self.ranks)
 
     @cached_property
     def placeholders(self) -> Tensor:
-        """Blocks inside the support, for those that are not drawn: (rows, *value_shape)."""
+        """Values inside the support, for blocks that are not drawn: (rows, *value_shape)."""
         each = self.factorization.placeholder(self.bound.reference)
         return each.expand(self.num_rows, *self.layout.value_shape)
 

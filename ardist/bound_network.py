@@ -21,14 +21,14 @@ Result = TypeVar("Result")
 
 
 class BoundNetwork:
-    """A network under a context: one parallel pass, and a decoder.
+    """A network bound to a context, a factorization and parameters.
 
     Args:
-        network: a conditional network, or one that is wrapped.
-        factorization: in place of the network's own.
+        network: a conditional network, wrapped or not.
+        factorization: replaces the network's own.
         context: (*context_batch, *network.context_shape).
         params: tensors by the names of the parameters that they replace.
-        chunk_size: the number of blocks whose parameters exist at a time, in scores.
+        chunk_size: the number of blocks whose parameters exist at a time during scoring.
 
     Attributes:
         unwrapped: the conditional network inside `network`.
@@ -59,11 +59,11 @@ class BoundNetwork:
         if context is not None:
             can_be_cast = context.dtype in HALF and not context.is_meta
             if can_be_cast and torch.is_autocast_enabled(context.device.type):
-                self.context = context = context.to(self.reference.dtype)  # of an encoder
+                self.context = context = context.to(self.reference.dtype)  # from an encoder
             self.check_kind("context", context, exact=True)
 
     def replace(self, **changes: Any) -> "BoundNetwork":
-        """The same with other arguments."""
+        """The same bound network with other arguments."""
         names = ("network", "factorization", "context", "params", "chunk_size")
         return BoundNetwork(**{**{name: getattr(self, name) for name in names}, **changes})
 
@@ -79,7 +79,7 @@ class BoundNetwork:
         if self.params:
             return next(iter(self.params.values())).detach()
         for parameter in self.unwrapped.parameters():
-            # FSDP gives parameters as DTensors, of which the shard of this process will do.
+            # FSDP makes the parameters DTensors. The shard of this process suffices.
             return getattr(parameter, "to_local", lambda own=parameter: own)().detach()
         return torch.empty(0) if self.context is None else self.context.detach()
 
@@ -96,7 +96,7 @@ class BoundNetwork:
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """The network as it is in draws: without dropout, with whole weights, in its own dtype."""
+        """Puts the network in the mode of draws: no dropout, whole weights, its own dtype."""
         if self.reference.device.type == "meta":
             raise ValueError("network: expected parameters with data, got some on device meta")
         # Decoders write into buffers of the network's dtype, which autocast does not know.
@@ -128,10 +128,10 @@ class BoundNetwork:
             ranks: (rows, num_blocks), if the rows have orders of their own.
             observed: (rows, num_blocks) bool, the blocks that all conditionals of a row depend on
                 instead of the earlier ones; only if the network `has_masks`.
-            sweep: takes gradients on from layer to layer in the place of the graph.
+            sweep: carries gradients from layer to layer, instead of the graph.
         """
         shape = self.factorization.layout.param_shape
-        if blocks.shape[0] == 0:  # modules may refuse no rows; the gradients are zeros
+        if blocks.shape[0] == 0:  # modules may refuse zero rows; the gradients are zeros
             nothing = self.reference.new_zeros(0, *shape)
             return nothing + torch.stack([part.flatten()[:0].sum() for part in self.sources]).sum()
         given = {"observed": observed, "sweep": sweep}
@@ -150,13 +150,13 @@ class BoundNetwork:
         return (blocks, self.contexts) if ranks is None else (blocks, self.contexts, ranks)
 
     def hidden_states(self, blocks: Tensor, ranks: Tensor | None = None) -> Tensor:
-        """The hidden states of all blocks, (rows, num_blocks, size); arguments as of `forward`."""
+        """The hidden states of all blocks, (rows, num_blocks, size); arguments as in `forward`."""
         compute_weights(self.unwrapped)
         hidden: Tensor = self.unwrapped.hidden_states(*self._inputs(blocks, ranks))
         return hidden
 
     def head(self, hidden: Tensor) -> Tensor:
-        """The parameters that follow from hidden states, of some blocks or rows."""
+        """The parameters that the head computes from hidden states of some blocks or rows."""
         params: Tensor = self.unwrapped.head(hidden)
         return params.to(self.reference.dtype)
 
@@ -214,7 +214,7 @@ def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
     """A factorization as a network for `own` sees it: with the families and the rule of `own`.
 
     A network does not depend on the families beyond their numbers of parameters and features.
-    If these differ, `wanted` stays as it is. If the result equals `own`, it is `own` itself.
+    If these numbers differ, the result is `wanted`. If the result equals `own`, it is `own` itself.
     """
     if wanted is own:
         return own
@@ -234,9 +234,10 @@ def as_built_for(own: Factorization, wanted: Factorization) -> Factorization:
 def checked_factorization(
     network: Any, wanted: Factorization | None
 ) -> tuple[Factorization, Factorization]:
-    """A factorization, or the network's own one if None, and the same as the network sees it.
+    """A factorization, by default the network's own, and the same as the network sees it.
 
-    A `ValueError` if the network does not support it.
+    Raises:
+        ValueError: if the network does not support it.
     """
     own: Factorization = network.factorization
     if wanted is None:
@@ -278,9 +279,9 @@ def check_contexts(network: Any, context: Tensor | None, num_rows: int, name: st
 
     Args:
         network: a conditional network.
-        context: of the rows; row i has context i % N.
+        context: the contexts of the rows; row i has context i % N.
         num_rows: the number of rows.
-        name: of the argument that `num_rows` is.
+        name: the name of the argument `num_rows` in errors.
     """
     batch = context_batch(network, context)
     if context is None:
@@ -312,9 +313,9 @@ def checked_chunk_size(network: nn.Module, chunk_size: int | None) -> int | None
 
 
 def unwrap(network: nn.Module, name: str = "network") -> Any:
-    """The conditional network inside a wrapper such as that of `torch.compile` or DDP."""
+    """The conditional network inside a wrapper, such as `torch.compile` or DDP."""
     unwrapped: Any = network
-    # By its class, since a wrapper may have the attributes of what is inside.
+    # Found by its class, since a wrapper may forward the attributes of the network inside.
     while not hasattr(type(unwrapped), "unsupported_reason"):
         inner = getattr(unwrapped, "_orig_mod", None) or getattr(unwrapped, "module", None)
         if not isinstance(inner, nn.Module):

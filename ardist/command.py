@@ -91,7 +91,7 @@ def _parser() -> _Parser:
     score = commands.add_parser("score", help="the log-likelihood of each row in nats")
     score.add_argument("model", type=Path)
     score.add_argument("table", type=Path)
-    score.add_argument("--cells", action="store_true", help="of each cell given the cells before")
+    score.add_argument("--cells", action="store_true", help="score cells, given the cells before")
     score.set_defaults(run=_score)
 
     impute = commands.add_parser("impute", help="fill in missing cells")

@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 def observed_first(
     factorization: Factorization, ranks: Tensor | None, mask: Tensor
 ) -> Ordering | Tensor | None:
-    """The order that puts the blocks under a mask first, both parts in their old relative order.
+    """The order that puts the blocks under a mask first, and else keeps their relative order.
 
     Args:
         factorization: the blocks and their order.
         ranks: (*lead, num_blocks), if rows have orders of their own.
-        mask: (*lead, *value_shape) bool. Blocks that it covers in part follow those that it covers.
+        mask: (*lead, *value_shape) bool. Blocks that it covers in part come after the blocks that
+            it covers as a whole.
 
     Returns:
-        None if no block under the mask depends on one that is not: the set is ancestral, and the
-        present order gives its marginal. Otherwise an ordering or, if rows differ, ranks
-        (*lead, *grid_shape), in which rows with an ancestral set keep their order, unless it is a
-        graph's.
+        None if the set is ancestral: no block under the mask depends on a block that is not, and
+        the present order gives the marginal of the set. Otherwise an ordering or, if rows differ,
+        ranks (*lead, *grid_shape). Rows with an ancestral set keep their order, unless it comes
+        from a graph.
     """
     layout, count = factorization.layout, factorization.num_blocks
     wrong = ~is_ancestral(factorization, ranks, mask)
@@ -53,9 +54,9 @@ def observed_first(
 
 
 def is_ancestral(factorization: Factorization, ranks: Tensor | None, mask: Tensor) -> Tensor:
-    """Whether no block under a mask depends on one that is not under it: (*lead, 1) bool.
+    """Whether no block under a mask depends on a block that is not: (*lead, 1) bool.
 
-    Arguments are those of `observed_first`.
+    The arguments are as in `observed_first`.
     """
     layout, count = factorization.layout, factorization.num_blocks
     whole, touched = layout.whole(mask), layout.count(mask) > 0
@@ -69,14 +70,14 @@ def is_ancestral(factorization: Factorization, ranks: Tensor | None, mask: Tenso
 
 
 def dense(ranks: Tensor) -> Tensor:
-    """Ranks (..., n) as 0, 1, ... without gaps; ties stay ties."""
+    """The ranks (..., n) as numbers 0, 1, ... without gaps; ties stay ties."""
     ordered, order = ranks.sort(-1)
     steps = F.pad((ordered[..., 1:] != ordered[..., :-1]).cumsum(-1), (1, 0))
     return torch.empty_like(ranks).scatter_(-1, order, steps)
 
 
 def check_mask(mask: Tensor, event_shape: Size, batch_shape: Size, name: str = "mask") -> None:
-    """Raises a `ValueError` unless a mask is bool, and of events (*lead, *event_shape)."""
+    """Raises a `ValueError` unless a mask is a bool tensor of shape (*lead, *event_shape)."""
     check_data(mask, name)
     leading(mask.shape, event_shape, batch_shape, name)
     if mask.dtype != torch.bool:
@@ -118,7 +119,7 @@ class Marginal(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         _check_draws(whole.factorization, mask)
-        # Values are checked here: together with what is observed they may be impossible.
+        # Values are checked here: with the evidence, events may be impossible, and score -inf.
         self.whole, self.kept = whole.expand(whole.batch_shape), mask
         self.whole._validate_args = False
         self._places = mask.flatten().nonzero().flatten()  # (number kept,)
@@ -161,7 +162,8 @@ class Marginal(TorchDistribution):
 
         Args:
             value: (*lead, number kept); elements that are not observed are ignored.
-            mask: (*lead, number kept) bool. Leading dimensions of both broadcast with batch_shape.
+            mask: (*lead, number kept) bool. The leading dimensions of `value` and `mask` broadcast
+                with batch_shape.
 
         Raises:
             ValueError: as `AutoregressiveDistribution.given`.
@@ -178,7 +180,7 @@ class Marginal(TorchDistribution):
         return given.marginal(self.kept)
 
     def marginal(self, mask: Tensor) -> "Marginal":
-        """The marginal distribution of fewer elements, those under a mask (number kept,).
+        """The marginal distribution of the elements under a mask (number kept,).
 
         Raises:
             ValueError: as `AutoregressiveDistribution.marginal`.
@@ -193,7 +195,7 @@ class Marginal(TorchDistribution):
         return self._validating.marginal(self._spread(mask))
 
     def observed_log_prob(self, value: Tensor, mask: Tensor) -> Tensor:
-        """As `AutoregressiveDistribution.observed_log_prob`."""
+        """See `AutoregressiveDistribution.observed_log_prob`."""
         return self.whole.observed_log_prob(self._fill(value), self._spread(mask))
 
     @property
@@ -222,7 +224,7 @@ class Marginal(TorchDistribution):
         return whole
 
     def _spread(self, mask: Tensor) -> Tensor:
-        """A mask over events, of one over the kept elements."""
+        """Converts a mask over the kept elements to a mask over events."""
         events = self.kept.new_zeros(()).expand(*mask.shape[:-1], self.kept.numel())
         spread = events.index_copy(-1, self._places, mask.to(self.kept.device))
         return spread.reshape((*mask.shape[:-1], *self.kept.shape))
@@ -252,7 +254,7 @@ def _filled(value: Tensor, places: Tensor, placeholder: Tensor) -> Tensor:
 
 
 def _check_draws(factorization: Factorization, mask: Tensor) -> None:
-    """Checks that the kept part of each block is scored and drawn by the same law."""
+    """Checks that the kept part of each block has the same distribution in scores and draws."""
     layout, blocks = factorization.layout, factorization.split(mask)
     for block in layout.partially_observed(blocks).nonzero().flatten().tolist():
         family = layout.families[block]
@@ -269,7 +271,7 @@ class _Part(constraints.Constraint):
 
     Args:
         whole: the support of events.
-        places: of the elements in the flattened event, (n,) int64.
+        places: the places of the elements in the flattened event, (n,) int64.
         placeholder: an event whose other elements are possible.
     """
 
@@ -291,7 +293,7 @@ class _Part(constraints.Constraint):
 def _support(factorization: Factorization, mask: Tensor) -> constraints.Constraint | None:
     """The support of the elements under a mask.
 
-    None if a block is kept in part and its support is not that of independent elements.
+    None if a block is kept in part and its support is not elementwise.
     """
     split, merge, layout = factorization.split, factorization.merge, factorization.layout
     restriction = factorization.restriction

@@ -1,4 +1,4 @@
-"""The contract of decoders, which evaluate a network a step at a time."""
+"""The interface of decoders, which evaluate a network one step at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ardist.rows import select_rows
 
 
 class Decoder(ABC):
-    """Evaluates a network a step at a time, with the same numbers as its `forward`.
+    """Evaluates a network one step at a time, with the same numbers as its `forward`.
 
     A decoder caches what it computed from the blocks of earlier steps, for `batch_size` rows. The
     blocks of a step and the parameters of its conditionals are laid out as in `forward`, restricted
@@ -36,7 +36,7 @@ class Decoder(ABC):
         self.factorization = factorization
         self.batch_size = batch_size
         self.num_taken = 0
-        """The number of steps whose blocks it has."""
+        """The number of steps whose blocks the decoder has taken."""
 
     max_window: int = 1
     """The number of steps of a `window`; 1 if the decoder has none."""
@@ -50,7 +50,7 @@ class Decoder(ABC):
         """
 
     def prefill(self, blocks: Tensor) -> Tensor:
-        """Takes the blocks of the first steps, as one call of `step` for each would.
+        """Takes the blocks of the first steps, like one call of `step` for each of them.
 
         Returns:
             the parameters of the next step.
@@ -69,7 +69,7 @@ class Decoder(ABC):
         """
 
     def copy(self) -> Self:
-        """A decoder that goes on from the same step, with a cache of its own.
+        """A decoder that continues from the same step, with a cache of its own.
 
         Prefill a prompt once, and draw from a copy as often as needed. It shares the modules and
         the factorization.
@@ -132,7 +132,7 @@ class Window(ABC):
 
     @abstractmethod
     def __call__(self, guess: Tensor | None) -> Tensor:
-        """The parameters of the steps under a guess of their blocks, or under none at first."""
+        """The parameters of the steps given a guess of their blocks; None for the first call."""
 
     @abstractmethod
     def keep(self, blocks: Tensor) -> None:
@@ -146,9 +146,9 @@ class WholePasses(CacheDecoder):
     all steps and make as many passes as a fixed-point iteration needs, usually far fewer.
 
     Args:
-        network: from blocks, contexts and ranks to parameters, as `ConditionalNetwork.forward`.
-        factorization: with the order of the draw.
-        batch_size: number of rows.
+        network: maps blocks, contexts and ranks to parameters, as `ConditionalNetwork.forward`.
+        factorization: the factorization, with the order of the draw.
+        batch_size: the number of rows.
         context: (N, *context_shape).
         ranks: passed to the network; (rows, num_blocks) if the rows have orders of their own.
         reference: a tensor of the parameters' dtype and device.
@@ -194,7 +194,7 @@ class WholePasses(CacheDecoder):
         return self._order.part(params, start, stop, "param")
 
     def all_params(self, start: int) -> Tensor:
-        """The parameters of all blocks, of which those of the steps from `start` on are read."""
+        """The parameters of all blocks. Only the steps from `start` on are used."""
         return self._network(self._blocks, self._context, self._ranks)
 
     def select(self, rows: Tensor) -> None:

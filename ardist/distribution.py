@@ -65,8 +65,9 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             floating-point tensor, even if its elements are indices.
         chunk_size: the number of blocks whose parameters `log_prob` holds at a time. The backward
             pass recomputes them. This bounds the memory for long events with many parameters per
-            block, such as the logits of a large vocabulary. `RNN`, `Transformer`, `WaveNet` and
-            `PixelCNN` support it. By default all parameters are held.
+            block, such as the logits of a large vocabulary. If families differ, the parameters of
+            at least one event are held. `RNN`, `Transformer`, `WaveNet` and `PixelCNN` support it.
+            By default all parameters are held.
         validate_args: whether to check values and the context; torch's default if None.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The order in which blocks are drawn, and the only place that permutes them."""
+"""The order in which blocks are drawn, and permutations between it and raster order."""
 
 from collections.abc import Sequence
 from itertools import accumulate, chain
@@ -12,7 +12,7 @@ from ardist.shapes import constant
 
 
 class Permutation:
-    """An order of the entries along a dimension: one for all rows, or one for each.
+    """An order of the entries along a dimension: one for all rows, or one for each row.
 
     Args:
         order: the raster index of each entry in the order of drawing, (n,) or (rows, n).
@@ -27,7 +27,7 @@ class Permutation:
 
     @staticmethod
     def of_ranks(ranks: Tensor) -> "Permutation":
-        """The order of total ranks (n,) or (rows, n); raster order is recognized in the first."""
+        """The order of total ranks (n,) or (rows, n). Raster order (n,) is recognized."""
         raster = torch.arange(ranks.shape[-1], device=ranks.device)
         if ranks.dim() == 1 and torch.equal(ranks, raster):
             return Permutation(None)
@@ -39,7 +39,7 @@ class Permutation:
         return Permutation(self.order.to(device), self.inverse.to(device))
 
     def to_drawing(self, x: Tensor, dim: int = 1) -> Tensor:
-        """Entries along `dim` from raster order to the order of drawing."""
+        """Permutes entries along `dim` from raster order to the order of drawing."""
         return x if self.order is None else arrange(x, self.order, dim)
 
     def to_raster(self, x: Tensor, dim: int = 1) -> Tensor:
@@ -88,13 +88,13 @@ def _for_entries(order: Tensor, x: Tensor) -> Tensor:
 class DrawingOrder:
     """The steps of a draw: which blocks each step draws, and where they are.
 
-    Tensors of values and of parameters are those of `Layout`: (rows, entries, ...), where an
-    entry is a block, or one number of a block if the layout is flat.
+    Values and parameters are laid out as in `Layout`: (rows, entries, ...). An entry is a block, or
+    one number of a block if the layout is flat.
 
     Args:
-        layout: of all blocks, in raster order.
+        layout: the layout of all blocks, in raster order.
         steps: the blocks of each step, if the order is the same for all rows.
-        ranks: otherwise the ranks of the blocks in each row, (rows, num_blocks) int64.
+        ranks: otherwise, the ranks of the blocks in each row, (rows, num_blocks) int64.
     """
 
     def __init__(
@@ -160,21 +160,21 @@ class DrawingOrder:
         return self.flat("param" if self.layout.flat else "block")
 
     def flat(self, kind: str) -> Permutation:
-        """The order of the numbers of all blocks, block after block, if there is one order."""
+        """The order of the flat entries of a kind (see `Layout.sizes`), if rows share an order."""
         columns = self.layout.columns(kind, self.blocks)
         return Permutation(None if columns == sorted(columns) else torch.tensor(columns))
 
     def part(self, x: Tensor, start: int, stop: int, kind: str = "value") -> Tensor:
-        """The values or parameters of the steps from `start` to `stop`, of all in raster order."""
+        """The entries of the steps from `start` to `stop`, from x of all blocks in raster order."""
         ends = self._param_ends if self.layout.flat and kind == "param" else self.ends
         return self._of(kind, x).part(x, ends[start], ends[stop])
 
     def put(self, x: Tensor, values: Tensor, start: int) -> Tensor:
-        """A copy of values x in raster order with those drawn from step `start` on replaced."""
+        """A copy of values x in raster order, with the blocks from step `start` on replaced."""
         return self._of("value", x).put(x, values, self.ends[start])
 
     def to_drawing(self, x: Tensor) -> Tensor:
-        """Values of all blocks from raster order to the order of drawing."""
+        """Permutes the values of all blocks from raster order to the order of drawing."""
         return self._of("value", x).to_drawing(x)
 
     def to_raster(self, x: Tensor) -> Tensor:

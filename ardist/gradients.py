@@ -32,7 +32,7 @@ def rsample(batch: Batch, tol: float = 0.0, scored: bool = False) -> tuple[Tenso
 
 
 def _through_steps(batch: Batch, decoder: Decoder) -> tuple[Tensor, Tensor]:
-    """By plain autograd through the steps of a draw."""
+    """Draws by `decoder`, with plain autograd through its steps."""
     each = list[Tensor]()
     rollout = Rollout(batch, decoder=decoder)
     sample = sampler(rollout)
@@ -65,7 +65,7 @@ def reparameterized(
 
 
 def has_gradients(batch: Batch, *others: Tensor) -> bool:
-    """Whether gradients are kept of the parameters, the context, the evidence or the others."""
+    """Whether gradients to the parameters, the context, the evidence or the others are needed."""
     sources = (*others, *batch.bound.sources, *(batch.evidence or ()))
     return torch.is_grad_enabled() and any(part.requires_grad for part in sources)
 
@@ -82,9 +82,9 @@ def reparameterized_rows(
     Args:
         batch: the rows.
         blocks: the draws, (rows, *value_shape).
-        function: from all parameters and blocks to the same blocks, with gradients to the
-            parameters and possibly to more; `Layout.pathwise` by default.
-        tol, scored: as of `rsample`.
+        function: maps all parameters and blocks to the same blocks, with gradients to the
+            parameters and possibly to other tensors; `Layout.pathwise` by default.
+        tol, scored: as in `rsample`.
     """
     layout, bound, evidence = batch.layout, batch.bound, batch.evidence
     if is_transformed():
@@ -93,7 +93,7 @@ def reparameterized_rows(
             "implicit; torch.autograd.grad and backward do"
         )
     with bound.eval_mode():
-        # A sweep takes bounds as fixed, which may depend on real numbers drawn before.
+        # A sweep treats limits as constants, but they may depend on real numbers drawn before.
         is_fixed = batch.restriction is None or not batch.restriction.follows_reals
         with torch.no_grad():
             read = batch.readable(blocks)

@@ -1,4 +1,4 @@
-"""Many blocks in one tensor, and their conditionals at once."""
+"""Layouts of many blocks in one tensor, whose conditionals are evaluated together."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ class Layout:
 
     If all blocks have one family, values are `(..., num_blocks, *block_shape)` and parameters
     `(..., num_blocks, num_params)`. Otherwise the layout is flat: both are `(..., total)`, block
-    after block, and nothing is padded. Families of one form, such as normal distributions in other
-    units, are called once for all their blocks (see `families.stacked`).
+    after block, and nothing is padded. Families of one form, such as normal distributions in
+    different units, are called once for all their blocks (see `families.stacked`).
 
     Args:
-        families: one for each block.
+        families: one family for each block.
         flat: whether the layout is flat; if not, all families are the same.
         is_index: whether values are int64; by default, if all blocks are indices.
     """
@@ -39,7 +39,7 @@ class Layout:
         if is_index is None:
             is_index = all(family.is_index for family in self.distinct)
         self.is_index = is_index
-        # The blocks of each form, and one family for them all.
+        # The blocks of each form, and one stacked family for them.
         self._members: list[Sequence[int]] = [range(len(self.families))]
         self.stacked = self.distinct
         self._indices: dict[torch.device, dict[str, tuple[Tensor, Tensor]]] = {}
@@ -106,7 +106,7 @@ class Layout:
         return Size((self.num_blocks, self.families[0].num_params))
 
     def dtype(self, params: torch.dtype) -> torch.dtype:
-        """The dtype of values, given that of the parameters."""
+        """The dtype of values, given the dtype of the parameters."""
         return torch.int64 if self.is_index else params
 
     def select(self, blocks: Sequence[int]) -> "Layout":
@@ -119,19 +119,19 @@ class Layout:
         return [at for block in blocks for at in range(starts[block], starts[block + 1])]
 
     def block(self, kind: str, rows: Tensor, number: int) -> Tensor:
-        """The values or parameters of one block, (N, n), from those of all blocks (N, ...)."""
+        """The values or parameters of one block, (N, n), from a tensor (N, ...) of all blocks."""
         if not self.flat:
             return rows[:, number].flatten(1) if rows.dim() > 2 else rows[:, number : number + 1]
         start = sum(self.sizes[kind][:number])
         return rows[:, start : start + self.sizes[kind][number]]
 
     def gather_blocks(self, kind: str, rows: Tensor, blocks: Sequence[int]) -> Tensor:
-        """The values or parameters of some blocks, in the given order, from (N, ...) of all."""
+        """The values or parameters of some blocks, in this order, from (N, ...) of all blocks."""
         wanted = self.columns(kind, blocks) if self.flat else blocks
         return rows.index_select(1, torch.tensor(wanted, device=rows.device))
 
     def scatter_blocks(self, rows: Tensor, blocks: Sequence[int], values: Tensor) -> Tensor:
-        """A copy of the values (N, ...) in which those of some blocks are replaced."""
+        """A copy of the values (N, ...) of all blocks, with the values of some blocks replaced."""
         wanted = self.columns("value", blocks) if self.flat else blocks
         return rows.index_copy(1, torch.tensor(wanted, device=rows.device), values)
 
@@ -144,7 +144,7 @@ class Layout:
 
     @constant
     def placeholders(self) -> list[float]:
-        """The numbers of `placeholder`: of all blocks, or of one if the layout is not flat."""
+        """The numbers of `placeholder`: for all blocks, or for one if the layout is not flat."""
         found = {family: family.placeholder().flatten().tolist() for family in self.distinct}
         return [x for f in (self.families if self.flat else self.distinct) for x in found[f]]
 
@@ -173,7 +173,7 @@ class Layout:
         if not self.flat:
             lead = lead_of(mask, self.value_shape)
             return mask.reshape((*lead, self.num_blocks, self.sizes["value"][0])).sum(-1)
-        if max(self.sizes["value"]) == 1:  # as of columns, of which there may be many
+        if max(self.sizes["value"]) == 1:  # a shortcut for columns, which may be many
             return mask.long()
         pieces = mask.split(self.sizes["value"], -1)
         return torch.stack([piece.sum(-1) for piece in pieces], -1)
@@ -187,7 +187,7 @@ class Layout:
         return max(self.sizes["value"]) > 1 and bool(self.partially_observed(mask).any())
 
     def partially_observed(self, mask: Tensor) -> Tensor:
-        """The blocks that a mask (..., *value_shape) covers in part: (..., num_blocks) bool."""
+        """Whether a mask (..., *value_shape) covers each block in part: (..., num_blocks) bool."""
         return (self.count(mask) > 0) & ~self.whole(mask)
 
     def check_params(self, params: object, rows: int, name: str) -> None:
@@ -200,10 +200,10 @@ class Layout:
                 f"{(rows, *self.param_shape)}"
             )
 
-    # Each conditional. A function of the families is called once for each stacked one.
+    # Functions of all conditionals, which are called once for each stacked family.
 
     def map(self, function: Callable[..., Any], *rows: tuple[str, Tensor | None]) -> list[Any]:
-        """A function of each stacked family and of the entries of its blocks.
+        """Calls a function for each stacked family and the entries of its blocks.
 
         Args:
             function: called with a family and, for each of `rows`, (..., its blocks, *shape).
@@ -242,8 +242,8 @@ class Layout:
         return self.map(lambda *given: given, ("value", values), ("value", mask))
 
     def marginal_log_prob(self, params: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """The log probability of the elements of each block under a mask, the others integrated
-        out.
+        """The log probability of the elements of each block under a mask, with the other elements
+        integrated out.
         """
         rows = (("param", params), ("value", values), ("value", mask))
         return self.join("block", self.map(lambda f, *given: f.marginal_log_prob(*given), *rows))
@@ -251,7 +251,7 @@ class Layout:
     def given_log_prob(
         self, params: Tensor, values: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
-        """The log probability of the other elements of each block, or of those that are `kept`,
+        """The log probability of the other elements of each block, or only of the `kept` elements,
         given the elements under a mask.
         """
         rows = (("param", params), ("value", values), ("value", mask), ("value", kept))
@@ -290,14 +290,14 @@ class Layout:
         return self.join_values(each, params)
 
     def noise(self, rows: int, reference: Tensor) -> list[Tensor]:
-        """For each stacked family the noise from which `from_noise` makes draws."""
+        """The noise that `from_noise` maps to draws, for each stacked family."""
         return [
             family.noise(Size((rows, len(blocks))), dtype=reference.dtype, device=reference.device)
             for family, blocks in zip(self.stacked, self._members, strict=True)
         ]
 
     def from_noise(self, params: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        """The draws that this noise gives, which may be more precise than the parameters."""
+        """Maps noise to draws, whose dtype may be more precise than the parameters' dtype."""
         if not self.flat:  # the result is the same, and this is the innermost loop of a draw
             return self.distinct[0].from_noise(params, noise[0])
         parts = zip(self.stacked, self.split("param", params), noise, strict=True)
@@ -309,10 +309,10 @@ class Layout:
         """The Jacobian of a function of each block, in raster order.
 
         Args:
-            kind: of the inputs, "value" or "param".
+            kind: the kind of the inputs, "value" or "param".
             rows: the inputs of all blocks, (rows, ...).
-            function: from a family, the inputs of its blocks, and the family's index in
-                `stacked`, to the outputs.
+            function: maps a family, the inputs of its blocks, and the family's index in `stacked`
+                to the outputs.
 
         Returns:
             for each block (inputs, outputs, rows), (inputs, rows) if there is one output, or None
@@ -336,7 +336,7 @@ class Layout:
         return found
 
     def join_values(self, each: list[Tensor], params: Tensor) -> Tensor:
-        """The inverse of `split` for values, whose dtype follows from that of the parameters."""
+        """The inverse of `split` for values, whose dtype follows from the parameters' dtype."""
         if not self.flat:
             return each[0]
         dims = [len(family.event_shape) for family in self.stacked]
@@ -345,7 +345,7 @@ class Layout:
         return self.join("value", flat)
 
     def split(self, kind: str, rows: Tensor) -> list[Tensor]:
-        """For each stacked family, the entries of its blocks: (..., its blocks, *shape).
+        """Splits entries by stacked family: (..., blocks of the family, *shape) for each.
 
         `kind` is "value" or "param".
         """

@@ -1,9 +1,10 @@
 """Exact gradients through draws, by implicit differentiation.
 
-A draw x solves x = F(x, theta): the parameters of each block follow from the earlier blocks, and
-the block from its parameters and its noise. Hence dx = (1 - J)^-1 dF/dtheta, where J = dF/dx is
-strictly triangular in the order of drawing, and a gradient g of x becomes lambda = g + J^T lambda
-before it goes on to the parameters. The draw needs no graph: one parallel pass at x gives it.
+A draw x solves x = F(x, theta): F computes the parameters of each block from the earlier blocks,
+and the block from its parameters and its noise. Hence dx = (1 - J)^-1 dF/dtheta, where J = dF/dx is
+strictly triangular in the order of drawing. The backward pass replaces a gradient g of x by the
+solution of lambda = g + J^T lambda, and passes lambda on to the parameters. The draw needs no
+graph: one parallel pass at x builds it.
 """
 
 from abc import ABC, abstractmethod
@@ -19,18 +20,18 @@ from ardist.factorization import Factorization
 class Sweep(ABC):
     """The reverse of a decoder: it sends gradients from the last step of a draw to the first.
 
-    The network's `forward` gives it the sums of each layer. Their graph goes on to the weights,
-    but not to the layer below.
+    The network's `forward` passes the sums (pre-activations) of each layer to `cut`. Their graph
+    leads to the weights, but not to the layer below.
 
     Attributes:
-        sums: of each layer, (rows, units).
+        sums: the sums of each layer, (rows, units).
     """
 
     def __init__(self) -> None:
         self.sums: list[Tensor] = []
 
     def cut(self, sums: Tensor) -> Tensor:
-        """Takes the sums of the next layer. The same without a graph."""
+        """Takes the sums of the next layer, and returns them without a graph."""
         self.sums.append(sums)
         return sums.detach()
 
@@ -50,24 +51,24 @@ class Sweep(ABC):
         """The gradients of `sums`, after the last call of `step`."""
 
 
-# From the gradients of draws and of their scores to those of what they are computed from.
+# Maps the gradients of draws and scores to the gradients of the tensors they are computed from.
 Adjoint = Callable[[Tensor | None, Tensor | None], Sequence[Tensor | None]]
-# From g, and the gradient of the parameters that does not come through the draws, to lambda.
+# Maps g, and the gradient of the parameters that does not come through the draws, to lambda.
 Solve = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def with_gradient(
     value: Tensor, adjoint: Adjoint, reparameterized: Tensor, scores: Tensor, *sums: Tensor
 ) -> Any:
-    """Draws and their scores, with gradients.
+    """Returns draws and their scores, with gradients by `adjoint`.
 
     Args:
         value: the draws, (rows, ...).
-        adjoint: from the gradients of value and scores to those of the arguments that follow;
-            None stands for zeros.
+        adjoint: maps the gradients of value and scores to the gradients of the arguments after
+            `adjoint`; None means zeros.
         reparameterized: the same values, as a function of the parameters of their own blocks.
         scores: the log probability of each block, (rows, num_blocks).
-        sums: those of a sweep.
+        sums: the sums of a sweep.
     """
     return _WithGradient.apply(value, adjoint, reparameterized, scores, *sums)  # type: ignore[no-untyped-call]
 
@@ -96,14 +97,14 @@ class _WithGradient(torch.autograd.Function):
 
 
 def by_iteration(reparameterized: Tensor, blocks: Tensor, num_steps: int, tol: float) -> Solve:
-    """Solves lambda = g + J^T lambda by passes back through the network.
+    """Solves lambda = g + J^T lambda by repeated backward passes through the network.
 
     J is nilpotent, so nothing changes after `num_steps` passes.
 
     Args:
         reparameterized: draws as a function of `blocks`, through the network.
         tol: stops when, in each row, a pass changes no entry by more than this share of the
-            largest one. The result is exact for 0, and otherwise approximate.
+            largest entry. The result is exact for 0, and otherwise approximate.
     """
 
     def solve(gradient: Tensor, of_params: Tensor | None) -> Tensor:  # `gradient` has both
@@ -134,20 +135,20 @@ def by_sweep(
     """Solves lambda = g + J^T lambda in one sweep from the last step to the first.
 
     Args:
-        params: of all conditionals, (rows, ...), at the draw `blocks`.
+        params: the parameters of all conditionals, (rows, ...), at the draw `blocks`.
         read: the same blocks as the network reads them.
         free: the elements that were drawn, not observed, (rows, *value_shape) bool.
     """
     layout, steps = factorization.conditionals, factorization.steps
     sizes = factorization.layout.sizes
     values = layout.split("value", blocks)
-    # Before an optimizer changes the parameters.
+    # Computed here, since an optimizer may change the parameters before the backward pass.
     drawn = layout.slopes(
         "param",
         params,
         lambda f, p, n: f.pathwise(p, values[n]) if f.has_rsample else values[n],
     )
-    # A rule adds parameters to those of the network, which come first.
+    # A rule appends its limits to the parameters of the network.
     drawn = [
         None if slope is None else slope[:width]
         for slope, width in zip(drawn, sizes["param"], strict=True)
@@ -184,5 +185,5 @@ def _together(pieces: list[Tensor]) -> Tensor:
 
 
 def _contract(jacobian: Tensor, gradient: Tensor) -> Tensor:
-    """The Jacobian of a block, as of `Layout.slopes`, times (outputs, rows): (inputs, rows)."""
+    """The Jacobian of a block, from `Layout.slopes`, times (outputs, rows): (inputs, rows)."""
     return jacobian * gradient if jacobian.dim() == 2 else (jacobian * gradient).sum(1)

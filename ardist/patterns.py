@@ -1,4 +1,4 @@
-"""Orders of any grid, as functions from its shape to the ranks of its blocks, (*grid_shape)."""
+"""Orders of a grid: functions from its shape to the ranks of its blocks, (*grid_shape)."""
 
 import math
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def ranks_of(order: Tensor, grid_shape: Size) -> Tensor:
 
     Args:
         order: the raster index of each block in the order of drawing, (num_blocks,).
-        grid_shape: of the ranks.
+        grid_shape: the shape of the ranks.
     """
     return torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0])).view(grid_shape)
 

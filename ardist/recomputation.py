@@ -1,4 +1,4 @@
-"""Calls with other parameters, with gathered ones, and with what is computed again."""
+"""Calls of modules with replaced or gathered parameters, or with recomputation."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,9 +41,9 @@ def call_with_params(
 
 
 def compute_weights(module: nn.Module) -> None:
-    """Computes the weights that torch computes before a call of their module, as of pruned ones.
+    """Computes the weights that torch's hooks compute before a call of a module, as in pruning.
 
-    Networks also read weights without such a call.
+    Networks also read the weights of modules that they do not call.
     """
     for part in module.modules():
         if part._forward_pre_hooks:
@@ -53,12 +53,12 @@ def compute_weights(module: nn.Module) -> None:
 
 
 def recomputed(module: nn.Module, function: Callable[..., Result], *args: Any) -> Result:
-    """Calls a function of a module whose activations are not kept for the backward pass.
+    """Calls a function of a module without keeping its activations for the backward pass.
 
-    The backward pass calls it again, with the parameters and the modes that the module has now.
-    Both may be others by then, after `functional_call` or in evaluation mode. Without gradients, in
-    a graph that is recorded, and under transforms of `torch.func`, which do not support it, this is
-    a plain call.
+    The backward pass calls the function again, with the parameters and the modes that the module
+    has now. Both may have changed by then, after `functional_call` or in evaluation mode. Without
+    gradients, in a graph that is recorded, and under transforms of `torch.func`, which do not
+    support recomputation, this is a plain call.
     """
     if not torch.is_grad_enabled() or is_recorded() or is_transformed():
         return function(*args)
@@ -76,9 +76,9 @@ def recomputed(module: nn.Module, function: Callable[..., Result], *args: Any) -
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """A module with its whole weights on each process, if FSDP2 has sharded it.
+    """Gathers the whole weights of a module on each process, if FSDP2 has sharded it.
 
-    All processes have to enter it together.
+    All processes have to enter this context together.
     """
     if not is_sharded(module):
         yield

@@ -1,15 +1,14 @@
 """Regular expressions as deterministic automata over symbols of one or more characters.
 
-The patterns are those of `re`, and are read by its own parser: the syntax, the flags and the
-characters of each class are then Python's, and no package is needed. Python's matcher backtracks,
-so that it cannot say which symbols may follow a prefix. An automaton can.
+The patterns have the syntax of `re`, whose own parser reads them. So the syntax, the flags and the
+characters of each class are Python's, and no package is needed. Python's matcher backtracks, and
+cannot tell which symbols may follow a prefix. An automaton can.
 
-The parser is private: `re._parser`, the module `sre_parse` before Python 3.11, a name that is
-deprecated since. Its result has the same form in Python 3.11 to 3.13. A parser of our own would be
-longer than this file, and would differ from `re` in escapes, flags and classes. Three guards are
-there for other versions: `import ardist` does not import this module, a part of a pattern that is
-not known here is refused, and `tests/test_regex.py` compares the automata with `re` on random
-patterns.
+The parser is private: `re._parser`, which was the module `sre_parse` before Python 3.11. Its result
+has the same form in Python 3.11 to 3.13. Another parser would be longer than this file, and would
+differ from `re` in escapes, flags and classes. Three guards protect against other versions:
+`import ardist` does not import this module, unknown parts of a pattern raise a `ValueError`, and
+`tests/test_regex.py` compares the automata with `re` on random patterns.
 """
 
 import re
@@ -47,7 +46,7 @@ _ANCHORS = {  # at the ends of a pattern, where they change nothing
 
 
 def compile(pattern: str, symbols: Sequence[str]) -> tuple[Tensor, Tensor, int]:
-    """The smallest automaton of the sequences of symbols whose text a pattern matches as a whole.
+    """The smallest automaton that accepts the sequences of symbols that a pattern matches.
 
     A sequence is accepted if and only if `re.fullmatch` matches its concatenated symbols. The
     table is made by subset construction (Rabin and Scott 1959, "Finite automata and their decision
@@ -55,14 +54,14 @@ def compile(pattern: str, symbols: Sequence[str]) -> tuple[Tensor, Tensor, int]:
     "Gedanken-experiments on sequential machines").
 
     Args:
-        pattern: of the syntax of `re`: alternation, classes, groups, repetition and flags. Lazy
-            repetition is that of the greedy one, since the same sequences match.
-        symbols: of the automaton: characters, or tokens of several ones.
+        pattern: a pattern in the syntax of `re`: alternation, classes, groups, repetition and
+            flags. Lazy and greedy repetition are the same, since they match the same sequences.
+        symbols: the symbols of the automaton: characters, or tokens of several characters.
 
     Returns:
         the state after each state and symbol, (states, symbols) int64; whether a sequence may end
-        in each state, (states,) bool; and the state at first. All states can be reached. From at
-        most one of them, the dead one, no accepting state can be.
+        in each state, (states,) bool; and the initial state. All states can be reached. At most one
+        of them, the dead state, does not lead to an accepting state.
 
     Raises:
         ValueError: if the pattern is invalid, has a part that no automaton can follow, needs more
@@ -100,11 +99,12 @@ class _Thompson:
     algorithm").
 
     A part of the pattern is a path from one state to another. It only adds transitions that leave
-    the former, or that enter states of its own, so that parts do not interfere.
+    its first state or enter its own new states, so that parts do not interfere.
 
     Attributes:
-        free: the states that each state may become without a character.
-        moves: for each state, pairs of the numbers of characters, and the state after one of them.
+        free: for each state, the states that it reaches without a character.
+        moves: for each state, pairs of a set of characters, by number, and the state after any of
+            them.
         final: the state after the whole pattern; state 0 is before it.
     """
 
@@ -175,7 +175,7 @@ class _Thompson:
         return frozenset(number for number, each in enumerate(self._characters) if matches(each))
 
     def closure(self, states: Iterable[int]) -> frozenset[int]:
-        """The states that these may be without a further character."""
+        """The states that are reached from these states without a further character."""
         found, left = set[int](), [*states]
         while left:
             if (state := left.pop()) not in found:
@@ -231,7 +231,7 @@ def _determinized(automaton: _Thompson) -> tuple[Tensor, Tensor]:
 
 
 def _lifted(table: Tensor, characters: Sequence[str], symbols: Sequence[str]) -> Tensor:
-    """The table of symbols, (states, symbols), from that of their characters."""
+    """The table of symbols, (states, symbols), from the table of their characters."""
     number = {character: column for column, character in enumerate(characters)}
     longest, none = max(map(len, symbols)), len(characters)
     columns = torch.tensor(

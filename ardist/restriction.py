@@ -1,4 +1,4 @@
-"""A rule over the blocks of a factorization: the one place that turns it into parameters."""
+"""Restricts the conditionals of a factorization to the values that a rule allows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,17 +30,19 @@ from ardist.shapes import is_readable
 class Restriction:
     """The conditionals of a factorization under a rule.
 
-    A rule follows the numbers of blocks: that of its state if a block has finitely many, and else
-    its value. What it allows becomes limits, one tensor for all blocks, and these become part of
-    the parameters of restricted families. Limits are laid out as parameters are.
+    A rule reads one number of each block: the number of its state if the block has finitely many,
+    and its value otherwise. The values that the rule allows are encoded as limits, one tensor for
+    all blocks, which becomes part of the parameters of restricted families. Limits are laid out as
+    parameters are.
 
     Args:
-        rule: bound to the factorization.
+        rule: a rule that is bound to the factorization.
         factorization: the blocks, in their order.
 
     Attributes:
-        layout: the restricted conditionals, in raster order. Values are those of the plain layout.
-        order: their steps.
+        layout: the restricted conditionals, in raster order. Values are laid out as in the layout
+            without the rule.
+        order: the steps of these conditionals.
     """
 
     def __init__(self, rule: Rule, factorization: Specification) -> None:
@@ -79,9 +81,9 @@ class Restriction:
                 form.prepare()
         self._is_finite = all(states is not None for states in self._numbers)
         self._places: dict[tuple[int, int], At] = {}
-        # Whether a draw under the rule is the free draw if that is allowed, and otherwise the one
-        # value that is. Limits after free draws of several steps are then those after corrected
-        # ones.
+        # Whether a draw under the rule is the free draw if that is allowed, and otherwise the only
+        # allowed value. Then free draws of several steps lead to the same limits as corrected
+        # draws.
         self.corrects = not isinstance(rule, All) and all(
             form is None or isinstance(form, Bits | Pinned) for form in distinct
         )
@@ -92,8 +94,8 @@ class Restriction:
         )
 
     def layout_within(self) -> Layout | None:
-        """Conditionals whose supports are what the rule allows, if it is the same for all events
-        and no block is discrete.
+        """Conditionals whose supports are the allowed values, or None if these depend on the event
+        or a block is discrete.
         """
         pairs = enumerate(self._plain.families)
         within = [self.rule.family_within(family, block) for block, family in pairs]
@@ -110,7 +112,7 @@ class Restriction:
     ) -> Tensor:
         """The limits of all blocks, given the blocks before them: (rows, *limit_shape).
 
-        Arguments are those of `before_all`.
+        The arguments are as in `before_all`.
         """
         before = self.before_all(blocks, ranks, context, reference)
         return self.limits_of(before, self.all_places(ranks), reference)
@@ -118,12 +120,12 @@ class Restriction:
     def before_all(
         self, blocks: Tensor, ranks: Tensor | None, context: Tensor | None, reference: Tensor
     ) -> State:
-        """The states before all blocks, (rows, num_blocks, ...).
+        """The states of the rule before each block, (rows, num_blocks, ...).
 
         Args:
             blocks: (rows, *value_shape) in raster order, inside their supports or not.
             ranks: (rows, num_blocks), if rows have orders of their own.
-            context: of each row, (rows, *context_shape), or None.
+            context: the context of each row, (rows, *context_shape), or None.
             reference: a tensor of the dtype and device of the parameters.
         """
         numbers = self._numbers_of(blocks, self._raster_places, States.nearest_number)
@@ -160,7 +162,7 @@ class Restriction:
         return torch.stack(each, -1)
 
     def _allows(self, form: Restricted, limits: Tensor, value: Tensor, plain: Tensor) -> Tensor:
-        """Whether values of blocks are within their limits; `plain` is whether without a rule."""
+        """Whether blocks are within their limits; `plain` is whether they are in their supports."""
         inside = form.allows(limits, value)
         return inside if isinstance(form, Pinned | Limited) else inside & plain
 
@@ -196,7 +198,8 @@ class Restriction:
         """Raises a `ValueError` if no value is allowed of a block after an allowed prefix.
 
         Args:
-            limits: of blocks at some places.
+            limits: the limits of the blocks at these places.
+            at: the places.
             inside: whether each block is within its limits, (rows, n) bool; by default they are.
         """
         lost = ~self._whether(lambda form, own: form.is_possible(own), limits, at, True)
@@ -235,9 +238,9 @@ class Restriction:
         """The states before the blocks of some steps, (rows, n, ...).
 
         Args:
-            state: before the first of these blocks.
+            state: the state before the first of these blocks.
             guess: the blocks, (rows, ...), if there is more than one step.
-            at: their places.
+            at: the places of the blocks.
         """
         if guess is None:
             return map_state(partial(_repeated, at.positions.shape[-1]), state)
@@ -247,7 +250,7 @@ class Restriction:
         """The state of the rule after blocks (rows, ...).
 
         Args:
-            is_allowed: whether the rule allows the blocks. Only `Rule.scan` takes others.
+            is_allowed: whether the rule allows the blocks. Only `Rule.scan` takes other blocks.
         """
         numbers = self._numbers_of(blocks, at)
         if numbers.shape[1] > 1 or not is_allowed:
@@ -256,14 +259,16 @@ class Restriction:
         return self.rule.advance(state, number if self._is_finite else at.number(number), at)
 
     def log_mass(self, params: Tensor, limits: Tensor, at: At) -> Tensor:
-        """The log probability of what is allowed, of each of some blocks: (rows, n), in nats.
+        """The log probability of the allowed values of each block: (rows, n), in nats.
 
         Args:
-            params: of the plain conditionals, (rows, ...).
-            limits: of the same blocks.
+            params: the parameters of the blocks without the rule, (rows, ...).
+            limits: the limits of the blocks.
+            at: the places of the blocks.
 
         Raises:
-            ValueError: if only one number is allowed of a continuous block, which has none.
+            ValueError: if only one number is allowed for a continuous block, which has probability
+                zero.
         """
         if not self.layout.flat:
             return self._log_mass(0, params, limits)
@@ -290,11 +295,12 @@ class Restriction:
     # Both.
 
     def restrict(self, params: Tensor, limits: Tensor | None, at: At | None = None) -> Tensor:
-        """Parameters of the restricted conditionals, of all blocks or of those at some places.
+        """Parameters of the restricted conditionals, of all blocks or of the blocks at some places.
 
         Args:
-            params: of the plain conditionals, (rows, ...).
-            limits: of the same blocks; everything is allowed without them.
+            params: the parameters of the blocks without the rule, (rows, ...).
+            limits: the limits of the blocks; None allows everything.
+            at: the places of the blocks; all blocks by default.
         """
         if not self.layout.flat:
             form = self._forms[0]
@@ -306,17 +312,18 @@ class Restriction:
         return torch.cat(each, -1)
 
     def _params_of(self, params: Tensor, members: Sequence[int]) -> Sequence[Tensor]:
-        """The parameters of each of some blocks, (rows, num_params), from those of all of them."""
+        """The parameters of each block, (rows, num_params), from one tensor for these blocks."""
         if not self._plain.flat:
             return params.unbind(-2)
         return params.split([self._plain.sizes["param"][block] for block in members], -1)
 
     def correct(self, blocks: Tensor, before: State, at: At) -> Tensor:
-        """Draws without limits, moved to what the rule allows, if it `corrects`: (rows, ...).
+        """Draws without limits, moved to allowed values, if the rule `corrects`: (rows, ...).
 
         Args:
+            blocks: the draws.
             before: the states before the blocks, (rows, n, ...).
-            at: their places.
+            at: the places of the blocks.
         """
         if not self.layout.flat:
             form = self._forms[0]
@@ -330,7 +337,7 @@ class Restriction:
     def _pieces(
         self, limits: Tensor | None, members: Sequence[int]
     ) -> list[tuple[Restricted | None, Tensor | None]]:
-        """The forms and the limits of some blocks, of limits that are flat."""
+        """The forms and the limits of some blocks, from flat limits."""
         forms = [self._forms[block] for block in members]
         if limits is None:
             return [(form, None) for form in forms]
@@ -338,7 +345,7 @@ class Restriction:
         return list(zip(forms, limits.split(sizes, -1), strict=True))
 
     def readable(self, layout: Layout, blocks: Tensor) -> Tensor:
-        """The blocks that a network reads: placeholders instead of constants outside supports."""
+        """The blocks as a network reads them: placeholders replace constants outside supports."""
         if not self.has_constants:
             return blocks
         each = layout.map(
@@ -362,7 +369,7 @@ class Restriction:
         return torch.cat(each, -1)
 
     def _allowed(self, before: State, at: At) -> Iterator[tuple[Restricted | None, Any]]:
-        """For each of some blocks its form, and what is allowed if it is limited."""
+        """For each block its form and, if it is limited, what the rule allows."""
         for number, block in enumerate(at.blocks.tolist()):
             form = self._forms[block]
             if form is None:
@@ -374,7 +381,7 @@ class Restriction:
     def _numbers_of(
         self, values: Tensor, at: At, number: Callable[[States, Tensor], Tensor] = States.number
     ) -> Tensor:
-        """The numbers that the rule follows, (rows, n), of the values of blocks (rows, ...)."""
+        """The numbers that the rule reads, (rows, n), from values of blocks (rows, ...)."""
         if not self._plain.flat:
             states = self._numbers[0]
             if states is not None:
@@ -406,5 +413,5 @@ def _orders_of(ranks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _narrow(number: int, part: Tensor) -> Tensor:
-    """One of the entries along dimension 1."""
+    """The entry with this number along dimension 1, which is kept."""
     return part[:, number : number + 1]

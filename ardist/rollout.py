@@ -1,4 +1,4 @@
-"""Drawing: the one loop over the steps of an autoregressive distribution."""
+"""The loop over the steps of a draw from an autoregressive distribution."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,37 +18,38 @@ from ardist.rules.base import At, State, map_state, rows_of
 from ardist.shapes import is_vmapped
 
 _NOISE_AT_ONCE = 2**20  # numbers drawn ahead
-_STEPS_OF_A_PASS = 2  # the steps of a decoder that take as long as a pass over a window, or less
+_STEPS_OF_A_PASS = 2  # a pass over a window takes at least as long as this many single steps
 
-# From conditionals and their parameters to blocks.
+# Maps conditionals and their parameters to blocks.
 Update = Callable[[Layout, Tensor], Tensor]
 
 
 def steps_per_check(reference: Tensor) -> int:
-    """How often a draw asks whether all rows have ended, for which it waits for the device."""
+    """The number of steps between checks whether all rows have ended, which wait for the device."""
     return 1 if reference.device.type == "cpu" else 16
 
 
 class Step:
     """A step of a rollout, or a window of steps that are solved together.
 
-    Blocks and parameters are (rows, ...) with the blocks of the step alone, laid out as in
-    `Layout`.
+    Blocks and parameters are (rows, ...), laid out as in `Layout`, and contain only the blocks of
+    the step.
 
     Args:
-        rollout: whose step it is.
-        span: the index of the first step, and one more than that of the last step.
+        rollout: the rollout of the step.
+        span: the index of the first step, and one more than the index of the last step.
         layouts: `layout` and `source`.
-        params: of the network, without those of a rule; in a window, under no guess of its blocks.
-        evaluate: in a window, the parameters of the network under a guess of its blocks.
+        params: the network's parameters, without the limits of a rule; in a window, the parameters
+            before any guess of its blocks.
+        evaluate: in a window, maps a guess of its blocks to the network's parameters.
 
     Attributes:
-        index: of the first step, from 0.
+        index: the index of the first step, from 0.
         stop: one more than the index of the last step.
         layout: the conditionals of the blocks.
-        source: the conditionals that blocks are drawn from: those of `layout`, or the ones without
-            a rule that corrects their draws.
-        drawn: the blocks as they were accepted, or None.
+        source: the conditionals that blocks are drawn from: `layout`, or the conditionals without
+            the rule if the rule corrects draws.
+        drawn: the accepted blocks, or None.
         passes: how often the parameters of a window were computed.
     """
 
@@ -65,7 +66,7 @@ class Step:
         self.layout, self.source = layouts
         self._plain = params
         self._before = rollout.before(None, *span) if evaluate is None else None
-        # If a rule corrects free draws, only `params` and `accept` need limits, and compute them.
+        # If a rule corrects free draws, only `params` and `accept` need limits and compute them.
         self._limits: Tensor | None = None
         self._params: Tensor | None = None
         if self.source is self.layout:
@@ -76,7 +77,7 @@ class Step:
 
     @property
     def params(self) -> Tensor:
-        """The parameters of `layout`; in a window, those under no guess of its blocks."""
+        """The parameters of `layout`; in a window, before any guess of its blocks."""
         if self._params is not None:
             return self._params
         span = self.index, self.stop
@@ -86,7 +87,7 @@ class Step:
 
     @property
     def is_window(self) -> bool:
-        """Whether the blocks are several steps', and depend on each other."""
+        """Whether the blocks belong to several steps and depend on each other."""
         return self._evaluate is not None
 
     @property
@@ -96,7 +97,7 @@ class Step:
         return rollout.evidence_of(self.index, self.stop) if rollout.is_partial else None
 
     def accept(self, blocks: Tensor) -> Tensor:
-        """Takes the blocks of the step; observed blocks replace them. The result."""
+        """Takes the blocks of the step, and returns them with observed values put in."""
         rollout, span = self._rollout, (self.index, self.stop)
         self.drawn = rollout.clamp(blocks, *span)
         if rollout.may_reach_dead_end:
@@ -107,15 +108,15 @@ class Step:
         return self.drawn
 
     def sample(self) -> Tensor:
-        """A draw of the blocks, given the elements that are observed of them."""
+        """A draw of the blocks, given their observed elements."""
         evidence = self.evidence
         if evidence is None:
             return self.draw(Layout.sample)
         return self.layout.sample_given(self.params, *evidence)
 
     def draw(self, update: Update) -> Tensor:
-        """The blocks that a function of `source` and its parameters gives; in a window, its fixed
-        point.
+        """The blocks that `update` computes from `source` and its parameters; in a window, its
+        fixed point.
         """
         if self._evaluate is not None:
             drawn, self.passes = self.solve(update)
@@ -126,17 +127,17 @@ class Step:
         return self._rollout.corrected(drawn, self._before, self.index, self.stop)
 
     def solve(self, update: Update, tol: float | None = None) -> tuple[Tensor, int]:
-        """The fixed point of a window: blocks that the function gives under parameters that
-        follow from the same blocks.
+        """The fixed point of a window: `update` maps the parameters given these blocks to the same
+        blocks.
 
-        A pass makes at least one more step final. As many passes as steps always suffice and give
-        the result of going step by step; usually far fewer do (Song et al. 2021, "Accelerating
-        feedforward computation via parallel nonlinear equation solving").
+        A pass makes at least one more step final. As many passes as steps always suffice, and the
+        result equals a draw step by step. Usually far fewer passes suffice (Song et al. 2021,
+        "Accelerating feedforward computation via parallel nonlinear equation solving").
 
         Args:
-            update: from `source` and its parameters to blocks.
-            tol: stops when no real number x changes by more than tol * (1 + abs(x)). By default
-                that is 8 units in the last place. Integers must not change at all.
+            update: maps `source` and its parameters to blocks.
+            tol: stops when no real number x changes by more than tol * (1 + abs(x)). The default
+                is 8 units in the last place. Integers must not change at all.
 
         Returns:
             the blocks, and the number of passes.
@@ -172,9 +173,9 @@ class Step:
         """The log probability of the states of a block under the rule and the evidence.
 
         Args:
-            number: of the block within the step.
-            states: (n, *event_shape), all of its values.
-            dtype: of the result.
+            number: the number of the block within the step.
+            states: (n, *event_shape), all values of the block.
+            dtype: the dtype of the result.
 
         Returns:
             (rows, n).
@@ -211,19 +212,19 @@ class Step:
 
 
 class Rollout:
-    """An iterator over the steps of a draw, whose blocks the caller gives.
+    """Iterates over the steps of a draw, for each of which the caller supplies the blocks.
 
         for step in Rollout(batch):
             step.accept(step.sample())
 
-    It owns the decoder, the prefill of a prefix that is observed in all rows, the evidence, the
-    state of a rule, orders that differ from row to row, and early stopping. The caller provides
-    `torch.no_grad`, `eval_mode` and `with_params`, which must hold whenever the next step is
-    asked for.
+    It manages the decoder, the prefill of a prefix that is observed in all rows, the evidence, the
+    state of a rule, orders that differ from row to row, and early stopping. The caller enters
+    `torch.no_grad`, `eval_mode` and `with_params`, which must be active whenever the next step is
+    requested.
 
     Args:
         batch: the rows.
-        decoder: in place of the network's own.
+        decoder: replaces the network's own decoder.
         num_steps: how many steps are drawn; all by default.
         windows: whether steps may come in windows, which the caller then solves.
         whole: whether there is one window of all steps, evaluated by parallel passes.
@@ -343,7 +344,7 @@ class Rollout:
                 return
             size = decoder.max_window
             is_slow = step.passes * _STEPS_OF_A_PASS > decoder.max_window
-            if is_slow and self.has_equal_steps:  # others would draw other noise
+            if is_slow and self.has_equal_steps:  # unequal steps would draw other noise
                 until = min(stop + num_single, self.num_steps)
                 yield from self._by_steps(decoder, decoder.step(None), until)
                 if self.rest is not None:
@@ -351,9 +352,9 @@ class Rollout:
                 num_single *= 2
 
     def _by_whole_passes(self) -> Iterator[Step]:
-        """Parallel passes over all blocks, for steps that no decoder can draw: those that differ
-        in width from row to row, and those of `torch.jit.trace`, which would record the decoder's
-        loop with the sizes at hand.
+        """The steps by parallel passes over all blocks, if no decoder can draw them: the steps
+        differ in width from row to row, or `torch.jit.trace` would record the decoder's loop with
+        the sizes at hand.
         """
         batch, layout = self.batch, self.batch.layout
         layouts = layout, self.source.layout
@@ -408,8 +409,8 @@ class Rollout:
         return rule.before(self._state, guess, at)
 
     def limits(self, before: State, start: int, stop: int) -> Tensor | None:
-        """What the rule allows of the blocks of these steps, given the states before them; without
-        states everything.
+        """The limits that the rule sets to the blocks of these steps, given the states before them;
+        None, which allows everything, without states.
         """
         rule = self.restriction
         if rule is None or before is None:
@@ -418,14 +419,14 @@ class Rollout:
         return rule.limits_of(before, at, self._reference)
 
     def restricted(self, params: Tensor, limits: Tensor | None, start: int, stop: int) -> Tensor:
-        """The parameters of these steps under what the rule allows."""
+        """The parameters of these steps under the limits of the rule."""
         rule = self.restriction
         if rule is None:
             return params
         return rule.restrict(params, limits, self._at(rule, start, stop, params.shape[0]))
 
     def corrected(self, blocks: Tensor, before: State, start: int, stop: int) -> Tensor:
-        """Blocks of these steps that were drawn without the rule, moved to what it allows."""
+        """Blocks of these steps that were drawn without the rule, moved to allowed values."""
         rule = self.restriction
         if rule is None:
             return blocks
@@ -447,7 +448,7 @@ class Rollout:
         """The blocks of these steps as a network reads them."""
         rule = self.restriction
         if rule is None or not rule.has_constants or self._is_whole:
-            return blocks  # whole passes see to it themselves
+            return blocks  # `Batch.plain_forward` converts the blocks of whole passes
         return rule.readable(self.order.layout_of(start, stop), blocks)
 
     def follow(self, blocks: Tensor, start: int, stop: int) -> None:
@@ -473,7 +474,7 @@ class Rollout:
         return restriction.at(start, stop, repeat_rows(order, rows))
 
     def part(self, x: Tensor, step: Step) -> Tensor:
-        """The values of a step, of those of all blocks in raster order."""
+        """The values of the blocks of a step, from x of all blocks in raster order."""
         return x if self._is_whole else self.order.part(x, step.index, step.stop)
 
     def evidence_of(self, start: int, stop: int) -> tuple[Tensor, Tensor] | None:
@@ -484,7 +485,7 @@ class Rollout:
         return self._evidence[0][:, entries], self._evidence[1][:, entries]
 
     def _take(self, blocks: Tensor | None, stop: int) -> bool:
-        """Keeps the blocks of the steps up to `stop`; whether all that follow are certain."""
+        """Keeps the blocks of the steps up to `stop`. Returns whether the rest is certain."""
         self._pieces.append(_accepted(blocks))
         self.num_taken = stop
         return self.rest is not None
@@ -497,7 +498,7 @@ class Rollout:
 
     @property
     def drawn(self) -> Tensor:
-        """The blocks so far, in raster order: (rows, *value_shape). Others are placeholders."""
+        """The blocks so far, in raster order, and placeholders: (rows, *value_shape)."""
         if self._raster is not None:
             return self._raster
         pieces, selections = list(self._pieces), list(self._selections)
@@ -520,10 +521,10 @@ class Rollout:
         return self.batch.events(self.drawn)
 
     def in_raster(self, scores: Iterable[Tensor]) -> Tensor:
-        """A number of each block by its raster index, (rows, num_blocks), if rows share an order.
+        """The scores of all blocks in raster order, (rows, num_blocks), if rows share an order.
 
         Args:
-            scores: from each step for its blocks, (rows, number). Blocks of other steps have 0.
+            scores: the scores of each step's blocks, (rows, number). Blocks of other steps get 0.
         """
         found = torch.cat([*scores], 1)
         zeros = found.new_zeros(found.shape[0], self.batch.layout.num_blocks)
@@ -564,7 +565,7 @@ def _is_settled(before: Tensor, after: Tensor, layout: Layout, tol: float | None
 
 
 class Noise:
-    """Draws by `Family.from_noise`; noise is drawn for many steps at once if they are alike."""
+    """Draws by `Family.from_noise`, from noise for many steps at once if all steps are alike."""
 
     def __init__(self, rollout: Rollout) -> None:
         self._reference, self._rows = rollout.batch.bound.reference, rollout.batch.num_rows
@@ -609,7 +610,7 @@ def sampler(rollout: Rollout) -> Callable[[Step], Tensor]:
 
 
 def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
-    """Events (*lead, *event_shape), of which only the first steps are drawn if that is wanted."""
+    """Draws events (*lead, *event_shape), or only their first `num_steps` steps."""
     if batch.num_rows == 0:
         reference, dtype = batch.bound.reference, batch.layout.dtype(batch.bound.reference.dtype)
         shape = (*batch.lead, *batch.factorization.event_shape)
@@ -623,7 +624,7 @@ def draw(batch: Batch, num_steps: int | None = None) -> Tensor:
 
 
 def rollout_by_steps(batch: Batch, prefill: bool = True) -> Rollout:
-    """A rollout in which each step has equally many blocks in all rows."""
+    """A rollout whose steps have the same number of blocks in all rows."""
     rollout = Rollout(batch, prefill=prefill)
     if batch.order.is_ragged:
         raise ValueError(
@@ -634,7 +635,7 @@ def rollout_by_steps(batch: Batch, prefill: bool = True) -> Rollout:
 
 
 class _NoRows(Decoder):
-    """The decoder of no rows, which networks need not support."""
+    """A decoder of zero rows, which networks need not support."""
 
     def __init__(self, batch: Batch) -> None:
         super().__init__(batch.factorization, 0)

@@ -1,4 +1,4 @@
-"""The rule that pairs rows with contexts: row i of M * N rows has context i % N."""
+"""The convention that pairs rows with contexts: row i of M * N rows has context i % N."""
 
 from typing import TypeVar
 
@@ -17,9 +17,9 @@ def repeat_rows(x: X, num_rows: int, dim: int = 0) -> X:
 
 
 def select_rows(x: X, rows: Tensor, dim: int = 0) -> X:
-    """The entries of the given rows along `dim`, which has N entries: for each row or context.
+    """The entries of the given rows along `dim`, which has one entry for each row or context.
 
-    A single entry serves all rows and stays.
+    A single entry applies to all rows and stays as it is.
     """
     if x is None or (count := x.shape[dim]) == 1:
         return x

@@ -9,7 +9,7 @@ from torch import Tensor
 from ardist.batch import Batch
 from ardist.recomputation import recomputed
 
-# A function of the parameters of blocks and of their values, masks and so on, by rows.
+# A function of the parameters, values, masks and so on of blocks, by rows.
 Function = Callable[..., Tensor]
 
 
@@ -31,7 +31,7 @@ def score(batch: Batch, events: Tensor, kept: Tensor | None = None) -> Tensor:
             integrated out.
     """
     blocks = batch.blocks(events)
-    if batch.num_rows == 0:  # no scores, with their gradients
+    if batch.num_rows == 0:  # no scores, but with a graph to the parameters
         return batch.unflatten(batch.zeros + batch.forward(blocks).sum())
     evaluate = _evaluator(batch, blocks)
     scored = None if kept is None else batch.blocks(kept)
@@ -62,12 +62,15 @@ def _by_chunks(
     function: Function,
     *rows: Tensor | None,
 ) -> Tensor:
-    """A function of parameters of which no more than `chunk_size` blocks' exist at a time.
+    """Calls a function of parameters for a few blocks at a time, and recomputes it backward.
+
+    The parameters of at most `chunk_size` blocks exist at a time, or of one row if that has more
+    blocks and the layout is flat.
 
     Args:
         hidden: the hidden states of all blocks, (rows, num_blocks, size).
-        limits: what a rule allows, laid out as parameters are.
-        function: from parameters and `rows` to (rows, num_blocks).
+        limits: the limits of a rule, laid out as parameters are.
+        function: maps parameters and `rows` to (rows, num_blocks).
         rows: values, masks or None, (rows, *value_shape).
     """
     bound, shape, rows = batch.bound, hidden.shape[:2], (limits, *rows)
@@ -87,7 +90,7 @@ def _by_chunks(
 
 
 def _pieces(rows: Tensor | None, count: int, step: int) -> list[Tensor | None]:
-    """The rows in chunks of `step`, or as many times None."""
+    """The rows in chunks of `step`; without rows, None for each chunk."""
     return [None] * -(-count // step) if rows is None else [*rows.split(step)]
 
 
@@ -109,7 +112,7 @@ def _given(
     evidence: tuple[Tensor, Tensor],
     scored: Tensor | None,
 ) -> Tensor:
-    """Scores given the evidence: 0 for observed blocks, -inf for those that differ from it."""
+    """Scores given the evidence: 0 for observed blocks, -inf for blocks that differ from it."""
     layout, (values, mask) = batch.layout, evidence
     if batch.is_partial:
         scores = evaluate(layout.given_log_prob, blocks, mask, scored)
@@ -118,6 +121,6 @@ def _given(
         scores = _under_mask(batch, evaluate, blocks, counted)
     scores = torch.where(layout.whole(mask), 0.0, scores)
     differs = layout.count((blocks != values) & mask) > 0
-    # Under a block that differs, the evidence of later blocks may be impossible: NaN.
+    # After a block that differs, the evidence of later blocks may be impossible and score NaN.
     impossible = differs.any(-1, keepdim=True) & scores.isnan()
     return scores.masked_fill(differs | impossible, -torch.inf)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Sets the default dtype, with which networks and families make tensors of plain numbers."""
+    """Sets the default dtype, in which networks and families make tensors of plain numbers."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -142,8 +142,8 @@ def as_count(value: Any, name: str) -> int:
 
 
 def as_seed(value: Any, name: str) -> int:
-    """`value` if it is an integer that torch takes as a seed, and that a file can hold; a
-    `ValueError` that names it otherwise.
+    """`value` if it is an integer that torch accepts as a seed and a file can hold; a `ValueError`
+    that names it otherwise.
     """
     seed = as_integer(value, name)
     if abs(seed) >= 2**63:
@@ -231,11 +231,11 @@ def as_integers(values: Sequence[Any] | Tensor, name: str) -> Tensor:
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Values as an array of numpy, also tensors that numpy refuses; masked values are missing."""
+    """Converts values to a numpy array, also tensors that numpy refuses; masked values are NaN."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
-    if isinstance(values, np.ma.MaskedArray):  # `asarray` would show what is under the mask
+    if isinstance(values, np.ma.MaskedArray):  # `asarray` would show the values under the mask
         is_number = values.dtype.kind in "iuf"
         dtype = np.result_type(values.dtype, 1.0) if is_number else np.dtype(object)
         found = np.array(values.data, dtype)
@@ -274,7 +274,7 @@ def is_integer(value: object) -> bool:
 
 
 def _is_count(size: Any) -> bool:
-    """Whether it is an integer of at least 0; under tracing, sizes are tensors or symbols."""
+    """Whether a size is an integer of at least 0; under tracing, sizes are tensors or symbols."""
     if isinstance(size, Tensor):
         return torch._C._is_tracing() and not size.is_floating_point()
     return is_integer(size) and size >= 0
@@ -304,7 +304,7 @@ def expanded(p: Distribution, batch_shape: Sequence[int], instance: Any, **chang
 
     Args:
         p: the distribution.
-        batch_shape: of the copy; a `ValueError` if p cannot be expanded to it.
+        batch_shape: the batch_shape of the copy; a `ValueError` if p cannot be expanded to it.
         instance: the object that becomes the copy; a new one if None.
         changes: attributes of the copy.
     """
@@ -330,7 +330,7 @@ def over_batch(states: Tensor, batch_shape: torch.Size, expand: bool) -> Tensor:
 
 
 def lead_of(x: Tensor, event_shape: Sequence[int]) -> torch.Size:
-    """`lead` of a tensor (*lead, *event_shape)."""
+    """The shape `lead` of a tensor (*lead, *event_shape)."""
     return x.shape[: x.dim() - len(event_shape)]
 
 
@@ -379,7 +379,7 @@ def check_kind(tensor: Tensor, name: str, reference: Tensor, exact: bool) -> Non
 
 
 def leading(shape: torch.Size, event: torch.Size, batch: torch.Size, name: str) -> torch.Size:
-    """`lead` of a shape (*lead, *event) that broadcasts with `batch`.
+    """The shape `lead` of a shape (*lead, *event), which broadcasts with `batch`.
 
     Any other shape raises a `ValueError` that names it.
     """

@@ -1,8 +1,8 @@
-"""Specifications: objects as JSON and back, without any code in between.
+"""Specifications, which convert objects to JSON and back, without code in the JSON.
 
-An object is written as the name of its class and the arguments of its constructor, and made again
-by calling that class. Only classes and functions of ardist, of the tables below and of the caller
-have a name.
+An object is written as the name of its class and the arguments of its constructor, and rebuilt by
+calling that class. A specification can name only classes and functions of ardist, of the tables
+below and of the caller.
 """
 
 import inspect
@@ -32,7 +32,7 @@ _ACTIVATIONS = (
     "celu elu gelu glu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu "
     "relu6 selu sigmoid silu softplus softshrink softsign tanh tanhshrink threshold"
 )
-_SHARED = (nn.Module, Tensor, Transform)  # what two places may hold as one object
+_SHARED = (nn.Module, Tensor, Transform)  # objects that two places may share
 
 _known: dict[str, Any] = {}  # all that a specification may name without the caller's classes
 _names: dict[int, str] = {}  # the first name of each, by identity
@@ -46,7 +46,7 @@ def register(prefix: str, values: Mapping[str, Any]) -> None:
 
 
 def _is_part(value: Any) -> bool:
-    """Whether it is a class of distributions, transforms or constraints, or a constraint."""
+    """Whether a value is a class of distributions, transforms or constraints, or a constraint."""
     if isinstance(value, type):
         parts = (Distribution, Transform, constraints.Constraint)
         return issubclass(value, parts) and not issubclass(value, nn.Module)
@@ -86,7 +86,7 @@ class Specified:
 
     @property
     def _maker(self) -> Callable[..., Any]:
-        """What makes the object: its class, or a registered function."""
+        """The callable that makes the object: its class, or a registered function."""
         return _class_of(self)
 
     @property
@@ -111,7 +111,7 @@ class Specified:
 
 
 def _class_of(value: Any) -> type:
-    """The class of a value, without those that torch and Pyro make around it at run time."""
+    """The class of a value, skipping subclasses that torch and Pyro make at run time."""
     for kind in type(value).__mro__:
         if id(kind) in _names or kind.__module__.partition(".")[0] not in ("torch", "pyro"):
             return kind
@@ -119,7 +119,7 @@ def _class_of(value: Any) -> type:
 
 
 def _attributes(value: Any, maker: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a constructor, which are attributes of the same names."""
+    """The arguments of a constructor, from the attributes of the same names."""
     found, is_module = {}, _names.get(id(maker), "").startswith("torch.nn.")
     for name, parameter in inspect.signature(maker).parameters.items():
         held = [attribute for attribute in (name, f"_{name}") if hasattr(value, attribute)]
@@ -141,7 +141,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.classes: dict[str, Any] = {}
-        self._shared: dict[int, tuple[int, Any]] = {}  # with the object, whose id stays its own
+        self._shared: dict[int, tuple[int, Any]] = {}  # holds objects, so that ids stay unique
 
     def write(self, value: Any, where: str) -> Any:
         """A value as JSON; `where` says in errors which one it is."""
@@ -266,7 +266,7 @@ class Reader:
 
 
 def _call(maker: Callable[..., Any], args: dict[str, Any]) -> Any:
-    """Calls a constructor with its arguments, once these are known to be of a sensible size."""
+    """Calls a constructor with its arguments, after a check of their sizes."""
     signature = inspect.signature(maker)
     if unknown := sorted(set(args) - set(signature.parameters)):
         raise ValueError(f"expected arguments {list(signature.parameters)}, got {unknown}")
@@ -294,7 +294,7 @@ DTYPES = {
     if isinstance(dtype, torch.dtype)
 }
 
-# The keys of each kind of plain value, and what makes it.
+# The keys of each kind of plain value, and the function that makes the value.
 _FORMS: dict[tuple[str, ...], Callable[..., Any]] = {
     ("float",): float,
     ("set",): frozenset,

@@ -1,4 +1,4 @@
-"""Steps of a draw with the same shapes at each step, for compilers, exporters and CUDA graphs."""
+"""Steps of a draw with static shapes, for compilers, exporters and CUDA graphs."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Self
@@ -19,23 +19,24 @@ _WARM_UP = 3  # steps before a CUDA graph is recorded, in which torch's librarie
 class StaticStep(nn.Module, ABC):
     """One step of a draw as a function of tensors, with the same numbers as the network's decoder.
 
-    A `Decoder` is fast in a loop of Python: its shapes grow, and the number of the step decides
-    what it computes. Here the number is a tensor, all shapes are the same at each step, and no
-    value is read back. So one graph serves all steps, and `torch.compile(fullgraph=True)`,
+    A `Decoder` is fast in a loop of Python: its shapes grow, and its computation depends on the
+    number of the step. Here the number is a tensor, all shapes are the same at each step, and no
+    value is read back. So one graph works for all steps, and `torch.compile(fullgraph=True)`,
     `torch.export`, ONNX and CUDA graphs can record it. The network has to be in evaluation mode.
 
-    All tensors but the position have the rows first, and each row has a context of its own.
+    The first dimension of all tensors but the position is the rows, and each row has its own
+    context.
 
     To write one, define `start` and `advance`, and return it from `make_static_step` of a network.
 
     Args:
         network: a conditional network.
-        factorization: with the order of the draw.
+        factorization: the factorization, with the order of the draw.
 
     Attributes:
         order: the raster index of each block in the order of drawing, (num_blocks,) int64.
-        is_single: whether each step draws one block, and all blocks have one family. Then
-            `advance` returns the parameters of that block, and otherwise those of all blocks.
+        is_single: whether each step draws one block, and all blocks have one family. If so,
+            `advance` returns the parameters of that block, otherwise the parameters of all blocks.
 
     >>> import torch, ardist as ad
     >>> net = ad.networks.RNN(ad.Factorization(9, ad.families.Normal()), hidden_size=8).eval()
@@ -67,7 +68,7 @@ class StaticStep(nn.Module, ABC):
         """The encodings of the context, and the state before the first step.
 
         Args:
-            blocks: only their number of rows counts.
+            blocks: (rows, *value_shape). Only the number of rows is used.
             context: (rows, *context_shape), or None.
 
         Returns:
@@ -81,15 +82,15 @@ class StaticStep(nn.Module, ABC):
         """The parameters of a step. It writes into the state. Call it for the steps in order.
 
         Args:
-            blocks: the blocks of earlier steps, (rows, *value_shape) in raster order. Others have
-                no effect, but are inside the support.
+            blocks: the blocks of earlier steps, (rows, *value_shape) in raster order. Other blocks
+                have no effect, but must be inside the support.
             position: the number of the step, () int64.
             encodings: as returned by `start`.
             state: as returned by `start`.
 
         Returns:
-            (rows, 1, num_params) if `is_single`; otherwise (rows, *param_shape), of which the
-            entries of other steps have no meaning.
+            (rows, 1, num_params) if `is_single`; otherwise (rows, *param_shape), where the entries
+            of other steps have no meaning.
         """
 
     def forward(
@@ -100,7 +101,10 @@ class StaticStep(nn.Module, ABC):
         return self.advance(blocks, position, encodings, state), state
 
     def block_at(self, position: Tensor) -> Tensor:
-        """The raster index of the block of a step, if each draws one: (1,) int64; 0 before them."""
+        """The raster index of the block of a step, (1,) int64, if each step draws one block.
+
+        A negative position counts as 0.
+        """
         return self.order.index_select(0, position.clamp(min=0).reshape(1))
 
 
@@ -117,7 +121,7 @@ class WholePassStep(StaticStep):
         return params.index_select(1, self.block_at(position)) if self.is_single else params
 
     def params(self, blocks: Tensor, position: Tensor, context: Tensor | None) -> Tensor:
-        """The parameters of all blocks, (rows, *param_shape), of which those of the step count."""
+        """The parameters of all blocks, (rows, *param_shape). Only the step's blocks are used."""
         is_own = self.factorization is self.network.factorization
         params: Tensor = self.network(blocks, context, None if is_own else self.ranks)
         return params
@@ -126,13 +130,13 @@ class WholePassStep(StaticStep):
 class StaticDecoder(CacheDecoder):
     """A decoder made of a `StaticStep`, which on CUDA replays one graph at each step.
 
-    A step of an eager decoder launches dozens of small kernels, and on a GPU that takes longer
-    than to run them. Here the first steps are eager. Then one is recorded in a CUDA graph, and
-    each later one is a single launch. On other devices all steps are eager, and slower than those
-    of the network's own decoder. Set `network.records_steps = True` to draw by it.
+    A step of an eager decoder launches dozens of small kernels, and on a GPU the launches take
+    longer than the kernels. This decoder runs its first steps eagerly and records one step in a
+    CUDA graph. Each later step is a single launch. On other devices all steps are eager, and slower
+    than the steps of the network's own decoder. Set `network.records_steps = True` to draw with it.
 
     Args:
-        step: of the draw. It must not make whole passes, which need no such decoder.
+        step: the step of the draw, but no step by whole passes.
         batch_size: the number of rows.
         context: (N, *context_shape), where N divides `batch_size`, or None.
         reference: a tensor of the parameters' dtype and device.
@@ -168,7 +172,7 @@ class StaticDecoder(CacheDecoder):
             self._advance()
             self._num_advanced += 1
         if self._step.is_single:
-            return self._params.clone()  # which the next replay overwrites
+            return self._params.clone()  # since the next replay overwrites them
         order, index = self.factorization.drawing_order, self.num_taken
         return order.part(self._params, index, index + 1, "param").clone()
 
@@ -176,7 +180,7 @@ class StaticDecoder(CacheDecoder):
         """The parameters of the next step."""
         if self._graph is None and self._num_eager >= _WARM_UP and has_graphs(self._blocks):
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):  # which records the step and does not run it
+            with torch.cuda.graph(graph):  # this records the step and does not run it
                 self._run()
             self._graph = graph
         if self._graph is None:
@@ -204,7 +208,7 @@ class StaticDecoder(CacheDecoder):
         self._graph, self._num_eager = None, 0
 
     def copy(self) -> Self:
-        graph, self._graph = self._graph, None  # which writes into this decoder's buffers
+        graph, self._graph = self._graph, None  # a graph writes into this decoder's buffers
         try:
             copied = super().copy()
         finally:
@@ -226,11 +230,12 @@ class DrawStep(nn.Module):
     `torch.compile(fullgraph=True)`, `torch.export` and CUDA graphs can record it. See `StaticStep`.
     `AutoregressiveDistribution.sample` is faster in plain Python.
 
-    To condition on first blocks, such as a prompt, write them into the events after their steps.
+    To condition on the first blocks, such as a prompt, write them into the events after the steps
+    that draw them.
 
     Args:
         network: a conditional network in evaluation mode.
-        factorization: in place of the network's own, as for `AutoregressiveDistribution`.
+        factorization: replaces the network's own, as for `AutoregressiveDistribution`.
 
     Raises:
         ValueError: if there is no conditional network inside, it is in training mode, it does not
@@ -293,10 +298,10 @@ class DrawStep(nn.Module):
         """The events with the blocks of one more step, and the next state.
 
         Args:
-            events: with the blocks of the steps before, (rows, *event_shape).
+            events: the events with the blocks of the earlier steps, (rows, *event_shape).
             position: the number of the step, () int64.
-            encodings: from `start`.
-            state: from `start`, or from the call before.
+            encodings: the encodings from `start`.
+            state: the state from `start` or from the previous call.
         """
         fac, rule = self.factorization, self.factorization.restriction
         blocks = fac.split(events)
