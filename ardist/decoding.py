@@ -91,7 +91,7 @@ class Decoder(ABC):
         ends = self.factorization.drawing_order.ends[1:]
         if self.num_taken or blocks.shape[1] not in ends:
             raise ValueError(
-                f"blocks: expected those of whole steps from the first, which end at "
+                f"blocks: expected blocks of whole steps from the first, which end at "
                 f"{', '.join(map(str, ends[:6]))}, ..., got {blocks.shape[1]} after "
                 f"{self.num_taken} steps"
             )

@@ -116,7 +116,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             )
 
     def _reset(self) -> None:
-        """Sets the attributes that users and Pyro may assign to their defaults."""
+        """Gives the attributes that users and Pyro may assign their default values."""
         self.has_rsample = self.factorization.has_rsample and self.partial_block is None
         self.has_enumerate_support = self._is_enumerable
 
@@ -389,7 +389,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             without = [f for f in fac.conditionals.distinct if not f.has_rsample]
             raise NotImplementedError(
                 f"rsample: no gradients through draws of {without}; has_rsample_(True) asks for "
-                f"those of the other blocks"
+                f"gradients of the other blocks"
             )
         if (block := self.partial_block) is not None:
             raise NotImplementedError(f"rsample: no gradients through {block}, observed in part")
@@ -606,7 +606,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         if not holds(value.isfinite()):
             raise ValueError(
                 f"value: expected finite numbers under the mask, got "
-                f"{value[~value.isfinite()][0].item()}, given which nothing has a density"
+                f"{value[~value.isfinite()][0].item()}, which cannot be conditioned on"
             )
         given = first._with(evidence=(value, mask))
         if given.partial_block is not None:  # so that Pyro draws without gradients
@@ -682,8 +682,8 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         fac = self.factorization
         cut = fac.layout.partially_observed(fac.split(mask)).nonzero()[:, -1].unique().tolist()
         return ValueError(
-            f"mask: expected one that cuts no block on which another one depends, got one "
-            f"that cuts {', '.join(map(fac.block_name, cut))}"
+            f"mask: expected whole blocks if other blocks depend on them, got "
+            f"parts of {', '.join(map(fac.block_name, cut))}"
         )
 
     @torch.no_grad()

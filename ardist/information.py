@@ -125,7 +125,7 @@ def kl_divergence(
     check_type(q, Distribution, "q")
     if q.event_shape != p.event_shape:
         raise ValueError(
-            f"q: expected event_shape {tuple(p.event_shape)}, that of p, got {tuple(q.event_shape)}"
+            f"q: expected the event_shape {tuple(p.event_shape)} of p, got {tuple(q.event_shape)}"
         )
     try:
         p = p.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape))

@@ -155,7 +155,7 @@ class Mixture(TorchDistribution):
         return expand_to_batch(result, self.batch_shape)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Events, each drawn from a component that is drawn by the weights.
+        """Events, each from a component that is drawn with the mixing weights.
 
         Returns:
             (*sample_shape, *batch_shape, *event_shape).

@@ -220,7 +220,7 @@ class Rosenblatt(Transform):
         if without := [f for f in distinct if f.event_shape or not f.has_cdf]:
             raise ValueError(f"p: expected families of one number with a CDF, got {without}")
         if p.evidence is not None:
-            raise ValueError("p: expected no observed blocks, which have nothing uniform")
+            raise ValueError("p: expected no observed blocks, which have no uniform transform")
         self.p = p
         discrete = any(family.support.is_discrete for family in distinct)
         self.bijective = not discrete and p.factorization.rule is None

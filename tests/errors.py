@@ -1649,7 +1649,7 @@ OWN_NETWORKS = (
         "columns pass a dict by name.",
     ),
     error(
-        "blocks: expected those of whole steps from the first, which end at 1, 2, 3, 4, ..., "
+        "blocks: expected blocks of whole steps from the first, which end at 1, 2, 3, 4, ..., "
         "got 9 after 0 steps",
         lambda: made().decoder(2).prefill(torch.zeros(2, 9)),
         cause="A decoder takes the blocks of whole steps, and takes a prefix only before its "
@@ -1991,8 +1991,7 @@ VALUES = (
         "for missing values.",
     ),
     error(
-        "value: expected finite numbers under the mask, got -inf, given which nothing has a "
-        "density",
+        "value: expected finite numbers under the mask, got -inf, which cannot be conditioned on",
         lambda: p().given(torch.full((4,), -torch.inf), torch.tensor([True, False, False, False])),
         cause="An observed value is infinite, which has probability zero.",
         cure="Clean the data, or exclude the element from the mask.",
@@ -2049,15 +2048,14 @@ CONDITIONING = (
         "observed blocks, or train a Transformer for any order.",
     ),
     error(
-        "mask: expected one that cuts no block on which another one depends, got one that cuts "
-        "block (0,), block (1,)",
+        "mask: expected whole blocks if other blocks depend on them, got parts of block (0,), "
+        "block (1,)",
         lambda: (
             transformer(BIT_PAIRS)
             .condition()
             .given(torch.zeros(2, 2), torch.tensor([[True, False], [True, False]]))
         ),
-        "mask: expected one that cuts no block on which another one depends, got one that cuts "
-        "block (0,)",
+        "mask: expected whole blocks if other blocks depend on them, got parts of block (0,)",
         lambda: (
             transformer(BIT_PAIRS)
             .condition()
@@ -2126,7 +2124,7 @@ CONDITIONING = (
 GRADIENTS = (
     error(
         "rsample: no gradients through draws of [Bernoulli()]; has_rsample_(True) asks for "
-        "those of the other blocks",
+        "gradients of the other blocks",
         lambda: p(BITS).rsample(),
         cause="Samples of a discrete family, or of one without a differentiable CDF, have no "
         "gradient.",
@@ -2388,7 +2386,7 @@ INFORMATION = (
         cure="Use at least 2.",
     ),
     error(
-        "q: expected event_shape (4,), that of p, got ()",
+        "q: expected the event_shape (4,) of p, got ()",
         lambda: information.kl_divergence(p(), dist.Normal(0.0, 1.0)),
         "q: expected a batch_shape that broadcasts with (2,), got (3,)",
         lambda: information.kl_divergence(
@@ -2759,7 +2757,7 @@ TRANSFORMS = (
         cure="Partition the event into scalars, with families that have `has_cdf`.",
     ),
     error(
-        "p: expected no observed blocks, which have nothing uniform",
+        "p: expected no observed blocks, which have no uniform transform",
         lambda: transforms.Rosenblatt(p(BITS).given(torch.zeros(3), FIRST)),
         cause="An observed block is constant, so it has no uniform transform.",
         cure="Transform the distribution without `given`.",
