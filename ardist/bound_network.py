@@ -92,7 +92,19 @@ class BoundNetwork:
         """Calls a function while `params` replace the network's own."""
         if self.params is None:
             return function(*args)
-        return call_with_params(self.unwrapped, self.params, function, *args)
+        tensors = {**self._moved_buffers(), **self.params}
+        return call_with_params(self.unwrapped, tensors, function, *args)
+
+    def _moved_buffers(self) -> dict[str, Tensor]:
+        """The buffers as `network.to` makes them, if `params` are all of another kind."""
+        other = self.reference
+        own = next(self.unwrapped.parameters(), other)
+        if own.dtype == other.dtype and own.device == other.device:
+            return {}
+        return {
+            name: buffer.to(other if buffer.is_floating_point() else other.device)
+            for name, buffer in self.unwrapped.named_buffers()
+        }
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from ardist.calibration import Calibration, calibration, crps
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.families.composed import Derived
 from ardist.shapes import as_integer, check_type, described
 
 __all__ = ["Calibration", "Estimate", "calibration", "crps", "entropy", "kl_divergence"]
@@ -163,12 +164,21 @@ def _exact_kl(p: AutoregressiveDistribution, q: Distribution) -> Tensor:
 register_kl(AutoregressiveDistribution, Distribution)(_exact_kl)
 
 
+def _conditional(family: Family, params: Tensor) -> Distribution:
+    """The conditional in the dtype of its scores, since formulas lose as many digits."""
+    inner = family
+    while isinstance(inner, Derived) and not inner.needs_double:
+        inner = inner._inner
+    dtype = inner._score_dtype(params.dtype, params.device)
+    return family(family._widened_params(params, dtype))
+
+
 def _entropy(family: Family, params: Tensor, values: Tensor) -> Tensor:
-    conditional = family(params)
+    conditional = _conditional(family, params)
     if isinstance(conditional, AutoregressiveDistribution):
         return Conditionals(conditional, values).by_block(_entropy).sum(-1)
     try:
-        return conditional.entropy()
+        return conditional.entropy().to(params.dtype)
     except NotImplementedError:
         return -family.log_prob(params, values)
 
@@ -184,9 +194,17 @@ def _divergence(
     ):
         return Conditionals(p, values).by_block(_divergence, Conditionals(q, same)).sum(-1)
     try:
-        return analytic_divergence(p, q)
+        return divergence_of_blocks(family, params, values, other, others, same)
     except NotImplementedError:
         return family.log_prob(params, values) - other.log_prob(others, same)
+
+
+def divergence_of_blocks(
+    family: Family, params: Tensor, values: Tensor, other: Family, others: Tensor, same: Tensor
+) -> Tensor:
+    """KL of conditionals, for `Conditionals.by_block`, or a NotImplementedError."""
+    nats = analytic_divergence(_conditional(family, params), _conditional(other, others))
+    return nats.to(params.dtype)
 
 
 def analytic_divergence(p: Distribution, q: Distribution) -> Tensor:
@@ -194,7 +212,8 @@ def analytic_divergence(p: Distribution, q: Distribution) -> Tensor:
     if isinstance(p, Independent) and isinstance(q, Independent):
         dims = p.reinterpreted_batch_ndims
         if dims == q.reinterpreted_batch_ndims:
-            return analytic_divergence(p.base_dist, q.base_dist).sum(tuple(range(-dims, 0)))
+            each = analytic_divergence(p.base_dist, q.base_dist)
+            return each.sum(tuple(range(-dims, 0))) if dims else each
     first, second = _log_probs(p), _log_probs(q)
     if first is None or second is None or first.shape[-1] != second.shape[-1]:
         return analytic_kl(p, q)

@@ -33,10 +33,10 @@ class _Scope(nn.Module):
 
 
 def call_with_params(
-    module: nn.Module, params: Mapping[str, Tensor], function: Callable[..., Result], *args: Any
+    module: nn.Module, tensors: Mapping[str, Tensor], function: Callable[..., Result], *args: Any
 ) -> Result:
-    """Calls a function while tensors replace parameters of a module, by name."""
-    named = {f"module.{name}": value for name, value in params.items()}
+    """Calls a function while tensors replace parameters and buffers of a module, by name."""
+    named = {f"module.{name}": value for name, value in tensors.items()}
     return functional_call(_Scope(module), named, (function, *args))
 
 
@@ -55,21 +55,21 @@ def compute_weights(module: nn.Module) -> None:
 def recomputed(module: nn.Module, function: Callable[..., Result], *args: Any) -> Result:
     """Calls a function of a module without keeping its activations for the backward pass.
 
-    The backward pass calls the function again, with the parameters and the modes that the module
-    has now. Both may have changed by then, after `functional_call` or in evaluation mode. Without
-    gradients, in a graph that is recorded, and under transforms of `torch.func`, which do not
-    support recomputation, this is a plain call.
+    The backward pass calls the function again, with the parameters, buffers and modes that the
+    module has now. They may have changed by then, after `functional_call` or in evaluation mode.
+    Without gradients, in a graph that is recorded, and under transforms of `torch.func`, which do
+    not support recomputation, this is a plain call.
     """
     if not torch.is_grad_enabled() or is_recorded() or is_transformed():
         return function(*args)
     if torch.compiler.is_compiling() or is_sharded(module):  # hooks of FSDP set the parameters
         return checkpoint(function, *args, use_reentrant=False)
-    params = dict(module.named_parameters())
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     modes = [(part, part.training) for part in module.modules()]
 
     def again(*args: Any) -> Result:
         with in_modes(modes):
-            return call_with_params(module, params, function, *args)
+            return call_with_params(module, tensors, function, *args)
 
     return checkpoint(again, *args, use_reentrant=False)
 

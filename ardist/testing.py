@@ -378,11 +378,11 @@ def check_normalized(
 ) -> Tensor:
     """Checks that the probabilities of a small event sum to 1, or its density integrates to 1.
 
-    Discrete blocks are enumerated: counts up to 200, and integers up to 200 in absolute value.
-    Continuous blocks are integrated by the trapezoidal rule on `num_points` points for each
-    unconstrained coordinate, which are dense near zero and cover large values. Use the check for at
-    most two continuous coordinates. A density with a kink, such as the Laplace density, needs about
-    2000 points.
+    Discrete blocks are enumerated (for counts, the 201 smallest; for integers, all up to 200 in
+    absolute value). Continuous blocks are integrated by the trapezoidal rule on `num_points` points
+    for each unconstrained coordinate, which are dense near zero and cover large values. Use the
+    check for at most two continuous coordinates. A density with a kink, such as the Laplace
+    density, needs about 2000 points.
 
     Args:
         p: a distribution, or a network that takes no context.
@@ -452,7 +452,7 @@ def _nodes(family: Family, num_points: int, reference: Tensor) -> tuple[Tensor, 
         return _with_points(support, *_nodes(support.family, num_points, reference), reference)
     states = family.enumerate_support()
     if states is None and isinstance(support, type(constraints.nonnegative_integer)):
-        states = torch.arange(201.0)
+        states = torch.arange(201.0) + support.lower_bound
     if support is integers:
         states = torch.arange(-200.0, 201.0)
     if states is not None:

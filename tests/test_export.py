@@ -12,14 +12,19 @@ from ardist import families as fam
 from ardist import networks
 
 FACTORIZATION = {"pixelcnn": "image-turned", "markov": "categorical-2", "foreign": "categorical-2"}
-CONTEXTS = {"made": (), "rnn-gru": CONTEXT}
+CONTEXTS = {
+    "rnn-gru": (CONTEXT, "vector"),
+    "wavenet": ((4, *CONTEXT), "blocks"),
+    "transformer": ((5, *CONTEXT), "sequence"),
+}
 
 
 def saved(network, folder):
     """A network, its graphs and what is said of them."""
     default = "bernoulli-raster" if network == "masked-module" else "columns"
     factorization = FACTORIZATION.get(network, default)
-    net = build(network, factorization, CONTEXTS.get(network, ())).eval()
+    shape, kind = CONTEXTS.get(network, ((), None))
+    net = build(network, factorization, shape, **({"context_kind": kind} if shape else {})).eval()
     ad.export.write(net, folder)
     programs = [torch.export.load(folder / f"{name}.pt2") for name in ("log_prob", "start", "step")]
     about = json.loads((folder / "model.json").read_text())
@@ -40,7 +45,7 @@ def test_saved_graphs_give_the_numbers_of_the_network(network, tmp_path):
     assert len(about["steps"]) == num_steps
     with torch.no_grad():
         for rows in (1, 3):
-            context = (torch.randn(rows, *CONTEXT),) if net.context_shape else ()
+            context = (torch.randn(rows, *net.context_shape),) if net.context_shape else ()
             events, encodings, state = start(torch.zeros(rows), *context)
             own = draw.start(rows, *context)
             torch.testing.assert_close((events, encodings, state), own)

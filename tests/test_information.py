@@ -17,6 +17,7 @@ from ardist import families as fam
 from ardist import networks
 from ardist.calibration import _kolmogorov_smirnov
 from ardist.information import calibration, crps, entropy, kl_divergence
+from ardist.training import exposure_bias
 
 ENUMERABLE = [
     (network, factorization)
@@ -243,6 +244,45 @@ def test_conditionals_that_are_nearly_certain():
         q.network.direct.bias.fill_(40.0)
     assert 10 < kl_divergence(p, q, 50).value < 200
     agree(kl_divergence(p, q, 5000), kl_divergence(p, q).value)
+
+
+PRECISE = [
+    (fam.Geometric(), [-10.0], [-10.1]),
+    (fam.Gamma(), [1e5, 1.0], [1.001e5, 1.0]),
+    (fam.Beta(), [1e5, 5e4], [1.001e5, 5e4]),
+    (fam.StudentT(), [0.0, 1.0, 1e5], [0.0, 1.1, 1e5]),
+    (fam.Independent(fam.Gamma(), (1,)), [1e5, 1.0], [1.001e5, 1.0]),
+    (fam.Independent(fam.Gamma(), ()), [1e5, 1.0], [1.001e5, 1.0]),  # without dimensions
+]
+
+
+@pytest.mark.parametrize(("family", "of_p", "of_q"), PRECISE, ids=str)
+def test_formulas_have_the_digits_of_scores(family, of_p, of_q):
+    """In float32 the large terms of many formulas cancel: up to a nat is left."""
+    block = ad.Partition.split([tuple(family.event_shape) or 1])
+    fac = ad.Factorization(1, family, partition=block)
+    net = networks.MADE(fac, hidden_features=())
+
+    def joint(bias, dtype):
+        params = {name: torch.zeros_like(each) for name, each in net.named_parameters()}
+        params["direct.bias"] = torch.tensor(bias)
+        return (
+            copy.deepcopy(net)
+            .to(dtype)
+            .condition(params={name: each.to(dtype) for name, each in params.items()})
+        )
+
+    def nats(dtype):
+        p, q = joint(of_p, dtype), joint(of_q, dtype)
+        torch.manual_seed(0)
+        found = [entropy(p, 2).value]
+        if not isinstance(family, fam.StudentT):  # of which torch has no divergence
+            found += [kl_divergence(p, q, 2).value, exposure_bias(q, p.sample((2,)), p, 2).on_data]
+        return torch.stack([each.squeeze() for each in found])
+
+    exact = nats(torch.float64)
+    assert nats(torch.float32).dtype == torch.float32
+    torch.testing.assert_close(nats(torch.float32).double(), exact, rtol=1e-4, atol=1e-6)
 
 
 def test_states_that_are_cut_off_leave_the_gradient_finite():

@@ -64,10 +64,16 @@ def test_draws_and_scores_in_other_dtypes(network, factorization):
         x = p.sample((3,))
         assert p.support.check(x).all()
         assert p.log_prob(x).isfinite().all()
-    p = condition(net.double(), 2)
-    x = p.sample((3,))
-    assert x.dtype == (torch.int64 if p.factorization.layout.is_index else torch.float64)
-    assert p.log_prob(x).dtype == torch.float64
+    replaced = {
+        dtype: {name: part.detach().to(dtype) for name, part in net.named_parameters()}
+        for dtype in (torch.bfloat16, torch.float64)
+    }
+    context = torch.randn(2, *CONTEXT)
+    others = [net.condition(context.to(dtype), params=p) for dtype, p in replaced.items()]
+    for p, dtype in [*zip(others, replaced, strict=True), (condition(net.double(), 2), None)]:
+        x, dtype = p.sample((3,)), dtype or torch.float64
+        assert x.dtype == (torch.int64 if p.factorization.layout.is_index else dtype)
+        assert p.log_prob(x).dtype == dtype
 
 
 @pytest.mark.parametrize(

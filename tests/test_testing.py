@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from table import FACTORIZATIONS, Plain, build, random_made
 from torch import nn
+from torch.distributions import AffineTransform
 
 import ardist as ad
 from ardist import families as fam
@@ -120,6 +121,9 @@ def test_a_wrong_sum_is_found():
         fam.Hurdle((1.0,), fam.Hurdle((0.1, 0.0), fam.Normal())),
         fam.Mixture(fam.Hurdle((0.0,), fam.Normal()), 2),
         fam.Hurdle((2.0,), fam.Truncated(fam.Normal(), -1.0, 2.0)),
+        fam.Hurdle((-3.0,), fam.Truncated(fam.Poisson(), 1)),
+        fam.Rounded(fam.Transformed(fam.Exponential(), AffineTransform(-5.0, 1.0))),
+        fam.Rounded(fam.Transformed(fam.Exponential(), AffineTransform(500.0, 1.0))),
     ],
     ids=str,
 )

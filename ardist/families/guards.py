@@ -6,7 +6,8 @@
   score -inf and have no gradient.
 - A value at a closed end of the support, where the density may be infinite, is scored as the
   nearest number inside. Draws that round to such an end are moved to the same number.
-- A CDF is 0 below the support and 1 above it. Probabilities of intervals are computed in float64.
+- A CDF is 0 below the support and 1 above it, also at the ends of a continuous support.
+  Probabilities of intervals are computed in float64.
 - Floating-point tensors that a family holds follow the dtype and the device of the arguments.
 """
 
@@ -187,7 +188,10 @@ def _cumulate(method: Method, self: Any, params: Tensor, value: Tensor) -> Any:
     result: Tensor = method(self._following(params), params, value).clamp(0, 1).to(dtype)
     if outside is None:
         return result
-    return torch.where(outside, (given > self._ends.middle).to(dtype), result)
+    ends = self._ends
+    if not ends.is_discrete:  # all of the mass is between the ends, also what rounds to them
+        outside = outside | (given <= ends.lower) | (given >= ends.upper)
+    return torch.where(outside, (given > ends.middle).to(dtype), result)
 
 
 def _invert(method: Method, self: Any, params: Tensor, uniform: Tensor) -> Any:

@@ -284,6 +284,8 @@ def _cross(queries: Tensor, memory: Memory) -> Tensor:
     All queries of a context attend to its memory together.
     """
     contexts, length = memory.keys.shape[0], queries.shape[2]
+    if queries.shape[0] == contexts:  # a graph of the division below would not hold for one row
+        return _attend(queries, memory.keys, memory.values)
     grouped = queries.unflatten(0, (-1, contexts)).permute(1, 2, 0, 3, 4)  # (N, heads, M, L, size)
     attended = _attend(grouped.flatten(2, 3), memory.keys, memory.values)
     separate = attended.view(*attended.shape[:2], -1, length, attended.shape[3])

@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ardist.batch import Batch
+from ardist.conditionals import Conditionals
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.guards import at_least_single
-from ardist.information import analytic_divergence
+from ardist.information import divergence_of_blocks
 from ardist.rollout import Rollout
-from ardist.shapes import as_positive, as_share, check_type, expand_to_batch
+from ardist.shapes import as_positive, as_share, check_type, expand_to_batch, lead_of
 
 __all__ = [
     "Exposure",
@@ -311,16 +311,7 @@ def _divergences(
     truth: AutoregressiveDistribution, p: AutoregressiveDistribution, prefix: Tensor
 ) -> Tensor:
     """The KL divergence of each block's conditionals: (*lead, *grid_shape)."""
-    each, theirs = truth.conditionals(prefix), p.conditionals(prefix)
-    if isinstance(each, Distribution) and isinstance(theirs, Distribution):
-        return analytic_divergence(each, theirs)
-    pairs = zip(_listed(each), _listed(theirs), strict=True)
-    return torch.stack([analytic_divergence(one, other) for one, other in pairs], -1)
-
-
-def _listed(
-    conditionals: Distribution | tuple[Distribution, ...] | dict[str, Distribution],
-) -> list[Distribution]:
-    if isinstance(conditionals, dict):
-        return list(conditionals.values())
-    return [conditionals] if isinstance(conditionals, Distribution) else list(conditionals)
+    lead = torch.broadcast_shapes(lead_of(prefix, p.event_shape), p.batch_shape)
+    prefix = prefix.expand((*lead, *p.event_shape))
+    each = Conditionals(truth, prefix).by_block(divergence_of_blocks, Conditionals(p, prefix))
+    return each.reshape((*lead, *p.factorization.grid_shape))

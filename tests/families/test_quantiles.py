@@ -167,6 +167,10 @@ def test_a_cdf_is_zero_below_the_support_and_one_above_it(family, dtype):
         found = family.cdf(params, torch.tensor(above, dtype=dtype))
         if above > upper or above == torch.inf:
             assert (found == 1).all()
+    if not family.support.is_discrete:  # and at its ends, near which half of the mass may be
+        for end, expected in ((lower, 0.0), (upper, 1.0)):
+            found = family.cdf(20 * params, torch.tensor(end, dtype=dtype))
+            assert (found == expected).all()
     value = family.sample(params)
     value = torch.where(torch.arange(20) < 5, -torch.inf, value.to(dtype))
     found = family.cdf(params, value)

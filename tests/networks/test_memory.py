@@ -80,8 +80,9 @@ def test_a_network_of_ones_own_with_hidden_states_and_a_head_scores_in_chunks():
     torch.testing.assert_close(net.condition(chunk_size=2).log_prob(x), expected)
 
 
-def test_the_backward_pass_uses_the_parameters_and_the_mode_of_the_forward_pass():
-    """Both have changed back when it computes chunks again."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_backward_pass_uses_the_parameters_and_the_mode_of_the_forward_pass(dtype):
+    """They have changed back when it computes chunks again, and so have the buffers."""
     torch.manual_seed(0)
     inner = random_made(
         ad.Factorization(2, ad.families.Bernoulli()), hidden_features=8, context_shape=(3,),
@@ -89,9 +90,9 @@ def test_the_backward_pass_uses_the_parameters_and_the_mode_of_the_forward_pass(
     )  # fmt: skip
     fac = ad.Factorization((4, 2), ad.families.Nested(inner), partition=ad.Partition.along(0))
     net = networks.RNN(fac, hidden_size=8)
-    params = {name: p.detach() + 1 for name, p in net.named_parameters()}
+    params = {name: p.detach().to(dtype) + 1 for name, p in net.named_parameters()}
     leaves = [{name: p.clone().requires_grad_() for name, p in params.items()} for _ in range(2)]
-    x = net.condition().sample((3,))
+    x = net.condition().sample((3,)).to(dtype)
     with net.eval_mode():
         scores = [
             net.condition(params=leaf, chunk_size=size).log_prob(x)
