@@ -1,4 +1,4 @@
-"""The command `ardist`: fits a density to a table in a file, and answers by it in files."""
+"""The command `ardist`: fits a density to a table in a file, then samples, scores and imputes."""
 
 import argparse
 import csv
@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command with arguments, by default those of the process.
+    """Runs the command with arguments, by default the arguments of the process.
 
     Returns:
         the exit status: 0, or 2 after an error, which is one line on standard error.
@@ -51,7 +51,7 @@ def _say(text: str) -> None:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="ardist",
-        description="Fits the joint density of the columns of a table, and answers by it.",
+        description="Fits the joint density of a table's columns, then samples, scores and imputes.",
         epilog="Tables are .csv, .csv.gz or .parquet files, and models .safetensors files.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -135,10 +135,10 @@ def _describe(options: argparse.Namespace) -> int | None:
 
 
 def _describe_table(table: pd.DataFrame, declared: dict[str, Any]) -> int | None:
-    """Shows the columns of a table; those that cannot be modeled as errors."""
+    """Shows the columns of a table, and an error for each column that cannot be modeled."""
     errors = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `Schema.of` warns again
+        warnings.simplefilter("ignore")  # `Schema.of` gives the same warnings
         for name in table.columns:
             try:
                 propose(table[name], declared.get(name))
@@ -194,7 +194,7 @@ def _declared(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _cells(texts: Sequence[str]) -> list[Any]:
-    """Texts as cells of one column of a file are read."""
+    """Texts, parsed as pandas parses the cells of a column in a file."""
     file = io.StringIO()
     csv.writer(file).writerows([text] for text in texts)
     file.seek(0)
