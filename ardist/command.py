@@ -51,7 +51,7 @@ def _say(text: str) -> None:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="ardist",
-        description="Fits the joint density of a table's columns, then samples, scores and imputes.",
+        description="Fits the joint density of a table, then samples, scores and imputes its rows.",
         epilog="Tables are .csv, .csv.gz or .parquet files, and models .safetensors files.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
