@@ -1,4 +1,4 @@
-"""Draws by fixed-point iteration beside draws step by step, on trained networks."""
+"""Draws by fixed-point iteration compared with draws step by step, on trained networks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +14,7 @@ from ardist.sampling import fixed_point
 
 
 def trained(network: networks.ConditionalNetwork, steps: int) -> ad.AutoregressiveDistribution:
-    """On scikit-learn's digits, as black and white."""
+    """Trains a network on scikit-learn's digits in black and white."""
     x = torch.from_numpy(load_digits().images > 7).float()
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What the chain rule takes from the variance of entropy and divergence on a trained model."""
+"""How much the chain rule reduces the variance of entropy and divergence of a trained model."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ COUNT = 4000  # draws that a variance is estimated from
 
 
 def information() -> Iterator[Case]:
-    """Prints variances: of a plain draw over one whose blocks' shares are analytic."""
+    """Prints the variance of a plain estimate over the variance with analytic terms of blocks."""
     from sklearn.datasets import load_digits
 
     fac = ad.Factorization((8, 8), fam.Bernoulli())

@@ -1,4 +1,4 @@
-"""Peak resident memory of draws above what is there before, each in its own process (Linux)."""
+"""Peak resident memory of draws beyond the memory before, each in its own process (Linux)."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def made(features: int) -> Callable[[int], object]:
     return lambda batch: net.condition().sample((batch,))
 
 
-# What draws a batch, from one number that is given on the command line.
+# Functions that draw a batch, made from a number on the command line.
 WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
     "made": made,
     **gradients.WORK,

@@ -93,7 +93,7 @@ class Penalized(ad.LogLikelihood):
 
 
 def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor, seed: int) -> None:
-    direct = network.direct.weight  # starts at zero, and stays there unless it gains more than it costs
+    direct = network.direct.weight  # starts at zero, and stays there if the penalty is too high
 
     def optimizer(groups: list[dict], lr: float) -> torch.optim.Optimizer:
         others = [weight for weight in network.parameters() if weight is not direct]
