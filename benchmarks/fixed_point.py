@@ -37,7 +37,7 @@ def fixed_points() -> Iterator[Case]:
         passes = [fixed_point(p, (64,))[1] for _ in range(20)]
         print(f"\n{name}: passes for 64 draws of 64 pixels: {min(passes)} to {max(passes)}")
         yield (
-            f"{name}: fixed_point, 64 draws, beside p.sample with its cache",
+            f"{name}: fixed_point, 64 draws, compared with p.sample with its cache",
             partial(fixed_point, p, (64,)),
             {"p.sample": partial(p.sample, (64,))},
             "none",

@@ -27,7 +27,7 @@ def information() -> Iterator[Case]:
     with torch.no_grad():
         nats = -p.log_prob(x)
         print(
-            f"\nvariance of a draw, plain -log p(x) or log p(x) / q(x) beside the chain rule's "
+            f"\nvariance of a draw, plain -log p(x) or log p(x) / q(x) and by the chain rule "
             f"(MADE, 64 binary pixels of digits, trained {time.perf_counter() - start:.0f} s)"
         )
         _line("entropy", nats, entropy(p, COUNT))

@@ -47,7 +47,7 @@ class Count(TorchDispatchMode):
 
 
 def limits() -> Iterator[Case]:
-    print("\nsteps: how long, of how many operations, and a draw beside one teacher-forced pass")
+    print("\nsteps: time, operations, and a draw compared with one teacher-forced pass")
     for name, build in NETWORKS.items():
         net = build()
         fac = net.factorization

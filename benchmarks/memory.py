@@ -61,7 +61,7 @@ def memory() -> Iterator[Case]:
     for features in (64, 256, 784):
         found = [peak(f"{what} made", features, 64) for what in ("rsample", "log_prob")]
         print(f"  D={features:<5}{found[0]:8.1f} MiB, log_prob with backward {found[1]:8.1f} MiB")
-    print("\npeak memory of rsample beside log_prob, with backward, batch 64; aim: at most 1.5")
+    print("\npeak memory of rsample over log_prob, with backward, batch 64; aim: at most 1.5")
     for name in ("rnn", "transformer"):
         for length in (64, 256):
             mine, other = (peak(f"{what} {name}", length, 64) for what in ("rsample", "log_prob"))

@@ -448,9 +448,9 @@ class Limited(Restricted):
         return self.family.support.is_discrete and not isinstance(self.family.support, Spiked)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The parameters of the family, both ends, and whether the ends are equal.
+        """The parameters of the family, both ends, and whether a continuous block is one number.
 
-        Equal ends are returned as infinite ends, so that scores and gradients stay finite.
+        The ends of such a block are returned as infinite, so that its scores stay finite.
         """
         inner, low, high = params[..., :-2], params[..., -2], params[..., -1]
         if self.family.support.is_discrete:
