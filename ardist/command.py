@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command with arguments, by default those of the process.
+    """Runs the command with arguments, by default the arguments of the process.
 
     Returns:
         the exit status: 0, or 2 after an error, which is one line on standard error.
@@ -51,8 +51,7 @@ def _say(text: str) -> None:
 def _parser() -> _Parser:
     parser = _Parser(
         prog="ardist",
-        description="Fits the joint density of the columns of a table, then samples, scores and "
-        "imputes rows.",
+        description="Fits the joint density of a table, then samples, scores and imputes its rows.",
         epilog="Tables are .csv, .csv.gz or .parquet files, and models .safetensors files.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -61,8 +60,8 @@ def _parser() -> _Parser:
     fit.add_argument("table", type=Path)
     fit.add_argument("-o", "--output", type=Path, required=True, help="the file of the model")
     fit.add_argument("--missing", choices=("marginalize", "model"), default="marginalize")
-    fit.add_argument("--time-limit", type=float, metavar="SECONDS", help="maximum training time")
-    fit.add_argument("--max-epochs", type=int, metavar="N", help="maximum passes over the table")
+    fit.add_argument("--time-limit", type=float, metavar="SECONDS", help="of training at most")
+    fit.add_argument("--max-epochs", type=int, metavar="N", help="passes over the table at most")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     fit.set_defaults(run=_fit)
@@ -74,13 +73,13 @@ def _parser() -> _Parser:
     for command in (fit, describe):
         command.add_argument(
             *("-c", "--column"), action="append", default=[], metavar="NAME=KIND",
-            help=f"the kind of a column, instead of the proposed one: {', '.join(KINDS)}; or its "
+            help=f"what a column is, in place of what is proposed: {', '.join(KINDS)}; or its "
             f"levels in their order: NAME=low,mid,high",
         )  # fmt: skip
 
     sample = commands.add_parser("sample", help="draw synthetic rows")
     sample.add_argument("model", type=Path)
-    sample.add_argument("-n", "--rows", type=int, default=1000, help="the number of rows (1000)")
+    sample.add_argument("-n", "--rows", type=int, default=1000, help="their number (1000)")
     sample.add_argument(
         *("-g", "--given"), action="append", default=[], metavar="NAME=VALUE",
         help="a cell that all rows have",
@@ -91,14 +90,14 @@ def _parser() -> _Parser:
     score = commands.add_parser("score", help="the log-likelihood of each row in nats")
     score.add_argument("model", type=Path)
     score.add_argument("table", type=Path)
-    score.add_argument("--cells", action="store_true", help="score cells, given the cells before")
+    score.add_argument("--cells", action="store_true", help="of each cell given those to its left")
     score.set_defaults(run=_score)
 
     impute = commands.add_parser("impute", help="fill in missing cells")
     impute.add_argument("model", type=Path)
     impute.add_argument("table", type=Path)
     impute.add_argument("--method", choices=("median", "mode", "draw"), default="median")
-    impute.add_argument("--seed", type=int, default=0, help="the seed of draws")
+    impute.add_argument("--seed", type=int, default=0, help="of draws")
     impute.set_defaults(run=_impute)
 
     for command in (sample, score, impute):
@@ -136,10 +135,10 @@ def _describe(options: argparse.Namespace) -> int | None:
 
 
 def _describe_table(table: pd.DataFrame, declared: dict[str, Any]) -> int | None:
-    """Shows the columns of a table, with an error for each column that cannot be modeled."""
+    """Shows the columns of a table, and an error for each column that cannot be modeled."""
     errors = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `Schema.of` warns again
+        warnings.simplefilter("ignore")  # `Schema.of` gives the same warnings
         for name in table.columns:
             try:
                 propose(table[name], declared.get(name))
@@ -181,7 +180,7 @@ def _impute(options: argparse.Namespace) -> None:
 
 
 def _pairs(texts: Sequence[str], name: str) -> dict[str, str]:
-    """The values by name of arguments NAME=VALUE."""
+    """Arguments NAME=VALUE."""
     for text in texts:
         if "=" not in text:
             raise ValueError(f"{name}: expected NAME=VALUE, got {text!r}")
@@ -195,7 +194,7 @@ def _declared(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _cells(texts: Sequence[str]) -> list[Any]:
-    """Reads texts as the cells of one column of a file are read."""
+    """Texts, parsed as pandas parses the cells of a column in a file."""
     file = io.StringIO()
     csv.writer(file).writerows([text] for text in texts)
     file.seek(0)

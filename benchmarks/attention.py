@@ -1,4 +1,4 @@
-"""Transformers beside Hugging Face's and x-transformers, and a GPT by hand."""
+"""Transformers compared with Hugging Face's and x-transformers, and with a GPT by hand."""
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from ardist import networks
 
 
 class HandGPT(nn.Module):
-    """The GPT of `gpt`'s sizes as one would write it by hand, in nanoGPT's form."""
+    """A GPT of the sizes in `gpt`, written by hand in nanoGPT's form."""
 
     def __init__(self, symbols: int, length: int, dim: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def build() -> networks.Transformer:
 
 
 def generators() -> dict[str, Callable[[int], object]]:
-    """What draws a batch of texts from caches, without token filters, by name."""
+    """Functions that draw a batch of texts with caches and without token filters, by name."""
     from transformers import GPT2Config, GPT2LMHeadModel
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 

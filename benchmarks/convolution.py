@@ -1,4 +1,4 @@
-"""WaveNet and PixelCNN beside whole passes, and beside convolutions written by hand."""
+"""WaveNet and PixelCNN compared with whole passes, and with convolutions written by hand."""
 
 import math
 import statistics
@@ -37,7 +37,7 @@ def by_convolutions(net: networks.WaveNet) -> Callable[[Tensor], Tensor]:
 
 
 def wavenet() -> Iterator[Case]:
-    """Steps from rings beside a pass over the receptive field for each, and the parallel pass."""
+    """Steps from ring buffers compared with passes over the receptive field; the parallel pass."""
     symbols, length = 256, 2048
 
     def build(length: int) -> networks.WaveNet:
@@ -103,7 +103,7 @@ def wavenet() -> Iterator[Case]:
 
 
 def pixelcnn() -> Iterator[Case]:
-    """Sampling beside a whole pass for each pixel, of which a few are timed."""
+    """Sampling compared with a whole pass for each pixel. Only a few of the passes are timed."""
     side, some = 28, 6
     net = networks.PixelCNN(ad.Factorization((side, side), fam.Bernoulli()), channels=64, depth=7)
 
@@ -128,7 +128,7 @@ def pixelcnn() -> Iterator[Case]:
 
 
 def locally_masked() -> Iterator[Case]:
-    """Locally masked convolution beside the straight way: unfold, mask, multiply."""
+    """Locally masked convolution compared with the direct way: unfold, mask, multiply."""
     side, channels, kernel_size = 28, 64, 3
     num_pixels = side * side
     fac = ad.Factorization((side, side), fam.Bernoulli(), ordering=ad.Ordering.random())

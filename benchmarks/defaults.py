@@ -1,9 +1,9 @@
-"""Networks of default sizes next to a grid of sizes: `python benchmarks/defaults.py`.
+"""Networks of default sizes compared with a grid of sizes: `python benchmarks/defaults.py`.
 
 On five small tables that ship with scikit-learn and statsmodels, each column has the family that
-`families.auto` proposes, and all networks are trained alike. The numbers are nats of a column on a
-fifth of the rows, which also select the epoch, and how far the default is behind the best network
-of the grid. Needs the extra `examples`.
+`families.auto` proposes, and all networks are trained alike. The numbers are mean nats per column
+on a fifth of the rows, which also select the epoch, and how far the default is behind the best
+network of the grid. Needs the extra `examples`.
 """
 
 import time
@@ -45,7 +45,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def nats(network: networks.ConditionalNetwork, train: torch.Tensor, valid: torch.Tensor) -> float:
-    """Of a column, after training."""
+    """The mean nats per column after training."""
     ad.training.fit(network, train, valid=valid, **TRAINING)
     with torch.no_grad():
         return -network.condition().log_prob(valid).mean().item() / train.shape[1]

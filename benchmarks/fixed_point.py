@@ -1,4 +1,4 @@
-"""Draws by fixed-point iteration beside draws step by step, on trained networks."""
+"""Draws by fixed-point iteration compared with draws step by step, on trained networks."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +14,7 @@ from ardist.sampling import fixed_point
 
 
 def trained(network: networks.ConditionalNetwork, steps: int) -> ad.AutoregressiveDistribution:
-    """On scikit-learn's digits, as black and white."""
+    """Trains a network on scikit-learn's digits in black and white."""
     x = torch.from_numpy(load_digits().images > 7).float()
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     for _ in range(steps):
@@ -37,7 +37,7 @@ def fixed_points() -> Iterator[Case]:
         passes = [fixed_point(p, (64,))[1] for _ in range(20)]
         print(f"\n{name}: passes for 64 draws of 64 pixels: {min(passes)} to {max(passes)}")
         yield (
-            f"{name}: fixed_point, 64 draws, beside p.sample with its cache",
+            f"{name}: fixed_point, 64 draws, compared with p.sample with its cache",
             partial(fixed_point, p, (64,)),
             {"p.sample": partial(p.sample, (64,))},
             "none",

@@ -1,9 +1,9 @@
-"""Mixtures and stacks of five transforms beside zuko's flows of five, for equal seconds of a core.
+"""Mixtures and stacks of five transforms compared with zuko's flows of five, at equal CPU time.
 
 `DATA=DIR python benchmarks/run.py flows` reads magic_gamma.npz in DIR. The tables and our models
-are those of examples/continuous_tables.py. All models of a table and a seed take turns, an epoch
-each, and the one that had the least CPU time so far goes next. The validation rows pick the epoch;
-the test rows are read at the end. Errors are standard errors of the mean over seeds.
+come from examples/continuous_tables.py. All models of a table and a seed are trained in turn: the
+model with the least CPU time so far trains for the next epoch. The validation rows select the
+epoch. The test rows are read at the end. Errors are standard errors of the mean over seeds.
 """
 
 import copy
@@ -95,7 +95,7 @@ class Training:
 
 
 def trained(parts: list[Tensor], seed: int, batch: int, seconds: float) -> dict[str, Training]:
-    """All models of a table, by turns."""
+    """Trains all models of a table in turn."""
     torch.manual_seed(seed)
     runs = {what: Training(make, parts, batch) for what, make in models().items()}
     while (least := min(runs.values(), key=lambda run: run.seconds)).seconds < seconds:

@@ -1,4 +1,4 @@
-"""Gradients through draws, beside those of flow libraries."""
+"""Gradients through draws, compared with flow libraries."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +14,7 @@ from ardist import networks
 
 
 def made(features: int, trained: bool) -> networks.MADE:
-    """A MADE of 512x512, without direct connections, as the peers'."""
+    """A MADE of 512x512, up to 512 features without direct connections, like the peers'."""
     fac = ad.Factorization(features, fam.Normal())
     net = random_made(fac, hidden_features=(512, 512), direct=features > 512, activation=torch.relu)
     if trained:
@@ -68,7 +68,7 @@ def gradients() -> Iterator[Case]:
 
 
 def gradients_of_many() -> Iterator[Case]:
-    """zuko's takes a pass a feature, and a minute or so."""
+    """zuko takes one pass per feature, and about a minute."""
     what = "MADE, D=784 Normal, hidden 512x512, batch 64: rsample with backward"
     yield what, partial(ours(784), 64), {ZUKO: partial(zukos(784), 64)}, ">= 100"
 
@@ -97,7 +97,7 @@ def scores(network: Callable[[int], networks.ConditionalNetwork]) -> Callable[[i
     return prepare
 
 
-# What runs with backward on a batch, from a number of blocks; for the account of memory.
+# Functions that run with backward on a batch, from a number of blocks, for memory.py.
 WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
     "rsample made": ours,
     "rsample zuko": zukos,

@@ -1,4 +1,4 @@
-"""How two pieces of work are timed beside each other."""
+"""Times calls in turn, and measures their memory."""
 
 import math
 import statistics
@@ -14,14 +14,15 @@ from ardist import networks
 
 Call = Callable[[], object]
 _TURN = 0.1  # seconds
-# What, ours, peers, what is aimed at. A peer may be a part of the work, and how many make it.
+# A title, our call, the peers' calls and the aim. A peer may be a call for a part of the work, and
+# the number of parts.
 Case = tuple[str, Call, dict[str, Call | tuple[Call, float]], str]
 
 
 def random_made(factorization: ad.Factorization, **options: Any) -> networks.MADE:
-    """A MADE with random weights everywhere, as the peers'.
+    """A MADE with random weights in all layers, like the peers'.
 
-    A new one has outputs that depend on nothing, which windows of steps solve at once.
+    The outputs of a new MADE depend on nothing, so windows of steps would draw them at once.
     """
     net = networks.MADE(factorization, **options)
     for layer in net.output_maps:
@@ -30,7 +31,7 @@ def random_made(factorization: ad.Factorization, **options: Any) -> networks.MAD
 
 
 def use(device: str) -> None:
-    """Makes tensors and modules on a device. The mode that does it would slow down the CPU."""
+    """Makes a device the default of new tensors. Such a mode would slow down the CPU."""
     if device != "cpu":
         torch.set_default_device(device)
 
@@ -46,7 +47,7 @@ def timed(call: Call, count: int = 1) -> float:
 
 
 def _wait() -> None:
-    """Until a device has done its work."""
+    """Waits until the device has finished its work."""
     if torch.get_default_device().type != "cpu":
         torch.accelerator.synchronize()
 
@@ -56,8 +57,8 @@ def compare(
 ) -> None:
     """Prints how many times longer each peer takes than we do.
 
-    In a turn a piece of work runs for at least `_TURN` seconds. The first call of a turn finds
-    caches that another piece has filled, which matters if it is short. So it is reported, too.
+    In a turn, a call is repeated for at least `_TURN` seconds. The first call of a turn finds
+    caches that another call has filled, which matters if it is short. So it is also reported.
     """
     parts = {"ardist": (ours, 1.0)}
     parts |= {n: peer if isinstance(peer, tuple) else (peer, 1.0) for n, peer in peers.items()}
@@ -94,13 +95,13 @@ def _ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def _status(name: str) -> float:
-    """A line of the kernel's account of this process, in MiB."""
+    """A line of the kernel's status of this process, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
 
 
 def measure(call: Call) -> float:
-    """Peak memory of a call above what is there before, in MiB: of CUDA, or resident (Linux)."""
+    """Peak memory of a call beyond the memory before it, in MiB: of CUDA, or resident (Linux)."""
     if torch.get_default_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""What `import ardist` adds to `import torch, pyro`, in fresh processes."""
+"""The time of `import ardist` compared with `import torch, pyro`, in fresh processes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the chain rule takes from the variance of entropy and divergence on a trained model."""
+"""How much the chain rule reduces the variance of entropy and divergence of a trained model."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ COUNT = 4000  # draws that a variance is estimated from
 
 
 def information() -> Iterator[Case]:
-    """Prints variances: of a plain draw over one whose blocks' shares are analytic."""
+    """Prints the variance of a plain estimate over the variance with analytic terms of blocks."""
     from sklearn.datasets import load_digits
 
     fac = ad.Factorization((8, 8), fam.Bernoulli())
@@ -27,7 +27,7 @@ def information() -> Iterator[Case]:
     with torch.no_grad():
         nats = -p.log_prob(x)
         print(
-            f"\nvariance of a draw, plain -log p(x) or log p(x) / q(x) beside the chain rule's "
+            f"\nvariance of a draw, plain -log p(x) or log p(x) / q(x) and by the chain rule "
             f"(MADE, 64 binary pixels of digits, trained {time.perf_counter() - start:.0f} s)"
         )
         _line("entropy", nats, entropy(p, COUNT))

@@ -1,9 +1,9 @@
-"""What limits each step loop: how many operations a step has, and how far it is from one pass.
+"""What limits each step loop: the operations of a step, and the time compared with one pass.
 
-A teacher-forced pass over the same rows does the same arithmetic with no step after another: it is
-the floor. Where a step takes about as long as its operations take to be dispatched, some 5 us each
-in eager torch, dispatch limits it; where it takes many times as long at a larger batch, arithmetic
-and memory do.
+A teacher-forced pass over the same rows does the same arithmetic without sequential steps, and its
+time is a lower bound. If a step takes about as long as the dispatch of its operations, some 5 us
+each in eager torch, dispatch is the limit. If it takes many times as long at a larger batch,
+arithmetic and memory are the limit.
 """
 
 import statistics
@@ -35,7 +35,7 @@ NETWORKS = {
 
 
 class Count(TorchDispatchMode):
-    """Counts operations, views apart."""
+    """Counts operations other than views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Count(TorchDispatchMode):
 
 
 def limits() -> Iterator[Case]:
-    print("\nsteps: how long, of how many operations, and a draw beside one teacher-forced pass")
+    print("\nsteps: time, operations, and a draw compared with one teacher-forced pass")
     for name, build in NETWORKS.items():
         net = build()
         fac = net.factorization

@@ -1,8 +1,8 @@
 """Memory and time of long events and large vocabularies: `python benchmarks/long_events.py`.
 
-Each figure is of a process of its own. Freed blocks return to the system at once
-(`MALLOC_MMAP_THRESHOLD_`), since glibc otherwise keeps those below 32 MiB and the peak would depend
-on how they happen to lie. It needs no other library.
+Each number is measured in a process of its own. Freed blocks return to the system at once
+(`MALLOC_MMAP_THRESHOLD_`), since glibc otherwise keeps blocks below 32 MiB and the peak would
+depend on their layout. It needs no other library.
 """
 
 import os
@@ -35,7 +35,7 @@ LONG: dict[str, Callable[[ad.Factorization], networks.ConditionalNetwork]] = {
 
 
 def vocabulary(name: str, chunk_size: int) -> str:
-    """MiB of log_prob with backward, above the network and its gradients."""
+    """MiB of log_prob with backward, beyond the network and its gradients."""
     net = VOCABULARY[name]()
     for weight in net.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -67,7 +67,7 @@ def long(name: str, length: int) -> str:
 
 
 def _alone(*args: object) -> str:
-    """The result of a command of this file in a process of its own."""
+    """The output of this file with arguments, in a process of its own."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", __file__, *map(str, args)],
         capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""MADE beside the masked networks of flow libraries."""
+"""MADE compared with the masked networks of flow libraries."""
 
 import statistics
 import time
@@ -106,7 +106,7 @@ def made_continuous() -> Iterator[Case]:
     features, hidden = 64, 512
     net = random_made(
         ad.Factorization(features, fam.Normal()), hidden_features=(hidden, hidden), direct=False
-    )  # as the peers', without direct connections
+    )  # like the peers', without direct connections
     maf = zuko.flows.MAF(features, 0, transforms=1, hidden_features=(hidden, hidden))
     nflows = MaskedAffineAutoregressiveTransform(
         features, hidden, num_blocks=1, use_residual_blocks=False
@@ -136,7 +136,7 @@ def made_continuous() -> Iterator[Case]:
 
 
 def fit_random_walks(net: networks.MADE) -> None:
-    """Whose steps depend strongly on each other."""
+    """Trains a MADE on random walks, whose steps depend strongly on each other."""
     walks = torch.randn(4000, net.factorization.num_blocks).cumsum(-1) / 4
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     for _ in range(300):
@@ -147,7 +147,7 @@ def fit_random_walks(net: networks.MADE) -> None:
 
 
 def made_windows() -> Iterator[Case]:
-    """MADE's windows of steps beside single steps, where steps depend little and strongly."""
+    """MADE's windows of steps compared with single steps, for weak and strong dependence."""
     features = 64
     fac = ad.Factorization(features, fam.Normal())
     net = random_made(fac, hidden_features=(512, 512))

@@ -1,4 +1,4 @@
-"""Peak resident memory of draws above what is there before, each in its own process (Linux)."""
+"""Peak resident memory of draws beyond the memory before, each in its own process (Linux)."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def made(features: int) -> Callable[[int], object]:
     return lambda batch: net.condition().sample((batch,))
 
 
-# What draws a batch, from one number that is given on the command line.
+# Functions that draw a batch, made from a number on the command line.
 WORK: dict[str, Callable[[int], Callable[[int], object]]] = {
     "made": made,
     **gradients.WORK,
@@ -61,7 +61,7 @@ def memory() -> Iterator[Case]:
     for features in (64, 256, 784):
         found = [peak(f"{what} made", features, 64) for what in ("rsample", "log_prob")]
         print(f"  D={features:<5}{found[0]:8.1f} MiB, log_prob with backward {found[1]:8.1f} MiB")
-    print("\npeak memory of rsample beside log_prob, with backward, batch 64; aim: at most 1.5")
+    print("\npeak memory of rsample over log_prob, with backward, batch 64; aim: at most 1.5")
     for name in ("rnn", "transformer"):
         for length in (64, 256):
             mine, other = (peak(f"{what} {name}", length, 64) for what in ("rsample", "log_prob"))

@@ -1,4 +1,4 @@
-"""RNNs beside loops over torch's own cells."""
+"""RNNs compared with loops over torch's own cells."""
 
 from collections.abc import Iterator
 

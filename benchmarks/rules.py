@@ -1,4 +1,4 @@
-"""What a rule costs: scores and draws under it beside those of the same network without it."""
+"""The cost of a rule: scores and draws of a network with and without it."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ SYMBOLS = 65
 
 
 def automaton(num_symbols: int, num_states: int = 16) -> rules.Automaton:
-    """A random one, in which most symbols are allowed in each state."""
+    """A random automaton, which allows most symbols in each state."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randint(num_states, (num_states, num_symbols), generator=generator)
     refused = torch.rand(table.shape, generator=generator) < 0.3
@@ -45,7 +45,7 @@ def beside(
 
 
 def masked(logits: torch.Tensor, sums: torch.Tensor, left: int, total: int) -> torch.Tensor:
-    """A bit under a mask that lets the bits add up to a total."""
+    """Draws a bit under a mask with which the bits add up to a total."""
     logits = logits.masked_fill(sums + left < total, torch.inf)
     return torch.bernoulli(logits.masked_fill(sums >= total, -torch.inf).sigmoid())
 

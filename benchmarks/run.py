@@ -1,9 +1,9 @@
-"""Times ardist beside its peers: `make bench`, or `python benchmarks/run.py [NAME ...]`.
+"""Times ardist and its peers: `make bench`, or `python benchmarks/run.py [NAME ...]`.
 
-A and B run in turn in one process, and what is reported is the ratio of each pair's times, as
-its median, since a shared machine's absolute times say little. In a turn, each runs for at least a
-tenth of a second; the ratio of the first calls alone stands beside. Every timed call includes all
-the preparation of weights that it needs.
+ardist and a peer run in turn in one process. The result is the median ratio of their times, since
+absolute times say little on a shared machine. In a turn, each runs for at least a tenth of a
+second. The ratio of the first calls is reported separately. Every timed call includes all the
+preparation of weights that it needs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from recurrent import lstm
 from rules import gpt_rules, made_rules
 from scoring import scoring
 
-warnings.filterwarnings("ignore")  # the peers' own, of deprecated calls
+warnings.filterwarnings("ignore")  # the peers' own, about deprecated calls
 
 CASES = {
     case.__name__: case

@@ -1,4 +1,4 @@
-"""What a distribution adds to the scoring of a network's outputs."""
+"""The time that a distribution adds to the scoring of a network's outputs."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from ardist import networks
 
 
 class Constant(networks.ConditionalNetwork):
-    """A network that costs nothing, to time what is around it."""
+    """A network that costs nothing, to time the code around it."""
 
     def __init__(self, factorization: ad.Factorization, params: Tensor) -> None:
         super().__init__(factorization)

@@ -1,7 +1,7 @@
-"""How networks start next to torch's start: `python benchmarks/starts.py`.
+"""Initial weights of networks compared with torch's: `python benchmarks/starts.py`.
 
 `fit` starts `MADE` at the marginals of the data, with outputs that depend on nothing. `RNN` starts
-with orthogonal weights of its state. torch's start has random weights in all layers. The data are
+with orthogonal weights of its state. torch starts with random weights in all layers. The data are
 the digits that ship with scikit-learn. The numbers are mean nats of a validation image after each
 third of the training. Needs the extra `examples`.
 """

@@ -1,9 +1,9 @@
-"""A table estimator next to mostlyai-engine on Adult: `python benchmarks/tables.py --data DIR`.
+"""A table estimator and mostlyai-engine on Adult: `python benchmarks/tables.py --data DIR`.
 
 The engine is not a dependency, and no part of an extra: `pip install mostlyai-engine==2.7.3` in an
 environment of its own, and remove the torchvision and torchaudio that it installs, which need
 another torch. Without it, only ardist runs. Both learn the training and validation rows and are
-measured on the test rows, in turn, in seconds of CPU time of one thread.
+measured on the test rows, in turn. Times are seconds of CPU time of one thread.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from ardist.tables.reports import compare
 
 HIDDEN = ("occupation", "relationship", "income", "age")
 SIZES = (1000, 16_281)  # numbers of synthetic rows
-TOLD = 5000  # rows that a classifier tells from as many real ones
-HOLES = 0.2  # the share of cells that are hidden, each row its own
+TOLD = 5000  # synthetic rows that a classifier distinguishes from as many real rows
+HOLES = 0.2  # the share of cells that are hidden, different in each row
 
 
 def adult(folder: Path) -> dict[str, pd.DataFrame]:
@@ -72,7 +72,7 @@ class Ours:
         return self.model.impute(rows.drop(columns=column))[column]
 
     def guess_by_draws(self, rows: pd.DataFrame, column: str) -> pd.Series:
-        """As the engine guesses, to tell what the exact conditional gains."""
+        """Guesses by draws, as the engine does, to measure the gain of exact conditionals."""
         hidden = rows.drop(columns=column)
         draws = [self.model.impute(hidden, "draw", random_state=i)[column] for i in range(15)]
         each = pd.concat(draws, axis=1)
@@ -84,7 +84,7 @@ class Ours:
 
 
 class Engine:
-    """Its `log_prob` takes whole rows, so that a second model scores the categorical columns."""
+    """The peer. Its `log_prob` takes whole rows, so a second model scores categorical columns."""
 
     name = "mostlyai-engine"
 
@@ -120,7 +120,7 @@ class Engine:
 def judged(
     rows: pd.DataFrame, name: str, guess: Callable[[pd.DataFrame, str], pd.Series]
 ) -> tuple[str, float, float]:
-    """How good guesses of a hidden column are, as of `measurements`."""
+    """The quality of guesses of a hidden column, in the form of `measurements`."""
     found, seconds = timed(lambda: guess(rows, name))
     truth, cells = rows[name].to_numpy(), found.to_numpy()
     if name == "age":
@@ -144,7 +144,7 @@ def nats_of_orders(model: TableDensity, table: pd.DataFrame) -> list[float]:
 def measurements(
     one: Any, train: pd.DataFrame, test: pd.DataFrame
 ) -> Iterator[tuple[str, float, float]]:
-    """What, a number, and its seconds of CPU time."""
+    """Yields the name of a measurement, its result and its seconds of CPU time."""
     _, seconds = timed(lambda: one.fit(train))
     yield "fit", float(len(train)), seconds
     categorical = [name for name in test if not pd.api.types.is_numeric_dtype(test[name])]
@@ -167,7 +167,7 @@ def measurements(
 
 
 def made(rows: int, columns: int) -> pd.DataFrame:
-    """A table of columns of ten kinds that share three factors, with 3 % of its cells missing."""
+    """A table of columns of ten kinds, most with three common factors, and 3 % missing cells."""
     rng = np.random.default_rng(0)
     factors, made = rng.normal(size=(rows, 3)), {}
     letters, names = np.array(list("abcdefgh")), np.array([f"name {i}" for i in range(40)])
@@ -186,7 +186,7 @@ def made(rows: int, columns: int) -> pd.DataFrame:
 
 
 def parts_of_a_start(table: pd.DataFrame) -> Iterator[tuple[str, float]]:
-    """What comes before the first step of training, and its seconds of CPU time."""
+    """Yields the parts of the work before the first training step, and their CPU seconds."""
     schema, seconds = timed(lambda: Schema.of(table))
     yield "kinds of the columns", seconds
     families = {column.name: column.family for column in schema.columns}
@@ -203,7 +203,7 @@ def main() -> None:
     source.add_argument("--data", type=Path, help="the folder of adult_mixed.npz")
     source.add_argument("--made", type=int, nargs=2, metavar=("ROWS", "COLUMNS"))
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")  # the peer's own
+    warnings.filterwarnings("ignore")  # the peer's warnings
     torch.set_num_threads(1)
     if args.made:
         table = made(*args.made)

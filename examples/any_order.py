@@ -1,8 +1,8 @@
 """One network for every order: inpainting, p(x_S) of any set, and mixtures over orders.
 
 A causal Transformer and a masked perceptron are trained on random orders, and a Transformer of the
-same size on raster order only: on a table of categories 0, 1, ..., or on digits of 8x8 pixels.
-Needs scikit-learn, matplotlib and tqdm.
+same size only on raster order. The data are a table of categories 0, 1, ..., or digits of 8x8
+pixels. Needs scikit-learn, matplotlib and tqdm.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 import ardist as ad
 
 LEARNING_RATE = 2e-3
-ELEMENTS = 2**20  # that are scored at once
+ELEMENTS = 2**20  # scored at once
 
 
 class Recipe(NamedTuple):
@@ -90,7 +90,7 @@ def nats(p: torch.distributions.Distribution, x: Tensor) -> float:
 def fit(
     kind: str, recipe: Recipe, fac: ad.Factorization, train: Tensor, valid: Tensor, seed: int
 ) -> ad.networks.ConditionalNetwork:
-    """Maximum likelihood, by the recipe for this data and this kind of network."""
+    """Trains a network of this kind by maximum likelihood, with the recipe for this data."""
     batch, epochs, options, training = recipe
     torch.manual_seed(seed)
     if kind == "masked":
@@ -150,7 +150,7 @@ def compare(
 
 
 def picture(net: ad.networks.ConditionalNetwork, test: Tensor, path: Path, draws: int = 6) -> None:
-    """Digits with inpainted regions: data in white, sampled pixels in orange."""
+    """Plots digits with inpainted regions: data in white, sampled pixels in orange."""
     inks = ("white", "#ffa62b")
     data, drawn = (LinearSegmentedColormap.from_list("", ["#14141c", ink]) for ink in inks)
     row, column = torch.arange(8).unsqueeze(-1), torch.arange(8)

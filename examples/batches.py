@@ -17,12 +17,13 @@ def padded(sequences: list[Tensor], pad: float = 0.0) -> tuple[Tensor, Tensor]:
 
 
 class Bucketed(Sampler[list[int]]):
-    """Batches of about the same length, in random order, so that there is little padding.
+    """Batches of sequences of similar length, in random order, so that there is little padding.
 
     Args:
         sequences: the data.
-        size: of a batch.
-        jitter: the share by which lengths vary when they are sorted; 0 for the same batches always.
+        size: number of sequences in a batch.
+        jitter: the share by which lengths are varied before they are sorted; 0 for the same batches
+            in each epoch.
     """
 
     def __init__(self, sequences: list[Tensor], size: int, jitter: float) -> None:

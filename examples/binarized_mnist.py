@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
 
 
 MADE, CNN, GPT = ad.networks.MADE, ad.networks.PixelCNN, ad.networks.Transformer
-# Those for "cpu" take at most an hour on two cores. PixelCNN's was chosen on validation images.
+# Recipes for "cpu" take at most an hour on two cores. PixelCNN's was chosen on validation images.
 RECIPES = {
     ("made", "cpu"): Recipe(MADE, 20_000, 100, 1e-3, {"hidden_features": [2000], "dropout": 0.3}),
     ("made", "cuda"): Recipe(MADE, 50_000, 100, 1e-3, {"hidden_features": [8000], "dropout": 0.5}),
@@ -75,7 +75,7 @@ def load(path: Path) -> list[Tensor]:
 
 @torch.no_grad()
 def nats(network: nn.Module, images: Tensor) -> Tensor:
-    """Of each pixel given the earlier ones: (N, 28, 28)."""
+    """The nats of each pixel given the earlier pixels: (N, 28, 28)."""
     p, device = ad.AutoregressiveDistribution(network), next(network.parameters()).device
     return torch.cat([-p.log_prob_blocks(part.to(device)).cpu() for part in images.split(250)])
 
@@ -85,7 +85,7 @@ def mean(scores: Tensor) -> float:
 
 
 class Likelihood(ad.LogLikelihood):
-    """The log-likelihood, on a GPU in bfloat16."""
+    """The log-likelihood, computed in bfloat16 on a GPU."""
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
@@ -93,7 +93,7 @@ class Likelihood(ad.LogLikelihood):
 
 
 def fit(network: nn.Module, recipe: Recipe, train: Tensor, valid: Tensor, path: Path) -> float:
-    """Maximum likelihood, resumed from the checkpoint if it exists. Returns the minutes in all."""
+    """Trains by maximum likelihood, from the checkpoint if it exists. Returns the total minutes."""
     every = min(SAVE_EVERY, recipe.steps)
     history = ad.training.fit(
         Likelihood(network),
@@ -113,7 +113,7 @@ def fit(network: nn.Module, recipe: Recipe, train: Tensor, valid: Tensor, path: 
 
 
 def picture(network: nn.Module, test: Tensor, path: Path, columns: int = 10) -> None:
-    """Samples, and the nats of each pixel of some test digits."""
+    """Plots samples, and the nats of each pixel of test digits."""
     samples = ad.AutoregressiveDistribution(network).sample((4 * columns,)).cpu()
     digits = test[500 :: len(test) // columns]
     maps = nats(network, digits)

@@ -1,8 +1,8 @@
 """Binary tables: MADEs under several orderings, and their mixture, compared with published numbers.
 
-It takes any table of 0 and 1. Options were chosen on six tables; another one has those of the table
-of the nearest size. The validation set selects the epoch of each network. The test set is read
-once, at the end.
+It takes any table of 0 and 1. Options were chosen on six tables. Another table gets the options of
+the table with the nearest size. The validation set selects the epoch of each network. The test set
+is read once, at the end.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PATIENCE = 10  # epochs without a better validation score
 
 
 class Preset(NamedTuple):
-    """The options for a table, which were chosen on its validation set alone, and its size."""
+    """The size of a table and its options, which were chosen only on its validation set."""
 
     rows: int  # for training
     columns: int
@@ -58,7 +58,7 @@ PUBLISHED = {  # by model and source: mean test log-likelihood in nats on each o
 
 
 def nearest(rows: int, columns: int) -> str:
-    """The preset for the table whose size is nearest, in ratios."""
+    """The preset of the table with the nearest size, by ratios."""
     return min(
         PRESETS,
         key=lambda name: math.hypot(
@@ -93,7 +93,7 @@ class Penalized(ad.LogLikelihood):
 
 
 def fit(network: ad.networks.MADE, preset: Preset, train: Tensor, valid: Tensor, seed: int) -> None:
-    direct = network.direct.weight  # starts at zero, and leaves it if that outweighs the penalty
+    direct = network.direct.weight  # starts at zero, and stays there if the penalty is too high
 
     def optimizer(groups: list[dict], lr: float) -> torch.optim.Optimizer:
         others = [weight for weight in network.parameters() if weight is not direct]
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help=table_files.FORMATS)
     parser.add_argument("--suffix", default="", help="of the arrays train and valid in the .npz")
-    parser.add_argument("--preset", choices=PRESETS, help="by default that of the nearest size")
+    parser.add_argument("--preset", choices=PRESETS, help="by default of the nearest size")
     parser.add_argument("--orderings", type=int, help="how many networks to fit and mix")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)

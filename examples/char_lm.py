@@ -2,17 +2,16 @@
 
     python examples/char_lm.py --data DIR --network lstm
 
-DIR holds tinyshakespeare.txt (https://github.com/karpathy/char-rnn, data/tinyshakespeare): the
-first nine tenths train, the rest validates. `--recipe nanogpt` is nanoGPT's recipe for
-a CPU with our Transformer. `--recipe own`, the default, is the best we found for 30 minutes on two
-cores.
+DIR holds tinyshakespeare.txt (https://github.com/karpathy/char-rnn, data/tinyshakespeare). The
+network is trained on the first nine tenths and validated on the rest. `--recipe nanogpt` is
+nanoGPT's recipe for a CPU with our Transformer. `--recipe own`, the default, is the best recipe
+that we found for 30 minutes on two cores.
 
     torchrun --nproc-per-node 2 examples/char_lm.py --data DIR --network transformer --fsdp
 
-trains in several processes, each with its share of the windows of a step, by DDP, or with `--fsdp`
-by FSDP2.
-With `--checkpoint FILE` a run that was stopped resumes from its last checkpoint, in any number of
-processes.
+trains in several processes, each with its share of the windows of a step, by DDP, or by FSDP2 with
+`--fsdp`. With `--checkpoint FILE`, a run that was stopped resumes from its last checkpoint, in any
+number of processes.
 """
 
 import argparse
@@ -38,9 +37,9 @@ class Recipe(NamedTuple):
     """How a network is built and trained.
 
     Attributes:
-        build: from the factorization of a window.
-        window: number of characters in a window. The first is given, the others are scored.
-        batch: windows of a step, from anywhere in the text.
+        build: makes the network from the factorization of a window.
+        window: number of characters in a window. All but the first character are scored.
+        batch: number of windows in a step, from anywhere in the text.
     """
 
     build: Callable[[ad.Factorization], networks.ConditionalNetwork]
@@ -88,7 +87,7 @@ def load(folder: Path) -> tuple[Tensor, Tensor, str]:
 
 
 class PerCharacter(nn.Module):
-    """The log-likelihood of each window per character, without the first one."""
+    """The log-likelihood of each window per character, without the first character."""
 
     def __init__(self, net: networks.ConditionalNetwork) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class PerCharacter(nn.Module):
 def train(
     net: networks.ConditionalNetwork, text: Tensor, recipe: Recipe, args: argparse.Namespace
 ) -> None:
-    """In as many processes as there are, by DDP, or by FSDP2 with `--fsdp`."""
+    """Trains in all processes, by DDP, or by FSDP2 with `--fsdp`."""
     if args.fsdp:
         for layer in getattr(net, "layers", ()):
             fully_shard(layer)
@@ -127,8 +126,8 @@ def train(
 def nats(net: networks.ConditionalNetwork, text: Tensor, before: int) -> float:
     """Mean negative log-likelihood of a character given at least `before` earlier ones.
 
-    Networks for any length score the text as one event. Others score windows that overlap by
-    `before` characters, each of which is scored once.
+    Networks for any length score the text as one event. Other networks score windows that overlap
+    by `before` characters, and score each character once.
     """
     whole = ad.Factorization(len(text), net.factorization.families[0])
     if net.unsupported_reason(whole) is None:
@@ -150,7 +149,7 @@ def nats(net: networks.ConditionalNetwork, text: Tensor, before: int) -> float:
 def write(net: networks.ConditionalNetwork, prompt: Tensor, length: int) -> Tensor:
     """A text of `length` characters that continues the prompt: (length,).
 
-    Networks for one window only start a new window with the last half of a full one.
+    A network for a single window length starts each window with the last half of a full window.
     """
     family = net.factorization.families[0]
     whole = ad.Factorization(len(prompt) + length, family)

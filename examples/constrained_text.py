@@ -2,11 +2,11 @@
 
     python examples/constrained_text.py --pattern "in.*ing"
 
-The model learns the words of a text, by default those of Python's own documentation. Each symbol
-is drawn among those with which the pattern can still be matched. That is local: a rare beginning is
-as likely as before, even if hardly any of its ends match. `ad.sampling.smc` draws words of the
-model, given that they match. Prints words of both kinds, and how many of them are words of the
-text. Needs tqdm.
+The model learns the words of a text, by default of Python's own documentation. Under the rule, each
+symbol is drawn from the symbols that can still lead to a match. This is local: it ignores how
+likely a match is after a symbol. `ad.sampling.smc` draws words of the model, given that they match.
+Prints words without the rule and of both kinds, and how many of them are words of the text. Needs
+tqdm.
 """
 
 import argparse
@@ -23,7 +23,7 @@ LENGTH, SYMBOLS = 16, ".abcdefghijklmnopqrstuvwxyz"  # the first one ends a word
 
 
 def words_of(text: str) -> list[str]:
-    """The different words of a text, of lower case letters that are not part of a name."""
+    """The distinct lower-case words of a text, except for parts of names."""
     found = re.findall(r"(?<![\w.'`-])[a-z]+(?![\w'`(-])", text)
     return sorted({word for word in found if len(word) < LENGTH})
 
@@ -39,7 +39,7 @@ def decode(events: Tensor) -> list[str]:
 
 
 def describe(name: str, words: list[str], known: set[str]) -> None:
-    """Prints the share of words of the text among some, and the first different ones."""
+    """Prints the share of words that occur in the text, and the first distinct words."""
     share = sum(word in known for word in words) / len(words)
     print(f"{name}: {share:.0%} are words of the text\n  {' '.join([*dict.fromkeys(words)][:10])}")
 

@@ -1,10 +1,10 @@
 """Continuous tables: mixtures in one order and in any order, and a stack of spline transforms.
 
 `--data DIR` has any of power.npz, gas.npz, hepmass.npz, miniboone.npz and bsds300.npz, with arrays
-train, valid and test after the preprocessing of MAF's repository (gpapamak/maf), whose classes give
-them: `data = datasets.POWER(); numpy.savez("power.npz", train=data.trn.x, valid=data.val.x,
-test=data.tst.x)`. Without these it takes magic_gamma.npz, if DIR has it, and two small tables that
-ship with packages. Needs scikit-learn and statsmodels.
+train, valid and test that the classes of MAF's repository (gpapamak/maf) preprocess:
+`data = datasets.POWER(); numpy.savez("power.npz", train=data.trn.x, valid=data.val.x,
+test=data.tst.x)`. It also reads magic_gamma.npz if DIR has it. Without the other five it adds two
+small tables that ship with packages. Needs scikit-learn and statsmodels.
 """
 
 import argparse
@@ -39,7 +39,7 @@ NORMALS = fam.Mixture(fam.Normal(min_scale=0.01), 10)  # a bound, since data may
 
 
 class Stack(nn.Module):
-    """Noise through transforms whose orders take turns; `forward` is the log-likelihood of rows."""
+    """Noise through transforms of alternating orders. `forward` is the log-likelihood of rows."""
 
     def __init__(self, features: int, family: fam.Family) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def load(folder: Path) -> dict[str, list[np.ndarray]]:
-    """Training, validation and test rows by name; those of UCI have the units of MAF."""
+    """Training, validation and test rows by name. The UCI tables have the units of MAF."""
     paths = {name: folder / f"{name}.npz" for name in (*UCI, "magic_gamma")}
     found = {name: table_files.read(path) for name, path in paths.items() if path.is_file()}
     if not set(UCI) & set(found):

@@ -60,9 +60,9 @@ class Reverse(nn.Module):
         of_x = KEEP * (SIGMA[:-1] / SIGMA[1:]).square()
         of_guess = ALPHA[:-1] * (ADDED / SIGMA[1:]).square()
         scale = ADDED * SIGMA[:-1] / SIGMA[1:]
-        scale[0] = SIGMA[1]  # of x_0, where q has none
+        scale[0] = SIGMA[1]  # of x_0, for which q has no scale
         table = torch.stack((ALPHA[1:], SIGMA[1:], of_x, of_guess, scale), -1).flip(0)
-        prior = torch.eye(5)[-1:]  # of x_T, which is drawn first: no mean, and a scale of one
+        prior = torch.eye(5)[-1:]  # of x_T, which is drawn first: mean zero and scale one
         self.register_buffer("table", torch.cat((prior, table)))
         self.register_buffer("waves", 4 * torch.randn(2, WAVES))  # as short as the arms are thin
         self.step, self.read = nn.Embedding(T + 1, WIDTH), nn.Linear(2 + 2 * WAVES, WIDTH)
@@ -88,7 +88,7 @@ def build() -> tuple[ad.networks.Markov, ad.networks.Markov]:
 
 
 def bound(p: nn.Module, q: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """For each point log q - log p of a chain, in the mean at least -log p(x); and the chain."""
+    """log q - log p of a chain for each point, whose mean is at least -log p(x), and the chains."""
     up = ad.AutoregressiveDistribution(q, x)
     noised = up.sample()
     chain = torch.cat((x.unsqueeze(1), noised), 1)
@@ -115,7 +115,7 @@ def fit(p: nn.Module, q: nn.Module, data: MixtureSameFamily, steps: int, seed: i
 
 
 def picture(chains: dict[str, Tensor], path: Path, times: tuple[int, ...]) -> None:
-    """Chains (N, T + 1, 2) by name, at these times."""
+    """Plots chains (N, T + 1, 2) by name, at these times."""
     figure = Figure(figsize=(2 * len(times), 4.4), layout="constrained")
     rows = zip(figure.subplots(2, len(times)), chains.items(), ("white", "#ffa62b"), strict=True)
     for axes, (name, chain), color in rows:

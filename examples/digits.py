@@ -1,7 +1,7 @@
 """Handwritten digits in two minutes: train a PixelCNN, score it, sample and complete images.
 
-An 8x8 image with ink levels 0, ..., 16 is sampled pixel by pixel, row by row. Each pixel has a
-distribution that depends on all earlier ones. Needs scikit-learn, matplotlib and tqdm.
+An 8x8 image with ink levels 0, ..., 16 is sampled pixel by pixel, row by row. The distribution of
+each pixel depends on all earlier pixels. Needs scikit-learn, matplotlib and tqdm.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def build() -> ad.networks.PixelCNN:
 
 
 def shifted(x: Tensor) -> Tensor:
-    """The images, of which one in three is moved left or right by a pixel."""
+    """The images, with one in three moved left or right by a pixel."""
     windows = F.pad(x, (1, 1)).unfold(2, 8, 1)  # (N, 8, 3, 8)
     moves = torch.tensor([0, 1, 1, 1, 1, 2])[torch.randint(6, (len(x),))]
     return windows[torch.arange(len(x)), :, moves]
@@ -67,20 +67,20 @@ def stack_shifted(rows: list[Tensor]) -> Tensor:
 
 
 def fit(net: ad.networks.PixelCNN, train: Tensor, valid: Tensor, minutes: float) -> None:
-    """Maximum likelihood. On a slow machine the learning rate falls in fewer steps."""
+    """Trains by maximum likelihood. On a slow machine the learning rate falls in fewer steps."""
     loader = DataLoader(train, BATCH, shuffle=True, collate_fn=stack_shifted)
     options = {"max_epochs": EPOCHS, "patience": None, "time_limit": 60 * minutes}
     ad.training.fit(net, loader, valid=valid, lr=LEARNING_RATE, **options)
 
 
 def complete(net: ad.networks.PixelCNN, images: Tensor) -> Tensor:
-    """The images with their lower halves resampled, given the upper ones."""
+    """The images with their lower halves resampled, given the upper halves."""
     upper = torch.arange(8).unsqueeze(-1).expand(8, 8) < 4
     return net.condition().given(images, upper).sample()
 
 
 def picture(net: ad.networks.PixelCNN, test: Tensor, path: Path, columns: int = 16) -> None:
-    """Digits and completions, with sampled pixels in orange, and orders to sample pixels in."""
+    """Plots digits and completions, with sampled pixels in orange, and orders of the pixels."""
     inks = ("white", "#ffa62b")
     data, drawn = (LinearSegmentedColormap.from_list("", ["#14141c", ink]) for ink in inks)
     samples = net.condition().sample((2 * columns,))

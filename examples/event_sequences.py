@@ -1,9 +1,9 @@
 """Event sequences: a network over events, and in each the gap, the mark given it, and an end.
 
-Without files, a Hawkes process is simulated, whose likelihood is known. `--data DIR` reads files in
-EasyTPP's format (Xue et al. 2024): train.json, dev.json and test.json have a list of
-records with `dim_process`, the number of marks, and lists `time_since_start` and `type_event`. The
-first event of a sequence starts the clock and is not scored. Needs tqdm.
+Without files, it simulates a Hawkes process, whose likelihood is known. `--data DIR` reads files in
+EasyTPP's format (Xue et al. 2024): train.json, dev.json and test.json have a list of records with
+`dim_process`, the number of marks, and lists `time_since_start` and `type_event`. The first event
+of a sequence starts the clock and is not scored. Needs tqdm.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BATCH, LR, PATIENCE, COMPONENTS, CONTEXT, LONGEST = 32, 3e-3, 6, 16, 64, 200
 IN_TIME = ad.Partition.along(
     0
 )  # a block is an event: its gap, its mark, and whether it is the last
-# The Hawkes process: the rate of mark k is BASE[k], and JUMP[k, m] after mark m, which decays.
+# The Hawkes process: the rate of mark k is BASE[k] plus JUMP[k, m] after mark m, which decays.
 BASE, DECAY, END = np.array([0.2, 0.1, 0.05]), 1.5, 1 / 40
 JUMP = np.array([[0.4, 0.0, 0.8], [0.6, 0.2, 0.0], [0.0, 0.5, 0.3]])
 
@@ -43,7 +43,7 @@ def simulate(count: int, seed: int) -> tuple[list[Tensor], Tensor]:
     for step in range(1, LONGEST):
         excited += JUMP[:, mark].T
         total, steady = excited.sum(1), BASE.sum()
-        # The first of an event at the steady rate and one at the excited rate, if that has one.
+        # The earlier of two events: at the steady rate, and at the excited rate if there is one.
         left = 1 + DECAY * np.log(rng.random(count)) / total
         soon = np.where(left > 0, -np.log(left.clip(1e-300)) / DECAY, np.inf)
         gap = np.minimum(soon, rng.exponential(1 / steady, count))
@@ -89,7 +89,7 @@ class PerEvent(nn.Module):
 
     @torch.no_grad()
     def nats(self, sequences: list[Tensor]) -> Tensor:
-        """Of gap, mark and end, the mean over all events, (3,)."""
+        """The nats of gap, mark and end, as means over all events, (3,)."""
         loaded = batches.loader(sequences, BATCH, make=padded)
         total = sum(self.parts(*batch).double().sum((0, 1)) for batch in loaded)
         return -total / sum(len(x) - 1 for x in sequences)
@@ -114,7 +114,7 @@ def main() -> None:
         marks, truth = max(number for _, number in found.values()), None
     data = {part: sequences for part, (sequences, _) in found.items()}
     scored = torch.cat([x[1:] for x in data["train"]])
-    least = scored[:, 0][scored[:, 0] > 0].min()  # for gaps of 0, whose density has no bound
+    least = scored[:, 0][scored[:, 0] > 0].min()  # for gaps of 0, whose density is unbounded
     for x in (scored, *data["train"], *data["valid"], *data["test"]):
         x[:, 0].clamp_(min=least)
     mean, deviation = scored[:, 0].log().mean().item(), scored[:, 0].log().std().item()

@@ -33,7 +33,7 @@ class Motifs(networks.ConditionalNetwork):
 
 
 class Scheduled(nn.Module):
-    """Scheduled sampling, whose probability grows to its full size over the first half."""
+    """Scheduled sampling, with a probability that grows over the first half of the steps."""
 
     def __init__(self, net: networks.RNN, probability: float, steps: int) -> None:
         super().__init__()

@@ -3,9 +3,9 @@
     python examples/forecast.py --family studentt
 
 Four years are one event, and each month is a block with a context. A forecast is conditioned on
-three years. Prints CRPS, MAE and coverage of forecasts from every month of the test years, which
-vary more than the years before, next to a seasonal naive forecast and the climatology. Needs
-statsmodels, matplotlib and tqdm.
+three years. Prints CRPS, MAE and coverage of forecasts from every month of the test years, compared
+with a seasonal naive forecast and the climatology. The test years vary more than the years before.
+Needs statsmodels, matplotlib and tqdm.
 """
 
 import argparse
@@ -34,11 +34,11 @@ class Series:
     def __init__(self) -> None:
         table = torch.tensor(elnino.load_pandas().data.to_numpy()).float()[:, 1:]  # (years, 12)
         self.celsius, years, train = table.flatten(), len(table), table[: VALID // YEAR]
-        # Units of four deviations: for small numbers tanh is nearly linear, as the ocean is.
+        # Units of four deviations: for small numbers tanh is nearly linear, which fits the ocean.
         self.usual, self.unit = train.mean(0).repeat(years), 4 * train.std(0).repeat(years)
         self.anomaly = (self.celsius - self.usual) / self.unit
-        # What a forecast of a year knows of each month: its time of year, the anomaly a year
-        # before, and the mean of the year up to that. Zeros precede 1950; no window has them.
+        # The context of a month is known a year ahead: its time of year, the anomaly a year before,
+        # and the mean of the year up to that month. Zeros precede 1950, but no window has them.
         before = torch.cat((torch.zeros(2 * YEAR - 1), self.anomaly[:-YEAR]))
         phase = torch.arange(END) * (2 * math.pi / YEAR)
         means = before.unfold(0, YEAR, 1).mean(-1)
@@ -46,7 +46,7 @@ class Series:
 
 
 def windows(first: int, end: int) -> Tensor:
-    """The months of all windows whose last years lie within these: (N, PAST + AHEAD)."""
+    """The months of all windows whose last year is between two months: (N, PAST + AHEAD)."""
     return torch.arange(first, end - AHEAD + 1).unsqueeze(-1) + torch.arange(-PAST, AHEAD)
 
 
@@ -77,7 +77,8 @@ def forecast(net: ad.networks.RNN, series: Series, test: Tensor) -> dict[str, Te
         parts.append(p.sample((PATHS,))[..., PAST:])
     ahead, past = test[:, PAST:], series.celsius[:VALID]
     paths = torch.cat(parts, 1) * series.unit[ahead] + series.usual[ahead]
-    # Last year's value and a change as there was in training; the month's value in some year.
+    # Naive: last year's value plus a random change from the training years. Climatology: the value
+    # of this month in a random training year.
     changes = past[YEAR:] - past[:-YEAR]
     naive = series.celsius[ahead - YEAR] + changes[torch.randint(len(changes), paths.shape)]
     usual = past[torch.randint(VALID // YEAR, paths.shape) * YEAR + ahead % YEAR]
@@ -100,7 +101,7 @@ def report(forecasts: dict[str, Tensor], truth: Tensor) -> None:
 
 
 def picture(celsius: Tensor, paths: Tensor) -> None:
-    """What was observed on fans of yearly forecasts, (PATHS, years, AHEAD)."""
+    """Plots the observations on fans of yearly forecasts, (PATHS, years, AHEAD)."""
     axis = Figure(figsize=(11, 3.6), layout="constrained").subplots()
     dates = 1950 + (torch.arange(TEST, END) + 0.5) / YEAR
     for share, color in ((0.95, "#fbe3d3"), (0.8, "#f6c39f"), (0.5, "#e8955a")):

@@ -60,7 +60,7 @@ def schools() -> None:
 
 
 def log_evidence_of_schools() -> float:
-    """By quadrature over the logarithm of the scale; the rest is Gaussian."""
+    """The log evidence, by quadrature over the log scale. Given the scale, all is Gaussian."""
     log_scale = torch.linspace(-20, 15, 20_001).double()
     scale, errors = log_scale.exp(), ERRORS.double()
     covariance = torch.diag_embed(scale[:, None] ** 2 + errors**2) + 5.0**2
@@ -107,7 +107,7 @@ def judge(model: Callable, guide: Callable, truth: Tensor) -> tuple[Tensor, floa
 
 
 def draw(panels: dict[str, dict[str, Tensor]], path: Path) -> None:
-    """The logarithm of the scale against one latent: a row for each model."""
+    """Plots the logarithm of the scale against one latent, with a row for each model."""
     figure = Figure((14, 5.6), layout="constrained")
     axes = figure.subplots(2, len(GUIDES) + 1, sharex="row", sharey="row")
     for row, (title, draws) in zip(axes, panels.items(), strict=True):

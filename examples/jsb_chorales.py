@@ -1,7 +1,7 @@
 """Piano rolls, such as Bach's chorales: an RNN over time and a MADE in each chord (an RNN-NADE).
 
-Three models are compared, for the chorales with published ones. The last one composes. Needs
-matplotlib, mido and tqdm.
+Three models are compared, and for the chorales also with published models. The last model composes.
+Needs matplotlib, mido and tqdm.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import ardist as ad
 from ardist.networks import MADE, RNN
 
 KEYS, LOWEST = 88, 21  # a piano, whose lowest key is MIDI's note 21; steps are quarter notes
-# Chosen on the validation split alone, as is each model's epoch.
+# Chosen only on the validation split, as is each model's epoch.
 HIDDEN, DROPOUT, BATCH, LR, DECAY = 256, 0.4, 8, 5e-3, 0.01
 INNER = partial(MADE, hidden_features=(400, 400), context_shape=(128,), residual=True, dropout=0.2)
 IN_TIME = ad.Partition.along(0)  # blocks are chords
@@ -72,7 +72,7 @@ def transposed(roll: Tensor, shift: int) -> Tensor:
 class Transposed:
     """Makes batches in which a share of the rolls is in another key. The share falls to zero.
 
-    Other keys teach harmony, but those of the data may be few: all of the chorales are in C.
+    Other keys teach harmony, but the data may have few keys: all chorales are in C.
     """
 
     def __init__(self, share: float, epochs: int) -> None:
@@ -102,7 +102,7 @@ def fit(net: RNN, data: dict[str, list[Tensor]], moved: bool, epochs: int, seed:
 
 
 def picture(rows: dict[str, Tensor], path: Path) -> None:
-    """Two rolls a row: 0 is silence, 1 data in white, 2 sampled in orange."""
+    """Plots two rolls per row: 0 is silence, 1 is data in white, 2 is sampled in orange."""
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(len(rows), 2, sharex=True, sharey=True)
     colors = ListedColormap(["#14141c", "white", "#ffa62b"])
@@ -119,7 +119,7 @@ def picture(rows: dict[str, Tensor], path: Path) -> None:
 
 
 def write_midi(roll: Tensor, path: Path) -> None:
-    """Music for an organ, on which a key that stays on from step to step is held."""
+    """Writes a roll as music for an organ. A key that stays on from step to step is held."""
     track = mido.MidiTrack([mido.Message("program_change", program=19)])
     file, waited = mido.MidiFile(tracks=[track]), 0
     for change in F.pad(roll, (0, 0, 1, 1)).diff(dim=0):

@@ -1,7 +1,7 @@
-"""Continuous tables: MADE with mixtures of normals, next to a Gaussian.
+"""Continuous tables: MADE with mixtures of normals, compared with a Gaussian.
 
 It takes any table of numbers, and RNADE's ten folds of the red wine data, for which there are
-published numbers. The options were chosen there. A CSV file is split again for each fold.
+published numbers. The options were chosen on these folds. A CSV file is split again for each fold.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import ardist as ad
 
-# Chosen on the validation parts alone, as is each network's epoch.
+# Chosen only on the validation parts, as is each network's epoch.
 HIDDEN, COMPONENTS, LR, DECAY, BATCH, PATIENCE = (200, 200), 10, 1e-2, 0.1, 50, 15
 NOISE = 0.1  # added to the training rows, resampled in each epoch, since 1272 rows are few
 # Columns have 60 to 436 distinct values, most of them about 0.05 deviations apart. Without a lower

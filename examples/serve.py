@@ -8,10 +8,10 @@ It needs torch and no other package, not even ardist:
 
 `/log_prob` answers {"log_prob": [...]}, in nats, one for each event. `/sample` streams a line of
 JSON for each step, {"elements": [...], "values": [[...], ...]}: the flat indices of the elements
-that the step drew, and for each row their values. Both take "context", a list with one for each
-row, if the model needs contexts. The answer to an invalid request has the status 400, or 404 for
-another path, and is {"error": "..."}. Values outside the support are invalid, since `log_prob.pt2`
-scores them as -inf.
+that the step drew, and for each row their values. Both take "context", a list with one context for
+each row, if the model needs contexts. The answer to an invalid request has the status 400, or 404
+for another path, and is {"error": "..."}. Values outside the support are invalid, since
+`log_prob.pt2` scores them as -inf.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class Model:
     def sample(
         self, rows: int = 1, seed: int | None = None, context: list[Any] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The elements that each step draws, and their values in each row."""
+        """Yields the elements that each step draws, and their values in each row."""
         if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
             raise ValueError(f"rows: expected an integer from 1 to {MAX_ROWS}, got {rows!r}")
         contexts = self._contexts(context, rows)
@@ -87,7 +87,7 @@ class Model:
 
 
 def _tensor(values: Any, name: str, shape: list[int], dtype: torch.dtype) -> Tensor:
-    """A list with an entry of a shape for each row, as a tensor; a `ValueError` otherwise."""
+    """A list with an entry of this shape for each row, as a tensor. Raises if it is another."""
     try:
         exact = torch.tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

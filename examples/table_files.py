@@ -11,13 +11,13 @@ FORMATS = "an .npz file with arrays train, valid and test, or a CSV file of numb
 def read(path: Path, suffix: str = "", seed: int = 0) -> list[np.ndarray]:
     """Training, validation and test rows of a file, (rows, columns) float64 each.
 
-    A CSV file, with or without a line of names, is `split`. Its cells are separated by commas or
-    semicolons.
+    A CSV file, with or without a line of names, is split at random by `split`. Its cells are
+    separated by commas or semicolons.
 
     Args:
-        path: of the file, in one of `FORMATS`.
-        suffix: of the names of the arrays of training and validation rows.
-        seed: of the split.
+        path: a file in one of `FORMATS`.
+        suffix: a suffix of the names of the arrays of training and validation rows.
+        seed: seed of the split.
     """
     if not path.is_file():
         raise SystemExit(f"{path} is missing: expected {FORMATS}")

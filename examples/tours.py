@@ -4,9 +4,9 @@
 
 The cities are the context and the tours are permutations, by the rule `Distinct`. The network is a
 small attention model (Kool, van Hoof and Welling 2019, "Attention, learn to solve routing
-problems!"). Its gradient has the length of each draw minus that of the policy's greedy tour as a
-weight. Prints how much longer its tours are than the shortest ones, which scipy finds, and writes
-a picture to output/tours.png. Needs matplotlib, scipy and tqdm.
+problems!"). Its gradient weights each draw by its length minus the length of the policy's greedy
+tour. Prints how much longer its tours are than the shortest tours, which scipy finds, and writes a
+picture to output/tours.png. Needs matplotlib, scipy and tqdm.
 """
 
 import argparse
@@ -32,12 +32,12 @@ BATCH, DRAWS, RATE, WARMUP = 64, 8, 2e-3, 50
 
 
 class Cities(NamedTuple):
-    """What the steps of a tour read of its cities; city S stands for none.
+    """The encoded cities, which the steps of a tour read. Index S means no city.
 
     Attributes:
         last, first: what the last and the first city so far add to a query, (N, S + 1, dim).
         keys, values, targets: (N, S, dim).
-        distances: from each city to each, (N, S + 1, S).
+        distances: the distances between all cities, (N, S + 1, S).
     """
 
     last: Tensor
@@ -51,14 +51,15 @@ class Cities(NamedTuple):
 class Policy(networks.ConditionalNetwork):
     """An encoder of the cities, and a query for each step of the tour.
 
-    The query is made of the last and the first city, and attends to the cities that are left. The
-    logit of a city compares it with the result, less a multiple of its distance from the last one.
+    The query is made from the last and the first city, and attends to the cities that are left. The
+    logit of a city compares it with the result, minus a multiple of its distance from the last
+    city.
 
     Args:
         factorization: blocks of one index each, in raster order.
-        dim: the width of a city.
-        depth: layers of the encoder.
-        heads: of each attention.
+        dim: the width of a city's encoding.
+        depth: number of layers of the encoder.
+        heads: number of attention heads.
     """
 
     context_kinds = ("sequence",)
@@ -90,9 +91,9 @@ class Policy(networks.ConditionalNetwork):
         """Logits of the next city of steps, (M * N, L, S).
 
         Args:
-            cities: encoded, of N contexts.
-            last: the last city of each step, (M * N, L) int64.
-            first: the first one.
+            cities: the encoded cities of N contexts.
+            last: the last city before each step, (M * N, L) int64.
+            first: the first city of the tour at each step, (M * N, L) int64.
             visited: whether a city is in the tour so far, (M * N, L, S) bool.
         """
         count, size = len(cities.keys), cities.keys.shape[-1]
@@ -168,8 +169,8 @@ def length(tours: Tensor, cities: Tensor) -> Tensor:
 def shortest(cities: np.ndarray) -> list[int]:
     """The shortest tour of cities (S, 2), exactly.
 
-    An integer program over the edges, each city with two. Whatever falls into several tours is
-    solved again, without as many edges inside of each (Dantzig, Fulkerson and Johnson 1954).
+    An integer program over the edges, with two at each city. If a solution consists of several
+    tours, it is solved again with fewer edges inside of each (Dantzig, Fulkerson and Johnson 1954).
     """
     count = len(cities)
     a, b = np.triu_indices(count, 1)
@@ -190,7 +191,7 @@ def shortest(cities: np.ndarray) -> list[int]:
 
 
 def train(net: Policy, seconds: float) -> int:
-    """Trains for that long, in CPU time. Returns the number of steps."""
+    """Trains for so many seconds of CPU time. Returns the number of steps."""
     optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
     start, steps, smooth = time.process_time(), 0, math.nan
     with tqdm(total=round(seconds), unit="s", desc="training", ncols=100) as bar:
@@ -217,7 +218,7 @@ def train(net: Policy, seconds: float) -> int:
 
 @torch.no_grad()
 def found(net: Policy, cities: Tensor, draws: int, width: int) -> dict[str, Tensor]:
-    """The tours of each way to choose one, by its name: (N, S)."""
+    """The tours that each method of choice finds, by its name: (N, S)."""
     p = net.condition(cities)
     tours = p.sample((draws,))
     best = length(tours, cities).argmin(0).view(1, -1, 1).expand(1, *tours.shape[1:])
@@ -231,7 +232,7 @@ def found(net: Policy, cities: Tensor, draws: int, width: int) -> dict[str, Tens
 
 
 def picture(path: Path, cities: Tensor, tours: dict[str, Tensor], columns: int = 4) -> None:
-    """The first tours of each way, one way a row."""
+    """Plots the first tours of each method, with one method per row."""
     import matplotlib
 
     matplotlib.use("Agg")

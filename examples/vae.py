@@ -1,6 +1,6 @@
 """Variational autoencoders of binarized MNIST in Pyro, with autoregressive parts.
 
-    python examples/vae.py --data DIR      # the plainest: Normal prior and guide, Bernoulli pixels
+    python examples/vae.py --data DIR      # the simplest: Normal prior and guide, Bernoulli pixels
     python examples/vae.py --data DIR --prior made --guide iaf --likelihood pixelcnn
     python examples/vae.py --data DIR --table       # all of TABLE; resumes after a stop
 
@@ -80,7 +80,7 @@ class Model(nn.Module):
 
 
 def independent_made(fac: ad.Factorization) -> ad.networks.MADE:
-    """A MADE, whose latents start independent of each other."""
+    """A MADE for latents that are independent of each other before training."""
     return ad.networks.MADE(fac, hidden_features=(128,), context_shape=(HIDDEN,))
 
 
@@ -118,7 +118,7 @@ class Guide(nn.Module):
 
 
 def learn(kinds: Sequence[str], images: Tensor, steps: int) -> tuple[Model, Guide, float]:
-    """Maximizes the ELBO: the model, its guide, and the CPU seconds of the fastest step."""
+    """Maximizes the ELBO. Returns the model, its guide and the CPU seconds of the fastest step."""
     pyro.clear_param_store()
     model, guide, batch = Model(kinds[0], kinds[2]), Guide(kinds[1]), BATCH[kinds[2]]
     rate = {"lr_lambda": lambda step: math.cos(math.pi / 2 * step / steps) ** 2}
@@ -185,7 +185,7 @@ def main() -> None:
     chosen = TABLE if args.table else f"{args.prior} {args.guide} {args.likelihood}"
     keys = [(*k.split(), f"{args.minutes:g}", f"{args.seed}") for k in chosen.split(",")]
     missing = [key for key in keys if key not in rows]
-    # The costs of steps are measured in turns, so that other load on the machine affects all alike.
+    # The costs of steps are measured in turn, so that other load on the machine affects all alike.
     rounds = [[learn(key, train, 6)[-1] for key in missing] for _ in range(10)]
     for key, cost in zip(missing, map(min, zip(*rounds, strict=True)), strict=True):
         rows[key] = [*key, f"{math.ceil(60 * args.minutes / cost)}"]

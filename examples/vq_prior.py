@@ -3,7 +3,8 @@
     python examples/vq_prior.py [--data DIR]     # on digits, or on MNIST if DIR has mnist.npz
 
 Prints how well test images are reconstructed from their codes (van den Oord et al. 2017), and the
-nats of the codes under three priors. Samples from each. Needs scikit-learn, matplotlib and tqdm.
+nats of the codes under three priors. Plots samples of each prior. Needs scikit-learn, matplotlib
+and tqdm.
 """
 
 import argparse
@@ -65,7 +66,7 @@ class VQVAE(nn.Module):
             unused = self.sums[:, SIZE] < 1  # these start again, at vectors of this batch
             self.sums[unused] = seen[torch.randint(len(seen), (int(unused.sum()),))]
         rounded = self.codebook[codes]
-        passed = z + (rounded - z).detach()  # the gradient is that without rounding
+        passed = z + (rounded - z).detach()  # the gradient ignores the rounding
         errors = (self.decode(passed) - x).square().flatten(1).mean(1)
         return -errors - 0.02 * (z - rounded).square().flatten(1).mean(1)
 

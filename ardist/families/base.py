@@ -28,7 +28,7 @@ from ardist.families.noise import FromNoise
 from ardist.shapes import is_between, is_readable, lead_of
 from ardist.specification import Specified
 
-MOST_STATES = 2**16  # of one block that is enumerated
+MOST_STATES = 2**16  # the most states of a block that are enumerated
 
 # The methods that a family may define, from which its flags follow.
 _OPTIONAL = ("sample_noise", "from_noise", "to_noise", "log_abs_det_jacobian", "cdf", "pathwise")
@@ -45,15 +45,15 @@ class Family(FromNoise, Cumulative, Specified, ABC):
     To write a family, define `num_params`, `support` and `__call__`, and `event_shape` if a block
     is not a single number. Everything else is optional:
 
-    - `log_prob` and `sample`, if there is a faster or more stable way than by `__call__`;
+    - `log_prob` and `sample`, if there is a faster or more stable way than through `__call__`;
     - `features` and `num_features`, if networks should read something other than asinh;
     - `sample_noise` and `from_noise`, if draws are a function of the parameters and of noise that
-      is independent of them. Samplers then draw the noise of all steps ahead;
+      is independent of them. Samplers then draw the noise of all steps in advance;
     - `to_noise`, the inverse of `from_noise`, which gives draws gradients, and
       `log_abs_det_jacobian`, if `from_noise` is a bijection of real noise, as flows need;
     - `cdf`, which gives draws of a continuous family gradients too, and `icdf`, if there is a
       faster way than a search;
-    - `fit`, if there is a faster way to the likeliest parameters of values than by gradients;
+    - `fit`, if there is a faster way to fit parameters to values than by gradients;
     - `needs_double = True`, if scores lose too many digits in float32.
 
     The flags `has_noise`, `is_reparameterized`, `is_bijective`, `has_cdf`, `has_cdf_gradient` and
@@ -98,13 +98,13 @@ class Family(FromNoise, Cumulative, Specified, ABC):
 
     @property
     def num_features(self) -> int:
-        """Number of features that a network reads of one block."""
+        """Number of features that a network reads from one block."""
         return math.prod(self.event_shape)
 
     @property
     @abstractmethod
     def support(self) -> constraints.Constraint:
-        """The support, the same for all parameters. Its event_dim is that of the block."""
+        """The support, which is the same for all parameters. Its event_dim is the block's."""
 
     @property
     def has_rsample(self) -> bool:
@@ -132,12 +132,12 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return ()
 
     def _check(self, check: Callable[[Any, str], object], *names: str) -> None:
-        """Replaces fields by the result of a check of `ardist.shapes`."""
+        """Replaces each field by the result of a check from `ardist.shapes`."""
         for name in names:
             object.__setattr__(self, name, check(getattr(self, name), name))
 
     def __repr__(self) -> str:
-        """The constructor's call, without arguments that have their default."""
+        """The constructor's call, without arguments that have their default values."""
         given: tuple[Field[Any], ...] = fields(self) if is_dataclass(self) else ()
         values = [(field, getattr(self, field.name)) for field in given]
         parts = [
@@ -171,13 +171,13 @@ class Family(FromNoise, Cumulative, Specified, ABC):
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         """A given draw with its exact gradient to `params`, if `has_rsample`: (..., *event_shape).
 
-        The gradient is that of the draw under fixed noise. If the noise cannot be recovered from
-        the draw, the gradient is implicit, by the CDF: dx = -dF / p(x) (Figurnov et al. 2018,
-        "Implicit reparameterization gradients").
+        This is the gradient of the draw while its noise is held fixed. If the noise cannot be
+        recovered from the draw, the gradient is implicit, by the CDF: dx = -dF / p(x) (Figurnov
+        et al. 2018, "Implicit reparameterization gradients").
 
         Args:
             value: a draw under these parameters, (..., *event_shape).
-            noise: the noise that `from_noise` made it from, if known.
+            noise: the noise from which `from_noise` made the draw, if known.
 
         Raises:
             NotImplementedError: if neither the family nor its torch class has such gradients.
@@ -213,23 +213,24 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return flatten_event(value, self.event_shape).asinh()
 
     def project(self, value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`F.linear(features(value), weight, bias)`. One-hot features override it by a gather."""
+        """`F.linear(features(value), weight, bias)`. Families of indices gather rows instead."""
         return F.linear(self.features(value).to(weight.dtype), weight, bias)
 
     def fit(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Parameters of each of n blocks under which values are likely: (n, num_params).
+        """Parameters of each of n blocks, fitted to values of the block: (n, num_params).
 
-        By default they are found by gradients of `log_prob`, on at most 256 values of a block.
+        The default maximizes the likelihood by gradients of `log_prob`, on at most 256 values of
+        each block.
 
         Args:
             values: inside the support, (rows, n, *event_shape).
-            mask: (rows, n, *event_shape) bool, False for missing elements. A block is left out if
+            mask: (rows, n, *event_shape) bool, False for missing elements. A value is left out if
                 one of its elements is missing.
         """
         return maximum_likelihood(self, values, mask)
 
     def _start(self, values: Tensor, weights: Tensor) -> Tensor | None:
-        """Where the search for likely parameters of n blocks starts, if not near zero.
+        """The parameters of n blocks from which the default `fit` starts.
 
         A family whose likelihood has a narrow valley starts with the moments of the values.
 
@@ -238,7 +239,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
             weights: (rows, n), which sum to 1, or to 0 for a block without values.
 
         Returns:
-            (n, num_params), or None.
+            (n, num_params), or None to start near zero.
         """
         return None
 
@@ -273,19 +274,20 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return torch.where(self._is_whole(mask), self.log_prob(params, value), 0.0)
 
     def is_ancestral(self, mask: Tensor) -> bool:
-        """Whether elements of a draw follow the law that `marginal_log_prob` scores.
+        """Whether elements of a draw have the distribution that `marginal_log_prob` scores.
 
         Args:
-            mask: (*event_shape) bool: the elements, a part of the block.
+            mask: (*event_shape) bool, the elements: a part of the block.
         """
         return True
 
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
-        """log_prob of elements given those under `mask`: (...), of all others or of those `kept`.
+        """log_prob of elements given the elements under `mask`: (...).
 
-        Arguments and errors are those of `marginal_log_prob`.
+        It scores the elements under `kept`, or all other elements by default. Other arguments and
+        errors are as in `marginal_log_prob`.
         """
         either = torch.ones_like(mask) if kept is None else kept | mask
         joint = self.marginal_log_prob(params, value, either)
@@ -294,13 +296,13 @@ class Family(FromNoise, Cumulative, Specified, ABC):
     def sample_given(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """A draw without gradients, given the elements of `value` under `mask`, which it keeps.
 
-        Arguments and errors are those of `marginal_log_prob`. The result is (..., *event_shape).
+        Arguments and errors are as in `marginal_log_prob`. The result is (..., *event_shape).
         """
         self._is_whole(mask)
         return torch.where(mask, value, self.sample(params))
 
     def _is_whole(self, mask: Tensor) -> Tensor:
-        """Whether each block is under the mask: (...) bool. Raises if a block is so in part."""
+        """Whether each block is under the mask: (...) bool. Raises if a part of a block is."""
         elements = mask.reshape(*lead_of(mask, self.event_shape), math.prod(self.event_shape))
         whole = elements.all(-1)
         if not torch.equal(whole, elements.any(-1)):
@@ -328,12 +330,12 @@ class Family(FromNoise, Cumulative, Specified, ABC):
             return not self(torch.zeros(self.num_params)).sample().is_floating_point()
 
     def _following(self, reference: Tensor) -> "Family":
-        """The family with its floating-point tensors in the dtype and on the device of another."""
+        """The family with its float tensors in the dtype and on the device of `reference`."""
         held = floats_like(self, reference)
         return self.with_attributes(held) if held else self
 
     def with_attributes(self, changes: Mapping[str, Any]) -> Self:
-        """The family with other attributes, which are not checked."""
+        """A copy of the family with other attributes, which are not checked."""
         family = object.__new__(type(self))
         vars(family).update(vars(self), **changes)
         return family
@@ -353,7 +355,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return at_least_single(dtype)
 
     def _into_support(self, value: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """The value with numbers at closed ends moved inside, and which were beyond them."""
+        """The value moved inside the support, and which of its numbers were outside, or None."""
         if not (value.is_floating_point() or self.is_index):
             value = value.to(dtype)
         ends = self._ends
@@ -370,7 +372,7 @@ class Family(FromNoise, Cumulative, Specified, ABC):
         return value.clamp(lower, upper) if has_open_ends else value, outside
 
     def _onto_states(self, value: Tensor, outside: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The same of a discrete family, whose states are not all numbers between its ends."""
+        """As `_into_support`, for numbers that lie between the states of a discrete family."""
         if not self._ends.is_discrete or self.event_shape or not value.is_floating_point():
             return value, outside
         if is_readable(value) and torch.equal(value, value.floor()):
@@ -405,7 +407,7 @@ def _states_of(support: constraints.Constraint, event_shape: torch.Size) -> Tens
     if isinstance(support, constraints.independent) and support.base_constraint.event_dim == 0:
         single = _states_of(support.base_constraint, torch.Size())
         return None if single is None else product(single, event_shape)
-    # By type, since copies of a constraint are other objects.
+    # Compared by type, since a copy of a constraint is another object.
     if isinstance(support, type(constraints.boolean)):
         return torch.tensor([0.0, 1.0])
     if isinstance(support, type(constraints.one_hot)):
@@ -416,7 +418,7 @@ def _states_of(support: constraints.Constraint, event_shape: torch.Size) -> Tens
 
 
 def states_of(family: Family) -> Tensor:
-    """All values of a block, (num_states, *event_shape); a `ValueError` if they are not finite."""
+    """All values of a block, (num_states, *event_shape). Raises if they cannot be enumerated."""
     states = family.enumerate_support()
     if states is None:
         raise ValueError(f"family: expected a finite discrete family, got {family}")
@@ -424,7 +426,7 @@ def states_of(family: Family) -> Tensor:
 
 
 def product(states: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """All grids of the states, (num_grids, *shape, *state_shape), or None if there are too many."""
+    """All grids of states, (num_grids, *shape, *state_shape), or None if there are too many."""
     count, each = math.prod(shape), torch.arange(states.shape[0])
     if states.shape[0] ** count > MOST_STATES:
         return None

@@ -17,10 +17,10 @@ from ardist.shapes import gather_last, lead_of
 
 @guard
 class Cumulative:
-    """The part of `Family` for the CDF. A family of one number has it if it defines `cdf`.
+    """The CDF methods of `Family`.
 
-    The CDF of a finite discrete family of one number is the sum of its probabilities. Here `self`
-    is any `Family`.
+    A family of single numbers has a CDF if it defines `cdf`, or if it is discrete and finite: then
+    the CDF sums its probabilities. Here `self` is any `Family`.
     """
 
     @property
@@ -42,7 +42,7 @@ class Cumulative:
         return "cdf" in self._defined and not (self.event_shape or self.support.is_discrete)
 
     def cdf(self: Any, params: Tensor, value: Tensor) -> Tensor:
-        """Probability of at most `value`, if `has_cdf`: (...).
+        """P(X <= value), if `has_cdf`: (...).
 
         Raises:
             NotImplementedError: if the family has no CDF.
@@ -78,13 +78,16 @@ class Cumulative:
             return self._search(self._cdf_of(params), uniform)
 
     def _cdf_of(self: Any, params: Tensor) -> Callable[[Tensor], Tensor]:
-        """The CDF under some parameters, for many values in turn."""
+        """The CDF under these parameters, as a function of the value."""
         return partial(self.cdf, params)
 
     def _cdf_within(
         self: Any, params: Tensor, low: Tensor | float, high: Tensor | float
     ) -> Callable[[Tensor], Tensor]:
-        """The CDF given an interval, at values inside it. Its mass is computed once."""
+        """The CDF of the values in an interval, as a function of values inside it.
+
+        The mass of the interval is computed once.
+        """
         until = partial(self.interval_log_prob, params.to(widest(params.device)), low)
         mass = until(high)
         return lambda value: (until(value) - mass).exp().to(params.dtype)
@@ -96,9 +99,9 @@ class Cumulative:
         low: Tensor | float = -math.inf,
         high: Tensor | float = math.inf,
     ) -> Tensor:
-        """The smallest values whose CDF reaches `uniform`, of a family that is not finite.
+        """The smallest values at which `cdf` reaches `uniform`, for a family that is not finite.
 
-        The CDF may be that within an interval.
+        `cdf` may be the CDF of the values from `low` to `high`.
         """
         if self.support.is_discrete:
             return of_counts(cdf, uniform)
@@ -107,7 +110,7 @@ class Cumulative:
     def _inside_of(
         self: Any, low: Tensor | float, high: Tensor | float, reference: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The ends of an interval, or of the support if they are nearer."""
+        """The ends of an interval, clamped to the support."""
         least, most = self._ends.within(reference.dtype)
         lower, upper = (torch.as_tensor(end).to(reference) for end in (low, high))
         return lower.clamp(min=least), upper.clamp(max=most)
@@ -127,13 +130,13 @@ class Cumulative:
         """log P(low <= X <= high) in nats, if `has_cdf`: (...).
 
         This is the score of a value that is only known to be in an interval. It is computed from
-        the nearer tail, so that it is accurate however far the interval is from the mass. Bounds
-        may be infinite. An interval without probability scores -inf. The result has gradients if
-        `has_cdf_gradient`, or if the family is finite.
+        the nearer tail, so it stays accurate far from the mass. Bounds may be infinite. An
+        interval without probability scores -inf. The result has gradients if `has_cdf_gradient`,
+        or if the family is finite.
 
         Args:
-            low: numbers (...), or a number.
-            high: numbers (...), or a number.
+            low: the lower bounds (...), or a number.
+            high: the upper bounds (...), or a number.
 
         Raises:
             NotImplementedError: if the family has no CDF.
@@ -182,7 +185,7 @@ class Cumulative:
         return params.new_zeros(shape)
 
     def _is_atom(self: Any, value: Tensor) -> Tensor:
-        """Whether values have a probability of their own, and not a density: (...) bool."""
+        """Whether values have a probability instead of a density: (...) bool."""
         inside: Tensor = self.inside(value)
         return inside if self.support.is_discrete else torch.zeros_like(inside)
 
@@ -202,8 +205,10 @@ def are_between(numbers: Tensor, low: Any, high: Any) -> Tensor:
 
 
 def _moved(value: Tensor, ends: Ends) -> Tensor:
-    """Values inside the support: those beyond an end are replaced by one number inside, and those
-    between an end and the number next to it, such as 1e-310, by that number.
+    """Values moved inside the support.
+
+    A value beyond an end becomes `ends.middle`. A value between an end and the nearest number
+    inside, such as 1e-310, becomes that number.
     """
     least, most = ends.within(value.dtype)
     is_below = (value < least) & ~(value > ends.lower)

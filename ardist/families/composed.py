@@ -20,7 +20,7 @@ from ardist.shapes import as_positive, as_size, check_type
 
 
 def forwarded(name: str) -> Any:
-    """A method that calls that of the inner family."""
+    """A method that calls the inner family's method of this name."""
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._inner, name)(*args, **kwargs)
@@ -30,7 +30,7 @@ def forwarded(name: str) -> Any:
 
 
 def attribute(name: str) -> Any:
-    """A property with the value that the inner family has."""
+    """A property that returns the inner family's attribute of this name."""
     return property(lambda self: getattr(self._inner, name))
 
 
@@ -42,10 +42,10 @@ def _flag(name: str) -> Any:
 
 @dataclass(frozen=True, repr=False)
 class Derived(Family):
-    """A family made of another one.
+    """A family made from another family.
 
-    It has the parameters, values, noise and features of that family, except where a subclass
-    changes them. A subclass defines how values are drawn and scored.
+    It has the parameters, values, noise and features of that family, unless a subclass changes
+    them. A subclass defines how values are sampled and scored.
     """
 
     family: Family
@@ -85,9 +85,9 @@ class Derived(Family):
 
 @dataclass(frozen=True, repr=False)
 class Selecting(Derived):
-    """A family in which a uniform number selects a part, and the rest of the noise draws from it.
+    """A family whose draws select a part by a uniform number, then draw from this part.
 
-    The noise is the uniform number, then the noise of the inner family.
+    The noise is the uniform number, followed by the noise of the inner family.
     """
 
     @property
@@ -123,13 +123,13 @@ class Mixture(Selecting):
     """A mixture of `num_components` conditionals of one family.
 
     Its parameters are the logits of the components, then the parameters of each component. A
-    continuous mixture has `rsample` if the CDF of its component has gradients, as the CDF of each
-    named family of one real number except `VonMises` has. These gradients are implicit, by the
-    CDF of the mixture (Figurnov et al. 2018).
+    continuous mixture has `rsample` if the CDF of its components has gradients. This holds for
+    all named families of one real number except `VonMises`. The gradients of draws are implicit,
+    by the CDF of the mixture (Figurnov et al. 2018).
 
     Args:
         family: the family of the components.
-        num_components: their number, at least 1.
+        num_components: number of components, at least 1.
 
     Raises:
         ValueError: if an argument is invalid.
@@ -206,7 +206,7 @@ class Mixture(Selecting):
         logits, each = self._split(params)
         return (logits.softmax(-1) * self.family.cdf(each, self._for_each(value))).sum(-1)
 
-    # Components may have points and a density, as a `Hurdle` has.
+    # A component may have both points and a density, as `Hurdle` has.
     _is_atom = forwarded("_is_atom")
     _search = forwarded("_search")
     _rounded = forwarded("_rounded")
@@ -225,7 +225,7 @@ class Mixture(Selecting):
 
 @dataclass(frozen=True, repr=False)
 class Independent(Derived):
-    """A block of `shape` whose elements are independent, each a conditional of one family.
+    """A block of independent elements, all of one family.
 
     Its event_shape is `(*shape, *family.event_shape)`.
 

@@ -1,4 +1,4 @@
-"""The distribution of a family under given parameters, if torch has no class for it."""
+"""The distribution object of a family for which torch has no class."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,10 +13,10 @@ from ardist.shapes import over_batch
 
 
 class Conditional(TorchDistribution):
-    """A distribution by the methods of a family, which has to define `log_prob` and `sample`.
+    """A distribution that calls the methods of a family.
 
     Args:
-        family: whose `__call__` returns this.
+        family: a family that defines `log_prob` and `sample`.
         params: (*batch_shape, num_params).
     """
 

@@ -19,11 +19,11 @@ from ardist.shapes import as_integer, as_positive
 class DiscretizedLogisticMixture(Family):
     """A mixture of logistics rounded to the integers 0, ..., `bins` - 1 (Salimans et al. 2017).
 
-    Each component has a logit, a location and a scale. The latter two are in units in which the
-    bins span [-1, 1]. The first and the last bin take the mass of the tails.
+    Each component has a logit, a location and a scale. The unit of location and scale is half the
+    range of the bins, which span [-1, 1]. The first and the last bin take the mass of the tails.
 
     Args:
-        num_components: number of logistics, at least 1.
+        num_components: number of components, at least 1.
         bins: number of integers, at least 2: 256 for bytes.
 
     Raises:

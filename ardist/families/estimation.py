@@ -1,8 +1,8 @@
-"""Parameters of a family that fit values without a network, by maximum likelihood.
+"""Fits the parameters of a family to values by maximum likelihood, without a network.
 
-Any family can be fitted by its `log_prob`. The optimizer is Rprop (Riedmiller and Braun 1993): its
-steps depend on the signs of the gradient alone, so that the units of the data do not matter. A step
-that makes the values less likely is taken back, as otherwise a scale can become so small that its
+Any family can be fitted by its `log_prob`. The optimizer is Rprop (Riedmiller and Braun 1993). Its
+steps depend only on the signs of the gradient, so the units of the data do not matter. A step that
+makes the values less likely is taken back, since a scale could otherwise become so small that its
 gradient is zero.
 """
 
@@ -17,13 +17,13 @@ from ardist.families.guards import widest
 if TYPE_CHECKING:
     from ardist.families.base import Family
 
-_MOST_ROWS = 256  # values of a block that the likelihood is computed of
+_MOST_ROWS = 256  # values of a block in the likelihood
 _NUM_STEPS = 150
-_GROWTH, _SHRINKAGE = 1.3, 0.5  # of a parameter's step while its gradient keeps its sign, or else
-_SLACK = 0.02  # nats by which a step that is not taken back may be worse
-_MOST_TIES = 4  # a continuous block has ties if one in so many of its values is the same
-_TOLERANCE = 1e-3  # nats that a parameter can gain, below which it stays
-_PROGRESS = 0.01  # nats that a block has to gain in ten steps, or else its search ends
+_GROWTH, _SHRINKAGE = 1.3, 0.5  # of a step if the gradient keeps its sign, and otherwise
+_SLACK = 0.02  # nats that a step may lose without being taken back
+_MOST_TIES = 4  # a continuous block has ties if more than one in so many of its values are equal
+_TOLERANCE = 1e-3  # a parameter stays if it can gain fewer nats
+_PROGRESS = 0.01  # the search of a block ends if it gains fewer nats in ten steps
 
 
 def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor:
@@ -36,7 +36,8 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
     best = last = params = start  # (n, num_params)
     highest = score = weights.new_full(values.shape[1:2], -math.inf)
     gradient, sizes = torch.zeros_like(params), torch.full_like(params, 0.5)
-    # The density of a value that occurs many times has no maximum. The mean is raised to 1 only.
+    # The density at a value that occurs many times is unbounded. So the mean log density of a
+    # block with ties is only raised to 0.
     count = values.shape[0]
     gap = count // _MOST_TIES
     ties = values[gap:] == values[: count - gap]  # (., n, *event_shape), of sorted values
@@ -56,7 +57,7 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
         is_longer = is_kept & (gradient * slope >= 0)
         sizes = sizes * torch.where(is_longer, _GROWTH, _SHRINKAGE)
         last, gradient = torch.where(is_kept, params, last), torch.where(is_kept, slope, gradient)
-        # Otherwise the logit of an unseen state would fall for ever.
+        # Without a tolerance, the logit of an unseen state would fall forever.
         gain = gradient.abs() * torch.maximum(sizes, 0.1 * (last.abs() + 1))
         if step % 10 == 9:
             goes_on, before = goes_on & (highest > before + _PROGRESS), highest
@@ -68,7 +69,7 @@ def maximum_likelihood(family: "Family", values: Tensor, mask: Tensor) -> Tensor
 
 
 def frequencies(states: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """How often each of S states occurs under a mask, with one more value spread over all: (S, n).
+    """The frequencies of S states under a mask, with one pseudo-count spread over them: (S, n).
 
     Args:
         states: (S,), increasing.
@@ -83,7 +84,7 @@ def frequencies(states: Tensor, values: Tensor, mask: Tensor) -> Tensor:
 
 
 def apart(params: Tensor) -> Tensor:
-    """Parameters plus noise, always the same: parts of a mixture have to start apart."""
+    """Parameters plus fixed noise, since the components of a mixture must not start equal."""
     generator = torch.Generator().manual_seed(0)
     return params + torch.randn(params.shape[-1], generator=generator, device="cpu").to(params) / 2
 
@@ -91,8 +92,8 @@ def apart(params: Tensor) -> Tensor:
 def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the variance of numbers (rows, n) with weights (rows, n): both (n,), float64.
 
-    Without values they are those of uniform numbers. Equal numbers say nothing of the scale, which
-    is then their mean.
+    Without values, they are the moments of a uniform number in (0, 1). If all numbers are equal,
+    the variance is the square of their mean.
     """
     wide = widest(values.device)
     total = weights.sum(0).to(wide)
@@ -105,10 +106,10 @@ def moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _summary(family: "Family", values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Few values that have about the same likelihood, (K, n, *event_shape), and weights (K, n)."""
+    """A few values that represent all values, (K, n, *event_shape), and their weights (K, n)."""
     if family.event_shape:
         mask = mask.flatten(2).all(-1)
-        # The rows under the mask come first, and some of them are taken at equal distances.
+        # The rows under the mask come first. From these, rows at equal distances are taken.
         order = (~mask).to(torch.uint8).argsort(dim=0, stable=True)
     else:
         states = family.enumerate_support()
@@ -124,5 +125,5 @@ def _summary(family: "Family", values: Tensor, mask: Tensor) -> tuple[Tensor, Te
     index = order.gather(0, (places.unsqueeze(-1) * total).long())  # (K, n)
     dims = (1,) * len(family.event_shape)
     index = index.reshape((*index.shape, *dims)).expand(-1, -1, *family.event_shape)
-    weights = ((total > 0) / count).expand(count, -1)  # none if all values are missing
+    weights = ((total > 0) / count).expand(count, -1)  # zero if all values are missing
     return values.gather(0, index), weights

@@ -2,7 +2,7 @@
 
 - Half precision is computed in float32. Results are rounded back, and draws stay in the support.
 - Families with `needs_double` are scored in float64.
-- Infinite values, values outside the support and numbers that are no state of a discrete family
+- Infinite values, values outside the support and numbers between the states of a discrete family
   score -inf and have no gradient.
 - A value at a closed end of the support, where the density may be infinite, is scored as the
   nearest number inside. Draws that round to such an end are moved to the same number.
@@ -26,7 +26,7 @@ C = TypeVar("C", bound=type)
 
 
 class Ends(NamedTuple):
-    """The ends of the interval that the elements of a support are in."""
+    """The ends of the interval that contains the elements of a support."""
 
     lower: float = -math.inf
     upper: float = math.inf
@@ -60,7 +60,7 @@ def elementwise(constraint: constraints.Constraint) -> constraints.Constraint:
 
 
 def ends_of(support: constraints.Constraint) -> Ends:
-    """The ends of a support: infinite if its elements have no fixed ends or different ones."""
+    """The ends of a support: infinite if its elements have no fixed ends, or different ends."""
     support = elementwise(support)
     if isinstance(support, type(constraints.simplex)):
         return Ends(lower=0.0)
@@ -77,7 +77,7 @@ def ends_of(support: constraints.Constraint) -> Ends:
 
 
 class _AtMost(constraints.Constraint):
-    """The real numbers up to an end, which torch has without the end only."""
+    """The real numbers up to and including an end. torch's `less_than` excludes the end."""
 
     def __init__(self, upper_bound: float) -> None:
         self.upper_bound = upper_bound
@@ -108,7 +108,7 @@ def _is_many(bound: Any) -> bool:
 
 
 def next_inside(end: float, direction: int, dtype: torch.dtype) -> float:
-    """The number of this dtype next to `end`, which may be of another dtype, in a direction."""
+    """The next number of this dtype after `end` in a direction; `end` may be of another dtype."""
     info = torch.finfo(dtype)
     if end == 0:
         return direction * max(info.tiny, 1e-300)  # its reciprocal is finite
@@ -128,7 +128,7 @@ def at_least_single(dtype: torch.dtype) -> torch.dtype:
 
 
 def floats_like(held: object, reference: Tensor) -> dict[str, Tensor]:
-    """The floating-point tensors of an object, in the dtype and on the device of another tensor."""
+    """The float tensors of an object, in the dtype and on the device of `reference`."""
     return {
         name: part.to(reference)
         for name, part in vars(held).items()
@@ -170,7 +170,7 @@ def _score(method: Method, self: Any, params: Tensor, value: Tensor, *mask: Tens
     dtype = _common(params, value)
     wide = self._score_dtype(dtype, params.device)
     outside = None
-    if not self._is_scored_by_parts or value.dtype in HALF:  # has ends of its own
+    if not self._is_scored_by_parts or value.dtype in HALF:  # half precision has its own ends
         value, outside = self._onto_states(*self._into_support(value, dtype))
     params, value = self._widened_params(params, wide), _widened(self, value, wide)
     result: Tensor = method(self._following(params), params, value, *mask).to(dtype)
@@ -219,7 +219,7 @@ def _draw(method: Method, self: Any, params: Tensor, *args: Any, **kwargs: Any) 
         return self._rounded(method(self._following(params), params, *args, **kwargs), params.dtype)
     given, dtype = params.dtype, _common(params, *args, *kwargs.values())
     draw = _converted(method, self, params, *args, **kwargs)
-    # The noise of parameters in half precision is in float32.
+    # The noise for parameters in half precision is in float32.
     return self._rounded(draw, given if given in HALF else dtype)
 
 

@@ -23,15 +23,14 @@ class Hurdle(Selecting):
     """A mixture of point masses and a family, such as an income that is often zero.
 
     The parameters are the logits of the points and of the rest, then the parameters of the family.
-    With a continuous family the score of a point is its log-probability, and the score of another
-    value is the logarithm of the probability of the rest times its density: a log density with
-    respect to the sum of the counting measure on the points and Lebesgue measure. With a discrete
-    family all scores are log-probabilities. If the family can have the value of a point too, both
-    probabilities are added, as in zero-inflated counts (Lambert 1992).
+    With a continuous family, the score of a point is its log-probability. The score of another
+    value is the log-probability of the rest plus its log density in the family. So scores are log
+    densities with respect to the sum of the counting measure on the points and Lebesgue measure.
+    With a discrete family, all scores are log-probabilities. If the family can also produce a
+    point, both probabilities are added, as in zero-inflated counts (Lambert 1992).
 
-    The features that a network reads are which point the value is, and those of the family. The
-    support is called discrete, as that of an event with a discrete block is, and draws have no
-    gradients.
+    A network reads which point the value is, and the features of the family. The support counts as
+    discrete, as for an event with a discrete block, and draws have no gradients.
 
     Args:
         points: different numbers.
@@ -100,7 +99,7 @@ class Hurdle(Selecting):
         return value.unsqueeze(-1) == self._points(value)
 
     def _without_points(self, value: Tensor, is_point: Tensor) -> Tensor:
-        """The family may have no density at a point, so a placeholder replaces points."""
+        """The value with a placeholder for points, where the family may have no density."""
         return torch.where(is_point, self.family.placeholder().to(value), value)
 
     def __call__(self, params: Tensor) -> Distribution:
@@ -113,7 +112,7 @@ class Hurdle(Selecting):
         each = self._is_point(value)
         is_point = each.any(-1)
         point = at.masked_fill(~each, -torch.inf).amax(-1)
-        if self.family.support.is_discrete:  # which may take the point too
+        if self.family.support.is_discrete:  # the family may have the point too
             rest = rest + self.family.log_prob(inner, value)
             both = rest.masked_fill(~self.family._is_atom(value), -torch.inf)
             point = log_sum_exp(torch.stack((point, both), -1))
@@ -172,7 +171,7 @@ class Hurdle(Selecting):
         return log_sum_exp(torch.cat((at.expand(*within.shape[:-1], self._count), within), -1))
 
     def _widened(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        # A point stays a point: in a wider dtype the number nearest to it is another one.
+        # A point stays a point: in a wider dtype, another number is nearest to it.
         at, wide = self._is_point(value), self.family._widened(value, dtype)
         return torch.where(at.any(-1), gather_last(self._points(wide), at.int().argmax(-1)), wide)
 
@@ -198,13 +197,13 @@ def _as_points(points: Any) -> tuple[float, ...]:
 
 
 def _points_like(points: tuple[float, ...], reference: Tensor) -> Tensor:
-    """The points as values have them: in the dtype of floats, and as floats next to integers."""
+    """The points as floats, in the dtype of the reference if it has floats."""
     dtype = reference.dtype if reference.is_floating_point() else torch.get_default_dtype()
     return torch.as_tensor(points, dtype=dtype, device=reference.device)
 
 
 class Spiked(constraints.Constraint):
-    """Points, and the support of a family."""
+    """The union of points and the support of a family."""
 
     is_discrete = True
     event_dim = 0

@@ -25,7 +25,7 @@ def reparameterized(distribution: dist.Distribution, value: Tensor) -> Tensor:
 
 
 def by_cdf(cdf: Tensor, density: Tensor, value: Tensor) -> Tensor:
-    """The value, with minus the gradient of `cdf` over the density as its gradient."""
+    """The value, whose gradient is minus the gradient of `cdf` divided by the density."""
     step = (cdf - cdf.detach()) / density.clamp(min=torch.finfo(density.dtype).tiny)
     return value - step.to(value.dtype)
 

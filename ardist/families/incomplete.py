@@ -1,12 +1,12 @@
 """The incomplete gamma and beta functions, by the logarithms of both tails.
 
-The density of log(t), or of the log odds of t, is log-concave. So beyond x it falls at least
-exponentially, by the slope of the log density at x, and what more it falls is a convex function of
-the distance y. With v = exp(-rate * y), the tail is
+The density of log(t), or of the log odds of t, is log-concave. So beyond x, the log density is
+below its tangent at x, by a convex function of the distance y from x. With v = exp(-rate * y), the
+tail is
 
     density(x) / rate * integral over v in (0, 1) of exp((rate - abs(slope)) * y - convex(y))
 
-Its integrand is smooth, and Gauss's rule has about 12 digits, however far x is from the mass.
+The integrand is smooth, and Gauss's rule has about 12 digits, however far x is from the mass.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ Tails = tuple[Tensor, Tensor]
 def log_gammainc(a: Tensor, x: Tensor) -> Tails:
     """log P(a, x) and log(1 - P(a, x)), regularized: both (...), float64, without gradients.
 
-    torch has them, down to its smallest numbers.
+    torch's functions are used unless a tail is close to the smallest number of the dtype.
     """
     a, x = _wide(a, x)
     below, above = torch.special.gammainc(a, x), torch.special.gammaincc(a, x)
@@ -53,7 +53,7 @@ def log_betainc(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
         rest: 1 - x.
     """
     a, b, x, rest = _wide(a, b, x, rest)
-    # Near the mode, the integrand is not smooth if a or b is small: x -> I_x(a + 1, b) is.
+    # Near the mode, the integrand is not smooth if a or b is below 1, which is then raised by 1.
     slope, curvature = _beta_slopes(a, b, x, rest)
     is_near = slope.abs() < _FAR * curvature.sqrt()
     lifts_a, lifts_b = is_near & (a < 1), is_near & (b < 1)
@@ -70,7 +70,7 @@ def log_betainc(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
 
 def _log_beta_tails(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
     slope, curvature = _beta_slopes(a, b, x, rest)
-    # log1p(x * expm1(y)) - x * y, or the same of 1 - x and -y: of the smaller one it is exact.
+    # log1p(x * expm1(y)) - x * y, or the same with 1 - x and -y: exact with the smaller share.
     total, share = (a + b).unsqueeze(-1), torch.minimum(x, rest).unsqueeze(-1)
     sign = torch.where((x < rest) == (slope < 0), 1.0, -1.0).unsqueeze(-1)
 
@@ -93,11 +93,11 @@ def _log_tails(
     """The logarithms of both tails of a log-concave density.
 
     Args:
-        density: its logarithm at x, (...).
+        density: the log density at x, (...).
         slope: its derivative, (...). If it is positive, the smaller tail is to the left.
         curvature: its negative second derivative, (...).
-        convex: from distances y >= 0 from x into the smaller tail, (..., nodes), to what the log
-            density there is below its tangent at x.
+        convex: a function of the distances y >= 0 from x into the smaller tail, (..., nodes), by
+            which the log density is below its tangent at x.
     """
     nodes, weights = quadrature(32, density)
     rate = (slope.square() + curvature).sqrt()

@@ -1,4 +1,4 @@
-"""Families made of another one by the probability of intervals: truncated and rounded ones."""
+"""Truncated and rounded families, by the probabilities of intervals."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,11 +27,9 @@ _SMALL = -12.0  # the logarithm of a mass below which one minus the rest is not 
 class Truncated(Derived):
     """A family conditioned on `low <= value <= high`.
 
-    Its parameters and features are those of the family. Scores are computed by
-    `interval_log_prob`, so that they are accurate if the interval is far from the family's mass,
-    up to about a million scales.
-    Draws invert the CDF within the interval. A family of counts is cut to finitely many values,
-    or from below.
+    It has the parameters and features of the family. Scores are computed by `interval_log_prob`,
+    so they stay accurate up to about a million scales from the family's mass. Draws invert the CDF
+    within the interval. With an upper bound, a family of counts becomes finite.
 
     Args:
         family: a family of one number with a CDF.
@@ -39,8 +37,8 @@ class Truncated(Derived):
         high: inf for no bound.
 
     Raises:
-        ValueError: if the family has no CDF or is `TopK` or `Nucleus` of another one, or the
-            interval has no values of the family.
+        ValueError: if the family has no CDF, is `TopK` or `Nucleus` of another family, or has no
+            values in the interval.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Truncated(ad.families.Normal(), low=0.0, high=1.0)
@@ -52,7 +50,7 @@ class Truncated(Derived):
 
     low: float = -math.inf
     high: float = math.inf
-    _inner_ends: ClassVar[tuple[float, float]]  # of the values that the family has
+    _inner_ends: ClassVar[tuple[float, float]]  # of the family's values in the interval
     _is_scored_by_parts = False
 
     def __post_init__(self) -> None:
@@ -107,7 +105,10 @@ class Truncated(Derived):
 
     @cached_property
     def _listed(self) -> list[int] | None:
-        """The values of a discrete family that are summed: those inside, or all those below."""
+        """The values of a discrete family whose probabilities are summed.
+
+        These are the values inside the interval, or the values below it if it has no upper end.
+        """
         if not self.family.support.is_discrete:
             return None
         low, high = self._inner_ends
@@ -117,7 +118,7 @@ class Truncated(Derived):
 
     @cached_property
     def _kept(self) -> slice | None:
-        """The places of the values inside among the states of a finite family."""
+        """The slice of a finite family's states that are inside the interval."""
         states = self.family._ordered_states()
         if states is None:
             return None
@@ -145,8 +146,8 @@ class Truncated(Derived):
         is_small = mass < _SMALL
         if is_readable(mass) and not is_small.any():
             return mass
-        # One minus a probability near one has no digits. The terms from `low` on then fall fast, so
-        # that a few more than are below it have the whole mass, unless the tail is a long one.
+        # One minus a probability near one has no digits. The terms from `low` on then fall fast,
+        # and the first of them have the whole mass, unless the tail is long.
         first = int(low)
         each = self._scores_of(params, range(first, 4 * first + 32))
         above = log_sum_exp(each)
@@ -155,7 +156,7 @@ class Truncated(Derived):
         return torch.where(is_small, torch.where(is_long, long, above), mass)
 
     def _scores_of(self, params: Tensor, values: Sequence[int]) -> Tensor:
-        """The log-probabilities of some values of a discrete family: (..., number of values)."""
+        """The log-probabilities of these values of a discrete family: (..., number of values)."""
         states = torch.tensor(values, device=params.device, dtype=params.dtype)
         return self.family.log_prob(params.unsqueeze(-2), states)
 
@@ -184,17 +185,17 @@ class Truncated(Derived):
 
 @dataclass(frozen=True, repr=False)
 class Rounded(Derived):
-    """Integers: the values of a continuous family, rounded to the nearest integer.
+    """The values of a continuous family, rounded to the nearest integer.
 
-    P(k) is the probability of [k - 1/2, k + 1/2] under the family, by `interval_log_prob`. It
-    makes a family of counts, whose scale is free, of a mixture or a transformed family of reals.
-    Its parameters and features are those of the family.
+    P(k) is the probability of [k - 1/2, k + 1/2] under the family, by `interval_log_prob`. Use it
+    to turn a mixture or a transformed family of reals into a family of counts with a free scale.
+    It has the parameters and features of the family.
 
     Args:
         family: a continuous family of one number with a CDF.
 
     Raises:
-        ValueError: if the family is another one.
+        ValueError: if the family is not such a family.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Rounded(ad.families.Normal())
@@ -248,7 +249,7 @@ class Rounded(Derived):
 
 
 def _chosen_in(family: Family) -> Chosen | None:
-    """The part of a family that leaves out states, perhaps all of those in an interval."""
+    """The `TopK` or `Nucleus` in a family, which may leave out all states in an interval."""
     while isinstance(family, Derived):
         if isinstance(family, Chosen):
             return family

@@ -21,7 +21,7 @@ class Positive:
         return F.softplus(raw, beta=math.log(2)) + self.minimum
 
     def inverse(self, number: Tensor) -> Tensor:
-        """The raw parameter of a number; of one below the minimum, that of one just above it."""
+        """The raw parameter that gives a number, which is first moved above the minimum."""
         above = (number - self.minimum).clamp(min=1e-3 * self.minimum)
         return above + torch.log2(-torch.expm1(-math.log(2) * above))
 
@@ -36,5 +36,5 @@ class Bounded:
         return self.limit * torch.tanh(raw / self.limit)
 
     def inverse(self, number: Tensor) -> Tensor:
-        """The raw parameter of a number; of one beyond the limits, that of one just inside."""
+        """The raw parameter that gives a number, which is first moved inside the limits."""
         return self.limit * torch.atanh((number / self.limit).clamp(-0.99, 0.99))

@@ -10,7 +10,7 @@ _LOG_HALF = math.log(0.5)
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
-    """Over the last dimension. If all entries are -inf, the gradient is zero and not NaN."""
+    """`logsumexp` over the last dimension. If all entries are -inf, the gradient is 0, not NaN."""
     nothing = (x == -torch.inf).all(-1, keepdim=True)
     return x.masked_fill(nothing, 0.0).logsumexp(-1).masked_fill(nothing.squeeze(-1), -torch.inf)
 
@@ -32,8 +32,7 @@ def both_logs(below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
 def log_between(below: Tensor, above: Tensor, until: Tensor, beyond: Tensor) -> Tensor:
     """log P(low < X <= high), by the logarithms of both tails of `low` and of `high`.
 
-    It is a difference within the nearer tail. If the interval is around the median, it is one
-    minus both tails.
+    It is the difference of the nearer tails, or one minus both tails if the median is inside.
     """
     below, above, until, beyond = torch.broadcast_tensors(below, above, until, beyond)
     is_left, is_right = until < _LOG_HALF, above < _LOG_HALF
@@ -49,7 +48,7 @@ def log_between(below: Tensor, above: Tensor, until: Tensor, beyond: Tensor) -> 
 def log_ndtr(z: Tensor) -> Tensor:
     """The logarithm of the standard normal CDF.
 
-    Below -1e4 it is the first terms of Mills' ratio (Abramowitz and Stegun 1964, 26.2.12), since
+    Below -1e4 it uses the first terms of Mills' ratio (Abramowitz and Stegun 1964, 26.2.12), since
     torch's derivative of `log_ndtr` is wrong there.
     """
     is_far = z < -1e4

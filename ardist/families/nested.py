@@ -81,7 +81,7 @@ class Nested(Family):
         return self._inner.factorization.support
 
     def fit(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Zeros, since `start_at` of the inner network sets the biases of the inner network."""
+        """Zeros, since the inner network sets its own biases (`start_at`)."""
         return torch.zeros(values.shape[1], self.num_params, device=values.device)
 
     @property
@@ -115,7 +115,7 @@ class Nested(Family):
 
     def marginal_log_prob(self, params: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         p = self._condition(params)
-        if p.with_first(mask) is not p:  # another joint distribution than the one of the draws
+        if p.with_first(mask) is not p:  # draws have another joint distribution
             raise ValueError(
                 f"mask: expected a whole block, or elements that come first in the order of "
                 f"{self}, got elements that come first only in another order of its network"
@@ -125,9 +125,9 @@ class Nested(Family):
     def ordering_given(self, mask: Tensor) -> Ordering | Tensor:
         """The order in which the inner network draws a block with observed elements.
 
-        It is the network's own order if the observed elements come first in it. Otherwise it is an
-        order that a network for any order supports. As for `AutoregressiveDistribution.given`,
-        that is another joint distribution.
+        This is the network's own order if the observed elements come first in it. Otherwise it is
+        another order, if the network supports any order. The joint distribution is then another
+        one too, as in `AutoregressiveDistribution.given`.
 
         Args:
             mask: (*lead, *event_shape) bool: the observed elements.
@@ -149,7 +149,7 @@ class Nested(Family):
     def given_log_prob(
         self, params: Tensor, value: Tensor, mask: Tensor, kept: Tensor | None = None
     ) -> Tensor:
-        # All of this is one joint distribution, maybe in another order than that of `log_prob`.
+        # All scores are of one joint distribution, maybe in another order than in `log_prob`.
         given = self._condition(params).given(value, mask)
         return given.log_prob(value) if kept is None else given.scores_of(value, kept).sum(-1)
 

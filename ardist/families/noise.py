@@ -13,7 +13,7 @@ class FromNoise:
     """The part of `Family` for draws that are a function of the parameters and of noise.
 
     A family can define `sample_noise` and `from_noise`, then the inverse `to_noise`, and then
-    `log_abs_det_jacobian`. The flags follow from the definitions. Shapes are those of `Family`.
+    `log_abs_det_jacobian`. The flags follow from the definitions. Shapes are as in `Family`.
     """
 
     _defined: ClassVar[frozenset[str]] = frozenset()  # names of optional methods, by `Family`
@@ -59,7 +59,7 @@ class FromNoise:
         )
 
     def sample_noise(self, out: Tensor) -> Tensor:
-        """Noise for `from_noise`, (..., *noise_shape): drawn into `out`, or of its shape."""
+        """Noise for `from_noise`, (..., *noise_shape), in `out` or in a new tensor of its shape."""
         raise NotImplementedError(
             f"noise: {self} has no noise that is independent of its parameters; sample(params) "
             f"draws from it"
@@ -108,10 +108,10 @@ class FromNoise:
 
 def uniform_noise(out: Tensor) -> Tensor:
     """Uniform draws in the open interval (0, 1), in place."""
-    # Both ends are given, also since torch 2.13 cannot load a graph with the default ones.
+    # Both ends are given, since 0 is excluded and torch 2.13 cannot load a graph with defaults.
     return out.uniform_(torch.finfo(out.dtype).tiny, 1.0)
 
 
 def gumbel_noise(out: Tensor) -> Tensor:
-    """Gumbel draws, in place. The argmax of logits plus these is a draw by the logits."""
+    """Gumbel draws, in place. The argmax of logits plus Gumbel noise is a categorical draw."""
     return out.exponential_().log_().neg_()

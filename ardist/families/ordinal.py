@@ -23,14 +23,13 @@ class Ordinal(Family):
 
     P(X <= k) = sigmoid(t_k) with increasing thresholds t_k. The first parameter moves all
     thresholds and the others scale the gaps between them. With all parameters at zero the levels
-    are equally likely. The features that a network reads say for each threshold whether the value
-    is above it.
+    are equally likely. A network reads, for each threshold, whether the value is above it.
 
     Args:
-        num_levels: at least 2.
+        num_levels: number of categories, at least 2.
 
     Raises:
-        ValueError: if it is not such an integer.
+        ValueError: if `num_levels` is not an integer of at least 2.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.Ordinal(5)
@@ -57,7 +56,7 @@ class Ordinal(Family):
         return constraints.integer_interval(0, self.num_levels - 1)
 
     def _gaps(self, params: Tensor) -> Tensor:
-        """The differences of neighboring thresholds: (..., num_levels - 2)."""
+        """The gaps between neighboring thresholds: (..., num_levels - 2)."""
         equal = torch.arange(1, self.num_levels, dtype=torch.float64).div(self.num_levels).logit()
         return equal.diff().to(params) * Positive()(params[..., 1:])
 

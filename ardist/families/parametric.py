@@ -25,8 +25,8 @@ _ALTERNATIVES = (
 class Parametric(Family):
     """The family of a distribution class. A network gives its parameters through links.
 
-    The link of a parameter is `transform_to` of its constraint in `arg_constraints`. Of several
-    alternative parameters the family uses `logits` and `scale_tril`.
+    The default link of a parameter is `transform_to` of its constraint in `arg_constraints`. If
+    the class has alternative parameters, the family uses `logits` and `scale_tril`.
 
     The family has `rsample` if the class has it and the gradient of a given draw is known. This
     holds for a class with a differentiable CDF, for Gamma, Beta, Dirichlet, MultivariateNormal
@@ -35,15 +35,15 @@ class Parametric(Family):
     Args:
         cls: a distribution class of torch or Pyro.
         event_shape: shape of its events.
-        links: for a parameter, a map from unconstrained reals to the parameter, instead of
-            `transform_to`. It must not change the shape.
-        fixed: for a parameter, a constant.
-        shapes: for a parameter, its shape for one event, if event_shape does not determine it.
+        links: maps from unconstrained reals to parameters, by name, instead of `transform_to`. A
+            link must not change the shape.
+        fixed: constants for parameters, by name.
+        shapes: shapes of parameters for one event, by name, if event_shape does not determine them.
 
     Raises:
         ValueError: if a name is not a parameter of the class, a shape is not known, or the support
-            depends on the parameters, as that of Uniform does: a value outside the support could
-            not be scored.
+            depends on the parameters, as in Uniform: a value outside the support could not be
+            scored.
 
     >>> import torch, ardist as ad
     >>> import pyro.distributions as dist
@@ -143,7 +143,7 @@ class Parametric(Family):
         return ours
 
     def _try(self, function: Callable[[Distribution, Tensor], Tensor]) -> str:
-        """ "absent", "present" or "differentiable": a function of a conditional and its value."""
+        """Whether a function of a conditional is "absent", "present" or "differentiable"."""
         params = torch.zeros(self.num_params, requires_grad=True)
         with torch.enable_grad():
             try:
@@ -219,7 +219,7 @@ def _like(value: Any, params: Tensor) -> Any:
 
 
 def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """The constraints of the parameters that the network gives."""
+    """The constraints of the parameters that the network gives, by name."""
     arguments = set(inspect.signature(cls.__init__).parameters)
     declared = getattr(cls, "arg_constraints", None)
     if not isinstance(declared, dict):

@@ -1,4 +1,4 @@
-"""The family that fits a column of numbers, from the numbers alone."""
+"""Proposes a family for a column of numbers."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from ardist.families.transformed import Transformed
 from ardist.families.univariate import Bernoulli, Categorical, Normal
 from ardist.shapes import as_array, described
 
-COMPONENTS = 8  # of the mixture of a number
-WIDEST = 256  # the number of integers, at most, that are states of their own
+COMPONENTS = 8  # of the mixture for a column
+WIDEST = 256  # the most integers that are states of their own
 MOST_POINTS = 32  # of one column
 ROWS_PER_INTEGER = 20  # at least, if integers are states of their own
-_WINDOW = 4.0  # the deviation of normals, in units of the narrowest interval of a tenth of them
-_HEAVY = 10.0  # the deviation of numbers, in units of the scale of their bulk, if tails are heavy
-_FINE = 0.02  # the distance of integers, in units of the scale, that need no rounding
+_WINDOW = 4.0  # the deviation of normal numbers over the narrowest interval of a tenth of them
+_HEAVY = 10.0  # tails are heavy if the deviation exceeds so many scales of the bulk
+_FINE = 0.02  # integers that are closer, in units of the scale, need no rounding
 _REAL = ("real", "positive", "time", "duration")  # kinds of numbers with fractions
 _WITH_POINTS = ("real", "positive", "count", "duration", "clock")
 
@@ -33,10 +33,10 @@ def auto(column: Any) -> Family:
 
     - Few different integers from 0 on, or bools: `Bernoulli` or `Categorical`.
     - Few different numbers: a `Hurdle` with a point for each.
-    - Other numbers: a mixture of eight normals around the mean of the column, or of the logarithms
-      of positive numbers that are skewed, or of the inverse hyperbolic sines if a few numbers are
-      far larger than the others. Integers are `Rounded`, and numbers that are far more
-      frequent than others are the points of a `Hurdle`.
+    - Other numbers: a mixture of eight normals, standardized by the mean and deviation of the
+      column. It models the logarithms of skewed positive numbers, and the inverse hyperbolic sines
+      if a few numbers are far larger than the others. Integers are `Rounded`, and numbers that are
+      far more frequent than others are the points of a `Hurdle`.
 
     `ardist.tables.TableDensity` chooses in the same way. Its families also have a state for
     categories that it has not seen.
@@ -45,7 +45,7 @@ def auto(column: Any) -> Family:
         column: a tensor, array, series or list. NaN is a missing number.
 
     Raises:
-        ValueError: if it has other values than finite numbers, or all are missing.
+        ValueError: if a value is neither a finite number nor NaN, or all values are missing.
 
     >>> import torch, ardist as ad
     >>> ad.families.auto(torch.arange(100) % 3)
@@ -85,7 +85,7 @@ def _as_numbers(column: Any) -> np.ndarray:
 
 
 def kind_of(numbers: np.ndarray) -> str:
-    """How numbers are modeled: "discrete", "count", "positive" or "real".
+    """The kind of model for numbers: "discrete", "count", "positive" or "real".
 
     Args:
         numbers: (count,) float64, at least one.
@@ -109,24 +109,25 @@ class NumberForm:
     """The location, scale and form of numbers, which give their family.
 
     Attributes:
-        origin: is subtracted in float64, since float32 has 7 digits.
-        center: of the numbers without points, or of their logarithms, minus the origin.
-        scale: their standard deviation.
-        stretch: if it is above 0, the numbers have heavy tails on both sides, and the inverse
-            hyperbolic sines of the numbers in this unit are modeled.
+        origin: a number that is subtracted in float64, since float32 has only 7 digits.
+        center: the mean of the modeled numbers without points: the numbers minus the origin, their
+            logarithms or their inverse hyperbolic sines.
+        scale: the standard deviation of the same numbers.
+        stretch: 0, or the unit of numbers with heavy tails, whose inverse hyperbolic sines in this
+            unit are modeled.
         is_log: whether the logarithms of the numbers are modeled.
         is_integer: whether all numbers are integers.
-        is_rounded: whether integers are near to each other in units of the scale, so that they are
-            rounded values of a mixture. If all of its components are wider than one, no rounding is
-            needed: its density sums to 1 over all integers up to 1e-8 (by Poisson's summation), at
-            half the cost.
-        least: the smallest standard deviation of a component, in units of `scale`. A density has
-            no peaks that are narrower than what the numbers are rounded to.
-        is_fine: whether the components can be as narrow as the bulk of the numbers is.
+        is_rounded: whether the integers are modeled as rounded values of a mixture, since they are
+            few in units of the scale. Many integers need no rounding, which halves the cost: if all
+            components are wider than one, the density sums to 1 over the integers up to 1e-8 (by
+            Poisson's summation).
+        least: the smallest standard deviation of a component, in units of `scale`. It keeps peaks
+            of the density from being narrower than the rounding of the numbers.
+        is_fine: whether components can be as narrow as the densest tenth of the numbers.
         points: numbers with a probability of their own.
-        decimals: of the numbers that are written, None for all.
+        decimals: number of decimals with which numbers are written, None for all.
         low: the smallest number of the column.
-        high: the largest one.
+        high: the largest number of the column.
     """
 
     origin: float
@@ -168,7 +169,7 @@ class NumberForm:
         form = np.arcsinh(form / stretch) if stretch else form
         scale = _deviation(form) or 1.0
         decimals = None if is_integer else _decimals(np.unique(numbers))
-        # The distance of two numbers as they are rounded, in units of the scale.
+        # The distance of neighboring rounded numbers, in units of the scale.
         step = 0.0 if decimals is None and not is_integer else 10.0 ** -(decimals or 0) / scale
         if is_log:
             step /= float(np.exp(form.min()))  # of the smallest ones, where it is largest
@@ -207,7 +208,7 @@ class NumberForm:
         return float(np.float32(point - self.origin))
 
     def bounded(self, family: Family) -> Family:
-        """The family of reals between the ends that the numbers have, if there are any."""
+        """The family, restricted to the ends of the numbers if they have any."""
         return family
 
     def shifted(self, shift: float, is_rounded: bool, points: tuple[float, ...]) -> Family:
@@ -228,7 +229,7 @@ class NumberForm:
 
 
 def split_points(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers that are far more frequent than others, and the rest, or all if none is left."""
+    """The numbers that are far more frequent than others, and the rest, or else all numbers."""
     values, counts = np.unique(numbers, return_counts=True)
     points = _points(values, counts)
     rest = numbers[~np.isin(numbers, points)]
@@ -252,14 +253,14 @@ def _is_skewed(numbers: np.ndarray) -> bool:
 
 
 def _stretch(numbers: np.ndarray) -> float:
-    """The scale of the bulk of numbers if their deviation is far larger, else 0."""
+    """The scale of the bulk of numbers if their standard deviation is far larger, else 0."""
     quarter, low, three_quarters, high = np.quantile(numbers, (0.25, 0.05, 0.75, 0.95))
     scale = (three_quarters - quarter) / 1.35 or (high - low) / 3.29  # the deviation of normals
     return float(scale) if _deviation(numbers) > _HEAVY * scale > 0 else 0.0
 
 
 def _narrowest(values: np.ndarray) -> float:
-    """The width of the narrowest interval that holds a tenth of different numbers."""
+    """The width of the narrowest interval that holds a tenth of the distinct numbers."""
     values = np.unique(values)
     count = len(values) // 10
     return float((values[count:] - values[:-count]).min()) if count else math.inf
@@ -277,7 +278,7 @@ def _deviation(numbers: np.ndarray) -> float:
 
 
 def _centered(numbers: np.ndarray) -> tuple[np.ndarray, float]:
-    """Numbers minus their mean within -1 and 1, and the unit, since squares leave float64 first."""
+    """Numbers minus their mean, in units of the largest, and this unit: squares might overflow."""
     shape = numbers - numbers.mean()
     size = float(np.abs(shape).max())
     return shape / (size or 1.0), size

@@ -9,7 +9,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 def of_states(masses: Tensor, uniform: Tensor) -> Tensor:
-    """The first state at which the cumulated masses (..., num_states) reach the uniform (...)."""
+    """The first index at which the cumulative masses (..., num_states) reach the uniform (...)."""
     cumulative = masses.cumsum(-1).contiguous()
     # The total is one up to rounding, and a uniform number may exceed it. A state without mass does
     # not reach zero.

@@ -24,11 +24,11 @@ class Relaxed(Derived):
 
     A draw uses the noise of the discrete family, with a softmax or a sigmoid at a temperature
     instead of the hard choice. It lies inside the simplex for `OneHotCategorical` and inside
-    (0, 1) for `Bernoulli`, and is the closer to a corner the lower the temperature. So draws have
-    gradients, and `log_prob` is a density. Draws that would round to a corner stay just inside.
+    (0, 1) for `Bernoulli`, closer to a corner at lower temperatures. So draws have gradients, and
+    `log_prob` is a density. Draws that would round to a corner stay just inside.
 
-    With `straight_through=True`, draws and `log_prob` are those of the discrete family. Only the
-    gradient of a draw is that of the relaxed draw under the same noise, which is biased.
+    With `straight_through=True`, values are drawn and scored by the discrete family. Only the
+    gradient of a draw comes from the relaxed draw under the same noise, and it is biased.
 
     A relaxed family has the parameters and features of the discrete family, so that a trained
     network can use it without changes.
@@ -148,7 +148,7 @@ class Relaxed(Derived):
             tail = torch.rand_like(logits.expand(value.shape)).log() + F.logsigmoid(sign * logits)
             return sign * (tail - torch.log1p(-tail.exp()))
         # The maximum of logits plus noise is independent of its index. The other sums are drawn
-        # below it (Maddison et al. 2014, "A* sampling").
+        # below the maximum (Maddison et al. 2014, "A* sampling").
         noise = self.family.noise(value.shape[:-1], dtype=params.dtype, device=params.device)
         largest = params.logsumexp(-1, keepdim=True) + gumbel_noise(
             torch.empty_like(value[..., :1])

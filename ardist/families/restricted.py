@@ -1,7 +1,7 @@
-"""Families under a rule, which says for each block which of its values are allowed.
+"""Families under a rule, which determines the allowed values of each block.
 
-What is allowed is a tensor of *limits* for each block. A restricted family makes the parameters of
-its conditionals from those of the family and from the limits.
+A tensor of *limits* represents the allowed values of a block. A restricted family computes the
+parameters of its conditionals from the parameters of the family and the limits.
 """
 
 from abc import abstractmethod
@@ -34,7 +34,7 @@ from ardist.shapes import is_readable
 
 @dataclass(frozen=True, repr=False)
 class Restricted(Derived):
-    """A family whose values are limited.
+    """A family whose values are limited by a rule.
 
     Values, features and limits have the leading dimensions of the parameters.
     """
@@ -49,11 +49,11 @@ class Restricted(Derived):
 
     @abstractmethod
     def limits(self, allowed: Any, lead: torch.Size, reference: Tensor) -> Tensor:
-        """What a rule allows, as limits (*lead, limit_size); everything if it is None."""
+        """The limits (*lead, limit_size) of what `Rule.allowed` returns; None allows everything."""
 
     @abstractmethod
     def restrict(self, params: Tensor, limits: Tensor | None) -> Tensor:
-        """The parameters (..., num_params) from those of the family and from limits, if any."""
+        """The parameters, (..., num_params), from the family's parameters and limits, if any."""
 
     @abstractmethod
     def allows(self, limits: Tensor, value: Tensor) -> Tensor:
@@ -72,23 +72,23 @@ class Restricted(Derived):
         """log P(allowed values) in nats under parameters of the family: (...)."""
 
     def prepare(self) -> None:
-        """Computes what is cached, which torch.compile could not do."""
+        """Fills the caches, which torch.compile cannot do."""
 
     def correct(self, value: Tensor, allowed: Any) -> Tensor:
-        """A draw without limits, moved to what a rule allows: one value, or all."""
+        """A draw without limits, replaced if the rule allows a single value instead of all."""
         raise TypeError(f"{self} draws again under other limits")
 
     def readable(self, value: Tensor) -> Tensor:
-        """The value that a network reads: a placeholder instead of one outside the support."""
+        """The value that a network reads, with a placeholder for values outside the support."""
         return value
 
 
 @dataclass(frozen=True, repr=False)
 class States(FiniteFamily, Restricted):
-    """A finite family of which some states are allowed.
+    """A finite family, restricted to some of its states.
 
-    Its parameters are the log-probabilities of the states, up to a constant: -inf if they are not
-    allowed. Its limits are whether each state is allowed.
+    Its parameters are the log-probabilities of the states, up to a constant, and -inf for states
+    that are not allowed. Its limits are a mask of the allowed states.
 
     The truncation of `TopK` and `Nucleus` and the temperature of `Tempered` come after the limits.
     """
@@ -102,11 +102,11 @@ class States(FiniteFamily, Restricted):
         return self._num_states
 
     def number(self, value: Tensor) -> Tensor:
-        """The number of the state that each value is: int64."""
+        """The index of the state that each value equals: int64."""
         return value.long() if self._counts else self._number(value)
 
     def nearest_number(self, value: Tensor) -> Tensor:
-        """As `number`, and that of some state for a value outside the support."""
+        """As `number`, and the index of some state for a value outside the support."""
         return self.number(value).clamp(0, self._num_states - 1)
 
     def prepare(self) -> None:
@@ -145,9 +145,10 @@ class States(FiniteFamily, Restricted):
 
 
 def _limited_logits(family: Family, params: Tensor, allowed: Tensor) -> Tensor:
-    """The logits of the states of a family, of which only some are allowed.
+    """The logits of a family's states, with -inf for states that are not allowed.
 
-    If none is, or if all of them are impossible, the choice is even.
+    If all allowed states have probability zero, they become equally likely. If no state is
+    allowed, all states become equally likely.
     """
     if isinstance(family, Tempered):
         family = family._inner
@@ -163,9 +164,9 @@ def _limited_logits(family: Family, params: Tensor, allowed: Tensor) -> Tensor:
 
 @dataclass(frozen=True, repr=False)
 class AsItIs(Derived):
-    """A finite family whose limits come last, after its truncation and temperature.
+    """A finite family whose limits apply last, after its truncation and temperature.
 
-    Limits then condition its conditionals, as `ardist.sampling.smc` does.
+    The limits then condition its conditionals, which `ardist.sampling.smc` needs.
     """
 
     __call__ = forwarded("__call__")
@@ -180,7 +181,7 @@ class AsItIs(Derived):
 
 @dataclass(frozen=True, repr=False)
 class Bits(Restricted):
-    """`States` of a Bernoulli: its log odds are infinite if one state is allowed."""
+    """`States` of a Bernoulli: its log odds are infinite if only one state is allowed."""
 
     @property
     def num_params(self) -> int:
@@ -216,7 +217,7 @@ class Bits(Restricted):
         return torch.cat((F.logsigmoid(-params), F.logsigmoid(params)), -1)
 
     def log_prob(self, params: Tensor, value: Tensor) -> Tensor:
-        # The gradient to a value would be infinite.
+        # The gradient to the value would be infinite.
         return self.family.log_prob(params, value.detach())
 
     from_noise = forwarded("from_noise")
@@ -240,14 +241,14 @@ class Bits(Restricted):
 
 @dataclass(frozen=True, repr=False)
 class Pinned(Restricted):
-    """A family of one number that is free, or a constant with probability one.
+    """A block that is free and follows a family, or is a constant with probability one.
 
-    The constant may lie outside the support of the family. The limit is whether the block is free.
-    It is the last of the parameters. The score of the constant is a log-probability, as that of a
-    point of a `Hurdle`.
+    The constant may lie outside the support of the family. The limit is whether the block is free,
+    and it is the last parameter. The score of the constant is a log-probability, as for a point of
+    a `Hurdle`.
 
     Args:
-        family: of one number.
+        family: a family of one number.
         constant: a number.
     """
 
@@ -391,7 +392,7 @@ class Pinned(Restricted):
         mass = self.family.mass(params, value.to(torch.int64 if self.is_index else params.dtype))
         return torch.where(limits.bool().squeeze(-1), 0.0, mass.log())
 
-    # The constant may not be moved off an end of the family's support.
+    # The constant must not be moved away from an end of the family's support.
 
     def _score_dtype(self, dtype: torch.dtype, device: torch.device) -> torch.dtype:
         return dtype
@@ -405,11 +406,11 @@ class Pinned(Restricted):
 
 @dataclass(frozen=True, repr=False)
 class Limited(Restricted):
-    """A family of one number with a CDF, of which an interval is allowed.
+    """A family of one number with a CDF, restricted to an interval.
 
-    The limits are the two ends, which are the last parameters. If a continuous family has equal
-    ends, the block is that number with probability one, and its score is a log-probability.
-    Draws invert the CDF within the interval, of uniform noise.
+    The limits are the two ends of the interval, and they are the last two parameters. If both ends
+    are equal in a continuous family, the block is this number with probability one, and its score
+    is a log-probability. Draws invert the CDF within the interval at uniform noise.
     """
 
     @property
@@ -447,9 +448,9 @@ class Limited(Restricted):
         return self.family.support.is_discrete and not isinstance(self.family.support, Spiked)
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The parameters of the family, both ends, and whether they are one number.
+        """The parameters of the family, both ends, and whether a continuous block is one number.
 
-        In the last case the ends are infinite, which keeps what is computed from them finite.
+        The ends of such a block are returned as infinite, so that its scores stay finite.
         """
         inner, low, high = params[..., :-2], params[..., -2], params[..., -1]
         if self.family.support.is_discrete:
@@ -520,7 +521,7 @@ class Limited(Restricted):
             return value
         value = value.detach()
         apart = Family.pathwise(self, params, value)
-        # One number follows its ends.
+        # A block with equal ends moves with them.
         return torch.where(is_one, params[..., -1].to(value), apart)
 
     def allows(self, limits: Tensor, value: Tensor) -> Tensor:
@@ -542,9 +543,9 @@ class Limited(Restricted):
 
 
 def _is_close(value: Tensor, wanted: Tensor) -> Tensor:
-    """Whether values equal others up to rounding, as of a sum in another order.
+    """Whether values equal others up to rounding, such as the rounding of a reordered sum.
 
-    The rounding is that of float32, from which a guard may have converted both.
+    The tolerance is for float32, from which a guard may have converted both.
     """
     return (value - wanted).abs() <= 8 * torch.finfo(torch.float32).eps * (1 + wanted.abs())
 
@@ -563,7 +564,7 @@ class LikeliestState(Likeliest, Restricted):
 
 
 def restricted(family: Family) -> Restricted | None:
-    """A family of which a rule allows some states, or an interval; None if it can be neither."""
+    """The family restricted to some states or to an interval; None if it can be neither."""
     if isinstance(family, Likeliest):
         inner = restricted(family.family)
         return None if not isinstance(inner, States | Bits) else LikeliestState(inner)

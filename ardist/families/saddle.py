@@ -25,7 +25,7 @@ def deviance(x: Tensor, mean: Tensor) -> Tensor:
 def gamma_excess(x: Tensor) -> Tensor:
     """`lgamma(x + 1) - x * log(x) + x`, which grows as log(x) / 2, for x >= 0.
 
-    Above 100 it is Stirling's series.
+    Above 100 it uses Stirling's series.
     """
     is_large, log = x > 100, x.clamp(min=torch.finfo(x.dtype).tiny).log()
     inverse = torch.where(is_large, x, 100.0).reciprocal()

@@ -10,7 +10,7 @@ from ardist.specification import register
 
 
 class SinhTransform(Transform):
-    """y = sinh(x), under which numbers with heavy tails have light ones."""
+    """y = sinh(x). If x has light tails, y has heavy tails."""
 
     domain = codomain = constraints.real
     bijective = True

@@ -19,11 +19,11 @@ class Spline(Family):
     """A normal transformed by a monotone rational-quadratic spline (Durkan et al. 2019).
 
     A value is `loc + scale * u`. A spline with `bins` pieces maps u to a standard normal variable
-    on [-bound, bound] and is the identity outside. The network gives all of its parameters: loc,
-    the scale, the widths and heights of the pieces and the slopes between them. So one family can
-    have several modes, skew or a plateau, with density, CDF and draws in closed form. With all
-    parameters at zero it is close to the standard normal. Loc and scale move the mass outside of
-    [-bound, bound], which the spline alone cannot do.
+    on [-bound, bound] and is the identity outside. The network gives all parameters: loc, scale,
+    the widths and heights of the pieces and the slopes between them. So a conditional can have
+    several modes, skew or a plateau, with density, CDF and draws in closed form. With all
+    parameters at zero it is close to the standard normal. Unlike the spline alone, loc and scale
+    can move mass out of [-bound, bound].
 
     Args:
         bins: number of pieces, at least 1.
@@ -60,7 +60,7 @@ class Spline(Family):
         shares = 0.99 * sizes.unflatten(-1, (2, self.bins)).softmax(-1) + 0.01 / self.bins
         places = (2 * shares[..., :-1].cumsum(-1) - 1) * self.bound
         places = F.pad(F.pad(places, (1, 0), value=-self.bound), (0, 1), value=self.bound)
-        slopes = F.pad(Positive(1e-3)(slopes), (1, 1), value=1.0)  # of the identity at both ends
+        slopes = F.pad(Positive(1e-3)(slopes), (1, 1), value=1.0)  # the identity's at both ends
         knots = torch.cat((places, slopes.unsqueeze(-2)), -2)
         scale = Positive(self.min_scale)(raw.squeeze(-1))
         return loc.squeeze(-1), scale, _Curve(knots, self.bound)
@@ -85,7 +85,7 @@ class Spline(Family):
         return log_ndtr(noise), log_ndtr(-noise)
 
     def icdf(self, params: Tensor, uniform: Tensor) -> Tensor:
-        wide = self._score_dtype(params.dtype, params.device)  # that of `cdf`
+        wide = self._score_dtype(params.dtype, params.device)  # the dtype of `cdf`
         return self.from_noise(params.to(wide), torch.special.ndtri(uniform.to(wide)))
 
     def sample_noise(self, out: Tensor) -> Tensor:

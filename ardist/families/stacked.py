@@ -1,7 +1,7 @@
-"""Families that differ in numbers alone, as one family whose numbers are tensors over the blocks.
+"""Stacks families that differ only in numbers into one, whose numbers are tensors over the blocks.
 
 Each column of a table has a location, a scale and points of its own, and so a family of its own. A
-method of their stack is called once for all of them.
+method of the stacked family is called once for all columns.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -23,15 +23,16 @@ _NUMBERS: dict[type, tuple[str, ...]] = {
     **dict.fromkeys((Mixture, Rounded, Transformed), ()),
     Hurdle: ("points",),
 }
-# From the number (or numbers) of each of n families, and how many dimensions values have after
-# that of the blocks.
+# Joins an attribute of n families: a number of each, or several numbers. The second argument is how
+# many dimensions values have after the dimension of the blocks.
 _Join = Callable[[list[Any], int], Any]
 
 
 def form_of(family: Family) -> Hashable:
-    """Equal for the families that `stack` joins: all but the numbers that do not move the support.
+    """A key that is equal for families that `stack` can join.
 
-    A family of which none can be stacked is its own form.
+    It omits the numbers that do not move the support. A family that cannot be stacked is its own
+    key.
     """
     is_stackable = type(family) in _NUMBERS and not family.event_shape
     if not is_stackable or family.enumerate_support() is not None:
@@ -40,10 +41,10 @@ def form_of(family: Family) -> Hashable:
 
 
 def stack(families: Sequence[Family]) -> Family:
-    """One family of as many blocks, each of which has the numbers of one of these families.
+    """One family for as many blocks. Each block has the numbers of one of these families.
 
     Args:
-        families: of one form.
+        families: one for each block, all with the same `form_of`.
     """
     if all(family == families[0] for family in families):
         return families[0]
@@ -52,9 +53,9 @@ def stack(families: Sequence[Family]) -> Family:
 
 
 def _joined(families: Sequence[Any], join: _Join, dims: int = 0) -> Any:
-    """A family like each of these, whose numbers are what `join` makes of theirs."""
+    """The first family, with each number replaced by what `join` returns for all of them."""
     first = families[0]
-    # A mixture reads values as its components do, which therefore only differ in their scales.
+    # A mixture has the features of its components, which must not depend on their numbers.
     if type(first) not in _NUMBERS or (dims and not isinstance(first, LocationScale)):
         return first
 
@@ -80,6 +81,6 @@ def _without_numbers(numbers: list[Any], dims: int) -> Any:
 
 
 def _over_blocks(numbers: list[Any], dims: int) -> torch.Tensor:
-    """(n, *ones, *shape of one), which broadcasts with values (..., n, *components)."""
+    """The numbers as (n, *ones, *shape of one), which broadcasts with (..., n, *components)."""
     each = torch.tensor(numbers, dtype=torch.float64)
     return each.reshape(each.shape[0], *(1,) * dims, *each.shape[1:])

@@ -30,13 +30,13 @@ def _log_ratio(x: Tensor) -> Tensor:
 def log_tails(z: Tensor, df: Tensor) -> tuple[Tensor, Tensor]:
     """log P(T <= z) and log P(T > z), by Gauss's rule: both (...).
 
-    Near zero it is the mass of (0, z). Elsewhere the integral of the density beyond z is over
-    v = ((df + z^2) / (df + t^2))^(df / 2), which makes it
+    Near zero, both follow from the mass of (0, z). Elsewhere, the substitution
+    v = ((df + z^2) / (df + t^2))^(df / 2) turns the integral of the density beyond z into
 
         density(z) * (1 + z^2 / df) * integral over (0, 1) of (z^2 + df * (1 - v^(2 / df)))^(-1 / 2)
 
-    Its integrand is smooth for all df, also in the limit of the normal distribution. There it has
-    the logarithm of v, for which v is a power of the nodes.
+    The integrand is smooth for all df. In the limit of the normal distribution it contains the
+    logarithm of v, so v is a power of the nodes.
     """
     most = torch.finfo(z.dtype).max ** 0.5 / 2  # the square of a larger number is infinite
     z = z.clamp(-most, most)

@@ -32,14 +32,14 @@ _REALS = (-math.inf, math.inf)
 class Transformed(Derived):
     """A continuous family whose values are transformed by fixed or learned bijections.
 
-    Its parameters and features are those of the inner family: a network reads the value before
-    the transforms. A transform that is a module (Pyro's `TransformModule`) is learned, and
-    networks register it. Draws that would round to an end of the support, as those of `tanh` do
-    in float32, stay just inside. Two such families are equal if their transforms are the same
-    objects, or equal and made of plain numbers.
+    It has the parameters and features of the inner family: a network reads the value before the
+    transforms. A transform that is a module (Pyro's `TransformModule`) is learned, and networks
+    register it. Draws that would round to an end of the support, as with `tanh` in float32, stay
+    just inside. Two such families are equal if their transforms are the same objects, or equal and
+    made of plain numbers.
 
     Args:
-        family: a continuous family, to whose values the first transform is applied.
+        family: a continuous family, the distribution before the transforms.
         transforms: one transform of torch or Pyro, or several in the order of application.
 
     Raises:
@@ -60,7 +60,7 @@ class Transformed(Derived):
     transforms: tuple[Transform, ...]
     _event_shape: torch.Size
     _support: constraints.Constraint
-    _stages: tuple[Ends | None, ...]  # the ends after none, one, ... of the transforms
+    _stages: tuple[Ends | None, ...]  # the ends after 0, 1, ... transforms
 
     def __init__(self, family: Family, transforms: Transform | Sequence[Transform]) -> None:
         vars(self).update(family=family)
@@ -112,7 +112,7 @@ class Transformed(Derived):
     @property
     def needs_double(self) -> bool:
         # A small scale magnifies the rounding errors of a transform. Transforms that multiply
-        # by matrices need values in the dtype of these.
+        # by matrices need values in the dtype of the matrices.
         return not self.modules and all(
             part.domain.event_dim == 0 or not _tensors(part) for part in self.transforms
         )
@@ -149,7 +149,7 @@ class Transformed(Derived):
 
     @property
     def free_affine(self) -> list[int]:
-        """The places of affine maps of all reals, whose numbers do not move the support."""
+        """The indices of affine transforms of all reals, whose numbers do not move the support."""
         stages = zip(self.transforms, self._stages[:-1], strict=True)
         return [
             place
@@ -178,7 +178,7 @@ class Transformed(Derived):
             return self.family._start(self._backward(values)[0], weights)
 
     def _total(self, log_slopes: list[Tensor]) -> Tensor:
-        """log abs(det dy/dx) of all transforms: (...), from those that `_backward` returns."""
+        """log abs(det dy/dx) of all transforms: (...), from the terms that `_backward` returns."""
         dims = len(self.event_shape)
         total = torch.zeros((), dtype=log_slopes[0].dtype, device=log_slopes[0].device)
         for transform, log_abs_det_jacobian in zip(
@@ -340,9 +340,9 @@ def _forward_of(transform: Transform) -> tuple[Transform, bool]:
 
 
 def _fresh(transform: Transform) -> Transform:
-    """The transform for a single call. If it has a cache, it is a copy with an empty one.
+    """The transform for a single call, as a copy with an empty cache if it has a cache.
 
-    So no value is returned that was computed before the parameters changed.
+    A cached value might have been computed before the parameters changed.
     """
     part, is_inverse = _forward_of(transform)
     if part._cache_size or isinstance(part, nn.Module):
@@ -366,7 +366,7 @@ def _tensors(transform: Transform) -> list[Tensor]:
 
 
 def _moved(transform: Transform, reference: Tensor) -> Transform:
-    """The transform with its floating-point tensors in the dtype and on the device of another."""
+    """The transform with its float tensors in the dtype and on the device of `reference`."""
     part, is_inverse = _forward_of(transform)
     if isinstance(part, nn.Module):
         return transform
@@ -376,7 +376,7 @@ def _moved(transform: Transform, reference: Tensor) -> Transform:
 
 
 def _dtype_of(transform: Transform, reference: Tensor) -> torch.dtype:
-    """The dtype that a transform computes in: a module in its own, others in that of the values."""
+    """The dtype in which a transform computes: a module's own, or else the dtype of the values."""
     part, _ = _forward_of(transform)
     parameters = part.parameters() if isinstance(part, nn.Module) else ()
     return next((parameter.dtype for parameter in parameters), reference.dtype)

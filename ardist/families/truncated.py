@@ -27,7 +27,7 @@ from ardist.shapes import as_positive, as_real, as_scale, constant, gather_last
 
 @dataclass(frozen=True, repr=False)
 class FiniteFamily(Derived):
-    """A finite family, by the log-probabilities of its states."""
+    """A finite family that is defined by the log-probabilities of its states."""
 
     has_noise = True
 
@@ -37,7 +37,7 @@ class FiniteFamily(Derived):
 
     @abstractmethod
     def changed(self, logits: Tensor) -> Tensor:
-        """The logits that this family makes of those of the inner one."""
+        """The logits of this family, from the logits of the inner family."""
 
     @constant
     def _num_states(self) -> int:
@@ -45,12 +45,12 @@ class FiniteFamily(Derived):
 
     @constant
     def _counts(self) -> bool:
-        """Whether each value is the number of its state, as a float or an index."""
+        """Whether each value is the index of its state, as a float or an integer."""
         return is_range(states_of(self.family))
 
     @constant
     def _is_range(self) -> bool:
-        """Whether each value is the number of its state, as an index."""
+        """Whether each value is the index of its state, as an integer."""
         return self.is_index and self._counts
 
     def _states_like(self, reference: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class FiniteFamily(Derived):
         return states_of(self.family).to(reference.device, dtype)
 
     def _number(self, value: Tensor) -> Tensor:
-        """The number of the state that each value is: (...) int64."""
+        """The index of the state that each value equals: (...) int64."""
         if self._is_range:
             return value.long()
         if isinstance(self.support, type(constraints.one_hot)):
@@ -161,7 +161,7 @@ def _tempered(family: Family, temperature: float) -> Family:
 
 @dataclass(frozen=True, repr=False)
 class Tempered(Derived):
-    """The conditionals of a family to the power 1 / `temperature`, normalized.
+    """The conditionals of a family, raised to the power 1 / `temperature` and normalized.
 
     Conditionals are sharper for temperatures below 1 and flatter above 1. The temperature applies
     to each conditional, not to the joint distribution.
@@ -210,7 +210,7 @@ class Tempered(Derived):
 
 @dataclass(frozen=True, repr=False)
 class Likeliest(FiniteFamily):
-    """A finite family whose draws are its most probable state, the first one on ties."""
+    """A finite family that always draws its most probable state, the first one on ties."""
 
     has_noise = False
 
@@ -262,13 +262,13 @@ class Chosen(FiniteFamily):
 class TopK(Chosen):
     """The `k` most probable states of a family, renormalized (Fan et al. 2018).
 
-    The first states are kept on ties. The support is that of the family: the other states have a
-    log_prob of -inf. In rare cases a draw can have it too, if the last state kept and the first
-    one left out differ by less than the rounding between a decoder's step and the parallel pass.
+    The first states are kept on ties. The support is unchanged, and the other states have a
+    log_prob of -inf. In rare cases a draw also scores -inf: if the last state kept and the first
+    state left out differ by less than the rounding between a decoder's step and the parallel pass.
 
     Args:
         family: a finite discrete family of single values, or `OneHotCategorical`.
-        k: number of states that are kept, at least 1. If there are fewer, all are kept.
+        k: number of states to keep, at least 1. If there are fewer, all are kept.
 
     Raises:
         ValueError: if the family is another one, or `k` is not a positive integer.
@@ -301,12 +301,12 @@ def _as_mass(value: float, name: str) -> float:
 class Nucleus(Chosen):
     """The smallest set of most probable states with mass `p`, renormalized (Holtzman et al. 2020).
 
-    At least one state is kept, and the first states are kept on ties. The note of `TopK` on the
-    other states applies.
+    At least one state is kept, and the first states are kept on ties. The other states score as in
+    `TopK`.
 
     Args:
         family: a finite discrete family of single values, or `OneHotCategorical`.
-        p: above 0 and at most 1.
+        p: the mass to keep, above 0 and at most 1.
 
     Raises:
         ValueError: if the family is another one, or `p` is out of range.

@@ -114,7 +114,7 @@ class Categorical(Family):
         if value.is_floating_point():  # an infinite value is no index
             value = value.clamp(0, self.num_categories - 1)
         table, is_eager = weight.t(), not torch.compiler.is_compiling()
-        # The fewer sums. A recorded graph serves any number of rows.
+        # The bias is added to the smaller tensor. A recorded graph serves any number of rows.
         if bias is not None and is_eager and value.numel() > self.num_categories:
             table, bias = table + bias, None
         rows = F.embedding(value.long(), table)
@@ -139,7 +139,7 @@ class Categorical(Family):
 
 @dataclass(frozen=True, repr=False)
 class LocationScale(Family):
-    """Families of loc + scale * z. The parameters are loc and the scale before `links.Positive`.
+    """A family of loc + scale * z. Its parameters are loc and the scale before `links.Positive`.
 
     Args:
         min_scale: a lower bound on the scale, in the units of the data.
@@ -199,7 +199,7 @@ class LocationScale(Family):
 
     @abstractmethod
     def _standard_cdf(self, z: Tensor) -> Tensor:
-        """Probability of at most z."""
+        """The probability of at most z."""
 
     @abstractmethod
     def _standard_log_cdf(self, z: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class Normal(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Laplace(LocationScale):
-    """The Laplace distribution, by loc and scale. `min_scale` is that of `Normal`.
+    """The Laplace distribution, by loc and scale. `min_scale` is as in `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.Laplace()(torch.zeros(2))
@@ -276,7 +276,7 @@ class Laplace(LocationScale):
 
 @dataclass(frozen=True, repr=False)
 class Logistic(LocationScale):
-    """The logistic distribution, by loc and scale. `min_scale` is that of `Normal`.
+    """The logistic distribution, by loc and scale. `min_scale` is as in `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.Logistic().cdf(torch.zeros(2), torch.tensor(1.0))
@@ -305,8 +305,8 @@ class Logistic(LocationScale):
 class LogNormal(Normal):
     """The log-normal distribution, by loc and scale of the logarithm.
 
-    The feature that networks read is the logarithm. Draws are finite for all parameters.
-    `min_scale` is a lower bound on the scale of the logarithm.
+    Networks read the logarithm. Draws are finite for all parameters. `min_scale` is a lower bound
+    on the scale of the logarithm.
 
     >>> import torch, ardist as ad
     >>> ad.families.LogNormal().support
@@ -344,8 +344,8 @@ class LogNormal(Normal):
 class StudentT(Family):
     """Student's t distribution, by loc, scale and degrees of freedom above 1.
 
-    Its CDF is computed by quadrature. So is the gradient of draws to the degrees of freedom.
-    `min_scale` is that of `Normal`.
+    Its CDF is computed by quadrature, and draws have implicit gradients by the CDF. `min_scale` is
+    as in `Normal`.
 
     >>> import torch, ardist as ad
     >>> ad.families.StudentT()(torch.zeros(3))
@@ -387,7 +387,7 @@ class StudentT(Family):
 
 @dataclass(frozen=True, repr=False)
 class _ThroughDraws(Family):
-    """A family whose draws have gradients in torch. Its CDF has them by dF = -p(x) dx."""
+    """A family whose draws have gradients in torch, which give its CDF gradients: dF = -p(x) dx."""
 
     needs_double = True
 
@@ -528,7 +528,7 @@ class Exponential(Family):
 
 @dataclass(frozen=True, repr=False)
 class _Count(Family):
-    """Families of the counts 0, 1, 2, ..., as floats."""
+    """A family of the counts 0, 1, 2, ..., as floats."""
 
     support = constraints.nonnegative_integer
     needs_double = True
@@ -653,7 +653,7 @@ class Geometric(_Count):
 class VonMises(Family):
     """The von Mises distribution of an angle in [-pi, pi], by loc and concentration.
 
-    The features that networks read are the cosine and the sine. There is no CDF and no `rsample`.
+    Networks read the cosine and the sine. There is no CDF and no `rsample`.
 
     >>> import torch, ardist as ad
     >>> ad.families.VonMises().features(torch.tensor(torch.pi / 2)).round()

@@ -36,8 +36,8 @@ class _Gaussian(Family):
     def __post_init__(self) -> None:
         self._check(as_positive, "size")
 
-    # Features are the default, asinh. Scale and root both depend on earlier draws, so that a draw
-    # may grow as the square of an earlier one, and repeatedly.
+    # Features are asinh, the default. Scale and root both depend on earlier draws, so a draw may
+    # grow as the square of an earlier draw, again and again.
 
     @property
     def event_shape(self) -> torch.Size:
@@ -90,8 +90,8 @@ def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
 def _factor_of_kept(root: Tensor, mask: Tensor) -> Tensor:
     """A triangular root of the covariance of the elements under the mask, with 1 for the others.
 
-    It is from the QR decomposition of the root, which cannot fail. The Cholesky decomposition of
-    a covariance can.
+    It uses the QR decomposition of the root, which cannot fail. The Cholesky decomposition of a
+    covariance can fail.
     """
     kept = root * mask.unsqueeze(-1)
     others = torch.diag_embed((~mask).to(root.dtype))
@@ -165,10 +165,10 @@ class LowRankMultivariateNormal(_Gaussian):
 
     Args:
         size: length of the vector, at least 1.
-        rank: rank of the other part of the covariance, at least 1.
+        rank: rank of the low-rank part, at least 1.
 
     Raises:
-        ValueError: if one of them is not a positive integer.
+        ValueError: if `size` or `rank` is not a positive integer.
 
     >>> import torch, ardist as ad
     >>> family = ad.families.LowRankMultivariateNormal(784, rank=5)

@@ -17,14 +17,14 @@ from ardist.shapes import as_integer, as_integers, as_tensor, described
 class Automaton(Rule):
     """Events that a deterministic finite automaton accepts, block by block in the order of drawing.
 
-    Each block has the same number of states K, such as the symbols of a `Categorical(K)`. A table
-    of feasibility over the remaining blocks is made once, so that no draw ends outside the
-    language.
+    Each block has the same number of states K, such as the symbols of a `Categorical(K)`. The
+    factorization computes once which states of the automaton the remaining blocks can complete, so
+    that every draw is accepted.
 
     Args:
         table: the next state of the automaton for each of its states and each state of a block,
-            (S, K) integers, -1 if there is none; or (num_blocks, S, K), if it differs by block in
-            the order of drawing.
+            (S, K) integers, -1 if there is none; or (num_blocks, S, K), in the order of drawing, if
+            blocks have different tables.
         accepting: the states of the automaton in which an event may end.
         initial: the state before the first block.
 
@@ -42,9 +42,9 @@ class Automaton(Rule):
     initial: int
 
     follows_reals = False
-    # Of a bound rule. The distinct steps, each with the next states (S * K,), which are those of
-    # the first allowed state of a block if a state is not allowed; whether the states of a block
-    # are allowed, (S, K); and the step of each block.
+    # Of a bound rule, whose blocks with equal tables are one step. The next states of each step,
+    # (S, K), and after a state of a block that is not allowed, the next state after the first
+    # allowed one; whether the states of a block are allowed, (S, K); and the step of each block.
     _next: ClassVar[Tensor]
     _allowed: ClassVar[Tensor]
     _step: ClassVar[Tensor]
@@ -81,11 +81,11 @@ class Automaton(Rule):
             pattern: with alternation, classes, repetition and groups, as in Python's `re`.
             symbols: the text of each state of a block: characters, or tokens of several.
             end: the symbol after which there is only `pad`, so that matches may be shorter than
-                the event; without it a match fills the event.
+                the event. By default a match fills the event.
             pad: the symbol after the end; `end` by default.
 
         Raises:
-            ValueError: if the pattern uses something else, which the error names.
+            ValueError: if the pattern uses other syntax, which the error names.
 
         >>> import ardist as ad
         >>> rule = ad.rules.Automaton.regex("a(b|c)*a", "abc")
@@ -128,7 +128,7 @@ class Automaton(Rule):
         return Automaton(table, range(count) if stop is None else (stop,), count)
 
     def _ending(self, end: int, pad: int) -> "Automaton":
-        """The events of which the blocks before an end are accepted, and `pad` follows it."""
+        """The accepted sequences, followed by `end` and `pad` if they are shorter than an event."""
         count, width = self.table.shape[-2:]
         for name, symbol in (("end", end), ("pad", pad)):
             if not 0 <= as_integer(symbol, name) < width:
@@ -171,7 +171,7 @@ class Automaton(Rule):
             )
         feasible = torch.zeros(self.table.shape[-2], dtype=torch.bool)
         feasible[list(self.accepting)] = True
-        found: dict[bytes, int] = {}  # by what is feasible after a step: its number
+        found: dict[bytes, int] = {}  # the number of a step, by what is feasible after it
         allowed, following, step = list[Tensor](), list[Tensor](), [0] * count
         for position in range(count - 1, -1, -1):
             table = self.table if self.table.dim() == 2 else self.table[position]
@@ -197,7 +197,7 @@ class Automaton(Rule):
             _step=torch.tensor(step),
         )
 
-    # The state is that of the automaton, (rows,) int64.
+    # The state is the state of the automaton, (rows,) int64.
 
     def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
         return torch.full((rows,), self.initial, device=reference.device)
@@ -212,7 +212,7 @@ class Automaton(Rule):
 
     def scan(self, state: State, values: Tensor, at: At) -> tuple[Tensor, Tensor]:
         steps, _, width = self._next.shape
-        # The tables as one, (steps * S * K,), of the place of a next state's own entries.
+        # All tables as one, (steps * S * K,). An entry is the offset of the next state's entries.
         places = (self._next * width).flatten().to(state.device)
         offset = self._step[at.positions.cpu()].to(state.device) * (self._next.numel() // steps)
         entries = (values.long() + offset).T.contiguous()  # (n, rows)
@@ -233,7 +233,7 @@ class Automaton(Rule):
         return int(counts[list(self.accepting)].sum())
 
     def _edges(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The pairs of states that follow each other in a step, and by how many values."""
+        """The pairs of states before and after a step, and how many values join each pair."""
         source, value = self._allowed[step].nonzero().unbind(1)
         count = self._next.shape[1]
         pairs = source * count + self._next[step][source, value]
@@ -245,7 +245,7 @@ class Automaton(Rule):
 
 
 def product(first: Automaton, second: Automaton) -> Automaton:
-    """The automaton of the events that both accept."""
+    """The automaton that accepts the events that both accept."""
     one, two = torch.broadcast_tensors(first.table.unsqueeze(-2), second.table.unsqueeze(-3))
     count = second.table.shape[-2]
     both = torch.where((one >= 0) & (two >= 0), one * count + two, -1)  # (..., S1, S2, K)

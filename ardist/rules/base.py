@@ -25,13 +25,13 @@ State = Any  # a tensor (rows, ...), or a tuple of such tensors
 
 R = TypeVar("R", bound="Rule")
 
-_MOST_CHOICES = 2**21  # values of all blocks after all states of a rule, while events are counted
+_MOST_CHOICES = 2**21  # pairs of a rule's state and a block's value, while events are counted
 
 
 class Interval(NamedTuple):
     """The numbers from `low` to `high`, which may be infinite: (rows, n) each.
 
-    A block of a continuous family with equal ends is that number with probability one.
+    If both ends are equal for a continuous family, the block is that number with probability one.
 
     >>> import torch, ardist as ad
     >>> class Sorted(ad.rules.Rule):
@@ -59,10 +59,10 @@ class At:
     A rule of your own gets them on the device of its state.
 
     Attributes:
-        positions: the number of blocks drawn before each one, (n,) int64, or (rows, n) if rows have
-            orders of their own.
-        blocks: the raster index of each one, (n,) or (rows, n) int64.
-        families: of each block, or one for all.
+        positions: the number of blocks drawn before each block, (n,) int64, or (rows, n) if rows
+            have orders of their own.
+        blocks: the raster index of each block, (n,) or (rows, n) int64.
+        families: the family of each block, or one family for all blocks.
         total: the number of blocks of an event.
 
     >>> import ardist as ad
@@ -86,7 +86,7 @@ class At:
 
     @property
     def family(self) -> Family:
-        """The family of the blocks, which is the same for all where `allowed` is called."""
+        """The family of the first block. All blocks in a call of `allowed` have the same family."""
         return self.families[0]
 
     def _on(self, device: torch.device) -> "At":
@@ -96,17 +96,17 @@ class At:
         return replace(self, positions=self.positions.to(device), blocks=self.blocks.to(device))
 
     def number(self, value: Tensor) -> Tensor:
-        """A value of a single block as rules see it: an integer if the family is finite."""
+        """A value of a single block as rules get it: an integer if the family is finite."""
         return value if self.family.enumerate_support() is None else value.long()
 
     @property
     def left(self) -> Tensor:
-        """The number of blocks drawn after each one, (n,) or (rows, n) int64."""
+        """The number of blocks drawn after each block, (n,) or (rows, n) int64."""
         return self.total - 1 - self.positions
 
     @cached_property
     def each(self) -> "list[At]":
-        """One for each of the blocks."""
+        """The places of the blocks, one by one."""
         count = self.positions.shape[-1]
         families = self.families if len(self.families) == count else self.families[:1] * count
         return [
@@ -151,12 +151,12 @@ class Rule(Specified, ABC):
     differs from the distribution without the rule, conditioned on these events, which
     `ardist.sampling.smc` gives.
 
-    To write a rule, define `start`, `allowed` and `advance`: what is remembered of the blocks so
-    far, what it allows, and how a block changes it. Rows are independent, and row i of a result
-    depends on row i of the arguments only. A value is the number of the state of a block with
-    finitely many, and otherwise the number that was drawn. Override `scan` if all states can be
-    computed at once. An allowed prefix must always have an allowed continuation: look ahead, with
-    `at.left`.
+    To write a rule, define `start`, `allowed` and `advance`: the state before the first block, the
+    values that a state allows, and the state after a block. Rows are independent, and row i of a
+    result depends only on row i of the arguments. The value of a finite family is passed as its
+    index in the support, and any other value as the number that was drawn. Override `scan` if all
+    states can be computed at once. An allowed prefix must always have an allowed continuation: look
+    ahead, with `at.left`.
 
     >>> import torch, ardist as ad
     >>> class Balanced(ad.rules.Rule):
@@ -180,21 +180,21 @@ class Rule(Specified, ABC):
                     setattr(cls, name, _with_places(vars(cls)[name]))
 
     needs_total: ClassVar[bool] = True
-    """Whether it needs one block a step, each of which may depend on all before it."""
+    """Whether it needs one block per step, and a block to depend on all blocks before it."""
     reads_context: ClassVar[bool] = False
-    """Whether what is allowed depends on the context. Events are not enumerated then."""
+    """Whether the allowed values depend on the context. Events are then not enumerated."""
     depends_on_order: ClassVar[bool] = True
-    """Whether other events follow it if the blocks are drawn in another order."""
+    """Whether the set of events that follow the rule depends on the order of drawing."""
     follows_reals: ClassVar[bool] = True
-    """Whether what is allowed depends on real numbers that were drawn."""
+    """Whether the allowed values depend on real numbers that were drawn."""
 
     def bind(self, factorization: Specification, loose: bool = False) -> Self:
         """The rule for the blocks of a factorization: checks it, and computes its tables.
 
         Args:
             factorization: the blocks, in their order.
-            loose: whether some allowed prefixes may have no allowed continuation, as in
-                `ardist.sampling.smc`, which drops them.
+            loose: whether allowed prefixes may have no allowed continuation, as in
+                `ardist.sampling.smc`, which drops such prefixes.
 
         Raises:
             ValueError: if no event follows the rule, or it does not suit the blocks.
@@ -210,9 +210,10 @@ class Rule(Specified, ABC):
         return restricted(family)
 
     def family_within(self, family: Family, block: int) -> Family | None:
-        """A family whose support is what the rule allows of a block, if that is the same in all
-        events; None if there is none, which is the default. With such families for all blocks, and
-        no discrete ones, `biject_to` knows the support of events.
+        """A family whose support is the set of allowed values of a block, or None, the default.
+
+        It exists if the set is the same in all events. If all blocks have one, and none is
+        discrete, `biject_to` supports the support of events.
         """
         return None
 
@@ -221,14 +222,14 @@ class Rule(Specified, ABC):
         """The state before the first block: a tensor (rows, ...), or a tuple of such tensors.
 
         Args:
-            rows: their number.
-            context: of each row, (rows, *context_shape), or None.
+            rows: the number of rows.
+            context: the context of each row, (rows, *context_shape), or None.
             reference: a tensor of the dtype and device of the parameters.
         """
 
     @abstractmethod
     def allowed(self, state: State, at: At) -> Tensor | Interval | None:
-        """What each of n blocks may be, given the state before it.
+        """The values that each of n blocks may have, given the state before it.
 
         Args:
             state: (rows, n, ...), the state before each block.
@@ -245,20 +246,21 @@ class Rule(Specified, ABC):
 
         Args:
             state: (rows, ...), the state before it.
-            value: (rows,), the number of the state of a finite family as int64, or the number.
+            value: (rows,), the index in the support of a finite family as int64, or the number that
+                was drawn.
             at: the block.
         """
 
     def scan(self, state: State, values: Tensor, at: At) -> tuple[State, State]:
         """The states before each of n consecutive blocks, and the state after the last one.
 
-        Values may not be allowed: in a guess of blocks, or in an event outside the support. Such a
-        value may count as any allowed one. The default goes block by block, and replaces it by the
-        first allowed one.
+        Some values may not be allowed, as in a guess of blocks or in an event outside the support.
+        Such a value may count as any allowed value. The default goes block by block, and replaces
+        it by the first allowed state or the nearest end of the interval.
 
         Args:
             state: (rows, ...), the state before the first block.
-            values: (rows, n), as of `advance`; all are floats if one of them is.
+            values: (rows, n), as in `advance`, but all are floats if one of them is.
             at: the blocks.
 
         Returns:
@@ -279,10 +281,10 @@ class Rule(Specified, ABC):
     def rest(self, state: State, at: At) -> Tensor | None:
         """All blocks that follow, (rows, n), if they are certain in all rows; otherwise None.
 
-        A draw stops there.
+        Sampling then stops early.
 
         Args:
-            state: (rows, ...), the state before them.
+            state: (rows, ...), the state before these blocks.
             at: the blocks that follow.
         """
         return None
@@ -292,11 +294,11 @@ class Rule(Specified, ABC):
         return None
 
     def log_potential(self, state: State, at: At) -> Tensor | None:
-        """A log weight of what is known after a block, (rows,), for `ardist.sampling.smc`."""
+        """A log weight of the state after a block, (rows,), for `ardist.sampling.smc`."""
         return None
 
     def check_order(self, factorization: Specification, ranks: Tensor) -> None:
-        """Raises a `ValueError` if blocks cannot be drawn in an order, (rows, num_blocks) ranks."""
+        """Raises a `ValueError` if blocks cannot be drawn in these ranks, (rows, num_blocks)."""
 
     def expected(self, block_name: str) -> str:
         """How an error describes what is expected of a block that breaks the rule."""
@@ -304,14 +306,14 @@ class Rule(Specified, ABC):
 
     @property
     def filler(self) -> float | None:
-        """The value of blocks that are not drawn; None for any one inside the support."""
+        """The value of blocks that are not drawn; None for any value inside the support."""
         return None
 
     def num_events(self, factorization: Specification) -> int | None:
         """The number of events that follow the rule.
 
-        The default counts by the states of the rule. It gives up, with None, if it would have to
-        look at more than two million values of blocks after these states.
+        The default counts the prefixes that lead to each state of the rule. It returns None if it
+        would have to look at more than two million pairs of a state and the next block's value.
         """
         state, left = self.start(1, None, torch.empty(0)), _MOST_CHOICES
         counts = [1]  # of the prefixes that lead to each state
@@ -331,7 +333,7 @@ class Rule(Specified, ABC):
 
 
 def is_custom(rule: Rule) -> bool:
-    """Whether a rule, or a part of it, is a user's: what it allows is then checked."""
+    """Whether a rule, or a part of it, is a user's. Its allowed values are then checked."""
     parts = getattr(rule, "rules", (rule,))
     return any(not type(part).__module__.startswith("ardist.") for part in parts)
 
@@ -359,7 +361,7 @@ def allowed_by(rule: Rule, state: State, at: At) -> Tensor | Interval | None:
 
 
 def dead_end(rule: Rule, block: str, step: int) -> ValueError:
-    """The error of a prefix that a rule allows, and that no event continues."""
+    """The error for an allowed prefix that has no allowed continuation."""
     return ValueError(
         f"rule: expected {rule!r} to allow a value of {block} in step {step}, got none after an "
         f"allowed prefix, which must always have an allowed continuation; look ahead, with at.left"
@@ -367,10 +369,10 @@ def dead_end(rule: Rule, block: str, step: int) -> ValueError:
 
 
 def choices(rule: Rule, state: State, at: At) -> tuple[Tensor, Tensor, State]:
-    """The states of a finite block that a rule allows after each of its own states, (rows, ...).
+    """The values of a finite block that a rule allows after each of its states, (rows, ...).
 
     Returns:
-        the row of each choice, the number of the block's state, and the state after it.
+        for each allowed value its row, its index in the support, and the rule's state after it.
     """
     family, rows = at.family, rows_of(state)
     states, form = states_of(family), rule.restricted(family, int(at.blocks))
@@ -397,7 +399,7 @@ def places(factorization: Specification) -> At:
 
 
 def _with_places(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a rule, called with places on the device of the state."""
+    """Wraps a method of a rule, which then gets places on the device of the state."""
 
     @wraps(method)
     def placed(self: Rule, state: State, *arguments: Any, **named: Any) -> Any:
@@ -414,7 +416,7 @@ def _with_places(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
-    """A function of each tensor of a state."""
+    """Applies a function to each tensor of a state."""
     if state is None:
         return None
     if isinstance(state, tuple):
@@ -434,7 +436,7 @@ def rows_of(state: State) -> int:
 
 
 def _distinct(state: State) -> tuple[State, Tensor]:
-    """The distinct rows of a state, and for each row the number of its equal."""
+    """The distinct rows of a state, and for each row the index of its distinct row."""
     flat = torch.cat([part.unsqueeze(-1).flatten(1).double() for part in _parts(state)], 1)
     if not flat.shape[1]:
         first_only = map_state(lambda part: part[:1], state)
@@ -449,13 +451,13 @@ def _distinct(state: State) -> tuple[State, Tensor]:
 
 
 def _nearest(form: Restricted, allowed: Tensor | Interval | None, value: Tensor) -> Tensor:
-    """Values (rows,), with the first allowed state or the nearer end for those not allowed."""
+    """Values (rows,), with the first allowed state or the nearer end if they are not allowed."""
     if allowed is None:
         return value
     if isinstance(allowed, Interval):
         low, high = (torch.as_tensor(end).to(value) for end in allowed)
         return torch.minimum(torch.maximum(value, low.squeeze(-1)), high.squeeze(-1))
-    if isinstance(form, Pinned):  # what is allowed is whether the block is free
+    if isinstance(form, Pinned):  # `allowed` is whether the block is free
         states = form.family.enumerate_support()
         constant = (
             form.constant if states is None else int((states == form.constant).int().argmax())
@@ -483,7 +485,7 @@ def bound(rule: R, **tables: Any) -> R:
 
 
 def num_values(factorization: Specification) -> int | None:
-    """The number of states of a block, if it is the same for all of them."""
+    """The number of states of a block, if it is the same for all blocks."""
     states = [family.enumerate_support() for family in factorization.layout.distinct]
     counts = {None if each is None else each.shape[0] for each in states}
     return counts.pop() if len(counts) == 1 else None

@@ -20,16 +20,16 @@ from ardist.shapes import as_real, check_type, described, is_sequence
 
 @dataclass(frozen=True, init=False)
 class Within(Rule):
-    """Some columns have values in an interval or in a set, such as `age=(40, None), job={1, 4}`.
+    """Restricts columns to an interval or a set of values, such as `age=(40, None), job={1, 4}`.
 
-    Each conditional is restricted by itself, whatever the other columns are. So the columns drawn
-    before a restricted one do not take the restriction into account.
+    Each conditional is restricted by itself. So columns drawn before a restricted column do not
+    take the restriction into account.
 
     Args:
         columns: for each name a tuple of two ends, None for no end, or a set or list of values.
 
     Raises:
-        ValueError: if an argument is neither.
+        ValueError: if an argument is neither two ends nor a set or list of values.
 
     >>> import ardist as ad
     >>> fac = ad.Factorization.columns(
@@ -145,7 +145,7 @@ class Within(Rule):
 
 @dataclass(frozen=True, init=False)
 class When(Rule):
-    """Columns that are a constant unless another column has one of some values.
+    """Columns that are constant unless another column has one of the given values.
 
     `When("employed", {1}, income=0.0)`: the income is zero, with probability one, unless the person
     is employed. Surveys call this a skip pattern. The constant may lie outside the support of the
@@ -154,8 +154,8 @@ class When(Rule):
     Args:
         column: the name of the trigger, with finitely many values. It is drawn before the others,
             which may depend on it.
-        values: of the trigger under which the others are free.
-        absent: for each of the others its constant.
+        values: the values of the trigger for which the other columns are free.
+        absent: the constant of each of the other columns, by name.
 
     Raises:
         ValueError: if an argument is invalid.
@@ -257,7 +257,7 @@ class When(Rule):
         return before, frees.any(1) | state
 
     def _frees(self, values: Tensor, at: At) -> Tensor:
-        """Whether each value, (rows, n), is that of the trigger and one of `values`."""
+        """Whether each value, (rows, n), belongs to the trigger and is one of `values`."""
         table = self._is_value.to(values.device)
         number = values.nan_to_num(0).long().clamp(0, table.shape[0] - 1)
         return (at.blocks.to(values.device) == self._trigger) & table[number]
@@ -267,7 +267,7 @@ class When(Rule):
 
 
 def block_of(factorization: Specification, name: str) -> int:
-    """The block that a column is."""
+    """The index of the block of a column."""
     names = factorization.names
     if names is None:
         raise ValueError(

@@ -18,12 +18,13 @@ from ardist.shapes import check_type
 
 @dataclass(frozen=True, init=False)
 class All(Rule):
-    """All of several rules.
+    """The events that follow all of several rules.
 
-    Rules that limit different blocks are followed each by itself. Rules that limit the same blocks
-    become the product of their automata, so that each allowed prefix can be completed. Otherwise
-    they are refused, since a prefix that each of them allows may have no continuation that all
-    allow. `ardist.sampling.smc` supports such rules.
+    Rules that limit different blocks apply independently. Rules that limit the same blocks are
+    combined by the product of their automata, so that each allowed prefix can be completed. A
+    factorization raises an error if one of these rules is no automaton: a prefix that each rule
+    allows may then have no continuation that all rules allow. `ardist.sampling.smc` supports such
+    rules.
 
     Args:
         rules: at least one.
@@ -39,7 +40,7 @@ class All(Rule):
     """
 
     rules: tuple[Rule, ...]
-    _limits: ClassVar[Sequence[frozenset[int]]]  # of a bound rule: the blocks that each one limits
+    _limits: ClassVar[Sequence[frozenset[int]]]  # of a bound rule: the blocks that each part limits
 
     def __init__(self, *rules: Rule) -> None:
         if not rules:
@@ -62,7 +63,7 @@ class All(Rule):
         return bound(self, rules=tuple(rules), _limits=limits, **_flags(rules))
 
     def _together(self, rules: Sequence[Rule], factorization: Specification) -> Rule:
-        """One rule for some that limit the same blocks."""
+        """One rule for several that limit the same blocks."""
         if len(rules) == 1:
             return rules[0]
         found = [rule.as_automaton(factorization) for rule in rules]
@@ -116,7 +117,7 @@ class All(Rule):
 
 
 def _each(rules: Sequence[Rule]) -> Iterator[Rule]:
-    """The rules, with the parts of those that are `All` of several."""
+    """The rules, with each `All` replaced by its parts."""
     for rule in rules:
         yield from _each(rule.rules) if isinstance(rule, All) else (rule,)
 
@@ -134,7 +135,7 @@ def _limited(rule: Rule, factorization: Specification) -> frozenset[int]:
 
 
 def _overlapping(rules: Sequence[Rule], factorization: Specification) -> list[list[int]]:
-    """Groups of rules; those of different groups limit different blocks."""
+    """Groups of rules. Rules of different groups limit different blocks."""
     groups: list[tuple[list[int], frozenset[int]]] = []
     for index, rule in enumerate(rules):
         members, blocks = [index], _limited(rule, factorization)
@@ -146,7 +147,7 @@ def _overlapping(rules: Sequence[Rule], factorization: Specification) -> list[li
 
 
 def _as_set_of(rule: Rule, allowed: Any, at: At) -> Any:
-    """What is allowed as a mask of states or an interval, also for constants."""
+    """The allowed values as a mask of states or an interval, also for `Pinned` blocks."""
     forms = [rule.restricted(at.family, block) for block in at.blocks.flatten().tolist()]
     each = [form.constant if isinstance(form, Pinned) else math.nan for form in forms]
     if allowed is None or all(map(math.isnan, each)):

@@ -12,14 +12,15 @@ from ardist.families.base import states_of
 from ardist.rules.automaton import Automaton
 from ardist.rules.base import At, Rule, Specification, State, bound, check_finite
 
-_MOST_LISTED = 10  # values of which all sets are listed
+_MOST_LISTED = 10  # the most values of an automaton, whose states are all sets of values
 
 
 @dataclass(frozen=True)
 class Distinct(Rule):
     """Each block differs from all others: tours, permutations, assignments, a row of a Sudoku.
 
-    Blocks have one finite family, such as `Categorical(n)`. The state is which values are used.
+    All blocks have the same finite family, such as `Categorical(n)`. The state is which values are
+    used.
 
     >>> import ardist as ad
     >>> tours = ad.Factorization(20, ad.families.Categorical(20), rule=ad.rules.Distinct())

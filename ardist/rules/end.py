@@ -20,11 +20,12 @@ from ardist.shapes import as_integer
 
 @dataclass(frozen=True, init=False)
 class End(Rule):
-    """Sequences of one index a block, which end: after `symbol` every block is `pad`.
+    """Sequences that end: after `symbol`, every block is `pad`.
 
-    "After" refers to the order of drawing. `Factorization(..., end=symbol, pad=pad)` is short for
-    this rule. It leaves the conditionals before the end as they are, so that it is also the
-    distribution of the unrestricted blocks up to their first end.
+    Each block is one index, and "after" refers to the order of drawing.
+    `Factorization(..., end=symbol, pad=pad)` is short for this rule. The rule does not change the
+    conditionals before the end. So the result is also the distribution of the unrestricted blocks
+    up to their first end.
 
     Args:
         symbol: the index that ends a sequence.
@@ -107,7 +108,7 @@ class End(Rule):
         return self.pad
 
     def num_events(self, factorization: Specification) -> int:
-        # Those that end at each step, and those that never end.
+        # The events that end at each step, and the events that never end.
         others = {f: states_of(f).shape[0] - 1 for f in factorization.layout.distinct}
         each = [others[factorization.layout.families[block]] for (block,) in factorization.steps]
         return sum(itertools.accumulate(each, operator.mul, initial=1))

@@ -23,10 +23,11 @@ from ardist.shapes import as_real
 class Sum(Rule):
     """The blocks add up to `total`: exactly k of n bits, particles of a lattice, parts of a budget.
 
-    Blocks are single numbers: consecutive integers, as of `Bernoulli`, `Categorical` and `Poisson`,
-    or reals whose family has a CDF. Each block is restricted to what the later ones can complete.
-    So the last block is certain, and with real blocks, one of which comes last, the density is that
-    of all others. The state is the sum so far.
+    Blocks are single numbers: consecutive integers, such as `Bernoulli`, `Categorical` and
+    `Poisson` have, or reals whose family has a CDF. Each block is restricted to values from which
+    the later blocks can complete the sum. So the last block is certain. If there are real blocks,
+    one of them must come last, and the density is the density of all other blocks. The state is the
+    sum so far.
 
     Args:
         total: a number.
@@ -42,8 +43,8 @@ class Sum(Rule):
     total: float
 
     depends_on_order = False
-    # Of a bound rule. For t blocks the bounds on their sum, so that the others can complete it, and
-    # for each block its number when its state has the number 0.
+    # Of a bound rule. Bounds on the sum of the first t blocks from which the others can complete
+    # it, and for each finite block its value at index 0.
     _least: ClassVar[Tensor]
     _most: ClassVar[Tensor]
     _first: ClassVar[Tensor]
@@ -107,7 +108,7 @@ class Sum(Rule):
         return restricted(family)
 
     def start(self, rows: int, context: Tensor | None, reference: Tensor) -> Tensor:
-        # In double precision, so that both ways to the last number, by steps and at once, agree.
+        # In double precision, so that `advance` and `scan` give the same last number.
         dtype = torch.int64 if self._is_finite else widest(reference.device)
         return torch.zeros(rows, dtype=dtype, device=reference.device)
 
@@ -156,7 +157,7 @@ class Sum(Rule):
         width = num_values(factorization)
         if not self._is_finite or width is None:
             return None
-        # A state is a sum, counted from the least one of all.
+        # A state is a sum, counted from the smallest possible sum.
         least = int(self._first.clamp(max=0).sum())
         most = int((self._first + width - 1).clamp(min=0).sum())
         after = torch.arange(most - least + 1).unsqueeze(1) + torch.arange(width)
@@ -166,7 +167,7 @@ class Sum(Rule):
 
 
 def _is_counted(family: Family) -> bool:
-    """Whether all values are integers without gaps: reals with a spike are not."""
+    """Whether all values are consecutive integers, which reals with a spike are not."""
     support = family.support
     if not isinstance(support, Spiked):
         return support.is_discrete

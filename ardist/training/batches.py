@@ -28,11 +28,11 @@ from ardist.ordering import Ordering
 from ardist.shapes import described
 from ardist.training.processes import gathered, place
 
-_CHECKED_ROWS = 32  # from which it is known whether the data is the same
+_CHECKED_ROWS = 32  # in the checksum of a dataset
 
 
 def as_dataset(model: nn.Module, name: str, x: Any, context: Any = None) -> Any:
-    """A Dataset or DataLoader as it is, and tensors as a dataset."""
+    """Wraps tensors in a dataset, and returns a Dataset or DataLoader unchanged."""
     if isinstance(x, Dataset | DataLoader):
         if context is not None:
             raise ValueError(
@@ -81,7 +81,7 @@ def _check_rows(rows: Any, name: str) -> None:
 
 
 def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
-    """The rows to train on, and those to validate on or None."""
+    """The rows to train on, and the rows to validate on or None."""
     valid = options.valid
     if isinstance(valid, Tensor) and isinstance(data, TensorDataset) and len(data.tensors) == 2:
         raise ValueError(
@@ -112,9 +112,9 @@ def split(data: Any, options: Any, model: nn.Module) -> tuple[Any, Any]:
 
 
 def checksum(data: Any, name: str) -> str:
-    """A short text that differs for other data, from a few rows that are spread over it.
+    """A short text that identifies data, from a few rows that are spread over it.
 
-    It leaves out the rows of a dataset that makes them at random, and all of a DataLoader.
+    It leaves out rows that a dataset makes at random, and all rows of a DataLoader.
     """
     if isinstance(data, DataLoader):
         return "a DataLoader"
@@ -156,7 +156,7 @@ def make_loader(data: Any, options: Any, name: str) -> DataLoader[Any]:
 
 
 def tensors_of(batch: Any, name: str) -> list[Tensor]:
-    """What the network is called with for a batch: (x,) or (x, context)."""
+    """The tensors of a batch, with which the network is called: (x,) or (x, context)."""
     tensors = list(batch) if isinstance(batch, list | tuple) else [batch]
     if not tensors or not all(isinstance(each, Tensor) for each in tensors):
         raise ValueError(
@@ -172,7 +172,7 @@ def explain(
     kwargs: dict[str, Any],
     error: Exception,
 ) -> None:
-    """Raises what is wrong with a batch that a model refuses, by the argument that it is from."""
+    """Raises an error that explains why a model failed on a batch of the argument `name`."""
     if not isinstance(model, LogLikelihood):
         signature = inspect.signature(model.forward)
         try:
@@ -202,7 +202,7 @@ def explain(
 
 
 def check_numbers(model: nn.Module, name: str, loader: Any) -> None:
-    """Raises if there is infinity in the rows, NaN that is not missing, or nothing else."""
+    """Raises if rows contain infinity, NaN that is not a missing value, or only missing values."""
     may_miss = isinstance(model, LogLikelihood) and model.nan_policy == "marginalize"
     wrong = missing = count = 0
     for batch in loader:
@@ -219,7 +219,7 @@ def check_numbers(model: nn.Module, name: str, loader: Any) -> None:
 
 
 def _sampler(loader: Any) -> Any:
-    """What chooses the rows of a loader, one by one."""
+    """The sampler that chooses the rows of a loader, one by one."""
     batches = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     return getattr(batches, "sampler", batches)
 
@@ -230,7 +230,7 @@ def sampler_of(loader: Any) -> Any:
 
 
 def order_of(options: Any, model: nn.Module) -> Callable[[int], Ordering | Tensor] | None:
-    """A function that draws the order of a batch of so many rows."""
+    """A function that draws the order of a batch, or of its rows, from the number of rows."""
     kinds = options.orderings
     if kinds is None:
         return None
@@ -262,7 +262,7 @@ def order_of(options: Any, model: nn.Module) -> Callable[[int], Ordering | Tenso
 
 
 def _check_orders(network: Any, kinds: Any, orders: Sequence[Ordering]) -> None:
-    """Raises if a network does not support orders, or not those of single rows."""
+    """Raises if a network does not support the orders, or needs one order for all rows."""
     fac, name = network.factorization, type(network).__name__
     reasons = [network.unsupported_reason(fac.with_ordering(order)) for order in orders]
     if kinds == "row" and not network.has_row_orders:

@@ -12,7 +12,7 @@ from ardist.training.processes import place
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a state with whole tensors, by all processes. The file is never half a state."""
+    """Writes a state with full tensors. All processes call it. The file is replaced at once."""
     state = _whole(state)
     if place()[0] == 0:
         new = path.with_name(f"{path.name}.new")
@@ -23,7 +23,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(
     path: Path, settings: dict[str, Any], model: nn.Module, optimizer: Optimizer
 ) -> dict[str, Any]:
-    """The state in a file, in shards where the model and the optimizer have shards."""
+    """Reads a state, and shards its tensors as the model and the optimizer are sharded."""
     own = model.state_dict()
     params = [each for group in optimizer.param_groups for each in group["params"]]
     device = next(iter(own.values())).device
@@ -70,14 +70,14 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _whole(value: Any) -> Any:
-    """With whole tensors in place of the shards of FSDP2."""
+    """The value, with full tensors in place of FSDP2 shards."""
     if isinstance(value, dict):
         return {key: _whole(each) for key, each in value.items()}
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _sharded(value: Tensor, own: Any) -> Tensor:
-    """In shards as another tensor, if that is in shards."""
+    """The tensor, sharded as `own` is, if `own` is sharded."""
     if not hasattr(own, "full_tensor"):
         return value
     from torch.distributed.tensor import distribute_tensor

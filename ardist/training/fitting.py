@@ -64,11 +64,11 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "callbacks": shapes.as_callables,
 }
 _ADAM_W = partial(AdamW, fused=True)  # one kernel for all parameters
-_STARTING_ROWS = 4096  # from which the marginals are computed at which a network starts
-_LARGE = 4.0  # asinh of 27, as which networks read that number
+_STARTING_ROWS = 4096  # for the marginals at which a network starts
+_LARGE = 4.0  # asinh of 27, which is the feature of this number
 _SMALL = 0.1
-_FEW_ROWS = 16  # which may all be small by chance
-# In which a checkpoint and its run agree, next to the optimizer and the data.
+_FEW_ROWS = 16  # fewer may all be small by chance
+# A checkpoint and its run must agree in these, in the optimizer and in the data.
 _SETTINGS = "batch_size", "lr", "seed", "average", "weight_decay", "orderings", "nan_policy"
 _OPTIONAL = {"max_epochs", "patience", "time_limit", "steps_per_epoch", "clip", "checkpoint"}
 
@@ -102,26 +102,27 @@ def fit(
     """Trains a network by maximum likelihood, and keeps the weights that are best in validation.
 
     It maximizes `log_prob`, or `masked_log_prob` for a network that predicts from any set, such as
-    `networks.Masked`. A module that is no conditional network is called with the tensors of a
-    batch, as `LogLikelihood` is. It returns a number for each row, and fit maximizes the mean.
+    `networks.Masked`. Any other module is called with the tensors of a batch, as `LogLikelihood`
+    is. It returns one number for each row, and `fit` maximizes the mean.
 
-    A new `MADE`, `Masked`, or `RNN` over numbers starts at the marginals of the rows
-    (`network.start_at`).
+    A new `MADE` or `Masked` starts at the marginals of the rows (`network.start_at`), and so does a
+    new `RNN` unless all blocks have one finite family.
 
     The learning rate rises over the first `warmup` steps. Then it falls along a cosine to zero at
     `max_epochs` or `time_limit`. Without either, it is halved after `patience // 3` epochs in a row
     without improvement in validation. Training ends at the first of `max_epochs`, `time_limit`
     and `patience`. The network is in eval mode afterwards. If an epoch is interrupted or its
     likelihood is not finite, the network has the best weights of the epochs before, if there are
-    any. The random numbers of an epoch depend on the seed alone, and torch's global generator is as
-    it was. `torch.no_grad` and `torch.inference_mode` around the call have no effect on it.
+    any. The random numbers of an epoch depend only on the seed, and torch's global generator does
+    not change. `torch.no_grad` and `torch.inference_mode` around the call have no effect on it.
 
     Under `torchrun` (an initialized `torch.distributed`), each process has its share of each batch
-    and its own seeds. The network is wrapped in DDP, unless it is already, or FSDP2 has sharded
-    it. A DataLoader is used as it is, and needs a `DistributedSampler`. The first process reports.
+    and its own seeds. The network is wrapped in DDP, unless it is already wrapped or FSDP2 has
+    sharded it. A DataLoader is not changed, and needs a `DistributedSampler`. The first process
+    reports.
 
     Args:
-        network: a conditional network, or a wrapped one, or a module that is called like
+        network: a conditional network, possibly wrapped, or a module that is called like
             `LogLikelihood(network)`.
         x: events (N, *event_shape), or a Dataset or DataLoader of x or of (x, context).
         context: (N, *context_shape) for a tensor x.
@@ -134,23 +135,24 @@ def fit(
         time_limit: seconds at most. The learning rate then depends on the machine's speed.
         steps_per_epoch: steps at most; by default an epoch is one pass over the data.
         orderings: the orders to train on, for networks that support any: "row" or "batch" for a
-            random order of each row or batch, or a sequence of orders, one of which is chosen for
-            each batch. By default the network's own, or random sets if it predicts from any set.
-        in_order: the share of rows in the network's own order if the others are in random ones.
-            Validation of a network that predicts from any set is the mean over all orders.
+            random order of each row or batch, or a sequence of orders, from which each batch draws
+            one. By default the network's own order, or random sets if it predicts from any set.
+        in_order: the share of rows in the network's own order if the other rows are in random
+            orders. Validation of a network that predicts from any set is the mean over all orders.
         nan_policy: "raise", or "marginalize" if NaN in x is missing, for a network that follows
             any order.
         optimizer: called with parameter groups and `lr`. By default torch's fused AdamW.
         weight_decay: of weights, which are parameters of two dimensions or more, not of biases.
         warmup: steps in which the learning rate rises to `lr`.
         clip: the largest norm of the gradient, or None.
-        average: decay per step of an exponential moving average of the weights, such as 0.99. It
-            is validated and kept instead of the weights. 0 for none. FSDP2 does not support it.
+        average: decay per step of an exponential moving average of the weights, such as 0.99. The
+            average is validated and kept instead of the weights. 0 for none. FSDP2 does not
+            support it.
         checkpoint: a file that the first process replaces after each epoch. Any number of
-            processes can resume from it, with the same data and options. As many as before give
-            the numbers of an uninterrupted run.
+            processes can resume from it, with the same data and options. The same number of
+            processes reproduces an uninterrupted run.
         resume: whether to resume from the checkpoint if it exists.
-        seed: of the split, the order of the rows, dropout and orderings.
+        seed: seed of the split, the order of the rows, dropout and orderings.
         progress: whether to show a bar with the nats of the last epoch.
         callbacks: called with the history after each epoch, in the first process.
 
@@ -236,7 +238,7 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel | None:
 
 
 class _Run:
-    """The loop over epochs, and what changes in it."""
+    """The loop over epochs and its state."""
 
     def __init__(self, options: Any) -> None:
         self.options, self.history, self.objective = options, History(), _objective(options)
@@ -277,7 +279,7 @@ class _Run:
         self.fall = 1.0  # of the learning rate, after epochs without improvement
 
     def make_settings(self, data: Any, held: Any) -> dict[str, Any]:
-        """What a run and its checkpoint have to share, in values that a file can hold."""
+        """The settings in which a run and its checkpoint must agree, as values for a file."""
         o, optimizer = self.options, self.optimizer
         settings = {name: getattr(o, name) for name in _SETTINGS}
         if not isinstance(o.orderings, str | None):
@@ -292,15 +294,15 @@ class _Run:
 
     @property
     def network(self) -> ConditionalNetwork | None:
-        """The network, if it is known to read the rows as they are."""
+        """The network, or None if it is wrapped or another module, which may change the rows."""
         inner = self.objective.network if isinstance(self.objective, LogLikelihood) else None
         return inner if isinstance(inner, ConditionalNetwork) else None
 
     def start_at_data(self) -> None:
-        """Starts a network at the marginals of the first rows, if they are more likely then.
+        """Starts a network at the marginals of the first rows, if this makes them more likely.
 
-        A network that has learned more than the marginals stays as it is, and so does one of which
-        parameters are frozen.
+        A network that has learned more than the marginals is not changed, and neither is a network
+        with frozen parameters.
         """
         options, network = self.options, self.network
         if network is None or is_sharded(network) or not network.starts_at_data:
@@ -308,7 +310,7 @@ class _Run:
         if not all(weight.requires_grad for weight in network.parameters()):
             return
         count = min(self.steps, -(-_STARTING_ROWS // options.batch_size))
-        torch.manual_seed(options.seed)  # of the order in which a DataLoader has the rows
+        torch.manual_seed(options.seed)  # for the order of the rows of a DataLoader
         first = list(islice(self.train, count))
         if not first:
             return
@@ -386,7 +388,7 @@ class _Run:
         history.seconds.append(self.seconds())
 
     def check_units(self, batch: Any) -> None:
-        """Warns of numbers in units far from 1, of which a network learns little."""
+        """Warns about numbers in units far from 1, from which a network learns little."""
         if self.network is None:
             return
         fac = self.network.factorization
@@ -432,7 +434,7 @@ class _Run:
         return fall * min(1.0, (epoch * self.steps + step + 1) / max(o.warmup, 1))
 
     def log_prob(self, model: nn.Module, batch: Any, name: str) -> Tensor:
-        """The score of each row of a batch, (rows,), of the argument of this name."""
+        """The score of each row of a batch, (rows,). Errors call the batch by `name`."""
         tensors = [tensor.detach().to(self.device) for tensor in tensors_of(batch, name)]
         if isinstance(self.objective, LogLikelihood) and len(tensors) > 2:
             raise ValueError(
@@ -465,7 +467,7 @@ class _Run:
         return self.mean_nats("valid", -scores.sum(), scores.shape[0])
 
     def mean_nats(self, name: str, total: Tensor, rows: int) -> float:
-        """The mean over the rows of an argument, which has to be finite."""
+        """The mean over the rows of an argument. Raises if it is not finite."""
         nats = mean(total, rows, name)
         if not math.isfinite(nats) or nats == 0.0:
             loader = islice(self.train, self.steps) if name == "x" else self.held
@@ -478,7 +480,7 @@ class _Run:
         return nats
 
     def seconds(self) -> float:
-        """Since the start; the same in all processes if it matters."""
+        """Seconds since the start. With a time limit, all processes get the same number."""
         seconds = perf_counter() - self.start
         return seconds if self.options.time_limit is None else max(gathered(seconds))
 
@@ -514,7 +516,7 @@ class _Run:
 
 
 def _is_far_from_one(numbers: Tensor, large: float) -> bool:
-    """Whether a column of numbers (rows, ...) is in much larger or smaller units than 1."""
+    """Whether the units of a column of numbers (rows, ...) are much larger or smaller than 1."""
     sizes = numbers.flatten(1).abs()
     largest = sizes.nan_to_num(0.0).amax(0)
     is_small = (largest > 0) & (largest < _SMALL) & (numbers.shape[0] >= _FEW_ROWS)
@@ -522,7 +524,7 @@ def _is_far_from_one(numbers: Tensor, large: float) -> bool:
 
 
 def _num_plateaus(valid: Sequence[float], patience: int) -> int:
-    """How many times as many epochs in a row as `patience` had no record."""
+    """How many times `patience` epochs in a row did not improve on the best epoch."""
     best, waited, count = math.inf, 0, 0
     for found in valid:
         waited = 0 if found < best else waited + 1

@@ -9,9 +9,9 @@ class History:
 
     Attributes:
         train: mean negative log-likelihood of a row during each epoch, in nats, with dropout.
-        valid: the same of the validation set after each epoch; empty if there is none.
+        valid: the same for the validation set after each epoch; empty if there is none.
         lr: the learning rate at the end of each epoch.
-        seconds: from the start of the run to the end of each epoch.
+        seconds: the time from the start of the run to the end of each epoch.
 
     >>> import ardist as ad
     >>> print(ad.training.History([3.0, 2.5, 2.0], [3.1, 2.7, 2.8], [0.001] * 3, [1.0, 2.0, 3.0]))

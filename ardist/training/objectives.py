@@ -51,9 +51,9 @@ def masked_log_prob(
             element if the `nan_policy` of p is "marginalize".
         observed: (*lead, *event_shape) bool, False for elements that are missing in x.
         in_order: the share of events whose input is a prefix in the order of p, instead of a
-            random set. The network becomes better in that order. The estimate is then of neither
+            random set. The network becomes better in that order. The result then estimates neither
             the mean over all orders nor the log_prob in that order: each block after the prefix is
-            scored given the prefix alone.
+            scored given only the prefix.
 
     Returns:
         an estimate for each event, of shape (*lead).
@@ -91,7 +91,7 @@ def _masked(batch: Batch, blocks: Tensor, known: Tensor | None, in_order: float)
     if known is not None:
         whole, partial = layout.whole(known), layout.partially_observed(known)
     count = whole.sum(-1)
-    steps = count + partial.any(-1)  # of an order: the last one scores blocks known in part
+    steps = count + partial.any(-1)  # of an order: the last step scores partly observed blocks
     places = torch.rand(rows, device=blocks.device) + torch.randperm(rows, device=blocks.device)
     size = (places / rows * steps).long().minimum(steps - 1).clamp(min=0)  # of the set that is read
     place = torch.rand(whole.shape, device=blocks.device)
@@ -114,7 +114,7 @@ def pseudo_log_prob(p: AutoregressiveDistribution, x: Tensor) -> Tensor:
     """The pseudo-log-likelihood of events, in nats: each block is scored given all others.
 
     It is the sum over blocks of log p(x_i | all x_j, j != i) (Besag 1975; Salazar et al. 2020,
-    "Masked language model scoring"). It takes a pass for each block. It is not the
+    "Masked language model scoring"). It takes one forward pass per block. It is not the
     log-probability of the event, which is `p.log_prob(x)`.
 
     Args:
@@ -174,12 +174,12 @@ def _check_nothing_observed(p: AutoregressiveDistribution) -> None:
 
 
 def scheduled_log_prob(p: AutoregressiveDistribution, x: Tensor, probability: float) -> Tensor:
-    """The log_prob of events on prefixes that are partly the model's own draws, in nats.
+    """The log_prob of events given prefixes that are partly the model's own draws, in nats.
 
     Scheduled sampling (Bengio et al. 2015): each block of a prefix is replaced, with this
-    probability, by a draw of the model. A network with parallel passes makes two of them, and
-    draws on true prefixes (Mihaylova and Martins 2019). An RNN goes step by step, and draws on
-    the prefixes as replaced. No gradient flows through the draws. For probability 0 the result is
+    probability, by a draw of the model. A parallel network makes two passes, and draws given true
+    prefixes (Mihaylova and Martins 2019). An RNN goes step by step, and draws given prefixes that
+    contain earlier draws. No gradient flows through the draws. For probability 0 the result is
     `log_prob`. Otherwise it is a training objective, and not a likelihood of `x`.
 
     Args:
@@ -257,8 +257,8 @@ def exposure_bias(
     the same prefix. On prefixes from data their sum is KL(truth || p). The excess on the model's
     own prefixes is exposure bias: errors that lead to errors. If the truth is not known, nats are
     -log p of the next block, in the data and in the model's own draws. The second sum is p's
-    entropy. A difference shows that draws are not like data: lower if they are overconfident and
-    repetitive, higher if they are too diverse. Dropout is not active.
+    entropy. A difference shows that draws are unlike data: their nats are lower if they are
+    overconfident and repetitive, and higher if they are too diverse. Dropout is not active.
 
     Args:
         p: the distribution.
@@ -268,7 +268,7 @@ def exposure_bias(
         num_samples: number of draws of p for each of its contexts.
 
     Raises:
-        ValueError: if the truth is of another event or order.
+        ValueError: if the truth has another event or order.
         NotImplementedError: if torch has no KL divergence of the conditionals.
 
     >>> import torch, ardist as ad
@@ -286,7 +286,7 @@ def exposure_bias(
             raise ValueError(f"truth: expected one over {fac}, got {other}")
         p = p.expand(torch.broadcast_shapes(p.batch_shape, truth.batch_shape))
     p.check_value(x, "x")
-    if not x.isnan().any():  # which may be missing
+    if not x.isnan().any():  # NaN may be a missing element
         x = p.checked(x, "x")
     own = p.sample((as_positive(num_samples, "num_samples"),))
     if truth is None:
@@ -303,7 +303,7 @@ def exposure_bias(
 
 
 def _ranks(p: AutoregressiveDistribution) -> Tensor:
-    """The ranks of blocks, (*lead, num_blocks), if rows have orders of their own."""
+    """The ranks of blocks, (num_blocks,), or (*lead, num_blocks) if rows have their own orders."""
     return p.factorization.ranks.flatten() if p.ranks is None else p.ranks.cpu()
 
 

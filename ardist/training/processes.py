@@ -1,4 +1,4 @@
-"""What the processes of one training run know of each other, if there are several."""
+"""Communication between the processes of a training run, if there are several."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor, distributed
 
 
 def place() -> tuple[int, int]:
-    """The rank of this process, and how many there are."""
+    """The rank of this process, and the number of processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
