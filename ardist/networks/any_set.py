@@ -19,7 +19,7 @@ from ardist.static import StaticStep, WholePassStep
 
 @dataclass(frozen=True)
 class Passes:
-    """The sets of blocks that a parallel pass under an order conditions on, one pass for each set.
+    """The sets of blocks that `under_order` conditions on, in one pass of the network for each set.
 
     Attributes:
         count: the number of sets, K.
@@ -187,7 +187,7 @@ class AnySet(ConditionalNetwork):
 
 
 def is_partial_order(factorization: Factorization) -> bool:
-    """Whether some block may not depend on all blocks of lower rank."""
+    """Whether blocks may depend on fewer blocks than all blocks of lower rank."""
     return factorization.ordering.is_graph and not factorization.is_total
 
 

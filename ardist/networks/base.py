@@ -78,7 +78,7 @@ class ConditionalNetwork(Specified, nn.Module):
     """Whether draws record a step as a CUDA graph and replay it. Set it on a network on CUDA. It
     has no effect if the network's `StaticStep` makes whole passes."""
     _sizes: ClassVar[tuple[str, ...]] = ()
-    """Arguments that default to sizes for the factorization, and are attributes of the network."""
+    """Arguments for which None means a size for the factorization, kept as an attribute."""
 
     __signature__: ClassVar[inspect.Signature]
     _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]
@@ -112,7 +112,7 @@ class ConditionalNetwork(Specified, nn.Module):
             )
         self.register_load_state_dict_post_hook(fill_constants)  # type: ignore[no-untyped-call]
         self.factorization = factorization
-        # So that modules inside families are trained, moved and saved with the network.
+        # Submodules, so that modules inside families are trained, moved and saved with the network.
         nested = [module for f in factorization.layout.distinct for module in f.modules]
         if nested:
             self.nested = nn.ModuleList(dict.fromkeys(nested))
@@ -377,7 +377,7 @@ class ConditionalNetwork(Specified, nn.Module):
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """Puts the network in evaluation mode, without dropout, and restores its modes afterwards.
+        """Puts the network in evaluation mode, without dropout, and restores the mode afterwards.
 
         Modules that compute the same in both modes keep their mode. So several threads can draw
         from a network without dropout while another thread trains it.

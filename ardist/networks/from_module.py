@@ -24,7 +24,7 @@ from ardist.testing import CheckError, check_autoregressive
 
 
 class _Foreign(ConditionalNetwork):
-    """A network around another module. The user decides whether that is in training mode."""
+    """A network that wraps a module. The user sets the training mode of that module."""
 
     module: nn.Module
     _filler: str  # the name of the input in place of a block

@@ -21,7 +21,7 @@ from ardist.rows import add_to_rows, repeat_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant, described
 
 _UNITS_AT_ONCE = 128  # units of the widest layer in one window
-_UNITS_OF_FEW_ROWS = 192  # the same in a draw of at most _UNITS_AT_ONCE rows
+_UNITS_OF_FEW_ROWS = 192  # the same in a draw of at most _UNITS_AT_ONCE rows, whose steps are short
 
 
 class MADE(ConditionalNetwork):

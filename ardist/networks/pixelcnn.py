@@ -35,9 +35,9 @@ class PixelCNN(ConditionalNetwork):
         factorization: over a two-dimensional grid; blocks of one family, of any shape.
         channels: width of each layer. By default it is twice the number of features of a pixel,
             rounded up to a power of two within 64 and 256.
-        depth: number of layers. By default there is a layer for each `dilation`. With one dilation,
-            as many layers as their receptive field needs to reach over half of the longer side of
-            the grid, but at most 12.
+        depth: number of layers; by default one for each `dilation`. If all layers have one
+            dilation, the default is the number of layers, at most 12, whose receptive field reaches
+            over half of the longer side of the grid.
         kernel_size: odd, at least 3; a layer uses the part of the kernel on earlier pixels.
         dilation: the distance between the pixels that a kernel reads, for all layers or for each.
         dropout: the probability of dropping an entry of a layer's output in training mode. It

@@ -190,7 +190,7 @@ class Transformer(ConditionalNetwork):
         return None
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """As for any network, but without the order, or the length, if any of them is supported."""
+        """As for any network, but without the order, or the length, if it may be replaced."""
         any_length = self.positions == "rotary" and self.factorization.is_uniform
         entries = fingerprint(self.factorization, any_length)
         if self.any_order:

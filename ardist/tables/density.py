@@ -50,7 +50,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _on_cpu(method: Function) -> Function:
-    """Makes the tensors of a method on the CPU, whatever the default device is."""
+    """Decorates a method to make its tensors on the CPU, whatever the default device is."""
 
     @wraps(method)
     def on_cpu(*args: Any, **kwargs: Any) -> Any:
@@ -654,7 +654,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model in one .safetensors file, which `ardist.load` reads as a network.
 
-        The file of a marginal contains the whole network, also its knowledge of other columns.
+        The file of a marginal contains the whole network, which can sample the other columns, too.
 
         Args:
             path: the path of the file. An existing file is replaced.
