@@ -417,7 +417,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def cdf(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
         """The probability that a column is at most each of some values.
 
-        The arguments are those of `density`. Numbers may be infinite.
+        The arguments and the shape of the result are as for `density`. Numbers may be infinite.
 
         Raises:
             ValueError: if the column has no order, or as `density` does.
@@ -642,8 +642,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 table if they are not copied from it.
 
         Raises:
-            ValueError: if a table has fewer than 3 rows, as the classifier has 3 folds, or its
-                columns are not those of `fit`.
+            ValueError: if a table has fewer than 3 rows, since the classifier has 3 folds, or has
+                other columns than the table of `fit`.
         """
         given = {"df": df, "synthetic": synthetic, "held_out": held_out}
         tables = {name: t if t is None else self._frame(t, True, name) for name, t in given.items()}

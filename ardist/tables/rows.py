@@ -105,7 +105,7 @@ class Rows:
         return torch.cat([self._draw(joint, part, count) for part in rows.split(_DRAWN)])
 
     def _draw(self, joint: AutoregressiveDistribution, rows: Tensor, count: int) -> Tensor:
-        """Rows whose unknown blocks are drawn, the first `count` of which are flags."""
+        """Rows whose unknown blocks are drawn. The first `count` blocks are flags."""
         last = torch.zeros(rows.shape, dtype=torch.bool)
         if count:
             flags = self._complete(joint, rows, last)[:, :count]
@@ -193,10 +193,11 @@ class Rows:
 
 
 def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:
-    """The joint in which blocks of an earlier stage come first, and otherwise in its own order.
+    """The joint in an order by stages. Blocks of one stage keep their order.
 
     Args:
-        stage: of each block, (blocks) or (rows, blocks) int64.
+        joint: the distribution.
+        stage: the stage of each block, (blocks) or (rows, blocks) int64.
     """
     own = joint.factorization.ranks.flatten()
     ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
