@@ -1,4 +1,4 @@
-"""Every test starts from the same random state and leaves the defaults as they were."""
+"""Fixtures: every test starts from the same random state, and restores the defaults."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import pytest
 import torch
 from table import DEVICE
 
-# Another number replaces every fixed seed: what a test asserts holds for any of them.
+# Another number replaces every fixed seed, since the assertions of a test hold for any seed.
 SEED = int(os.environ.get("ARDIST_TEST_SEED", "0"))
 
 

@@ -1,4 +1,4 @@
-"""A device without hardware, which refuses what a GPU would: to mix its tensors with the CPU's.
+"""An emulated device, which raises an error if its tensors are mixed with the CPU's, as a GPU does.
 
 Its tensors are wrappers around tensors on the CPU. Each operation checks where its arguments are,
 computes on the CPU, and wraps the results. `python tests/emulated_device.py` scores, draws and
@@ -22,7 +22,7 @@ _library = torch.library.Library("aten", "IMPL")
 
 
 class Emulated(torch.Tensor):
-    """A tensor that says that it is on the device."""
+    """A tensor that reports the emulated device as its device."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -146,7 +146,7 @@ def check(network, factorization):
 
 
 def check_rules():
-    """Rules of the library and of one's own, orders of rows, and training."""
+    """Rules of the library and of the user, orders that differ by row, and training."""
     from fuzz_rules import Balanced
 
     from ardist import rules
@@ -178,7 +178,7 @@ def check_rules():
 
 
 def check_tables():
-    """Models of tables, which are on the CPU."""
+    """Models of tables, which compute on the CPU."""
     import pandas as pd
 
     from ardist.tables import TableDensity

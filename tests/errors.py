@@ -1,7 +1,7 @@
-"""The errors that a user can meet: what each says, what raises it, its cause and its cure.
+"""The errors that a user can meet: the text, a call that raises it, the cause and the cure.
 
-`test_errors.py` holds every text, and that no `raise` of the package is left out; the docs' page of
-errors is made of this table.
+`test_errors.py` checks every text, and that the table covers every `raise` of the package. The
+documentation's page of errors is generated from this table.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ from ardist.tables import Schema, TableDensity
 
 
 class Case(NamedTuple):
-    """A text, and what raises it."""
+    """The text of an error, and a call that raises it."""
 
     text: str
     call: Callable[[], object]
@@ -69,12 +69,12 @@ class Error(NamedTuple):
 
 
 def error(*cases: object, cause: str, cure: str, kind: type[Exception] = ValueError) -> Error:
-    """An error of texts and calls in turn."""
+    """Makes an `Error` from texts and calls in turn."""
     pairs = zip(cases[::2], cases[1::2], strict=True)
     return Error(tuple(Case(*pair) for pair in pairs), cause, cure, kind)
 
 
-# What the calls are about.
+# Objects that the calls use.
 
 NORMAL = fam.Normal()
 FOUR = ad.Factorization(4, NORMAL)
@@ -120,30 +120,30 @@ def mixture(component):
 
 
 def on_meta(make):
-    """What a function makes under the device of tensors without data."""
+    """The result of a function that makes tensors on the meta device."""
     with torch.device("meta"):
         return make()
 
 
 def cut():
-    """A distribution with a block that is observed in part."""
+    """A distribution with a partially observed block."""
     return p(BIT_PAIRS).given(torch.ones(2, 2), CUT)
 
 
 def bound(*shape, **kind):
-    """A distribution under contexts of this shape, where the network takes (*batch_shape, 3)."""
+    """A distribution under contexts of this shape. The network expects (*batch_shape, 3)."""
     return made(context_shape=(3,)).condition(torch.zeros(*shape, **kind))
 
 
 class Wrong(networks.ConditionalNetwork):
-    """Returns what no factorization asks for."""
+    """Returns the blocks in place of parameters."""
 
     def forward(self, blocks, context=None, ranks=None):
         return blocks
 
 
 class Peeking(networks.ConditionalNetwork):
-    """The log odds of a block are the block after it, which is not there yet."""
+    """The log odds of a block are the next block, which is a leak."""
 
     def forward(self, blocks, context=None, ranks=None):
         return blocks.roll(-1, 1).unsqueeze(-1)
@@ -183,7 +183,7 @@ NARROW = ad.Factorization(1, fam.Transformed(NORMAL, AffineTransform(9.0, 1e-3))
 
 
 def replaced(**methods):
-    """A distribution with methods that do something else."""
+    """A distribution with replaced methods."""
     result = p()
     vars(result).update(methods)
     return result
@@ -213,7 +213,7 @@ class ContextMask(rules.Rule):
 
 
 class Allowing(ContextMask):
-    """A rule that allows the same of each block."""
+    """A rule that allows the same values in each block."""
 
     reads_context = False
 
@@ -252,7 +252,7 @@ class Unreduced(fam.Family):
 
 
 class Misaligned(networks.ConditionalNetwork):
-    """A network that gives a row the context of another one."""
+    """A network that gives a row the context of another row."""
 
     def forward(self, blocks, context=None, ranks=None):
         own = context.repeat_interleave(blocks.shape[0] // context.shape[0], 0)
@@ -285,7 +285,7 @@ def traced_with_params():
 
 
 def without(module, call):
-    """A call where a package is not installed."""
+    """A call without an installed package."""
     with mock.patch.dict(sys.modules, {module: None}):
         call()
 
@@ -2469,7 +2469,7 @@ def fit_sharded():
 
 
 def fit_twice(**options):
-    """The second run has other options than its checkpoint."""
+    """Resumes from a checkpoint with other options."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         fit(checkpoint="run.pt")
         fit(checkpoint="run.pt", **options)

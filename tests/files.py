@@ -18,14 +18,14 @@ def small(**options):
 
 
 def saved(network=None):
-    """The path of a new file with this network."""
+    """Saves a network in a new file, and returns its path."""
     path = Path(tempfile.mkdtemp()) / "made.safetensors"
     ad.save(small() if network is None else network, path)
     return path
 
 
 def edited(change, network=None):
-    """The path of a file that a stranger changed: its checksum is that of the new content.
+    """The path of a file that was changed deliberately: its checksum matches the new content.
 
     Args:
         change: called with the specification, the tensors and the texts of the metadata. It changes

@@ -2,9 +2,9 @@
 
     python tests/fuzz.py --models 5000 --seed 0 [--kind given --kind law] [--jobs 2]
 
-A model is a random factorization, a random network that follows it, and a random context, made by
-`fuzz_models.py` from a seed. What the package says of it is compared in `fuzz_checks.py` with the
-chain rule, which `fuzz_definition.py` writes out. The seed reproduces a failure:
+A model is a random factorization, a random network for it, and a random context, made by
+`fuzz_models.py` from a seed. `fuzz_checks.py` compares the package's results with the chain rule,
+which `fuzz_definition.py` implements by definition. The seed reproduces a failure:
 
     python tests/fuzz.py --models 1 --seed 1234 --kind given
 """
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 
 def run(seed, kinds):
-    """Each check of one model: (name, outcome), which is True, None if it says nothing, or text."""
+    """The outcomes of checks by name: True, None if not applicable, or the text of a failure."""
     found = []
     default = torch.get_default_dtype()
     try:

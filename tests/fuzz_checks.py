@@ -1,4 +1,4 @@
-"""What `fuzz.py` holds every random model to, against the definition."""
+"""The checks of `fuzz.py`, which compare a random model with its definition."""
 
 import copy
 import itertools
@@ -130,7 +130,7 @@ def is_answered_in_another_inner_order(m, mask):
 
 
 def answer(promised, call):
-    """What a call for some elements gives; None where it refuses, and may, and names the mask."""
+    """The result of a call, or None if it raises an error that names the mask and is allowed."""
     try:
         return call()
     except ValueError as error:
@@ -182,7 +182,7 @@ def possible_events(m):
     ])  # fmt: skip
 
 
-# Checks: each takes a model, and returns NOT_APPLICABLE where it says nothing of it.
+# Checks: each takes a model, and returns NOT_APPLICABLE if it does not apply to the model.
 
 CHECKS = {}
 
@@ -567,7 +567,7 @@ def search(m):
 
 
 def greedy_of(m):
-    """log_prob of the event that takes each block's likeliest state in turn."""
+    """log_prob of the event that has the likeliest state of each block in turn."""
     found = []
     for row in range(m.rows):
         x = m.plan.random(1)
@@ -618,7 +618,7 @@ def fixed_point(m):
 
 @check
 def decoder(m):
-    """Its steps, `prefill` and `select` against passes of the network."""
+    """The decoder's steps, `prefill` and `select` against passes of the network."""
     plan, number = m.plan, 2 * m.rows
     fac = m.net.factorization
     if m.any_order and m.r.random() < 0.5:
@@ -685,7 +685,7 @@ def again(family, params, value):
 
 @check
 def rsample(m):
-    """Gradients of draws: those of autograd through the steps of the definition."""
+    """Gradients of draws against autograd through the steps of the definition."""
     if not all(family.has_rsample for family in m.fac.layout.distinct) or m.dtype == torch.float32:
         return NOT_APPLICABLE
     trial = [again(f, torch.zeros(1, f.num_params), m.plan.random(1).new_ones(1, *f.event_shape))
@@ -836,7 +836,7 @@ def rosenblatt(m):
 
 @check
 def states(m):
-    """Copies, pickles and state_dicts mean the same, and columns in another order are refused."""
+    """Copies, pickles and state_dicts give the same scores; another column order raises."""
     x = m.value(m.random(2))
     wanted = m.p.log_prob(x)
     twin = m.built().to(m.dtype)

@@ -1,9 +1,9 @@
-"""What a joint is by definition, for `fuzz.py`: none of the package's scores, draws or masks.
+"""A joint by definition, for `fuzz.py`, without the scores, draws and masks of the package.
 
-A `Plan` says which elements each block has, in which order blocks are drawn, and with which
-families. `scores` is the chain rule over it: one plain parallel pass of the network, in which all
-that a block does not depend on is replaced by other values, and torch's distribution of each block.
-`drawn` draws step by step from the same.
+A `Plan` has the elements of each block, the order in which blocks are drawn, and their families.
+`scores` is the chain rule: torch's distribution of each block, with parameters from one plain
+parallel pass, in which elements that the block does not depend on are replaced by other values.
+`drawn` draws step by step from the same distributions.
 """
 
 import itertools
@@ -19,7 +19,7 @@ MOST_EVENTS = 128  # that are enumerated
 
 
 class Plan:
-    """What a factorization is meant to be: the places of each block, families, order and end."""
+    """The definition of a factorization: the places of each block, families, order and end."""
 
     def __init__(self, shape, grid, places, families, ordering, end=None, pad=None, own=True):
         self.shape, self.grid, self.places, self.families = tuple(shape), grid, places, families
@@ -57,14 +57,14 @@ class Plan:
         return flat.reshape(len(x), *self.families[number].event_shape)
 
     def as_blocks(self, x):
-        """What a network is given: blocks in raster order of the grid."""
+        """The input of a network: blocks in raster order of the grid."""
         flat = x.reshape(len(x), -1)[:, list(itertools.chain(*self.places))]
         if self.uniform:
             flat = flat.reshape(len(x), self.count, *self.families[0].event_shape)
         return flat.long() if all(family.is_index for family in self.families) else flat
 
     def params_of(self, params, number):
-        """Of one block, from what a network returns."""
+        """The parameters of one block, from the output of a network."""
         if self.uniform:
             return params[:, number]
         starts = [0, *itertools.accumulate(family.num_params for family in self.families)]
@@ -153,7 +153,7 @@ def random_values(family, number):
 
 
 def log_prob_of(family, params, value):
-    """Of one block by its definition: params (N, P), value (N, *event_shape) to (N,)."""
+    """log p of one block by its definition: params (N, P), value (N, *event_shape) to (N,)."""
     inner, rows = getattr(family, "family", None), len(params)
     if isinstance(family, fam.Nested):
         context = params.reshape(rows, *family.network.context_shape)
@@ -221,7 +221,7 @@ def draw_of(family, params):
 
 
 def passes(network, plan, x, context, blocks=None):
-    """Blocks' parameters, from a pass in which all that they do not depend on is replaced."""
+    """The parameters of blocks, from a pass that replaces elements they do not depend on."""
     rows, other = len(x), plan.random(len(x))
     inputs, blocks = [], range(plan.count) if blocks is None else blocks
     for block in blocks:
@@ -235,7 +235,7 @@ def passes(network, plan, x, context, blocks=None):
 
 
 def scores(network, plan, x, context=None):
-    """log p of each block given those before: (rows, blocks); contexts are one or one a row."""
+    """log p of each block given the blocks before, (rows, blocks); one context, or one a row."""
     params = passes(network, plan, x, context)
     each = [
         log_prob_of(family, params[block], plan.block(x, block))
@@ -250,7 +250,7 @@ def scores(network, plan, x, context=None):
 
 
 def drawn(network, plan, context, evidence=None, number=None):
-    """Draws step by step, one for each context, given (values, mask) where those come first."""
+    """Draws step by step, one for each context, given (values, mask) of the first elements."""
     x = plan.random(number or len(context))
     for step in plan.steps:
         params = passes(network, plan, x, context, step)

@@ -50,7 +50,7 @@ class Own(networks.ConditionalNetwork):
 
 
 class Inclusive(nn.Module):
-    """A causal module from elsewhere."""
+    """A causal module for `FromModule`."""
 
     def __init__(self, fac, context_shape=()):
         super().__init__()
@@ -389,7 +389,7 @@ class Model:
         return torch.stack(each, 1)
 
     def plans(self, q):
-        """What each row is under the ordering that a distribution says it has."""
+        """The plan of each row under the ordering of a distribution."""
         if not isinstance(q.ordering, torch.Tensor):
             return [self.plan.under(q.ordering)] * self.rows
         return [self.plan.under(ranks) for ranks in q.ordering.reshape(self.rows, *self.plan.grid)]

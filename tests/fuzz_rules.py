@@ -1,4 +1,4 @@
-"""Random rules for `fuzz.py`, and what a joint is under a rule by definition."""
+"""Random rules for `fuzz.py`, and a joint under a rule by definition."""
 
 import itertools
 from typing import NamedTuple

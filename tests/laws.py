@@ -1,4 +1,4 @@
-"""Whether draws follow a law. A right law fails a check with a probability of under 1e-7."""
+"""Checks that draws follow a law. A correct law fails with a probability below 1e-7."""
 
 import torch
 from pyro.distributions.testing.gof import auto_goodness_of_fit
@@ -9,7 +9,7 @@ OFTEN = 20  # expected draws from which on the counts of a state are nearly norm
 
 
 def assert_frequencies(counts, probs):
-    """Counts (num_states,) follow the probabilities of the states, up to their sum."""
+    """Counts (num_states,) follow the probabilities of the states, which need not sum to one."""
     counts, probs = (torch.as_tensor(part).detach().double() for part in (counts, probs))
     assert not counts[probs == 0].any(), "a state of probability zero was drawn"
     total = counts.sum()

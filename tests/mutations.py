@@ -1,4 +1,4 @@
-"""Whether the tests notice when a line of the package is wrong.
+"""Mutation tests: whether the tests notice that a line of the package is wrong.
 
     python tests/mutations.py [--only "a shift" ...] [--root CHECKOUT] [--tests FILE ...]
 

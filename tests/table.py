@@ -1,4 +1,4 @@
-"""The named networks and factorizations that every property is held against."""
+"""The named networks and factorizations for which every property is tested."""
 
 import copy
 import os
@@ -218,7 +218,7 @@ def _of(network: Callable[..., nn.Module], **options: object) -> Callable[..., n
 
 
 class TinyGPT(nn.Module):
-    """A causal module from elsewhere, for blocks of any kind: its outputs see their own input."""
+    """A causal module for blocks of any kind. Its outputs depend on the input at their position."""
 
     def __init__(self, fac: ad.Factorization, context_shape: tuple[int, ...] = ()):
         super().__init__()
@@ -243,7 +243,7 @@ def _foreign(fac: ad.Factorization, context_shape: tuple[int, ...] = ()) -> nn.M
 
 
 class TinyBERT(nn.Module):
-    """A bidirectional module from elsewhere, for blocks of any kind."""
+    """A bidirectional module, for blocks of any kind."""
 
     def __init__(self, fac: ad.Factorization, context_shape: tuple[int, ...] = ()):
         super().__init__()

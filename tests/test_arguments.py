@@ -1,7 +1,7 @@
-"""Every public parameter refuses what it cannot take, by an error that names it.
+"""Every public parameter rejects invalid values with an error that names it.
 
-The parameters are found by their signatures, and what they cannot take by their annotations: a new
-one is covered as soon as `VALID` has a call of its callable, and a test holds that it has.
+The signatures give the parameters, and the annotations give the invalid values. A new parameter is
+covered as soon as `VALID` has a call of its callable, and a test checks that it has.
 """
 
 import collections.abc
@@ -28,7 +28,7 @@ import ardist as ad
 from ardist import families as fam
 from ardist import networks, tables
 
-# What is public and is not held here, and why.
+# Public names that are not tested here, and why.
 RULES = [
     rule
     for rule in vars(ad.rules).values()
@@ -100,7 +100,7 @@ INSIDE = {
     "Rule": "abstract, and made of nothing",
 }
 
-# What may look wrong and is accepted: parameters, alone or after their callable; values; and why.
+# Odd values that are accepted: parameters, alone or after their callable; values; and why.
 ACCEPTED = (
     ("value, x, y", "truth values, integers", "converted to the dtype of the network"),
     ("sample_shape", "(0,)", "no draws, and `ancestral` says that there are none to show"),
@@ -152,7 +152,7 @@ ACCEPTED = (
     ("fit.callbacks", "()", "none"),
 )
 
-# Where a parameter has another name in messages, since it is passed on as it is.
+# Parameters that have another name in messages, since they are passed on unchanged.
 RENAMED = {
     "LogLikelihood.forward.x": "value",
     "Factorization.columns.families": "columns",
@@ -160,7 +160,7 @@ RENAMED = {
 }
 
 
-# Objects that calls are about.
+# Objects that the calls use.
 
 NORMAL = fam.Normal()
 FAC = ad.Factorization(4, NORMAL)
@@ -211,7 +211,7 @@ def of(self=None, **arguments):
     return arguments if self is None else {"self": self, **arguments}
 
 
-# A right call of each callable, with a value for each tensor.
+# A valid call of each callable, with a value for each tensor.
 NETWORK = {"context_shape": (5,), "context_kind": "vector", "dropout": 0.1}
 VALID: dict[str, Callable[[], dict[str, object]]] = {
     "AutoregressiveDistribution": lambda: of(

@@ -1,4 +1,4 @@
-"""The command reads and writes files, and says on one line what is wrong with them."""
+"""The command reads and writes files, and reports an invalid file in one line."""
 
 import shutil
 import signal
@@ -176,7 +176,7 @@ def test_a_missing_package_is_named(capsys):
     assert capsys.readouterr().err.startswith("ardist: error: ")
 
 
-# Files that are wrong.
+# Invalid files.
 
 CELLS = {
     "empty": "",

@@ -1,4 +1,4 @@
-"""The distribution as an object: what it refuses, what replaces what, and what runs when."""
+"""The distribution as an object: its checks, replaced parts, and the calls that it makes."""
 
 import copy
 
@@ -92,7 +92,7 @@ def test_params_replace_the_networks_own(network):
 
 
 class Counting(torch.nn.Module):
-    """Counts rows and calls of what it wraps."""
+    """Counts rows and calls of the network that it wraps."""
 
     def __init__(self, module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every error says what the table says, and the table has every error of the package."""
+"""Every error has the text of the table, and the table has every error of the package."""
 
 import ast
 from itertools import chain
@@ -12,7 +12,7 @@ import ardist
 ROOT = Path(ardist.__file__).parent
 CASES = [(case, error) for error in chain(*ERRORS.values()) for case in error.cases]
 
-# What no user can meet, and why.
+# Errors that no user can meet, and why.
 UNREACHABLE = {
     "networks/gated_stacks.py: GatedStacks.__init__": "PixelCNN asks first whether the order fits",
     "networks/sequence.py: UniformNetwork.in_order": "every network of the package defines it",

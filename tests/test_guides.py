@@ -1,4 +1,4 @@
-"""Autoregressive guides: their graph, their gradients, and what Pyro asks of a guide."""
+"""Autoregressive guides: their graph, their gradients, and Pyro's contract of guides."""
 
 import copy
 import math
@@ -203,7 +203,7 @@ def test_latents_in_the_context_of_an_autoregressive_prior():
     assert not own[:, 5].any()
 
 
-# What it learns.
+# The fit.
 
 
 @pytest.mark.slow
@@ -268,7 +268,7 @@ def test_gradients_match_quadrature(family, float64):
     assert (found - expected).norm() < 0.08 * expected.norm()
 
 
-# How it starts.
+# The initialization.
 
 
 @pytest.mark.parametrize("family", [fam.Normal(), fam.Spline(8), MIXTURE], ids=str)
@@ -298,7 +298,7 @@ def test_the_default_width_grows_with_the_sets_of_dependencies():
     assert made(schools, ordering="model").network.hidden_features == (64, 64)
 
 
-# What Pyro asks of a guide.
+# Pyro's contract of guides.
 
 
 def constrained():

@@ -22,7 +22,7 @@ ORDERINGS = [ad.Ordering.raster(), ad.Ordering.random(1), ad.Ordering.reverse()]
 
 
 class AnyOrder(networks.ConditionalNetwork):
-    """Serves any order but no order for each row: a linear map, masked by the ranks."""
+    """Supports any order, the same for all rows: a linear map, masked by the ranks."""
 
     def __init__(self, factorization, context_shape=()):
         super().__init__(factorization, context_shape=context_shape)
@@ -77,7 +77,7 @@ SCALAR = ad.Factorization((), fam.Bernoulli())
 
 
 def _joint(build, factorization, batch=None, **options):
-    """A network's distribution, far from the one it starts with, under `batch` contexts if any."""
+    """A network's distribution with random weights, under `batch` contexts if any."""
     shape = () if batch is None else CONTEXT
     net = build(factorization, context_shape=shape, **options).to(torch.get_default_dtype())
     with torch.no_grad():
@@ -634,7 +634,7 @@ PAIRS = ad.Factorization(
 @pytest.mark.parametrize("cut", [True, False])
 @pytest.mark.parametrize("batch", [(), (4,)])
 def test_components_that_cannot_have_the_evidence_drop_out(batch, cut, float64):
-    """Since they are given something else, or give it the probability zero."""
+    """Since they were given other evidence, or give the evidence probability zero."""
     mask = torch.tensor([[True, not cut], [False, False]])
     seen = torch.tensor([[True, True], [False, False]])
     apart = [made(TOTAL).given(torch.full((*batch, 2, 2), x), seen) for x in (0.0, 1.0)]

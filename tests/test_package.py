@@ -1,4 +1,4 @@
-"""The package: what imports what, what is public, and what an import changes."""
+"""The package: imports between modules, public names, and side effects of an import."""
 
 import ast
 import inspect
@@ -19,7 +19,7 @@ from ardist import tables
 ROOT = Path(ardist.__file__).parent
 PROJECT = Path(__file__).parents[1]
 
-# What a user may rely on: each name of `ardist`, and of those of its names that are modules.
+# The public names: each name of `ardist`, and of its modules.
 SUBMODULES = [part for name in ardist.__all__ if inspect.ismodule(part := getattr(ardist, name))]
 SUBMODULES.append(tables)  # which `import ardist` does not import
 PUBLIC = {
@@ -29,7 +29,7 @@ PUBLIC = {
     if getattr(module, name) not in SUBMODULES
 }
 
-# Each module imports only those before it, except for types.
+# Each module imports only the modules before it, except for types.
 ORDER = (
     "shapes",
     "specification",

@@ -73,7 +73,7 @@ def test_labels_give_blocks_of_unequal_shapes():
     assert not fac.is_uniform
     assert fac.layout.flat
     assert fac.split(torch.arange(6.0).view(2, 3)).tolist() == [0, 2, 1, 4, 5, 3]
-    # Labels that all cut alike are one family's.
+    # Labels that give blocks of one shape take one family.
     pairs = ad.Partition.from_labels([0, 1, 1, 0])
     fac = ad.Factorization(4, fam.Independent(fam.Normal(), (2,)), partition=pairs)
     assert fac.is_uniform

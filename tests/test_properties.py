@@ -171,7 +171,7 @@ def test_samples_follow_log_prob(network, factorization):
 
 
 def _cdf(conditionals, x):
-    """The CDF, from scipy where torch has none."""
+    """The CDF, from scipy if torch has none."""
     if isinstance(conditionals, torch.distributions.Beta):
         ends = conditionals.concentration1, conditionals.concentration0
         return torch.as_tensor(betainc(*(end.numpy() for end in ends), x.numpy()))

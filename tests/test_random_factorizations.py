@@ -18,7 +18,7 @@ def sizes(min_size, max_size):
 
 @st.composite
 def partitions(draw):
-    """An event shape and a way to cut it."""
+    """An event shape and a partition of it."""
     kind = draw(st.sampled_from(["scalars", "along", "patches", "split", "from_labels"]))
     if kind == "split":
         blocks = draw(st.lists(st.one_of(st.integers(1, 3), sizes(1, 2)), min_size=1, max_size=4))
@@ -42,7 +42,7 @@ def partitions(draw):
 
 @st.composite
 def orderings(draw, grid):
-    """Any that this grid can have."""
+    """Any ordering that this grid can have."""
     count = grid.numel()
     named = ["raster", "reverse", "column_major", "snake", "diagonal", "checkerboard"]
     named += ["spiral"] * (len(grid) == 2) + ["hilbert"] * (len(grid) <= 3)

@@ -44,7 +44,7 @@ PATTERNS = [
 
 
 def assert_language(pattern, symbols, length):
-    """The automaton accepts just what `re.fullmatch` does, and is the smallest that does."""
+    """The automaton accepts the same texts as `re.fullmatch`, and is the smallest that does."""
     table, accepting, initial = regex.compile(pattern, symbols)
     assert_smallest(table, accepting, initial)
     after, accepted, matches = table.tolist(), accepting.tolist(), re.compile(pattern).fullmatch

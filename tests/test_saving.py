@@ -1,4 +1,4 @@
-"""Files give networks back as they were, and nothing else."""
+"""Saved networks load unchanged, and files cannot do anything else."""
 
 import copy
 import functools
@@ -188,7 +188,7 @@ def test_a_rule_returns(name):
     assert loaded.factorization.rule == rule
 
 
-# Objects that two places hold.
+# Objects that are held in two places.
 
 
 def test_a_shared_network_stays_one():
@@ -389,7 +389,7 @@ def test_a_missing_file_is_an_error_of_the_system(tmp_path):
         ad.load(tmp_path / "none.safetensors")
 
 
-# Damage and malice.
+# Damaged and malicious files.
 
 
 def test_every_damage_is_found():

@@ -201,7 +201,7 @@ FORBIDDEN = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "l
 
 
 class Graph(TorchDispatchMode):
-    """Stands for `torch.cuda.CUDAGraph`, and refuses what it would.
+    """Replaces `torch.cuda.CUDAGraph`, and raises an error for operations that it cannot record.
 
     Operations run when they are noted, as their results must be there. So the first replay does
     nothing.
@@ -315,7 +315,7 @@ def test_draws_by_recorded_steps_are_those_of_the_decoder(network, graphs):
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses operations on tensors of other devices than `meta`."""
+    """Raises an error for operations on tensors of devices other than `meta`."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))

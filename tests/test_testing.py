@@ -1,4 +1,4 @@
-"""The checks find what they are for."""
+"""The checks of `ardist.testing` find the faults that they are for."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Blocks of the model's own in the past: scheduled sampling, and what their absence costs."""
+"""Prefixes with the model's own blocks: scheduled sampling and exposure bias."""
 
 import pytest
 import torch

@@ -19,12 +19,12 @@ from ardist.static import StaticStep, WholePassStep
 
 @dataclass(frozen=True)
 class Passes:
-    """The sets of blocks that a parallel pass under an order reads, each in a pass of its own.
+    """The sets of blocks that `under_order` conditions on, in one pass of the network for each set.
 
     Attributes:
         count: the number of sets, K.
-        owner: the set on which each block depends, (T,) or, if the rows have orders of their own,
-            (rows, T) int64.
+        owner: the index of the set on which each block depends, int64: (T,), or (rows, T) if the
+            rows have orders of their own.
         sets: (K, T) bool, the sets of a graph. None if set k has the blocks whose owner is
             less than k, as in any ranking.
     """
@@ -41,17 +41,17 @@ class Passes:
         return self.owner.unsqueeze(-2) < steps.unsqueeze(-1)
 
     def of_rows(self, rows: slice) -> "Passes":
-        """Those of some rows."""
+        """The passes of some rows."""
         if self.owner.dim() == 1:
             return self
         return replace(self, owner=self.owner[rows])
 
 
 class AnySet(ConditionalNetwork):
-    """A network that reads a set of blocks and which they are, and predicts all others.
+    """A network that reads any set of blocks and its mask, and predicts all other blocks.
 
-    A pass gives the conditional of every block given the same set. Under an order each step has
-    its own set, so that `forward` makes a pass for each step. The passes are batched.
+    One pass gives the conditionals of all blocks given one set. Under an order each step has its
+    own set, so `forward` makes a pass for each step. The passes are batched.
 
     A subclass defines `predict`. It may override `under_order` if the passes of an order share
     work.
@@ -87,10 +87,10 @@ class AnySet(ConditionalNetwork):
 
     @abstractmethod
     def predict(self, blocks: Tensor, observed: Tensor, context: Tensor | None) -> Tensor:
-        """The parameters of every block given the observed ones, in one pass.
+        """The parameters of every block given the observed blocks, in one pass.
 
         Args:
-            blocks: as in `forward`. Those that are not observed have no effect.
+            blocks: as in `forward`. Blocks that are not observed have no effect.
             observed: (M * N, num_blocks) bool.
             context: as in `forward`.
 
@@ -105,14 +105,14 @@ class AnySet(ConditionalNetwork):
         ranks: Tensor | None = None,
         observed: Tensor | None = None,
     ) -> Tensor:
-        """The parameters of all conditionals under an order, or given one set for each row.
+        """The parameters of all conditionals, under an order or given one set for each row.
 
         Args:
             blocks: as in `ConditionalNetwork.forward`.
             context: as in `ConditionalNetwork.forward`.
             ranks: as in `ConditionalNetwork.forward`, with or without ties.
-            observed: (M * N, num_blocks) bool. All blocks are then predicted from these blocks,
-                in one pass, whatever the order.
+            observed: (M * N, num_blocks) bool. If given, all blocks are predicted from these
+                blocks in one pass, and the order has no effect.
         """
         if observed is not None:
             return self.predict(blocks, observed, context)
@@ -121,7 +121,7 @@ class AnySet(ConditionalNetwork):
     def _passes(self, ranks: Tensor | None) -> Passes:
         if ranks is None:
             return Passes(self._num_passes, self._owner, self._sets)
-        # Graphs that are being recorded, and other devices, have as many passes as blocks.
+        # While a graph is recorded, and on other devices, there are as many passes as blocks.
         count = int(ranks.max()) + 1 if is_readable(ranks) else ranks.shape[-1]
         return Passes(count, ranks, None)
 
@@ -187,12 +187,12 @@ class AnySet(ConditionalNetwork):
 
 
 def is_partial_order(factorization: Factorization) -> bool:
-    """Whether blocks may depend on fewer blocks than all those of lower rank."""
+    """Whether blocks may depend on fewer blocks than all blocks of lower rank."""
     return factorization.ordering.is_graph and not factorization.is_total
 
 
 class _AnySetDecoder(WholePasses):
-    """A decoder that predicts the blocks of a step from all that were drawn, in one pass."""
+    """A decoder that predicts the blocks of a step from all drawn blocks, in one pass."""
 
     def all_params(self, start: int) -> Tensor:
         ranks = self.factorization.ranks.flatten() if self._ranks is None else self._ranks
@@ -201,7 +201,7 @@ class _AnySetDecoder(WholePasses):
 
 
 class _AnySetStep(WholePassStep):
-    """A step that predicts all blocks from those of the steps before."""
+    """A step that predicts all blocks from the blocks of earlier steps."""
 
     def params(self, blocks: Tensor, position: Tensor, context: Tensor | None) -> Tensor:
         observed = (self.ranks < position).expand(blocks.shape[0], -1)

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ardist.rows import select_rows
 from ardist.shapes import is_transformed
 
-_GROWTH = 32  # places that a cache grows by
+_GROWTH = 32  # number of places by which a cache grows
 
 
 class Part(NamedTuple):
@@ -42,9 +42,9 @@ class Memory(NamedTuple):
 class Cache:
     """Keys and values of the tokens so far, in a buffer that grows with them.
 
-    A single query reads all of it and computes little. Two matrix products read a buffer without
-    gaps two to three times as fast as `scaled_dot_product_attention` reads one for all tokens, of
-    which those so far are a part. So there are at most 31 free places, whose scores are masked.
+    A single query reads the whole buffer and computes little. Two matrix products over a contiguous
+    buffer are two to three times as fast as `scaled_dot_product_attention` over the filled part of
+    a buffer for all tokens. So there are at most 31 free places, whose scores are masked.
 
     Attributes:
         buffer: (2, rows, heads, places, size).
@@ -57,16 +57,16 @@ class Cache:
         self._set(buffer)
 
     def _set(self, buffer: Tensor) -> None:
-        """Takes a buffer, and makes the views of it that single tokens need."""
+        """Sets the buffer, and makes the views of it that steps of a single token need."""
         self.buffer = buffer
         self._num_filled = self.length
         self._free = buffer[:, :, :, self.length :].unbind(3)  # (2, rows, heads, size) each
         keys, self._values = buffer.flatten(1, 2).unbind(0)  # (rows * heads, places, size)
         self._keys = keys.transpose(1, 2)
-        # As many numbers as there are places, from k on: the mask of k free places.
+        # If k places are free, the mask is the slice from k on, as long as the number of places.
         self._masks = buffer.new_zeros(1, 1, keys.shape[1] + _GROWTH)
         self._masks[..., keys.shape[1] :] = -torch.inf
-        # Scores of fewer bits would be rounded before the softmax.
+        # Half-precision scores would be rounded before the softmax.
         self._by_products = buffer.is_cpu and buffer.dtype in (torch.float32, torch.float64)
 
     def _reserve(self, count: int) -> None:
@@ -82,7 +82,7 @@ class Cache:
         self._set(buffer)
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds new tokens, (rows, heads, tokens, size) each, and returns those of all tokens."""
+        """Adds keys and values, (rows, heads, tokens, size) each, and returns all so far."""
         self._reserve(keys.shape[2])
         start, self.length = self.length, self.length + keys.shape[2]
         filled = self.buffer.narrow(3, 0, self.length)  # (2, rows, heads, length, size)
@@ -97,7 +97,7 @@ class Cache:
         self.length += 1
 
     def attend(self, queries: Tensor) -> Tensor:
-        """Attention of one token a row, (rows, heads, 1, size), to all: (rows, heads * size)."""
+        """Attention of one query a row, (rows, heads, 1, size), to all: (rows, heads * size)."""
         rows, _, _, size = queries.shape
         if not self._by_products:
             keys, values = self.buffer.narrow(3, 0, self.length)
@@ -113,7 +113,7 @@ class Cache:
 
 
 class StaticCache(Cache):
-    """A cache whose next token has its position in a tensor. It gives the keys of all tokens."""
+    """A cache of fixed length, in which the position of the next token is a tensor."""
 
     def __init__(self, buffer: Tensor, position: Tensor) -> None:
         super().__init__(buffer, buffer.shape[3])
@@ -128,7 +128,7 @@ class StaticCache(Cache):
 
 
 class State(NamedTuple):
-    """What a layer keeps between the steps of a draw: weights by name, cross-attention, a cache."""
+    """The state of a layer in a draw: weights by name, the memory of cross-attention, a cache."""
 
     weights: dict[str, tuple[Tensor, Tensor]]
     memory: Memory | None
@@ -142,8 +142,8 @@ class State(NamedTuple):
 class AttentionLayer(nn.Module):
     """Self-attention, cross-attention to a context's sequence if there is one, and an MLP.
 
-    `forward` takes tokens as one matrix (rows * L, dim) and, in a draw, the weights as an argument.
-    In a step of a single token, attribute access and reshapes would cost as much as the arithmetic.
+    `forward` takes tokens as one matrix (rows * L, dim) and, in a draw, the weights as an argument:
+    in a step of a single token, attribute access and reshapes cost as much as the arithmetic.
     """
 
     def __init__(self, dim: int, heads: int, hidden_features: int, cross: bool) -> None:
@@ -162,7 +162,7 @@ class AttentionLayer(nn.Module):
         self.mlp_out = nn.Linear(hidden_features, dim)
 
     def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Bias and weight of each part by name; the weight of a linear map is (inputs, outputs)."""
+        """Bias and weight of each part by name. The weight of a linear map is (inputs, outputs)."""
         parts: Any = self.named_children()
         return {
             name: (part.bias, part.weight.t() if isinstance(part, nn.Linear) else part.weight)
@@ -182,14 +182,14 @@ class AttentionLayer(nn.Module):
         given: State | Tensor | None,
         dropout: float,
     ) -> Tensor:
-        """Tokens (rows * L, dim) to the same.
+        """The output of the layer, (rows * L, dim).
 
         Args:
-            x: the tokens.
+            x: the tokens, (rows * L, dim).
             rows: the number of rows.
-            part: what they attend to.
-            num_keys: the number of first tokens of each row that have keys.
-            given: the state in a draw; otherwise the encoded sequence of the context, (N, S, dim),
+            part: gives the rotations and the mask.
+            num_keys: the number of tokens, at the start of each row, that have keys.
+            given: the state in a draw. Otherwise the encoded sequence of the context, (N, S, dim),
                 or None.
             dropout: a probability.
         """
@@ -231,9 +231,9 @@ class AttentionLayer(nn.Module):
 class TokenStep:
     """A layer at one token of each row, which attends to all tokens in the cache.
 
-    It gives the same numbers as `AttentionLayer`, without rotations and cross-attention. Buffers
-    and views are made once, and the constants of GELU are folded into the weights, since with so
-    little arithmetic the number of operations matters.
+    It computes the same as an `AttentionLayer` without rotations and cross-attention. Buffers and
+    views are made once, and the constants of GELU are folded into the weights, since with so little
+    arithmetic the number of operations matters.
     """
 
     def __init__(self, weights: dict[str, tuple[Tensor, Tensor]], cache: Cache) -> None:
@@ -243,13 +243,13 @@ class TokenStep:
         parts = self._parts.view(rows, 3, heads, size)
         self._queries = parts[:, 0].unsqueeze(2)  # (rows, heads, 1, size)
         self._new = parts[:, 1:].transpose(0, 1)  # keys and values, (2, rows, heads, size)
-        # GELU(x) = u * (1 + erf(u)) / sqrt(2) of u = x / sqrt(2).
+        # GELU(x) = u * (1 + erf(u)) / sqrt(2), with u = x / sqrt(2).
         (bias, weight), (out_bias, out_weight) = weights["mlp"], weights["mlp_out"]
         self._inner = bias * 0.5**0.5, weight * 0.5**0.5
         self._out = out_bias, out_weight * 0.5**0.5
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Tokens (rows, dim) to the same."""
+        """The output of the layer, (rows, dim), at tokens (rows, dim)."""
         weights, cache = self._weights, self._cache
         bias, weight = weights["attend"]
         torch.addmm(bias, _norm(x, weights["attend_norm"]), weight, out=self._parts)
@@ -279,9 +279,9 @@ def _join(x: Tensor) -> Tensor:
 
 
 def _cross(queries: Tensor, memory: Memory) -> Tensor:
-    """Cross-attention of queries (M * N, heads, L, size); the memory of N contexts is not repeated.
+    """Cross-attention of queries (M * N, heads, L, size) to the memory of N contexts.
 
-    All queries of a context attend to its memory together.
+    All queries of a context attend to its memory together, so the memory is not repeated.
     """
     contexts, length = memory.keys.shape[0], queries.shape[2]
     if queries.shape[0] == contexts:  # a graph of the division below would not hold for one row
@@ -310,6 +310,6 @@ def _attend(
 
 
 def _rotate(x: Tensor, rotations: Tensor) -> Tensor:
-    """Pairs of entries of x (..., L, size), rotated by cosines and sines (..., L, size)."""
+    """Rotates pairs of entries of x (..., L, size) by cosines and sines (..., L, size)."""
     (first, second), (cosine, sine) = x.chunk(2, -1), rotations.chunk(2, -1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)

@@ -34,7 +34,7 @@ from ardist.shapes import (
 from ardist.specification import Specified
 from ardist.static import StaticDecoder, StaticStep, WholePassStep
 
-_MOST_EVENTS = 4096  # that marginals are computed of
+_MOST_EVENTS = 4096  # from which marginals are computed
 _STATE_SIZE = 2048  # bytes of a network's extra state, the same for all networks
 
 
@@ -42,10 +42,10 @@ class ConditionalNetwork(Specified, nn.Module):
     """Maps earlier blocks and a context to the parameters of all conditionals.
 
     To write a network, define `forward`, or `hidden_states` and a `head`. The parameters of a block
-    must depend only on the blocks that the factorization allows, which
-    `ardist.testing.check_autoregressive` checks. Override
-    `make_decoder` to make each step of sampling cheaper than a whole pass. By default the decoder
-    makes whole passes, and uses fixed-point iteration if that may need fewer passes than steps.
+    must depend only on the blocks that the factorization allows. Check it with
+    `ardist.testing.check_autoregressive`. Override `make_decoder` to make each step of sampling
+    cheaper than a whole pass. By default the decoder makes whole passes, and uses fixed-point
+    iteration if that may need fewer passes than steps.
 
     Args:
         factorization: the blocks, their order and their families.
@@ -75,16 +75,16 @@ class ConditionalNetwork(Specified, nn.Module):
     starts_at_data: bool = False
     """Whether `ad.training.fit` calls `start_at` first."""
     records_steps: bool = False
-    """Whether draws record a step and replay it, as a CUDA graph. Set it on a network on CUDA. It
+    """Whether draws record a step as a CUDA graph and replay it. Set it on a network on CUDA. It
     has no effect if the network's `StaticStep` makes whole passes."""
     _sizes: ClassVar[tuple[str, ...]] = ()
-    """Arguments that follow from the factorization if they are None, and are attributes then."""
+    """Arguments for which None means a size for the factorization, kept as an attribute."""
 
     __signature__: ClassVar[inspect.Signature]
     _constructed: tuple[tuple[Any, ...], dict[str, Any], torch.dtype]
 
     # The arguments of the constructor, and the dtype of its constants, for a specification.
-    # `__init__` cannot keep them: a subclass calls that of its base with other arguments.
+    # `__init__` cannot keep them: a subclass calls its base's `__init__` with other arguments.
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         make: Any = super().__new__
@@ -112,7 +112,7 @@ class ConditionalNetwork(Specified, nn.Module):
             )
         self.register_load_state_dict_post_hook(fill_constants)  # type: ignore[no-untyped-call]
         self.factorization = factorization
-        # Modules inside families are trained, moved and saved with the network.
+        # Submodules, so that modules inside families are trained, moved and saved with the network.
         nested = [module for f in factorization.layout.distinct for module in f.modules]
         if nested:
             self.nested = nn.ModuleList(dict.fromkeys(nested))
@@ -137,11 +137,11 @@ class ConditionalNetwork(Specified, nn.Module):
         By default they are the `head` of the `hidden_states`.
 
         Args:
-            blocks: (M * N, num_blocks, *block_shape) in raster order of the grid, for every
+            blocks: (M * N, num_blocks, *block_shape) in raster order of the grid, whatever the
                 ordering. If the families differ, the blocks are flat, (M * N, total).
             context: (N, *context_shape). Its row i belongs to the rows i, N + i, ... of the blocks.
-            ranks: (num_blocks,) or (M * N, num_blocks) int64, if they differ from the
-                factorization's own.
+            ranks: (num_blocks,) or (M * N, num_blocks) int64, if they differ from the ranks of the
+                factorization.
 
         Returns:
             (M * N, num_blocks, num_params), or (M * N, total) if the families differ.
@@ -154,11 +154,11 @@ class ConditionalNetwork(Specified, nn.Module):
     def hidden_states(
         self, blocks: Tensor, context: Tensor | None = None, ranks: Tensor | None = None
     ) -> Tensor:
-        """The hidden states of all blocks, (M * N, num_blocks, size); arguments as of `forward`.
+        """The hidden states of all blocks, (M * N, num_blocks, size), with `forward`'s arguments.
 
-        Define it in place of `forward` if `self.head` is a module that maps the hidden state of
-        each block to its parameters. Then `log_prob` can compute the parameters of a few blocks at
-        a time, with `chunk_size`.
+        Define it instead of `forward` if `self.head` is a module that maps the hidden state of each
+        block to its parameters. Then `log_prob` can compute the parameters of a few blocks at a
+        time, with `chunk_size`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} defines no hidden_states, which the default forward needs"
@@ -166,9 +166,9 @@ class ConditionalNetwork(Specified, nn.Module):
 
     @property
     def has_hidden_states(self) -> bool:
-        """Whether `forward` is the head of the hidden states.
+        """Whether `forward` applies the head to `hidden_states`.
 
-        It is not if a subclass defines `forward` alone.
+        It does not if a subclass defines `forward` alone.
         """
         own = (vars(kind) for kind in type(self).__mro__)
         defined = next(names for names in own if {"hidden_states", "forward"} & names.keys())
@@ -182,16 +182,16 @@ class ConditionalNetwork(Specified, nn.Module):
         *,
         factorization: Factorization | None = None,
     ) -> Decoder:
-        """A decoder, which evaluates the network a step at a time.
+        """A decoder, which evaluates the network one step at a time.
 
         Args:
             batch_size: the number of rows.
-            context: (N, *context_shape), where N divides `batch_size`.
-            ranks: as in `forward`; one order for each row if `has_row_orders`.
+            context: (N, *context_shape). N divides `batch_size`.
+            ranks: as in `forward`. Each row may have its own order if `has_row_orders`.
             factorization: in place of the network's own, if it differs in length or order.
 
         Returns:
-            a decoder whose parameters are those of `forward`, without dropout.
+            a decoder that computes the same parameters as `forward` without dropout.
 
         Raises:
             ValueError: if the network does not support that order or factorization.
@@ -243,24 +243,24 @@ class ConditionalNetwork(Specified, nn.Module):
     def output_maps(self) -> Sequence[nn.Module]:
         """The last linear maps, whose sum or concatenation gives the parameters; empty if unknown.
 
-        Their biases, in order, are those of all blocks, block after block, or those that all blocks
-        share. The default is the `head`, if it is linear.
+        Their biases, concatenated, are the biases of all blocks in raster order, or the biases that
+        all blocks share. The default is the `head`, if it is linear.
         """
         head: Any = getattr(self, "head", None)
         return [head] if isinstance(getattr(head, "bias", None), Tensor) else []
 
     @torch.no_grad()
     def start_at(self, x: Tensor) -> None:
-        """Sets the outputs so that all conditionals are the marginals of data.
+        """Sets the output layers so that all conditionals equal the marginals of data.
 
         Call it before training, which otherwise learns the marginals first. The weights of the
-        outputs become zero. Each family fits their biases to the values of its blocks
-        (`Family.fit`). If blocks share one map, as those of one family do in all networks but
-        `MADE`, `Masked` and `Unshared`, they start at the distribution of all blocks together.
+        output layers become zero, and each family fits the biases to the values of its blocks
+        (`Family.fit`). If all blocks have one family, they share one map in all networks except
+        `MADE`, `Masked` and `Unshared`, and start at the distribution of all blocks together.
         Networks in `Nested` families start at the values of their blocks.
 
         Args:
-            x: events (*lead, *event_shape), of which at most 4096 are used. NaN is a missing
+            x: events (*lead, *event_shape). At most 4096 of them are used. NaN marks a missing
                 element.
 
         Raises:
@@ -300,7 +300,7 @@ class ConditionalNetwork(Specified, nn.Module):
                 weight.zero_()
 
     def _marginal_sample(self, x: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """At most 4096 of the events, (rows, *value_shape), and which elements are scored."""
+        """At most 4096 of the events, (rows, *value_shape), and a mask of the scored elements."""
         fac, layout = self.factorization, self.factorization.layout
         blocks = fac.split(x).reshape(-1, *layout.value_shape)
         check_kind(x, "x", reference, exact=False)
@@ -342,8 +342,8 @@ class ConditionalNetwork(Specified, nn.Module):
             factorization: with the order of the draw.
             batch_size: the number of rows.
             context: as in `forward`.
-            ranks: (batch_size, num_blocks), if the rows have orders of their own; only if
-                `has_row_orders`.
+            ranks: (batch_size, num_blocks) if the rows have orders of their own, which needs
+                `has_row_orders`; otherwise None.
         """
         if ranks is None and factorization is not self.factorization:
             ranks = factorization.ranks.flatten().to(reference_of(self).device)
@@ -364,23 +364,23 @@ class ConditionalNetwork(Specified, nn.Module):
     def _sweep(self) -> Sweep | None:
         """Backpropagation through a draw in one sweep over its steps.
 
-        By default there is none, and gradients are found by iteration. `forward` takes it as the
-        argument `sweep`.
+        By default it is None, and gradients are computed by iteration. A network that returns a
+        sweep takes it as the argument `sweep` of `forward`.
         """
         return None
 
     def _differentiable_decoder(
         self, factorization: Factorization, batch_size: int, context: Tensor | None
     ) -> Decoder | None:
-        """A decoder that keeps the graph of its steps, if draws are differentiated through it."""
+        """A decoder that keeps the autograd graph of its steps, or None if there is none."""
         return None
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
-        """The network without dropout, for draws. Its modules return to their modes afterwards.
+        """Puts the network in evaluation mode, without dropout, and restores the mode afterwards.
 
-        Modules that compute the same in both modes stay as they are. So several threads can draw
-        from a network without dropout while another one trains it.
+        Modules that compute the same in both modes keep their mode. So several threads can draw
+        from a network without dropout while another thread trains it.
         """
         training = (module for module in self.modules() if module.training)
         with in_modes([(module, False) for module in training if follows_mode(module)]):
@@ -414,7 +414,7 @@ class ConditionalNetwork(Specified, nn.Module):
         return self._built_for()
 
     def _built_for(self, option: str = "") -> str:
-        """The reason why a network with an option does not support another factorization."""
+        """The reason why the network, with an option, does not support another factorization."""
         return f"{type(self).__name__}{option} was built for {self.factorization}"
 
     def condition(
@@ -431,9 +431,9 @@ class ConditionalNetwork(Specified, nn.Module):
 
         `log_prob` calls this network, not a wrapper around it. DDP and FSDP average gradients over
         processes only if the wrapper is called: wrap and train `LogLikelihood(network)`, or use
-        `AutoregressiveDistribution(wrapped, context)`. A program that takes this method, as torchrl
-        does in `distribution_class=network.condition`, does not find the network's parameters:
-        register the network with its modules.
+        `AutoregressiveDistribution(wrapped, context)`. A program that is given this method, such as
+        torchrl with `distribution_class=network.condition`, cannot find the network's parameters:
+        register the network as one of its modules.
 
         Args:
             context: (*batch_shape, *context_shape), or None if the network takes none.
@@ -467,8 +467,8 @@ class ConditionalNetwork(Specified, nn.Module):
         """Registers the parameters of modules that are `PyroModule`s; each distribution calls it.
 
         Pyro computes log-probabilities after the model has run, when it no longer registers
-        parameters. Without this call they would not be trained. A `PyroSample` would be resampled
-        in each pass.
+        parameters. Without this call the parameters would not be trained. A `PyroSample` would be
+        resampled in each pass.
 
         Raises:
             ValueError: if an attribute is a `PyroSample`.
@@ -495,11 +495,11 @@ class ConditionalNetwork(Specified, nn.Module):
         context = f"\ncontext_shape={tuple(self.context_shape)}" if self.context_shape else ""
         return f"{self.factorization}{context}"
 
-    # Weights are meaningless for another order or other widths, so a state dict has a fingerprint
-    # of the factorization.
+    # Weights are meaningless for another order or other widths, so a state dict contains a
+    # fingerprint of the factorization.
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """The entries in which a state dict must agree with the network, by name, from `entry`."""
+        """The entries, by name, in which a state dict must agree with the network; see `entry`."""
         return fingerprint(self.factorization)
 
     def get_extra_state(self) -> Tensor:
@@ -534,7 +534,7 @@ def start_near_noise(factorization: Factorization, *layers: nn.Module | None) ->
     """Scales down new output layers if all families are bijections of their noise.
 
     With small parameters a draw is close to its noise, so a stack of such bijections starts near
-    the identity. Otherwise it would magnify large values from layer to layer.
+    the identity. Otherwise the stack would magnify large values from layer to layer.
     """
     if all(family.is_bijective for family in factorization.layout.distinct):
         for layer in layers:

@@ -1,4 +1,4 @@
-"""Buffers that the arguments of a network determine, and where the network computes."""
+"""Buffers that the arguments of a network determine, and the network's dtype and device."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 def register_constant(module: nn.Module, name: str, value: Tensor | None) -> None:
     """Registers a buffer that the arguments of a network determine, such as a mask.
 
-    No state dict has it. `load_state_dict` of the network writes its numbers again, since
-    `to_empty` and the meta device lose them.
+    The buffer is not part of a state dict. `load_state_dict` of the network writes its values
+    again, since `to_empty` and the meta device lose them.
     """
     if value is not None:
         vars(module).setdefault("_constants", {})[name] = value
@@ -17,14 +17,14 @@ def register_constant(module: nn.Module, name: str, value: Tensor | None) -> Non
 
 
 def constant_of(module: nn.Module, name: str) -> Tensor:
-    """The numbers of a constant, also while its buffer has none."""
+    """The value of a constant, even if its buffer has lost it."""
     value: Tensor = vars(module)["_constants"][name]
     return value
 
 
 @torch.no_grad()
 def fill_constants(network: nn.Module, _: object) -> None:
-    """Writes the numbers of all constants, after `load_state_dict`."""
+    """Writes the values of all constants, after `load_state_dict`."""
     reference = reference_of(network)
     for module in network.modules():
         for name, value in vars(module).get("_constants", {}).items():

@@ -1,4 +1,4 @@
-"""The fingerprint of a network's state: what weights have to agree with."""
+"""The fingerprint of a network's state, which must match when weights are loaded."""
 
 import hashlib
 
@@ -10,11 +10,11 @@ from ardist.shapes import shortened
 
 
 def fingerprint(factorization: Factorization, any_length: bool = False) -> dict[str, list[str]]:
-    """The properties of a factorization that give weights their meaning, by name, from `entry`.
+    """The properties of a factorization that give weights their meaning, by name; see `entry`.
 
     Args:
-        factorization: of the network.
-        any_length: whether the network supports any length. The fingerprint then has only the
+        factorization: the network's factorization.
+        any_length: whether the network supports any length. The fingerprint then contains only the
             properties that all lengths share.
     """
     partition, ordering = factorization.partition, factorization.ordering
@@ -42,7 +42,7 @@ def entry(shown: object, *keys: object) -> list[str]:
     Two entries agree if they share a digest.
 
     Args:
-        shown: for the text of errors.
+        shown: gives the short text, for error messages.
         keys: tensors, or objects with a full repr; `shown` by default.
     """
     text = str(shown)

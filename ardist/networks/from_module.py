@@ -1,4 +1,4 @@
-"""Foreign modules, causal or bidirectional, as conditional networks."""
+"""Wrappers that make conditional networks of other modules, causal or bidirectional."""
 
 import inspect
 import math
@@ -24,21 +24,21 @@ from ardist.testing import CheckError, check_autoregressive
 
 
 class _Foreign(ConditionalNetwork):
-    """A network around a module from elsewhere, whose mode the user decides."""
+    """A network that wraps a module. The user sets the training mode of that module."""
 
     module: nn.Module
-    _filler: str  # the name of the input that is no block
+    _filler: str  # the name of the input in place of a block
 
     @property
     def filler(self) -> Tensor:
-        """That input, (*block_shape), with its numbers also if the buffer has none yet."""
+        """The input in place of a block, (*block_shape), even if its buffer has lost its value."""
         return constant_of(self, self._filler)
 
     @contextmanager
     def eval_mode(self) -> Iterator[None]:
         """As for any network, but raises a `ValueError` if dropout or batch norm is active.
 
-        The user decides whether they are part of the model.
+        The user decides whether dropout and batch norm are part of the model.
         """
         _check_not_noisy(self.module)
         with super().eval_mode():
@@ -85,32 +85,32 @@ class _Foreign(ConditionalNetwork):
 
 
 class FromModule(_Foreign, UniformNetwork):
-    """Makes a conditional network of a foreign causal module, such as a GPT-2 of Hugging Face.
+    """Wraps a causal module, such as a Hugging Face GPT-2, as a conditional network.
 
-    The module is called as `module(blocks)`, or `module(blocks, context)`. The blocks are in the
-    order of drawing, (rows, length, *block_shape), and int64 if they are indices (tokens). The
-    module returns the parameters of one block for each position, (rows, length, num_params). It
-    returns them as a tensor, or as the first entry of its output, as Hugging Face models do. If
-    the family is a Categorical, extra logits are dropped (for symbols of the vocabulary that are
-    never drawn).
+    The module is called as `module(blocks)`, or `module(blocks, context)`. The blocks are in
+    autoregressive order, (rows, length, *block_shape), and int64 if they are indices (tokens). The
+    module returns the parameters of one block for each position, (rows, length, num_params), either
+    as a tensor or as the first entry of its output, as Hugging Face models do. If the family is a
+    Categorical, extra logits, for symbols of the vocabulary that are never drawn, are dropped.
 
-    With `shift` the module is inclusive: its output at a position depends on the input there and
-    gives the parameters of the next block. Its input is then `start` and all blocks except the last
-    one. Without `shift`, its output at a position gives the parameters of the block there, on which
-    it must not depend.
+    With `shift`, the output at a position depends on the input at that position, and gives the
+    parameters of the next block. The input is then `start` and all blocks except the last. Without
+    `shift`, the output at a position gives the parameters of the block at that position, and must
+    not depend on that block.
 
     Draws use the module's own cache if its `forward` takes `past_key_values` and `use_cache` and
-    the cache has `reorder_cache`, as in Hugging Face models. Other modules are run on all blocks so
-    far at each step, or on events of full length without `shift`.
+    the cache has `reorder_cache`, as in Hugging Face models. Other modules are run at each step: on
+    all blocks so far, or, without `shift`, on events of full length.
 
     Args:
         module: takes any length up to the factorization's (without `shift`, exactly that length).
         factorization: blocks of one family, in an order without ties. The distribution may replace
             it by one of another length.
-        shift: whether the module is inclusive, so that its inputs are shifted.
-        start: the input before the first block: a token (GPT-2's is 50256), which may be one
-            that is never drawn, or a number or tensor that broadcasts to a block.
-        check: whether to check for leaks at once, by `ardist.testing.check_autoregressive`.
+        shift: whether to shift the inputs, since the module's output at a position depends on the
+            input at that position.
+        start: the input before the first block: a token (GPT-2's is 50256), even one that is never
+            drawn, or a number or tensor that broadcasts to a block.
+        check: whether to check for leaks now, with `ardist.testing.check_autoregressive`.
         context_shape: `(C,)` if the module takes a context, `()` for none.
 
     Raises:
@@ -179,7 +179,7 @@ class FromModule(_Foreign, UniformNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder with the module's own cache, or else by passes over the blocks so far."""
+        """A decoder with the module's own cache, or one that runs it on all blocks so far."""
         with self.eval_mode():  # raises at once if dropout or batch norm is active
             if not self.shift:
                 return super().make_decoder(factorization, batch_size, context, ranks)
@@ -195,7 +195,7 @@ class FromModule(_Foreign, UniformNetwork):
 
 
 class MaskedModule(_Foreign, AnySet):
-    """A foreign bidirectional module as a network for any set; see `Masked.from_module`."""
+    """A bidirectional module as a network that reads any set; see `Masked.from_module`."""
 
     mask: Tensor
     _filler = "mask"
@@ -232,7 +232,7 @@ class MaskedModule(_Foreign, AnySet):
 
 
 def _as_block(network: _Foreign, value: float | Tensor, name: str) -> Tensor:
-    """An input of a module in place of a block: (*block_shape)."""
+    """The value of an input in place of a block: (*block_shape)."""
     layout, reference = network.factorization.layout, reference_of(network.module)
     if not isinstance(value, Tensor):
         as_real(value, name, "a number or a tensor", math.isfinite)

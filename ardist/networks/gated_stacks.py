@@ -24,8 +24,8 @@ class GatedStacks(nn.Module):
     the vertical stack. So there is no blind spot: the receptive field of `depth` layers is a whole
     rectangle (van den Oord et al. 2016, "Conditional image generation with PixelCNN decoders"). The
     features are shifted once before the first layer, by a row or by a pixel, and all layers are
-    alike. Grids in other symmetries of raster order are transposed and flipped into raster order,
-    and back.
+    alike. A grid in another symmetry of raster order is transposed and flipped into raster order,
+    and back afterwards.
 
     Args:
         factorization: over a grid (H, W), in raster order or one of its symmetries.
@@ -86,7 +86,7 @@ class GatedStacks(nn.Module):
         return [cast(_Block, block).encode(grid) for block in self.blocks]
 
     def incremental(self, batch_size: int, context: Tensor | None) -> "_Incremental":
-        """The same network a pixel at a time. Each layer is computed only at that pixel."""
+        """Evaluates the network one pixel at a time. Each layer is computed only at that pixel."""
         return _Incremental(self, batch_size, context)
 
 
@@ -154,7 +154,7 @@ class _Incremental:
     """The vertical stack a row at a time, and the horizontal stack a pixel at a time.
 
     The inputs of the horizontal layers are in buffers with zeros to the left, so that the taps of a
-    kernel are views. Rows and columns are those of the grid in raster order.
+    kernel are views. Rows and columns are counted on the grid in raster order.
     """
 
     def __init__(self, body: GatedStacks, batch_size: int, context: Tensor | None) -> None:
@@ -165,7 +165,7 @@ class _Incremental:
         ]
         self._num_taken = 0
         self._width = width = body.raster_grid[1]
-        # One of each of the following for each layer.
+        # Each of the following lists has one entry for each layer.
         # The last grid rows that the vertical part reads again: (rows, C, reach, W + 2 * reach).
         self._above: list[Tensor] = []
         # The inputs of the horizontal part, see `_place`: (rows, dilation, behind + ..., C).
@@ -188,7 +188,7 @@ class _Incremental:
     def _place(self, layer: int, column: Any) -> tuple[Any, ...]:
         """The index of one or more columns in a buffer of `_left`.
 
-        Columns that are a dilation apart are next to each other, since one kernel reads them.
+        Columns that are a dilation apart are adjacent in the buffer, since one kernel reads them.
         """
         block = self._blocks[layer]
         return slice(None), column % block.dilation, column // block.dilation + block.behind
@@ -198,7 +198,7 @@ class _Incremental:
         self._sums = self._rest[0].new_empty(rows, double)
         self._value, self._gate = self._sums.chunk(2, 1)
         self._result = self._sums.new_empty(rows, double // 2)
-        # The input of each layer at each column, (rows, C). That of the first layer is the features
+        # The input of each layer at each column, (rows, C). The first layer's input is the features
         # of the pixel before. An extra column has the last pixel of the row, which the next row
         # reads.
         inputs = [
@@ -239,7 +239,7 @@ class _Incremental:
         """Runs the vertical stack over n grid rows from `first` on, and stores `_rest` of the last.
 
         Args:
-            features: (rows, n, W, C), for each grid row those of the row above; zeros for row 0.
+            features: (rows, n, W, C), the features of the row above each grid row; zeros for row 0.
             first: the index of the first grid row.
         """
         above = features.permute(0, 3, 1, 2)  # (rows, C, n, W)

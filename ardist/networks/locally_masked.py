@@ -12,7 +12,7 @@ from ardist.networks.constants import register_constant
 from ardist.recomputation import recomputed
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 
-_READ_AT_ONCE = 2**18  # numbers, few enough for the processor's cache
+_READ_AT_ONCE = 2**18  # numbers that fit the processor's cache
 
 
 class LocallyMasked(nn.Module):
@@ -20,9 +20,9 @@ class LocallyMasked(nn.Module):
     convolution for autoregressive models").
 
     A pixel reads the pixels of its window on which it depends, and also itself from the second
-    layer on. Since dependencies are transitive, its output then depends on no others. The receptive
-    field consists of the pixels that chains of such windows reach. Orders with long jumps need a
-    large kernel or dilation.
+    layer on. Since dependencies are transitive, its output depends on no other pixels. The
+    receptive field consists of the pixels that chains of such windows reach. Orders with long jumps
+    need a large kernel or dilation.
 
     Args:
         factorization: over a grid (H, W), with transitive dependencies.
@@ -50,9 +50,10 @@ class LocallyMasked(nn.Module):
         super().__init__()
         self._recomputes = checkpoint_layers
         register_constant(self, "order", torch.tensor(factorization.drawing_order.blocks))
-        # The slices of that order that are the pixels of each step.
+        # The pixels of step t are the slice from bounds[t] to bounds[t + 1] of that order.
         self.bounds = factorization.drawing_order.ends_of("block")
-        # Features have positions of the pixels that are read. These are of the pixel that reads.
+        # The features embed the positions of the pixels that are read. This embeds the position of
+        # the pixel that reads.
         self.position = nn.Parameter(torch.randn(self.order.shape[0], channels) * 0.1)
         self.layers = nn.ModuleList()
         for number, dilation in enumerate(dilations):
@@ -79,7 +80,7 @@ class LocallyMasked(nn.Module):
         return hidden.transpose(0, 1).unflatten(1, features.shape[1:3])
 
     def incremental(self, batch_size: int, context: Tensor | None) -> "_Incremental":
-        """The same network a step at a time. Each layer is computed only at the step's pixels."""
+        """Evaluates the network one step at a time. Each layer is computed at its pixels only."""
         return _Incremental(self, batch_size, context)
 
 
@@ -119,7 +120,7 @@ class _Layer(nn.Module):
         super().__init__()
         num_pixels, num_taps = windows.shape
         register_constant(self, "windows", windows)
-        # The same as pairs of a source and a target, tap after tap.
+        # The same windows as pairs of a source and a target, tap after tap.
         taps, targets = windows.T.ne(num_pixels).nonzero(as_tuple=True)
         register_constant(self, "sources", windows[targets, taps])
         register_constant(self, "targets", targets)
@@ -162,8 +163,8 @@ class _Layer(nn.Module):
 class _Incremental:
     """The layers a step at a time, with the inputs of each layer, (rows, H * W + 1, channels).
 
-    Pixels are in the order of drawing, so that those of a step are a slice. The last entry stays
-    zero, since masked taps read it.
+    Pixels are in the order of drawing, so that the pixels of a step are a slice. The last entry
+    stays zero, since masked taps read it.
     """
 
     def __init__(self, body: LocallyMasked, batch_size: int, context: Tensor | None) -> None:

@@ -21,21 +21,22 @@ from ardist.rows import add_to_rows, repeat_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant, described
 
 _UNITS_AT_ONCE = 128  # units of the widest layer in one window
-_UNITS_OF_FEW_ROWS = 192  # in a draw of up to _UNITS_AT_ONCE rows, whose operations are short
+_UNITS_OF_FEW_ROWS = 192  # the same in a draw of at most _UNITS_AT_ONCE rows, whose steps are short
 
 
 class MADE(ConditionalNetwork):
-    """A multilayer perceptron masked to the dependencies (Germain et al. 2015, arXiv:1502.03509).
+    """A multilayer perceptron with masked weights (Germain et al. 2015, arXiv:1502.03509).
 
-    It supports any dependencies: orders, ties and graphs, and blocks of different sizes. All blocks
-    depend on the context. The weights from other blocks to the outputs start at zero, so that
-    blocks start out independent, given the context; see `start_at`.
+    The masks follow from the dependencies. Any dependencies are supported: orders, ties and graphs,
+    and blocks of different sizes. All blocks depend on the context. The weights from other blocks
+    to the outputs start at zero, so that blocks start out independent given the context. See also
+    `start_at`.
 
     Args:
         factorization: its dependencies give the masks.
         hidden_features: width of each hidden layer; `()` gives direct connections only. By
             default there are two layers, whose width is four times the number of features of the
-            event, rounded up to a power of two within 256 and 512, and without direct connections
+            event, rounded up to a power of two within 256 and 512. Without direct connections it is
             at least the number of distinct sets of dependencies.
         context_shape: `(C,)`, or `()` for none.
         direct: whether there are also direct connections from inputs to outputs. With them, all
@@ -105,8 +106,8 @@ class MADE(ConditionalNetwork):
                 nn.Linear(size, masks.direct.shape[0], bias=False) if direct else None
             )
         start_near_noise(factorization, *self.output_maps)
-        # The biases stay random, since the components of a mixture have to differ, and so do the
-        # weights of the context: a network that makes the context learns through them.
+        # The biases stay random, since the components of a mixture have to differ. The weights of
+        # the context stay random, too: a network that encodes the context learns through them.
         for layer in (self.head, self.direct):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
@@ -171,7 +172,7 @@ class MADE(ConditionalNetwork):
 
     @property
     def output_maps(self) -> list[nn.Linear]:
-        """The head, or the direct map if there is no hidden layer, has the bias."""
+        """The maps to the outputs. The head has the bias, or else the direct map."""
         own = [self.head, self.direct, self.context_to_output if self.context_shape else None]
         return [layer for layer in own if layer is not None]
 
@@ -202,8 +203,8 @@ class MADE(ConditionalNetwork):
         """Copies of the weights, with features and outputs in the order of drawing.
 
         Returns:
-            those of each hidden layer, and those of the maps to the outputs, each with the number
-            of the layer that it reads; 0 are the features.
+            the weights of each hidden layer, and the weights of the maps to the outputs. Each map
+            has the number of the layer that it reads, or 0 if it reads the features.
         """
         in_order = self.schedule.in_order
         hidden = [layer.masked_weight() for layer in self.hidden_layers]
@@ -220,9 +221,9 @@ class MADE(ConditionalNetwork):
 
 @torch.no_grad()
 def _check_elementwise(activation: Callable[[Tensor], Tensor]) -> None:
-    """Raises a `ValueError` if an activation needs units along one dimension, as for a slope each.
+    """Raises a `ValueError` if an activation is not elementwise, as with a slope for each unit.
 
-    Decoders keep units and rows in another order than the parallel pass.
+    The dimensions of units and rows are swapped in decoders.
     """
     like = reference_of(activation) if isinstance(activation, nn.Module) else torch.empty(0)
     x = torch.linspace(-2, 2, 35).reshape(5, 7).to(like)
@@ -254,7 +255,7 @@ class _Schedule:
     Attributes:
         ends: for each state and step t, the number of entries that are available before step t.
         output_ends: for each t, the number of outputs of the first t steps.
-        sizes, output_sizes: how many entries and outputs each step adds.
+        sizes, output_sizes: the numbers of entries and of outputs that each step adds.
     """
 
     def __init__(self, factorization: Factorization, available: Sequence[Tensor]) -> None:
@@ -270,7 +271,7 @@ class _Schedule:
         self._widest = max(self.output_ends[-1], *(ends[-1] for ends in units), 1)
 
     def max_window(self, units: int) -> int:
-        """The number of steps to evaluate at once, whose layers are about this wide."""
+        """The number of steps to evaluate at once, with about `units` units of a layer."""
         return max(1, min(self.num_steps, units * self.num_steps // self._widest))
 
     def layout(self, start: int, stop: int) -> Layout:
@@ -278,7 +279,7 @@ class _Schedule:
         return self._order.layout_of(start, stop)
 
     def in_order(self, weight: Tensor, kind: str, dim: int) -> Tensor:
-        """Features or parameters along `dim` from raster order to the order of drawing."""
+        """Moves features or parameters along `dim` from raster order to the order of drawing."""
         return self._flat[kind].to(weight.device).to_drawing(weight, dim)
 
 
@@ -303,7 +304,7 @@ class _MADEDecoder(Decoder):
         bias = bias if to_output is None else bias + self._for_rows(to_output)
         self.output_bias = self._schedule.in_order(bias, "param", 0)
         self.states = [bias.new_zeros(ends[-1], batch_size) for ends in self._schedule.ends]
-        self._current: _MADEWindow | None = None  # in which single steps are
+        self._current: _MADEWindow | None = None  # the window of single steps
 
     def _for_rows(self, encoding: Tensor) -> Tensor:
         """From an encoding (N, units) to (units, rows)."""
@@ -340,12 +341,12 @@ class _MADEDecoder(Decoder):
 
 
 class _MADESweep(Sweep):
-    """Backpropagates through each unit once the gradients of all its outputs are known.
+    """Backpropagates through each unit when the gradients of all its outputs are known.
 
     Gradients are (entries, rows), in the decoder's orders: of the features, of the sums of each
     hidden layer, and of the outputs. Steps are taken in windows. The contributions of later
-    windows to a window are computed once. Inside it, gradients that are not complete yet meet
-    weights of zero.
+    windows to a window are computed once. Inside a window, gradients that are not complete yet are
+    multiplied by weights of zero.
     """
 
     def __init__(self, network: MADE) -> None:
@@ -355,7 +356,8 @@ class _MADESweep(Sweep):
         # Features are needed one step after their block.
         self._ends = [[0, *schedule.ends[0]], *schedule.ends[1:], schedule.output_ends]
         self._sizes = [_differences(ends) for ends in self._ends]
-        # By state, the maps that read it. Copies, since an optimizer may step before the sweep.
+        # For each state, copies of the maps that read it, since an optimizer may change the weights
+        # before the sweep.
         weights, outputs = network.weights_in_order()
         self._readers = [[(state + 1, weight.T)] for state, weight in enumerate(weights)] + [[]]
         for state, weight in outputs:
@@ -363,7 +365,8 @@ class _MADESweep(Sweep):
         self._all_slopes: list[Tensor] = []  # of each layer, (width, rows)
 
     def cut(self, sums: Tensor) -> Tensor:
-        # In the pass, since the activation may have other parameters or another mode later.
+        # Slopes are computed in the forward pass, since the activation's parameters or mode may
+        # have changed by the sweep.
         with torch.enable_grad():
             leaf = sums.detach().T.requires_grad_()
             units = self._network.activation(leaf.clone())  # it may write in place
@@ -392,12 +395,12 @@ class _MADESweep(Sweep):
         return states[0][place]
 
     def _start(self, params: Tensor) -> None:
-        """Makes the gradients, which are zero."""
+        """Makes gradients of zero."""
         self._first = len(self._ends[-1]) - 1
         self._gradients = [params.new_zeros(ends[-1], params.shape[1]) for ends in self._ends]
 
     def _enter(self, start: int, stop: int) -> None:
-        """Goes to the window of the steps from `start` to `stop`, after all later ones."""
+        """Enters the window of the steps from `start` to `stop`, after all later windows."""
         self._first = start
         inside = [slice(ends[start], ends[stop]) for ends in self._ends]
         sizes = [each[start:stop] for each in self._sizes]
@@ -426,9 +429,9 @@ class _MADESweep(Sweep):
 
 
 class _MADEWindow(Window):
-    """Steps from `start` to `stop`. The contributions of earlier steps are computed once.
+    """The steps from `start` to `stop`, evaluated together or one after the other.
 
-    The steps are evaluated together, or one after the other.
+    The contributions of earlier steps are computed once.
     """
 
     def __init__(self, decoder: _MADEDecoder, start: int, stop: int) -> None:
@@ -464,7 +467,7 @@ class _MADEWindow(Window):
         return _as_params(params, self._schedule.layout(self.start, self.stop))
 
     def compute_units(self, guess: Tensor | None) -> None:
-        """Computes all hidden units, under a guess of the blocks."""
+        """Computes all hidden units from a guess of the blocks."""
         states = self._states
         if guess is not None:
             features = self._schedule.layout(self.start, self.stop).features(guess)
@@ -479,9 +482,9 @@ class _MADEWindow(Window):
             kept.copy_(state)
 
     def step(self, index: int) -> Tensor:
-        """The parameters of one step. Computes the units that become available at it.
+        """The parameters of one step. Computes the units that become available at that step.
 
-        Units that are not known yet are zero, and so are the weights that would multiply them.
+        Units that are not known yet are zero, and the weights that multiply them are masked.
         """
         step = index - self.start
         states, hidden, sums, outputs = self._by_step
@@ -519,5 +522,5 @@ def _as_params(units: Tensor, layout: Layout) -> Tensor:
 
 
 def _select_rows(units: Tensor, rows: Tensor) -> Tensor:
-    """Rows of a tensor (units, rows), or of a tensor (units, 1) for all rows."""
+    """Selects rows of a tensor (units, rows). A tensor (units, 1) is for all rows, and stays."""
     return units if units.shape[1] == 1 else units.index_select(1, rows)

@@ -1,4 +1,4 @@
-"""Networks that depend on a window of the last blocks."""
+"""Networks whose conditionals depend on a window of the last blocks."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ class Markov(UniformNetwork):
     blocks and a window of one, the reverse chain of a diffusion. The order has no ties, and all
     blocks have one family.
 
-    The module is called as `module(past, step)`, or `module(past, step, context)`, for all rows
-    and steps at once in a parallel pass, and for a single step in a draw:
+    The module is called as `module(past, step)`, or `module(past, step, context)`. A parallel pass
+    calls it for all rows and steps at once, and a draw calls it for a single step:
 
     - `past` (rows, window, *block_shape): the last blocks, the latest at the end; int64 if they are
       indices. Entries before the first block are zero.
@@ -36,22 +36,23 @@ class Markov(UniformNetwork):
       window are before the first block.
     - `context` (rows, C).
 
-    It returns the parameters, as (rows, num_params) or a shape that flattens to it. The multilayer
-    perceptron of `hidden_features` reads the features of blocks (those of a Normal are its values)
-    and a learned vector for the step. It ignores entries before the first block.
+    It returns the parameters, as (rows, num_params) or a shape that flattens to it. The default
+    module, a multilayer perceptron, reads the features of blocks (the value, for a Normal) and a
+    learned vector for the step. It ignores entries before the first block.
 
     Args:
         factorization: in an order in which each block depends on all earlier ones. Dependencies
             beyond the window are ignored.
         window: the number of last blocks on which a conditional depends.
-        hidden_features: width of each hidden layer of a perceptron; `()` makes it linear. By
+        hidden_features: width of each hidden layer of the perceptron; `()` makes it linear. By
             default there are two layers, whose width is four times the number of features in the
             window, rounded up to a power of two within 256 and 512.
         module: a module as above, instead of `hidden_features`.
-        stationary: whether `step` is at most `window`. Then the chain is homogeneous once the
-            window is full, and the network supports any length.
+        stationary: whether `step` is clamped to at most `window`. Then the chain is homogeneous
+            once the window is full, and the network supports any length.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
-        context_kind: "vector", or "blocks", a vector for each block that is passed at its step.
+        context_kind: "vector", or "blocks", a vector for each block, which the module gets at the
+            step of that block.
 
     Raises:
         ValueError: if the blocks differ in family, the ordering has ties or is a graph's, or both
@@ -115,7 +116,7 @@ class Markov(UniformNetwork):
             start_near_noise(factorization, last)
             if self.context_shape:
                 self.encoder = nn.Linear(self.context_shape[-1], widths[0], bias=False)
-            # It has no effect, but has to be inside the support.
+            # The padding has no effect, but has to be inside the support.
             padding = factorization.layout.placeholder(torch.empty(0))[0]
         else:
             dtype = factorization.layout.dtype(reference_of(module).dtype)
@@ -125,7 +126,7 @@ class Markov(UniformNetwork):
 
     @property
     def output_maps(self) -> list[nn.Module]:
-        """The last layer of its own perceptron, if that has a hidden layer."""
+        """The last layer of the default perceptron, if that has a hidden layer."""
         rest = self.module.rest if isinstance(self.module, _WindowMLP) else None
         return [list(rest.modules())[-1]] if isinstance(rest, nn.Sequential) else []
 
@@ -142,7 +143,7 @@ class Markov(UniformNetwork):
         return params.view(rows, length, -1)
 
     def encode(self, context: Tensor | None) -> Tensor | None:
-        """The context as the module takes it, (N, 1 or T, size), in the order of drawing."""
+        """The context in the form that the module takes, (N, 1 or T, size), in drawing order."""
         if context is None:
             return None
         vectors: Tensor = self.encoder(context)
@@ -169,7 +170,7 @@ class Markov(UniformNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that calls the module once a step."""
+        """A decoder that calls the module once per step."""
         return _MarkovDecoder(self, factorization, batch_size, context)
 
     def make_static_step(self, factorization: Factorization) -> StaticStep:
@@ -177,13 +178,13 @@ class Markov(UniformNetwork):
         return _MarkovStep(self, factorization)
 
     def unsupported_reason(self, factorization: Factorization) -> str | None:
-        """As for any network; only a stationary one supports other lengths."""
+        """As for any network, but only a stationary network supports other lengths."""
         if self.stationary or factorization == self.factorization:
             return super().unsupported_reason(factorization)
         return self._built_for(" with stationary=False")
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """With the length only if the network is not stationary."""
+        """As for any network, but without the length if the network is stationary."""
         entries = fingerprint(self.factorization, any_length=self.stationary)
         return {**entries, "window": entry(self.window)}
 
@@ -201,7 +202,7 @@ class _WindowMLP(nn.Module):
         super().__init__()
         self.family = family
         shape = (window, family.num_features, widths[0])
-        # A row for each feature, of which a categorical block gathers one.
+        # A row for each feature. A categorical block gathers one row.
         self.weight = nn.Parameter(torch.randn(shape) * (window * family.num_features) ** -0.5)
         self.steps = nn.Parameter(torch.randn(num_steps, widths[0]) * 0.1)
         self.rest: nn.Module = nn.Identity()

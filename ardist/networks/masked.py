@@ -17,29 +17,30 @@ from ardist.networks.sizes import hidden_layers
 from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_flag, as_probability, as_size, is_readable
 
-_PASSES_AT_ONCE = 2048  # by default on a CPU, whose caches then hold the hidden units
-_LEAST_ROWS = 128  # of a draw, for which it is worth the time to find equal prefixes
+_PASSES_AT_ONCE = 2048  # by default on a CPU, since its caches then hold the hidden units
+_LEAST_ROWS = 128  # the fewest rows of a draw for which finding equal prefixes saves time
 
 
 class Masked(AnySet):
-    """A perceptron that reads any set of blocks, and predicts all others.
+    """A perceptron that reads any set of blocks and predicts all other blocks.
 
-    Uria et al. 2014, "A deep and tractable density estimator", train it on random orders. Its
-    inputs are the features of the blocks times their mask, and the mask. One pass predicts all
-    blocks that are not observed, so that training by `ardist.training.masked_log_prob` takes one
-    pass for each event.
+    Uria et al. 2014, "A deep and tractable density estimator", train such a network on random
+    orders. Its inputs are the features of the blocks times their mask, and the mask. One pass
+    predicts all blocks that are not observed, so training by `ardist.training.masked_log_prob`
+    takes one pass for each event.
 
-    It supports any order, which may change from call to call and from row to row, with or without
-    ties, and a graph if it was built for it. `log_prob` under an order is exact. It takes a pass
-    for each step, all in one batch. They share the first layer: its sums under an order are
-    cumulative sums over the blocks. A draw adds only the new block to them.
+    It supports any order, with or without ties, which may change from call to call and from row to
+    row. It supports a graph only if it was built for that graph. `log_prob` under an order is
+    exact, and takes a pass for each step, all in one batch. The passes share the first layer: its
+    sums under an order are cumulative sums over the blocks. A draw only adds each new block to the
+    sums.
 
-    Each order of such a network is a joint of its own. `given` and `marginal` of any set use an
+    Each order defines a joint distribution of its own. `given` and `marginal` of any set use an
     order in which the set comes first.
 
     Args:
         factorization: the blocks, and the order that applies by default.
-        hidden_features: width of each hidden layer, of which there is at least one. By default
+        hidden_features: width of each hidden layer; at least one is needed. By default
             there are two layers, whose width is four times the number of features of the event,
             rounded up to a power of two within 256 and 512.
         residual: whether layers of equal width add their input to their output.
@@ -47,10 +48,10 @@ class Masked(AnySet):
             `log_prob`, not to draws.
         context_shape: `(C,)`, `(*grid_shape, C)` or `(S, C)`, by its kind; `()` for none.
         context_kind: "vector", "blocks" or "sequence". Every block depends on the whole context.
-        chunk_size: the largest number of passes in one batch of `log_prob`, but at least those of
-            one event. It limits the memory. By default 2048 on a CPU, where larger batches are
-            slower, and all elsewhere. The `chunk_size` of `condition` is another one: it counts
-            blocks, and this network does not support it.
+        chunk_size: the largest number of passes in one batch of `log_prob`, which limits the
+            memory. The passes of one event stay together. By default 2048 on a CPU, since larger
+            batches are slower there, and all elsewhere. The `chunk_size` of `condition` is
+            different: it counts blocks, and this network does not support it.
 
     Raises:
         ValueError: if an argument is invalid.
@@ -122,18 +123,18 @@ class Masked(AnySet):
         context_shape: Sequence[int] = (),
         chunk_size: int | None = None,
     ) -> MaskedModule:
-        """A network of the same kind around a foreign bidirectional module, such as a BERT.
+        """Wraps a bidirectional module, such as a BERT, as a network of the same kind.
 
-        The module is a masked language model (Devlin et al. 2019, "BERT") or the like. It is called
-        as `module(blocks)`, or `module(blocks, context)`. The blocks are in raster order,
+        The module can be a masked language model (Devlin et al. 2019, "BERT"). It is called as
+        `module(blocks)`, or `module(blocks, context)`. The blocks are in raster order,
         (rows, num_blocks, *block_shape), and int64 if they are indices (tokens), with `mask` in
-        place of each one that is not observed. The module returns the parameters of all blocks,
+        place of each block that is not observed. The module returns the parameters of all blocks,
         (rows, num_blocks, num_params), as a tensor or as the first entry of its output. If the
-        family is a Categorical, extra logits are dropped (for symbols of the vocabulary that are
-        never drawn).
+        family is a Categorical, extra logits, for symbols of the vocabulary that are never drawn,
+        are dropped.
 
-        `log_prob` calls the module on a row for each step of the order, and a draw calls it once
-        for each step.
+        `log_prob` calls the module on one row for each event and step of the order. A draw calls
+        the module once for each step.
 
         Args:
             module: predicts every block from the blocks that are not masked.
@@ -141,8 +142,8 @@ class Masked(AnySet):
             mask: the input in place of a block that is not observed: a token (BERT's is 103), or
                 a number or tensor that broadcasts to a block.
             context_shape: the shape of a context, `()` for none.
-            chunk_size: the largest number of rows in one call of the module, but at least those of
-                one pass; all by default.
+            chunk_size: the largest number of rows in one call of the module; all by default. The
+                rows of one pass stay together.
 
         Raises:
             ValueError: if the blocks differ in family, an argument is invalid, or the module
@@ -210,7 +211,7 @@ class Masked(AnySet):
         return self._outputs(arrange(hidden, passes.owner))
 
     def contributions(self, blocks: Tensor) -> Tensor:
-        """What each block adds to the first layer if it is observed, (M * N, T, width)."""
+        """The term that each observed block adds to the first layer, (M * N, T, width)."""
         layout = self.factorization.layout
         features = layout.features(blocks).to(self.bias.dtype)  # (M * N, total features)
         if not layout.flat:
@@ -222,18 +223,18 @@ class Masked(AnySet):
         return torch.stack([part @ weight for part, weight in parts], 1) + self.observed_in
 
     def encode(self, context: Tensor | None) -> Tensor:
-        """The part of the first layer that no block changes, (1, width) or (N, width)."""
+        """The bias and context terms of the first layer's sums, (1, width) or (N, width)."""
         if context is None or self.context_in is None:
             return self.bias.unsqueeze(0)
         encoding: Tensor = self.context_in(context.flatten(1))
         return encoding + self.bias
 
     def run(self, sums: Tensor, dropout: bool | None = None) -> Tensor:
-        """The last hidden layer, (rows, width), from the sums of the first one.
+        """The last hidden layer, (rows, width), from the sums of the first layer.
 
         Args:
             sums: (rows, width).
-            dropout: whether it is active; in training mode by default.
+            dropout: whether dropout is active; by default it is in training mode.
         """
         active = self.training if dropout is None else dropout
         hidden = F.dropout(sums.relu(), self.dropout, active)
@@ -290,7 +291,7 @@ class _MaskedDecoder(CacheDecoder):
         super().__init__(factorization, batch_size)
         self._network = network
         self._sums = network.encode(context)  # one for each context, until a block is added
-        # Which of the sums each row has, (rows,), as long as rows share them.
+        # The index of the sums of each row, (rows,), while rows share sums.
         self._owner: Tensor | None = None
         if ranks is None and self._sums.shape[0] == 1 and batch_size >= _LEAST_ROWS:
             self._owner = torch.zeros(batch_size, dtype=torch.int64, device=self._sums.device)
@@ -333,9 +334,10 @@ class _MaskedDecoder(CacheDecoder):
         self._sums = add_to_rows(added + network.observed_in[drawn_by_row].sum(1), self._sums)
 
     def _distinct(self, value: Tensor) -> Tensor:
-        """The values of the next block, (rows, *event_shape), of which one for each prefix stays.
+        """The values of the next block, (rows, *event_shape), reduced to one per distinct prefix.
 
-        The sums become those of these prefixes, or of all rows if most rows differ.
+        The sums are expanded to one for each of these prefixes, or to one for each row, without
+        reducing the values, if most rows have different prefixes.
         """
         if self._owner is None or value.dim() > 1 or not is_readable(value):
             self._unshare()
@@ -352,7 +354,7 @@ class _MaskedDecoder(CacheDecoder):
         return value[first]
 
     def _unshare(self) -> None:
-        """Gives each row sums of its own, if there are different ones."""
+        """Gives each row sums of its own, unless all rows have the same sums."""
         if self._owner is not None and self._sums.shape[0] > 1:
             self._sums = self._sums.index_select(0, self._owner)
         self._owner = None

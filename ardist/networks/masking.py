@@ -1,4 +1,4 @@
-"""Masks from dependencies.
+"""Masks that follow from the dependencies.
 
 Each hidden unit has a set of blocks on which it may depend. A unit of a later layer is connected to
 the units whose sets are subsets of its own, and the outputs of a block to the units whose sets are
@@ -19,7 +19,7 @@ from ardist.networks.constants import register_constant
 
 
 class VisibleSets:
-    """The sets of blocks on which hidden units may depend, in the order in which they are drawn.
+    """The sets of blocks on which hidden units may depend, in the order that they become available.
 
     Args:
         factorization: its distinct dependencies are the sets.
@@ -39,7 +39,7 @@ class VisibleSets:
         self.sets, self.available = sets[order], available[order]
 
     def assign(self, width: int) -> Tensor:
-        """The index of the set of each of `width` units, evenly and in order: (width,) int64."""
+        """The set of each of `width` units, evenly and in order, as an index: (width,) int64."""
         return torch.arange(width) * self.sets.shape[0] // width
 
 
@@ -57,13 +57,13 @@ class PerceptronMasks:
     """The masks of a perceptron from the features of blocks to their parameters.
 
     Args:
-        factorization: its dependencies are followed.
+        factorization: gives the dependencies.
         visible: the sets of blocks on which units may depend.
-        widths: of the hidden layers.
+        widths: the widths of the hidden layers.
 
     Attributes:
         hidden: for each layer, (width, units below or features) bool.
-        available: for each layer, the step from which on each unit can be computed, (width,).
+        available: for each layer, the first step before which each unit can be computed, (width,).
         head: from the last layer to the outputs, (outputs, width) bool; None without a layer.
         direct: from the features to the outputs, (outputs, features) bool.
     """
@@ -88,7 +88,7 @@ class PerceptronMasks:
 class MaskedLinear(nn.Linear):
     """A linear map in which masked weights act as zeros.
 
-    The mask is applied in `forward`, so optimizers and writes to the weight have no effect on it.
+    The mask is applied in `forward`, so optimizers and writes to the weight cannot undo it.
 
     Args:
         mask: (out_features, in_features) bool, whether an output may depend on an input.
@@ -108,7 +108,7 @@ class MaskedLinear(nn.Linear):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As in `nn.Linear`, with the number of unmasked inputs of each output."""
+        """Resets as `nn.Linear` does, with the number of unmasked inputs of each output."""
         with torch.no_grad():
             bound = 1 / self.mask.sum(-1).clamp(min=1).sqrt()
             self.weight.uniform_(-1, 1).mul_(bound.unsqueeze(-1))

@@ -25,7 +25,7 @@ class Constant(nn.Module):
 def mlp(widths: Sequence[int]) -> nn.Module:
     """Linear maps with ReLU between them, from the first width to the last.
 
-    If the first width is 0 it is a constant, since torch's Linear warns about 0 inputs.
+    If the first width is 0, it is a `Constant`, since torch's `Linear` warns about 0 inputs.
     """
     if widths[0] == 0:
         return Constant(widths[-1])

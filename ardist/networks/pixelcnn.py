@@ -19,11 +19,11 @@ from ardist.static import StaticStep, Tensors
 class PixelCNN(ConditionalNetwork):
     """Masked convolutions over a two-dimensional grid of pixels.
 
-    The masks of the kernels follow from the dependencies. In raster order and its eight symmetries
-    all pixels have the same mask, and the network has gated layers in a vertical and a horizontal
-    stack, without a blind spot (van den Oord et al. 2016, "Conditional image generation with
-    PixelCNN decoders"). In any other order, including ties and transitive graphs, each pixel has
-    its own mask (Jain et al. 2020, "Locally masked convolution for autoregressive models").
+    The masks of the kernels follow from the dependencies. In raster order, also transposed or
+    flipped, all pixels have the same mask, and the network has gated layers in a vertical and a
+    horizontal stack, without a blind spot (van den Oord et al. 2016, "Conditional image generation
+    with PixelCNN decoders"). In any other order, including ties and transitive graphs, each pixel
+    has its own mask (Jain et al. 2020, "Locally masked convolution for autoregressive models").
 
     Each layer extends the receptive field of a pixel by `r = kernel_size // 2` pixels, times its
     dilation. In raster order over a grid (H, W), without dilation, the receptive field is a whole
@@ -35,8 +35,9 @@ class PixelCNN(ConditionalNetwork):
         factorization: over a two-dimensional grid; blocks of one family, of any shape.
         channels: width of each layer. By default it is twice the number of features of a pixel,
             rounded up to a power of two within 64 and 256.
-        depth: number of layers. By default their receptive field reaches over half of the longer
-            side of the grid, with at most 12 layers, or there is a layer for each `dilation`.
+        depth: number of layers; by default one for each `dilation`. If all layers have one
+            dilation, the default is the number of layers, at most 12, whose receptive field reaches
+            over half of the longer side of the grid.
         kernel_size: odd, at least 3; a layer uses the part of the kernel on earlier pixels.
         dilation: the distance between the pixels that a kernel reads, for all layers or for each.
         dropout: the probability of dropping an entry of a layer's output in training mode. It
@@ -143,7 +144,7 @@ class PixelCNN(ConditionalNetwork):
         return _PixelCNNDecoder(self, batch_size, context)
 
     def make_static_step(self, factorization: Factorization) -> StaticStep:
-        """A step with the layers' inputs so far, or a whole pass if the masks are local."""
+        """A step that keeps the inputs of layers, or a whole pass if masks differ by pixel."""
         if isinstance(self.body, GatedStacks):
             return _PixelCNNStep(self, factorization)
         return super().make_static_step(factorization)
@@ -206,10 +207,10 @@ class _PixelCNNDecoder(Decoder):
 class _PixelCNNStep(StaticStep):
     """Computes the vertical stack at the row of the new pixel, and the horizontal one at the pixel.
 
-    Rows and columns are those of the grid in raster order. For each layer the state has the inputs
-    of the vertical part, (rows, channels, reach + H, reach + W + reach), and those of the
-    horizontal part at the new row, (rows, channels, 1, reach + W). The pixels of the reach are
-    zeros.
+    Rows and columns are counted on the grid in raster order. For each layer the state has the
+    inputs of the vertical part, (rows, channels, reach + H, reach + W + reach), and the inputs of
+    the horizontal part at the new row, (rows, channels, 1, reach + W). The margins of `reach`
+    pixels are zeros.
     """
 
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
@@ -247,7 +248,7 @@ class _PixelCNNStep(StaticStep):
         return network.head(network.mixed(left.flatten(2).transpose(1, 2)))
 
     def _features(self, blocks: Tensor, steps: Tensor, inside: Tensor) -> Tensor:
-        """The features of the pixels of some steps, or zeros: (rows, channels, 1, pixels)."""
+        """The features of pixels by their steps, (rows, channels, 1, pixels); zeros if outside."""
         pixels = self.order.index_select(0, steps.clamp(min=0))
         features = self.network.embedding(blocks.index_select(1, pixels))
         features = features + self.network.position.index_select(0, pixels)
@@ -256,7 +257,7 @@ class _PixelCNNStep(StaticStep):
     def _encodings_at(
         self, encodings: Tensors, layer: int, row: Tensor, column: Tensor
     ) -> Encodings:
-        """Those of a layer, at the row for the vertical part and at the pixel for the other one."""
+        """A layer's encodings at the row, for the vertical part, and at the pixel."""
         if not encodings:
             return None, None
         vertical, horizontal = (

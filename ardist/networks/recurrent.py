@@ -26,7 +26,7 @@ from ardist.static import StaticStep, Tensors
 
 
 class RNN(SequenceNetwork):
-    """A recurrent network over the blocks in the order of drawing.
+    """A recurrent network over the blocks in autoregressive order.
 
     It supports any order without ties. If the blocks have one family, it also supports
     factorizations of any other length. A vector context enters the initial state and every step.
@@ -43,7 +43,7 @@ class RNN(SequenceNetwork):
             of the widest block, rounded up to a power of two within 64 and 256.
         num_layers: number of layers.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
-        context_kind: "vector", or "blocks", a vector for each block, which enters its step.
+        context_kind: "vector", or "blocks", a vector for each block, which enters at its step.
         embedding_size: width of the embedding of a block; `hidden_size` by default.
         dropout: the probability of dropping an entry of a layer's input, or of the last layer's
             output, in training mode (Zaremba et al. 2014). It applies to `log_prob`, not to draws.
@@ -91,7 +91,7 @@ class RNN(SequenceNetwork):
             batch_first=True,
             dropout=dropout if num_layers > 1 else 0.0,
         )
-        for layer in range(num_layers) if cell != "lstm" else ():  # which gains nothing by it
+        for layer in range(num_layers) if cell != "lstm" else ():  # an LSTM gains nothing by it
             _, of_state, *biases = self.weights(layer)
             for gate in of_state.detach().split(hidden_size):
                 start = torch.empty_like(gate, dtype=torch.float32)  # QR takes no half precision
@@ -99,8 +99,8 @@ class RNN(SequenceNetwork):
             for bias in biases:
                 nn.init.zeros_(bias)
         self.head = BlockHead(factorization, hidden_size)
-        # Blocks of finitely many states that share a head have no units to start from, and train
-        # better from random outputs (benchmarks/starts.py).
+        # If all blocks share a head and have finitely many values, there is no unit of measurement
+        # to fit, and random outputs are a better start (benchmarks/starts.py).
         family, *others = factorization.layout.distinct
         self.starts_at_data = bool(others) or family.enumerate_support() is None
         # The hidden state of each layer, and for an LSTM the cell state.
@@ -193,7 +193,7 @@ class RNN(SequenceNetwork):
         context: Tensor | None,
         ranks: Tensor | None,
     ) -> Decoder:
-        """A decoder that runs one cell of each layer a step."""
+        """A decoder that runs one cell of each layer per step."""
         return _RNNDecoder(self, factorization, batch_size, context)
 
     def make_static_step(self, factorization: Factorization) -> StaticStep:
@@ -213,8 +213,8 @@ class _Cell(NamedTuple):
         module: torch's module, for the parallel pass.
         step: from an input, states and torch's weights to the next states, for draws with gradients
             and under transforms of `torch.func`.
-        chunks: the outputs of the linear map, in chunks of hidden_size. For each one the chunk of
-            torch's weights for the input and for the state; None is zero.
+        chunks: the outputs of the linear map, in chunks of hidden_size. For each chunk, the chunks
+            of torch's weights for the input and for the state; None stands for zeros.
         parts: from the sums (rows, len(chunks) * hidden_size) to their views for `advance`.
         advance: updates the states in place, given (parts, hidden state, cell state).
     """
@@ -298,7 +298,7 @@ _CELLS = {
 
 
 class _RNNDecoder(Decoder):
-    """Runs one cell of each layer a step.
+    """Runs one cell of each layer per step.
 
     The hidden states of all layers are one tensor (rows, layers * size), so that the input and the
     state of a layer are one contiguous view.
@@ -313,8 +313,8 @@ class _RNNDecoder(Decoder):
         order = network.permutation(factorization.ranks.flatten(), network.start.device)
         self._encoding, states = network.encode(context, batch_size, order)
         self._set_states(states)
-        # The transposed map of each layer's (input, state). For the first layer it is of the state
-        # alone, and `_input_weight` (size, sums) is of the input.
+        # The transposed map of each layer's (input, state). For the first layer it maps the state
+        # alone, and `_input_weight` (size, sums) maps the input.
         size = network.start.shape[0]
         first, self._bias = self._joint_map(0)
         self._input_weight = first[:size]
@@ -370,7 +370,7 @@ class _RNNDecoder(Decoder):
         key = block if self.factorization.layout.flat else 0
         if key not in self._embeddings:
             family, weight, bias = self._network.embedding.map_of(block)
-            # Its transpose, of which a categorical block gathers a row, is contiguous.
+            # Its transpose is contiguous, since a categorical block gathers a row of it.
             folded = (weight.T @ self._input_weight).T  # (sums, num_features)
             folded_bias = torch.addmv(self._bias, self._input_weight.T, bias)
             self._embeddings[key] = (family, folded, folded_bias)
@@ -431,7 +431,7 @@ class _RNNDecoder(Decoder):
 
 
 class _DifferentiableRNNDecoder(Decoder):
-    """Runs one cell of each layer a step and keeps the graph, for draws with gradients."""
+    """Runs one cell of each layer per step and keeps the graph, for draws with gradients."""
 
     def __init__(
         self, network: RNN, factorization: Factorization, batch_size: int, context: Tensor | None
@@ -471,7 +471,7 @@ class _RNNStep(SequenceStep):
 
     def __init__(self, network: RNN, factorization: Factorization) -> None:
         super().__init__(network, factorization)
-        # The compiler does not trace torch's own modules of these weights.
+        # The compiler does not trace torch's own modules with these weights.
         self.weights = nn.ModuleList(
             nn.ParameterList(network.weights(layer)) for layer in range(network.num_layers)
         )

@@ -24,8 +24,8 @@ class BlockEmbedding(nn.Module):
     has its own map.
 
     Args:
-        factorization: of the blocks.
-        size: of the vectors.
+        factorization: the blocks and their families.
+        size: the size of the vectors.
     """
 
     def __init__(self, factorization: Factorization, size: int) -> None:
@@ -34,7 +34,7 @@ class BlockEmbedding(nn.Module):
         sizes = layout.sizes["feature"]
         self._sizes = sizes if layout.flat else sizes[:1]
         self._ends = [0, *accumulate(self._sizes)]
-        # A row for each feature, of which a categorical block gathers one.
+        # A row for each feature. A categorical block gathers one row.
         self.weight = nn.Parameter(torch.empty(sum(self._sizes), size))
         self.bias = nn.Parameter(torch.zeros(len(self._sizes), size))
         with torch.no_grad():
@@ -54,7 +54,7 @@ class BlockEmbedding(nn.Module):
             return family.project(blocks, weight, bias)
         sizes = self._layout.sizes["value"]
         maps: Iterable[tuple[Family, Tensor, Tensor]]
-        if which is None:  # one split, since slices would make a gradient of all weights each
+        if which is None:  # one split, since the gradient of each slice is as large as all weights
             weights = (weight.T for weight in self.weight.split(self._sizes))
             maps = zip(self._layout.families, weights, self.bias.unbind(), strict=True)
         else:
@@ -67,11 +67,11 @@ class BlockEmbedding(nn.Module):
 
 
 class BlockHead(nn.Module):
-    """Maps vectors to the conditionals' parameters, by one map or one for each block.
+    """Maps vectors to the conditionals' parameters, by one map or one map for each block.
 
     Args:
-        factorization: of the blocks.
-        size: of the vectors.
+        factorization: the blocks and their families.
+        size: the size of the vectors.
     """
 
     def __init__(self, factorization: Factorization, size: int) -> None:
@@ -105,7 +105,7 @@ class BlockHead(nn.Module):
 
 
 class SequenceNetwork(ConditionalNetwork):
-    """A network over the blocks in the order of drawing, for any order without ties.
+    """A network over the blocks in autoregressive order, for any order without ties.
 
     If the blocks have one family, it supports factorizations of any length in its own order.
     """
@@ -154,7 +154,7 @@ class SequenceNetwork(ConditionalNetwork):
         return order.to_drawing(context.unsqueeze(1).flatten(1, -2))  # for any grid, even ()
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """Without the length, if the network supports any length."""
+        """As for any network, but without the length if the network supports any length."""
         return fingerprint(self.factorization, any_length=self.factorization.is_uniform)
 
 
@@ -176,7 +176,7 @@ class UniformNetwork(SequenceNetwork):
         return super()._invalid_reason(factorization)
 
     def in_order(self, blocks: Tensor, context: Tensor | None) -> Tensor:
-        """The parameters (rows, T, num_params), as `forward`, all in the order of drawing.
+        """The same as `forward` with all blocks in the order of drawing: (rows, T, num_params).
 
         Args:
             blocks: (rows, T, *block_shape).
@@ -193,7 +193,7 @@ class UniformNetwork(SequenceNetwork):
 
 
 class SequenceStep(StaticStep):
-    """A step of a network with an embedding, a vector `start` and a head."""
+    """A step of a network that has an embedding, a vector `start` and a head."""
 
     def read(self, blocks: Tensor, position: Tensor, start: Tensor) -> Tensor:
         """The embedding of the block of the step before, or `start` at first: (rows, size)."""
@@ -212,7 +212,7 @@ class SequenceStep(StaticStep):
 
 
 def encoding_at(encoding: Tensor, position: Tensor, dim: int = 1) -> Tensor:
-    """The entry of an encoding at a step: along `dim` it has one for each step, or one for all."""
+    """The entry of an encoding at a step; along `dim` it has one for each step, or one for all."""
     return (
         encoding.select(dim, 0)
         if encoding.shape[dim] == 1

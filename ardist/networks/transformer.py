@@ -33,7 +33,7 @@ from ardist.shapes import as_choice, as_flag, as_positive, as_probability
 from ardist.static import StaticStep, Tensors
 
 _POSITIONS = ("learned", "rotary")
-_DEVIATION = 0.1  # of the entries of the vectors whose sum is a token, at the start
+_DEVIATION = 0.1  # initial standard deviation of the vectors that are added up to a token
 
 
 class Transformer(ConditionalNetwork):
@@ -51,12 +51,12 @@ class Transformer(ConditionalNetwork):
             rounded up to a power of two within 64 and 256.
         depth: number of layers. By default it is half the binary logarithm of the number of blocks,
             within 2 and 6.
-        heads: number of attention heads, which divides `dim`; by default 4, or the largest power
-            of two below for which heads have an even width.
+        heads: number of attention heads, which divides `dim`; by default 4, or a smaller power of
+            two if heads would have an odd width.
         any_order: whether tokens also embed the position of the block that they read. Then the
             order may change from call to call, by `factorization=`, and from row to row, by
-            `ranks`. A network that was built without ties supports any order without ties. With
-            False the network is a plain GPT.
+            `ranks`. A network that was built without ties supports any order without ties. If
+            False, the network is a plain GPT.
         positions: "learned", or "rotary" (Su et al. 2021). With rotary positions the network
             supports factorizations of other lengths, if the blocks have one family.
         context_shape: `(C,)`, `(*grid_shape, C)` or `(S, C)`, by its kind; `()` for none.
@@ -125,7 +125,7 @@ class Transformer(ConditionalNetwork):
         self.start = nn.Parameter(torch.empty(dim))
         self.two_streams = not factorization.is_total
         self.query = nn.Parameter(torch.empty(dim)) if self.two_streams else None
-        # Embeddings of the position of the block that a token reads, and of the one it predicts.
+        # Embeddings of the positions of the block that a token reads and the block it predicts.
         # With one fixed order, either position determines the other.
         is_learned, has_both = positions == "learned", any_order or self.two_streams
         places = _place_table(factorization.grid_shape, dim)
@@ -151,11 +151,11 @@ class Transformer(ConditionalNetwork):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Draws the weights, except for the tables of positions, the norms and nested networks.
+        """Initializes the weights, except tables of positions, norms and nested networks.
 
-        All vectors whose sum is a token have one deviation. The positions that are read and that
-        are predicted start as one table, in which near places are alike, so that attention starts
-        with the near ones. As in GPT-2, the outputs of layers start small.
+        All vectors that are added up to a token have the same standard deviation. The two tables of
+        positions start equal, with similar vectors for nearby places, so that attention starts with
+        nearby blocks. As in GPT-2, the outputs of layers start small.
         """
         for name, weight in self.named_parameters():
             part = name.split(".")[0]
@@ -190,7 +190,7 @@ class Transformer(ConditionalNetwork):
         return None
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """Without the order if any is supported, and without the length if any is supported."""
+        """As for any network, but without the order, or the length, if it may be replaced."""
         any_length = self.positions == "rotary" and self.factorization.is_uniform
         entries = fingerprint(self.factorization, any_length)
         if self.any_order:
@@ -224,8 +224,8 @@ class Transformer(ConditionalNetwork):
         return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
     def encode(self, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The encoding that is added to tokens, (N, 1 or T, dim), or that of a sequence to which
-        they cross-attend, (N, S, dim).
+        """The encoding that is added to tokens, (N, 1 or T, dim), and the encoded sequence to which
+        tokens cross-attend, (N, S, dim). At least one of them is None.
         """
         if context is None:
             return None, None
@@ -239,14 +239,14 @@ class Transformer(ConditionalNetwork):
     def tokens(
         self, order: Tensor, encoding: Tensor | None, visible: Tensor | None = None
     ) -> "_Tokens":
-        """All tokens of a draw without the embeddings of the blocks.
+        """All tokens of a draw, without the embeddings of the blocks.
 
         Args:
             order: the raster index of each block in the order of the tokens, (T,), or (M * N, T) if
                 the rows have orders of their own.
-            encoding: of the contexts, (N, 1 or T, dim), in raster order.
+            encoding: the encoding of the contexts, (N, 1 or T, dim), in raster order.
             visible: for two streams, (..., T, T) bool, whether each block depends on each other
-                one, in the order of the tokens.
+                block, in the order of the tokens.
         """
         size = self.dim // self.heads
         start = self.start.expand(*order.shape[:-1], 1, -1)
@@ -273,7 +273,7 @@ class Transformer(ConditionalNetwork):
             reads = reads + encoding
             start = start.expand(*reads.shape[:-2], 1, -1)
         # A content token attends to the start, to itself and to the blocks on which its block
-        # depends. A query token attends to the same, except to its block.
+        # depends. A query token attends to the same tokens, except to the token of its block.
         diagonal = torch.eye(visible.shape[-1], dtype=torch.bool, device=visible.device)
         rows = torch.cat((F.pad(visible | diagonal, (0, 0, 1, 0)), visible), -2)
         mask = _as_rows(F.pad(rows, (1, 0), value=True)).unsqueeze(1)  # (., 1, 1 + 2 * T, 1 + T)
@@ -285,9 +285,9 @@ class Transformer(ConditionalNetwork):
 
         Args:
             part: the tokens. Earlier tokens are in the caches.
-            vectors: the embeddings of the blocks that they read, (rows, L or L - 1, dim). The start
-                token reads none.
-            given: for each layer, as `AttentionLayer.forward` takes it.
+            vectors: the embeddings of the blocks that content tokens read, (rows, L or L - 1, dim).
+                The start token reads no block.
+            given: the argument of `AttentionLayer.forward` for each layer.
         """
         if vectors.shape[1] < part.contents.shape[1]:
             vectors = F.pad(vectors, (0, 0, 1, 0))
@@ -328,15 +328,16 @@ class Transformer(ConditionalNetwork):
 
 
 class _Tokens(NamedTuple):
-    """All tokens of a draw without the embeddings of the blocks that they read.
+    """All tokens of a draw, without the embeddings of the blocks that they read.
 
-    The first dimension is 1, N or M * N. K content tokens are T with one stream, 1 + T with two.
+    The first dimension is 1, N or M * N. There are K content tokens: T with one stream, 1 + T with
+    two streams.
 
     Attributes:
         contents: (., K, dim). Token 0 reads no block, and token p + 1 reads the block at place p of
             the order. Without queries, token p also predicts the block at place p.
-        queries: (., T, dim). Each predicts a block.
-        rotations: of the start and of the positions of the blocks, (., 1, 1 + T, size).
+        queries: (., T, dim). Each query token predicts a block.
+        rotations: for the start and for the positions of the blocks, (., 1, 1 + T, size).
         mask: whether each content token, and then each query token, attends to each content token:
             (., 1, K + T, K).
     """
@@ -456,7 +457,7 @@ class _TransformerDecoder(Decoder):
 class _TransformerStep(SequenceStep):
     """Computes one token. The state of each layer is (rows, 2, heads, T, size): keys and values.
 
-    The token attends to all places of the caches, and those of later steps are masked.
+    The token attends to all places of the caches, and the places of later steps are masked.
     """
 
     def start(self, blocks: Tensor, context: Tensor | None) -> tuple[Tensors, Tensors]:
@@ -510,13 +511,13 @@ def _as_rows(x: Tensor) -> Tensor:
 
 
 def _place_table(grid_shape: Sequence[int], size: int) -> Tensor:
-    """A vector for each place of a grid, near if the places are: (num_places, size).
+    """A vector for each place of a grid, similar for nearby places: (num_places, size).
 
     Each entry is a cosine or a sine of one coordinate, centred. The wavelengths are geometric, from
     2 places to 4 sides of the grid.
     """
     dims = [side for side in grid_shape if side > 1] or [1]
-    share = -(-size // (2 * len(dims)))  # of the wavelengths, for each coordinate
+    share = -(-size // (2 * len(dims)))  # the number of wavelengths for each coordinate
     waves = []
     for coordinate, side in zip(
         torch.meshgrid(*map(torch.arange, dims), indexing="ij"), dims, strict=True

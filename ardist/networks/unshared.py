@@ -17,7 +17,7 @@ from ardist.shapes import as_size, described
 
 
 class Unshared(ConditionalNetwork):
-    """A separate network for each conditional: p(a) p(b | a) p(c | a, b) with three networks.
+    """A separate network for each conditional, such as three for p(a) p(b | a) p(c | a, b).
 
     It supports any dependencies: orders, ties and graphs, and blocks of different sizes and
     families. The cost grows with the square of the number of blocks, so use it for few blocks.
@@ -29,9 +29,9 @@ class Unshared(ConditionalNetwork):
 
     Args:
         factorization: its dependencies give the inputs of each module.
-        hidden_features: width of each hidden layer of a perceptron for each block; `()` makes
-            them linear. By default there are two layers, whose width is four times the number of
-            features of the event, rounded up to a power of two within 256 and 512.
+        hidden_features: width of each hidden layer of the perceptrons, one for each block; `()`
+            makes them linear. By default there are two layers, whose width is four times the number
+            of features of the event, rounded up to a power of two within 256 and 512.
         modules: instead of `hidden_features`, a module for each block in raster order of the grid,
             or a dict by the names of the columns. None makes the parameters of a block learned
             constants.
@@ -70,7 +70,7 @@ class Unshared(ConditionalNetwork):
             layout.columns("feature", parents.nonzero().flatten().tolist())
             for parents in factorization.dependencies
         ]
-        # The features that each module reads, as indices into those of all blocks, in one tensor.
+        # The features that each module reads, as indices into all features, in one tensor.
         register_constant(self, "columns", torch.tensor([*chain(*columns)]).long())
         self.widths = [len(features) for features in columns]
         num_inputs = [width + sum(self.context_shape) for width in self.widths]
@@ -119,7 +119,7 @@ class Unshared(ConditionalNetwork):
 
     @property
     def output_maps(self) -> list[nn.Module]:
-        """The last layer of each of its own perceptrons; unknown for modules of the user."""
+        """The last layer of each default perceptron; unknown for the user's modules."""
         return [list(factor.modules())[-1] for factor in self.factors] if self._has_mlps else []
 
     def evaluate(self, block: int, inputs: Tensor, context: Tensor | None) -> Tensor:

@@ -26,12 +26,12 @@ from ardist.static import StaticStep, Tensors
 
 
 class WaveNet(SequenceNetwork):
-    """Gated dilated convolutions over the blocks in the order of drawing.
+    """Gated dilated convolutions over the blocks in autoregressive order.
 
     Each layer has a residual connection to the next layer and a skip connection to the sum that
-    gives the parameters (van den Oord et al. 2016, "WaveNet: a generative model for raw audio"). It
-    supports any order without ties. If the blocks have one family, it also supports factorizations
-    of any other length.
+    gives the parameters (van den Oord et al. 2016, "WaveNet: a generative model for raw audio").
+    The network supports any order without ties. If the blocks have one family, it also supports
+    factorizations of any other length.
 
     A conditional depends on the last `receptive_field` blocks before its own. Dependencies further
     back are ignored.
@@ -49,8 +49,8 @@ class WaveNet(SequenceNetwork):
         dropout: the probability of dropping an entry of a layer's output in training mode. It
             applies to `log_prob`, not to draws.
         context_shape: `(C,)`, `(*grid_shape, C)` for a context of kind "blocks", `()` for none.
-        context_kind: "vector", or "blocks", a vector for each block, which enters its step. The
-            context enters the gates of all layers.
+        context_kind: "vector", or "blocks", a vector for each block, which enters at its step. The
+            context enters the gated activations of all layers.
         checkpoint_layers: whether the backward pass of `log_prob` computes each layer again instead
             of keeping its activations.
 
@@ -146,7 +146,7 @@ class WaveNet(SequenceNetwork):
         Args:
             drawn: (t, rows, channels), the embeddings of the blocks of the first t steps.
             context: as returned by `encode`, for at least these steps.
-            caches: a decoder's, one for each layer, which are filled.
+            caches: the caches of a decoder, one for each layer, which are filled.
         """
         hidden = torch.cat((self.start.expand(1, drawn.shape[1], -1), drawn))
         shape, context = hidden.shape, None if context is None else context[: hidden.shape[0]]
@@ -168,7 +168,7 @@ class WaveNet(SequenceNetwork):
         return mixed.view(*shape[:2], -1)
 
     def _fingerprint(self) -> dict[str, list[str]]:
-        """With the dilations, which the shapes of the weights do not determine."""
+        """Includes the dilations, since the shapes of the weights do not determine them."""
         dilations = [layer.dilation for layer in self.gated_layers]
         return {**super()._fingerprint(), "dilations": entry(dilations)}
 
@@ -243,9 +243,9 @@ def _gate(sums: Tensor) -> Tensor:
 class _WaveNetDecoder(Decoder):
     """Computes each layer at the new step only.
 
-    One sigmoid serves both signal and gate, since tanh(a) = 2 sigmoid(2 a) - 1. For that the sums
-    of the signal are doubled. The negative of the gated activation is gate - 2 * signal * gate, in
-    one operation, so the maps that read it have negative weights.
+    One sigmoid serves both signal and gate, since tanh(a) = 2 sigmoid(2 a) - 1. Therefore the sums
+    of the signal are doubled. One operation, gate - 2 * signal * gate, gives the negated gated
+    activation, so the maps that read it have negated weights.
     """
 
     def __init__(
@@ -334,7 +334,7 @@ def _as_transposed(weight: Tensor) -> Tensor:
 
 
 class _Cache:
-    """The last inputs of a layer, and their contributions to coming sums.
+    """The last inputs of a layer, and their contributions to later sums.
 
     Steps are divided into spans of the length of the dilation. At the end of a span, one matrix
     product for each tap computes the contributions of earlier spans to all sums of the next span.
@@ -348,8 +348,8 @@ class _Cache:
             (reference.new_full((channels,), 2.0), reference.new_ones(channels))
         )
         self._taps = (layer.taps * self._scale).unbind()
-        # Ring buffers: of the inputs, with a span for each tap but the first, and of the partial
-        # sums of one span.
+        # Ring buffers: for the inputs, with a span for each tap except the first, and for the
+        # partial sums of one span.
         self._inputs = reference.new_empty(min(layer.reach, num_steps), rows, channels)
         self._partial = reference.new_empty(min(layer.dilation, num_steps), rows, 2 * channels)
         self._make_views(context)
@@ -411,7 +411,7 @@ class _Cache:
         self._start_span(inputs.shape[0] // self._layer.dilation * self._layer.dilation)
 
     def select(self, rows: Tensor, context: Tensor | None) -> None:
-        """Row i becomes a copy of the previous row `rows[i]`; `context` is of the new rows."""
+        """Row i becomes a copy of the previous row `rows[i]`. `context` belongs to the new rows."""
         self._inputs = self._inputs.index_select(1, rows)
         self._partial = self._partial.index_select(1, rows)
         self._make_views(context)

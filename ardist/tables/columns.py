@@ -1,4 +1,4 @@
-"""Columns of a table: their cells as codes that a family models, and back."""
+"""Columns of a table, which encode cells as codes that a family models, and decode them."""
 
 import math
 import re
@@ -32,10 +32,10 @@ class Column(ABC):
     """A column whose cells are modeled.
 
     Attributes:
-        name: of the column.
+        name: the name of the column.
         kind: one of `KINDS` of `ardist.tables.proposals`.
-        dtype: of the cells that are written, as pandas spells it.
-        missing: the share of missing cells in the table that it was made for.
+        dtype: the dtype in which cells are written, as pandas spells it.
+        missing: the share of missing cells in the table from which the column was made.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Column(ABC):
     @property
     @abstractmethod
     def family(self) -> Family:
-        """The family of the codes, by which cells are scored."""
+        """The family of the codes, which scores cells."""
 
     @property
     def drawn(self) -> Family:
-        """The family of codes that are drawn or predicted: without those of unseen values."""
+        """The family of codes that are drawn or predicted, without states that are not written."""
         return self.family
 
     @property
     def listed(self) -> Family:
-        """The family of the codes of values that are known."""
+        """The family of the codes of listed values, without a state for other values."""
         return self.drawn
 
     @property
@@ -71,11 +71,11 @@ class Column(ABC):
     @property
     @abstractmethod
     def possible(self) -> str:
-        """What cells can be, for errors."""
+        """A description of the cells that are possible, for errors."""
 
     @abstractmethod
     def locate(self, cells: pd.Series) -> Codes:
-        """The codes of cells, infinite for those that cannot be in this column.
+        """The codes of cells, infinite for cells that cannot be in this column.
 
         Raises:
             ValueError: if a cell is of another type.
@@ -92,7 +92,7 @@ class Column(ABC):
         return codes
 
     def check_evidence(self, cells: pd.Series, codes: Codes) -> None:
-        """Raises a `ValueError` if a cell, with this code, is outside of the family's support."""
+        """Raises a `ValueError` if the code of a cell is outside the family's support."""
         known = torch.from_numpy(codes).float()
         is_possible = (self.family.inside(known) | known.isnan()).numpy()
         self._refuse(~is_possible, cells)
@@ -111,19 +111,19 @@ class Column(ABC):
 
     @abstractmethod
     def floor(self, cells: pd.Series) -> Codes:
-        """The largest code that is not above each of the cells, which need no code of their own."""
+        """The largest code that is not above each cell. The cells need no codes of their own."""
 
     @abstractmethod
     def within(self, given: Any) -> set[float] | tuple[float, float]:
-        """The codes of limits: of a list of values, or of the lowest and the highest one.
+        """The codes of limits: of a list of values, or of a tuple of the lowest and highest value.
 
         Raises:
-            ValueError: if they are none, or no value is within.
+            ValueError: if `given` is neither, or no value is within the limits.
         """
 
     @abstractmethod
     def decode(self, codes: Codes) -> pd.Series:
-        """The cells of codes, missing where a code is NaN."""
+        """The cells of codes. A cell is missing if its code is NaN."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -134,12 +134,12 @@ class Column(ABC):
 class Levels(Column):
     """A column with finitely many values: a bool, a category, an ordinal or a discrete number.
 
-    Categories and numbers have one more state, for values that are not listed: unseen ones, and
-    levels of a category that `fit` saw once. A number that it saw once is listed.
+    Categories and numbers have one more state, for values that are not listed: unseen values, and
+    levels of a category that `fit` saw once. A number that `fit` saw once is listed.
 
     Attributes:
         levels: the values, in the order of their codes.
-        pooled: the number of cells of the table whose value is not listed.
+        pooled: the number of cells of the table with a value that is not listed.
     """
 
     levels: tuple[Any, ...]
@@ -152,7 +152,7 @@ class Levels(Column):
 
     @property
     def writes_other(self) -> bool:
-        """Whether draws may have that state, which is then a text."""
+        """Whether draws may have that state, which is then written as text."""
         return self.pooled > 0 and self.kind == "category" and isinstance(self.levels[0], str)
 
     @property
@@ -215,7 +215,7 @@ class Levels(Column):
         return self.locate(cells) == len(self.levels)
 
     def warn_of_unseen(self, cells: pd.Series) -> None:
-        """Warns of cells that are not listed, if `fit` has seen none."""
+        """Warns of cells that are not listed, if `fit` has seen no such cells."""
         if not self.pooled and (unseen := cells[self._is_unlisted(cells)].tolist()):
             warnings.warn(
                 f"column {self.name!r}: {unseen[0]!r} was not in the table of fit; {len(unseen)} "
@@ -224,7 +224,7 @@ class Levels(Column):
             )
 
     def check_given(self, cells: pd.Series) -> None:
-        """Refuses cells that draws cannot have, or warns that they are written as another level."""
+        """Raises a `ValueError` for cells that draws cannot have, or warns if they are pooled."""
         is_unlisted = self._is_unlisted(cells)
         if not self.writes_other:
             self._refuse(is_unlisted, cells)
@@ -236,10 +236,10 @@ class Levels(Column):
             )
 
     def _comparable(self, cells: pd.Series) -> pd.Index:
-        """Cells in the type of the levels, as far as they have it."""
+        """Cells, converted to the type of the levels if that is possible."""
         if self.kind in ("bool", "discrete"):
             return pd.Index(self._numbers(cells))
-        codes, distinct = pd.factorize(cells.astype(object))  # which may be intervals or dates
+        codes, distinct = pd.factorize(cells.astype(object))  # cells may be intervals or dates
         return pd.Index(list(map(plain, distinct)), dtype=object).take(codes)
 
     def floor(self, cells: pd.Series) -> Codes:
@@ -249,7 +249,7 @@ class Levels(Column):
         return np.where(cells.isna(), math.nan, codes)
 
     def _numbers(self, cells: pd.Series) -> np.ndarray:
-        """Cells of a bool, also as texts, or of a discrete number."""
+        """The numbers of cells, which are bools, bools as text, or discrete numbers."""
         if self.kind == "bool" and not pd.api.types.is_numeric_dtype(cells.dtype):
             cells = cells.map(lambda cell: _BOOLS.get(str(cell), math.inf), na_action="ignore")
         return read_numbers(cells, self.name)
@@ -279,7 +279,7 @@ class Levels(Column):
         is_odd = any(end is not None and math.isnan(end) for end in (low, high))
         if is_odd or (low is not None and high is not None and low > high):
             raise _disordered(self, given)
-        if low is not None:  # the first level from the end on
+        if low is not None:  # the first level that is not below the end
             first = low + (self.locate(_cell(self, given[0]))[0] != low)
         last = last if high is None else min(high, last)
         if first > last:
@@ -291,7 +291,7 @@ class Levels(Column):
 
     def decode(self, codes: Codes) -> pd.Series:
         values = self.written
-        is_missing = np.isnan(codes) | (codes >= len(values))  # or of a level that is not written
+        is_missing = np.isnan(codes) | (codes >= len(values))  # as are levels that are not written
         indices = np.where(is_missing, -1, codes).astype(int)
         if self.kind == "discrete":
             return _as_cells(self, np.array([*values, math.nan])[indices])
@@ -315,15 +315,15 @@ class Levels(Column):
 
 @dataclass(frozen=True)
 class Numbers(NumberForm, Column):
-    """A column of numbers, dates, times or durations, by a mixture of normals in units of its own.
+    """A column of numbers, dates, times or durations, modeled by a mixture in its own units.
 
-    A code is a number minus the `origin`. Dates are days, and times seconds, since 1970. Durations
-    are seconds. Times of day are minutes or seconds since midnight.
-    The score of an integer is a log-probability, and that of another number a log density, in the
-    units of the table. A point has a probability of its own.
+    A code is a number minus the `origin`. Dates are days since 1970, and times seconds since 1970.
+    Durations are seconds. Times of day are minutes or seconds since midnight. Integers are scored
+    by log-probabilities, and other numbers by log densities in the units of the table. A point has
+    a probability of its own.
 
     Attributes:
-        unit: of the numbers of dates, times and durations, in seconds.
+        unit: the unit of dates, times and durations, in seconds.
     """
 
     unit: float = 1.0
@@ -370,7 +370,7 @@ class Numbers(NumberForm, Column):
         return super().encode(cells)
 
     def _check_size(self, numbers: np.ndarray) -> None:
-        """Raises a `ValueError` if float32 cannot hold their scale, or their logarithms."""
+        """Raises a `ValueError` if float32 cannot hold the numbers' scale, or their logarithms."""
         least = numbers[numbers > 0].min(initial=1.0) if self.is_log else self.stretch or self.scale
         if least < SMALLEST:
             wanted = "numbers" if self.is_log else "numbers with a deviation"
@@ -408,7 +408,7 @@ class Numbers(NumberForm, Column):
         return ends
 
     def _has_mass(self, low: float, high: float) -> bool:
-        """Whether codes between two ends, if any, have a probability: of a point, or of others."""
+        """Whether codes between two ends, if any, have a probability, as points or otherwise."""
         if any(low <= self.code_of_point(point) <= high for point in self.points):
             return True
         rest = self.family.family if isinstance(self.family, Hurdle) else self.family
@@ -418,13 +418,13 @@ class Numbers(NumberForm, Column):
         return max(low, support.lower) < min(high, support.upper)
 
     def _ends_of(self, low: float, high: float) -> tuple[float, float]:
-        """The ends of the codes that are written as numbers between two ends."""
+        """The ends of the codes that are decoded to numbers from `low` to `high`."""
         ends = low, high
         if self.is_integer or self.decimals is not None:
             step = 10.0 ** -(self.decimals or 0)
             # The first and the last number within, up to rounding errors of the division.
             least, most = np.ceil(np.round(low / step, 6)), np.floor(np.round(high / step, 6))
-            reach = 0.0 if self.is_rounded else 0.5 - 1e-9  # of what is rounded to a number
+            reach = 0.0 if self.is_rounded else 0.5 - 1e-9  # of the codes that round to a number
             ends = (least - reach) * step, (most + reach) * step
             if least > most:
                 return math.inf, -math.inf
@@ -445,9 +445,9 @@ class Numbers(NumberForm, Column):
         return self._as_cells(numbers)
 
     def written(self, cells: pd.Series) -> pd.Series:
-        """Cells as draws are written, with all of their digits; times in dates as their day."""
+        """Cells in the form of draws, with all of their digits. Times in dates become the day."""
         if self.kind not in UNITS and str(cells.dtype) == self.dtype:
-            return cells  # integers of more digits than float64 has, too
+            return cells  # also integers with more digits than float64 has
         numbers = self._numbers(cells)
         return self._as_cells(np.floor(numbers) if self.is_integer else numbers)
 
@@ -474,7 +474,7 @@ class Numbers(NumberForm, Column):
 
 
 def inward(low: float, high: float) -> tuple[float, float]:
-    """The ends in float32, which the network draws in, none of them outside."""
+    """The ends in float32, in which the network draws, rounded inward."""
     least, most = np.float32(low), np.float32(high)
     least = np.nextafter(least, np.float32(math.inf)) if least < low else least
     most = np.nextafter(most, np.float32(-math.inf)) if most > high else most
@@ -482,19 +482,19 @@ def inward(low: float, high: float) -> tuple[float, float]:
 
 
 def _range_of(is_unsigned: bool, bits: int) -> tuple[float, float]:
-    """The least and the largest float64 that integers of some bits hold."""
+    """The least and the largest float64 that an integer dtype holds."""
     end = 2.0 ** (bits - (not is_unsigned))
     return 0.0 if is_unsigned else -end, end - max(1.0, np.spacing(end) / 2)
 
 
 def _range(low: float, high: float) -> str:
-    """Two numbers as text, with as many of the digits from 6 to 17 as tell them apart."""
+    """Two numbers as text, with the fewest digits, from 6 to 17, that tell them apart."""
     texts = ([f"{end:.{digits}g}" for end in (low, high)] for digits in range(6, 18))
     return " to ".join(next((pair for pair in texts if pair[0] != pair[1]), [f"{low:.6g}"] * 2))
 
 
 def _short(level: Any) -> str:
-    """A level as text, of one line and at most 40 characters."""
+    """A level as one line of text of at most 40 characters."""
     text = " ".join(str(level).split())
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -508,10 +508,10 @@ def _disordered(column: Column, given: Any) -> ValueError:
 
 
 def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
-    """As `read_numbers`, of cells that a table can have.
+    """As `read_numbers`, but raises an error for numbers that a table cannot have.
 
     Raises:
-        ValueError: if a cell is no number or infinite.
+        ValueError: if a cell is no number, infinite or too large.
     """
     numbers = read_numbers(cells, name)
     if (count := int(np.isinf(numbers).sum())) > 0:
@@ -528,13 +528,13 @@ def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
 
 
 def read_numbers(cells: pd.Series, name: str) -> np.ndarray:
-    """Cells as float64, NaN where missing; those in single precision as their shortest decimals.
+    """Cells as float64, NaN if missing. Single-precision numbers become their shortest decimals.
 
     Raises:
         ValueError: if a cell is no number.
     """
     if cells.dtype.kind in "cmM" or isinstance(cells.dtype, pd.PeriodDtype):
-        # Else pandas reads them as real parts or numbers of ticks.
+        # Otherwise pandas would read them as real parts or numbers of ticks.
         cells = cells.astype(object).map(str).where(cells.notna(), None)
     try:
         found = pd.to_numeric(cells)
@@ -567,7 +567,7 @@ def _as_cells(column: Column, numbers: np.ndarray) -> pd.Series:
         return text.astype(object).astype(column.dtype)
     if found := _INTEGERS.search(column.dtype):
         if np.isinf(numbers).any():
-            return cells  # which no dtype of integers holds
+            return cells  # since no integer dtype holds infinity
         cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
     return cells.astype(_holding(column, np.isnan(numbers)))
 

@@ -34,23 +34,23 @@ from ardist.tables.schema import Schema
 from ardist.training import fit
 
 _MISSING = ("marginalize", "model")
-_METADATA = "ardist.tables"  # of a file
-_BATCH_SIZE, _LR = 512, 3e-3  # of a batch at most
+_METADATA = "ardist.tables"  # key in the metadata of a file
+_BATCH_SIZE, _LR = 512, 3e-3  # the largest batch, and the learning rate
 _STEPS = (1000, 8000, 6000)  # of training, for the numbers of rows of `_LOG_ROWS`
 _AVERAGE = 6.0  # epochs whose weights are averaged, at most
-_HELD_ROWS = 2000  # at most, for validation; others would improve the model by more
+_HELD_ROWS = 2000  # at most, for validation; more rows help more in training
 _VALID_ROWS = 2048  # at most, in one batch
 _IN_ORDER = 0.1  # share of the rows that are trained in the order of the table
 _LOG_ROWS = (3.0, math.log10(3e4), 5.0)  # of tables whose regularization was chosen on validation
-_PARTICLES = 1000  # of limits, at least
-_LEAST = 2.0**-24  # above which, and below 1 minus which, float32 tells probabilities from 0 and 1
+_PARTICLES = 1000  # for limits, at least
+_LEAST = 2.0**-24  # float32 tells this probability from 0, and 1 minus it from 1
 
 Method = Callable[[Tensor, Tensor], Tensor]  # of a family: parameters and values
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _on_cpu(method: Function) -> Function:
-    """A method whose tensors are on the CPU, whatever the default device is."""
+    """Decorates a method to make its tensors on the CPU, whatever the default device is."""
 
     @wraps(method)
     def on_cpu(*args: Any, **kwargs: Any) -> Any:
@@ -77,19 +77,22 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     Missing cells (NaN, NaT, None, `pandas.NA`) are integrated out, in training and in queries.
     Levels of a category that `fit` saw once or not at all, and discrete numbers that it has not
     seen, are read as one level "other". If `fit` saw no such cells, queries with them warn. A cell
-    that no row can have, such as a negative number in a column of positive ones, scores -inf, and
-    is an error as evidence. Text without a zone is local time in a column of times with a zone.
+    that no row can have, such as a negative number in a column of positive numbers, scores -inf,
+    and is an error as evidence. In a column of times with a time zone, text without a zone is local
+    time.
 
-    `networks.Masked` gives the conditional of a column given any set of others in one pass, and
-    each row may have another set. But its conditionals need not come from one joint: each order of
-    the columns is a joint of its own, and two orders agree as far as the network has learned them.
+    `networks.Masked` gives the conditional of a column given any set of other columns in one pass,
+    and each row may have another set. But its conditionals need not be consistent: each order of
+    the columns defines its own joint distribution, and two orders agree only as far as the network
+    has learned.
 
-    - `predict_proba`, `density`, `cdf`, `quantile`, and `impute` by medians or modes read the
+    - `predict_proba`, `density`, `cdf`, `quantile`, and `impute` by medians or modes use the
       conditional of one column given the known cells. Prefer them for one column.
     - `sample`, and `impute` by draws, draw the unknown cells in the order of the table, each given
-      the known cells and those drawn before. Use them for several columns.
-    - Scores are sums over the known cells in the order of the table, each given those to its left.
-      By Bayes' rule their differences give conditionals that `predict_proba` need not agree with.
+      the known cells and the cells drawn before. Use them for several columns.
+    - Scores are sums over the known cells in the order of the table, each given the known cells to
+      its left. Conditionals that are computed from scores by Bayes' rule may differ from
+      `predict_proba`.
     - `where=` and `probability` weight draws in the order of the table, and are estimates.
 
     Args:
@@ -98,26 +101,25 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             with one order (`MADE`) trains on tables without missing cells, under either `missing`,
             and answers only queries about a column given earlier ones. `where=` takes limits of
             any columns.
-        columns: by name, in place of the proposals: a kind ("bool", "category", "ordinal",
-            "discrete", "count", "real", "positive", "date", "time", "duration", "clock" (times of
-            day) or "left out"), or a list of ordered levels. Numbers in a column of text are drawn
-            as text.
+        columns: replaces proposals, by name: a kind ("bool", "category", "ordinal", "discrete",
+            "count", "real", "positive", "date", "time", "duration", "clock" (times of day) or "left
+            out"), or a list of ordered levels. Numbers in a column of text are drawn as text.
         missing: "marginalize", or "model": whether a cell is missing is part of the row. Its
             probability is in the scores, and sampled tables have missing cells.
-        max_epochs: passes over the table at most; by default those of 1,000 to 8,000 steps, by the
-            number of rows. A tenth of the rows, at most 2,000, is held out. Training ends earlier
-            if their likelihood improves no more.
-        time_limit: seconds of training at most.
+        max_epochs: the largest number of passes over the table; by default enough for 1,000 to
+            8,000 steps, depending on the number of rows. A tenth of the rows, at most 2,000, is
+            held out. Training ends earlier if their likelihood stops improving.
+        time_limit: the largest number of seconds of training.
         random_state: an integer, with which `fit` and each call of `sample` repeat their results,
             or None or a `RandomState` for different results in each call.
-        progress: whether `fit` shows a bar.
+        progress: whether `fit` shows a progress bar.
 
     Attributes:
-        schema_: the columns, which print as a small table.
+        schema_: the `Schema`, which prints as a small table.
         network_: the trained network.
         history_: the `ardist.training.History` of training.
-        feature_names_in_: the names of all columns of the table; those of a marginal are its own.
-        n_features_in_: their number.
+        feature_names_in_: the names of all columns of the table, or of the columns of a marginal.
+        n_features_in_: the number of these names.
 
     >>> import pandas as pd
     >>> from sklearn.datasets import load_wine
@@ -160,7 +162,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     # Training.
 
     @_on_cpu
-    @torch.inference_mode(False)  # in which parameters could not be trained
+    @torch.inference_mode(False)  # parameters that are made in inference mode cannot be trained
     def fit(self, X: Any, y: None = None) -> "TableDensity":
         """Trains on a table.
 
@@ -189,7 +191,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             torch.manual_seed(seed)
             network = self._make_network(events.factorization, len(frame))
         check_unknown(network, rows)
-        if network.output_maps and not network.starts_at_data:  # others do in `fit`
+        if network.output_maps and not network.starts_at_data:  # other networks do so in `fit`
             network.start_at(rows)
         count, batch_size = len(frame), min(max(len(frame) // 32, 64), _BATCH_SIZE)
         steps = np.interp(math.log10(count), _LOG_ROWS, _STEPS)
@@ -200,7 +202,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         is_any_order = network.has_row_orders
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         train, held = rows[order].tensor_split([count - min(max(1, count // 10), _HELD_ROWS)])
-        # Each row is read with several random sets, since the validation of few would be noise.
+        # Each row is scored with several random sets, since few scores would be noisy.
         held = held.repeat(max(1, _VALID_ROWS // held.shape[0]), 1)
         self.history_ = fit(
             network,
@@ -240,7 +242,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
                 f"network: expected a callable that returns a network of ardist.networks, got "
                 f"{described(network)}"
             )
-        if network.factorization != fac:  # whose names, order and families answer queries
+        if network.factorization != fac:  # queries use its names, order and families
             raise ValueError(
                 f"network: expected one of the factorization that the callable takes, got one of "
                 f"{network.factorization}"
@@ -256,7 +258,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     # Rows.
 
     def _keep(self, schema: Schema, has_flags: bool, names: Sequence[str]) -> Events:
-        """Reads and writes the columns with these names, of those of the network."""
+        """Restricts the model to the columns with these names, among the network's columns."""
         self.feature_names_in_ = np.array(names, dtype=object)
         self.n_features_in_ = len(names)
         self.schema_ = schema.part(names)
@@ -273,10 +275,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         return Rows(self.network_, self._events)
 
     def _frame(self, data: Any, is_whole: bool, argument: str = "X") -> pd.DataFrame:
-        """A table with known columns, and with all that are modeled if it has to be whole.
+        """A table as a data frame, after checks of its columns.
 
-        A whole table may have columns that a marginal has integrated out. Elsewhere they would be
-        evidence.
+        If it has to be whole, it needs all columns that are modeled, and loses the columns that a
+        marginal has integrated out. In other tables these columns would be evidence, and raise.
         """
         others = self._events.schema
         is_named = hasattr(data, "columns") or isinstance(data, Mapping) or is_records(data)
@@ -304,7 +306,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     @contextmanager
     def _seeded(self, random_state: Any) -> Iterator[None]:
-        """Draws depend on the state alone, and torch's generator is as it was afterwards."""
+        """Seeds draws with the random state, and restores torch's generator afterwards."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed(random_state))
             yield
@@ -322,7 +324,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     # Scores.
 
     def score(self, X: Any, y: None = None) -> float:
-        """The mean of `score_samples`, in nats of a row."""
+        """The mean of `score_samples`, in nats per row."""
         scores = self.score_samples(X)
         if not len(scores):
             raise ValueError("X: expected at least one row, got 0 sample(s)")
@@ -330,10 +332,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     @_on_cpu
     def score_samples(self, X: Any) -> np.ndarray:
-        """The log-likelihood of each row in nats, (rows,): that of its cells that are not missing.
+        """The log-likelihood of the known cells of each row in nats, (rows,).
 
         It is a log density in the units of the columns of numbers. It is -inf if a cell is outside
-        the support of its column, as a negative number in a column of positive ones.
+        the support of its column, such as a negative number in a column of positive numbers.
 
         Raises:
             ValueError: if a column is missing or was not in the table of `fit`, or a cell is of
@@ -367,7 +369,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
         Args:
             X: a table, which may lack columns. Its cells of `column` are not read.
-            column: one with finitely many values.
+            column: the name of a column with finitely many values.
 
         Returns:
             a row for each row of X, and a column for each value.
@@ -392,13 +394,13 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
         It is a probability for discrete columns, integers and points, and 0 for values that draws
         cannot have, such as a level that `fit` has not seen, a fraction in a column of integers, or
-        infinity. Values are read as cells are: a text that spells a number as that number, and a
-        time in a column of dates as its day.
+        infinity. Values are read like cells: text that spells a number is that number, and a time
+        in a column of dates is its day.
 
         Args:
             X: a table, which may lack columns. Its cells of `column` are not read.
             column: the name of a column.
-            values: of the column, or missing ones.
+            values: values of the column, or missing values.
 
         Returns:
             (rows, values), NaN for missing values.
@@ -413,9 +415,9 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
 
     @_on_cpu
     def cdf(self, X: Any, column: str, values: Sequence[Any]) -> np.ndarray:
-        """The probability that a column is at most each of some values; else as `density`.
+        """The probability that a column is at most each of some values.
 
-        Numbers may be infinite.
+        The arguments and the shape of the result are as for `density`. Numbers may be infinite.
 
         Raises:
             ValueError: if the column has no order, or as `density` does.
@@ -433,8 +435,8 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             q: a probability, or several.
 
         Returns:
-            a series, or a data frame with a column for each probability. Those at 0 and 1 are the
-            ends of what the column can have: infinite for most numbers, and missing for dates
+            a series, or a data frame with a column for each probability. The quantiles at 0 and 1
+            are the ends of the column's support: infinite for most numbers, and missing for dates
             and times, which have no infinity.
 
         Raises:
@@ -476,7 +478,7 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         return frame, self._rows.params(rows, [block])[block]
 
     def _at(self, data: Any, column: Column, codes: Codes, of: Method) -> np.ndarray:
-        """What a method of the column's family gives at some codes, (rows, codes)."""
+        """The values of a method of the column's family at some codes, (rows, codes)."""
         _, params = self._conditional(data, column.name)
         is_known = ~np.isnan(codes)
         at = torch.from_numpy(np.where(is_known, codes, 0.0)).float()
@@ -493,20 +495,21 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         where: Mapping[str, Any] | None = None,
         random_state: Any = None,
     ) -> pd.DataFrame:
-        """Synthetic rows.
+        """Samples synthetic rows.
 
         Args:
-            n: the number of rows, or of rows for each row of `given`.
-            given: a dict of cells, or a table which may lack columns: the cells that rows have. A
-                level that `fit` pooled or has not seen is written as "other", with a warning, if
-                the column has such cells.
+            n: the number of rows, or the number of rows for each row of `given`.
+            given: the known cells: a dict of cells, or a table, which may lack columns. A level
+                that `fit` pooled or has not seen is written as "other", with a warning, if the
+                column has such cells.
             where: limits by name, such as `{"age": (40, None), "job": ["cook", "nurse"]}`: a tuple
                 of the lowest and the highest value, both included and None for no limit, or, in
                 columns with finitely many values, a list, set, array or series of values. Dates,
                 durations and times of day may be text, such as `("1h", "2h")`. Limited cells are
-                never missing. The rows follow the density given that all limits hold
-                (`ardist.sampling.smc`), under at most one row of `given`.
-            random_state: in place of that of the model, under which each call gives the same rows.
+                never missing. The rows are sampled from the density given that all limits hold, by
+                `ardist.sampling.smc`. With limits, `given` has at most one row.
+            random_state: in place of the model's `random_state`. If that is an integer, each call
+                gives the same rows.
 
         Returns:
             a table with the columns that are modeled.
@@ -536,19 +539,19 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     ) -> float:
         """The probability that columns are within limits, estimated by `ardist.sampling.smc`.
 
-        With `missing="model"` it is that given that the limited cells are not missing.
+        With `missing="model"` it is the probability given that the limited cells are not missing.
 
         Args:
             where: limits by name, as in `sample`.
             given: a dict of cells, or a table of one row.
-            random_state: in place of that of the model.
+            random_state: in place of the model's `random_state`.
         """
         frame = self._given(given)
         with self._seeded(random_state):
             return self._rows.probability(self._one_row(frame), where, _PARTICLES)
 
     def _given(self, data: Any) -> pd.DataFrame:
-        """A table of cells that draws have."""
+        """The table of known cells that draws have."""
         frame = self._frame(_evidence(data), is_whole=False, argument="given")
         for name in frame.columns:
             self._events.place(name)
@@ -567,20 +570,20 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         *,
         random_state: Any = None,
     ) -> pd.DataFrame:
-        """A table without missing cells in the columns that are modeled.
+        """Imputes the missing cells of a table in all columns that are modeled.
 
         Each cell is imputed given the observed cells of its row.
 
         Args:
             X: a table, which may lack columns.
-            method: "median", in columns without an order the likeliest level; "mode", the likeliest
-                value, which is searched among 64 quantiles of numbers; or "draw", a draw of all
-                missing cells of a row together. The mean error is least with medians. Only draws
-                keep the spread of a column and its dependence on others.
-            random_state: of draws, in place of that of the model.
+            method: "median", which is the likeliest level in columns without an order; "mode", the
+                likeliest value, for numbers among 64 quantiles; or "draw", a draw of all missing
+                cells of a row together. Medians have the least mean absolute error. Only draws keep
+                the spread of a column and its dependence on other columns.
+            random_state: for draws, in place of the model's `random_state`.
 
         Returns:
-            X as a data frame of pandas, also if X is a table of another library.
+            X as a pandas data frame, even if X is a table of another library.
         """
         as_choice(method, ("median", "mode", "draw"), "method")
         frame, events = self._frame(X, is_whole=False), self._events
@@ -606,11 +609,11 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
             return self._rows.draw(rows, is_listed=True)
 
     def marginal(self, columns: Sequence[str]) -> "TableDensity":
-        """The density of some columns alone: the others are integrated out.
+        """The density of some columns alone. The other columns are integrated out.
 
-        The result is a model of these columns: it scores, samples, answers queries and is saved as
-        this object is. Its scores skip the other columns of a table. Evidence about them is an
-        error.
+        The result is a model of these columns, with the same methods: it scores, samples, answers
+        queries and is saved. Its scores skip the other columns of a table. Evidence about the other
+        columns is an error.
 
         Args:
             columns: names.
@@ -630,17 +633,17 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
         return other
 
     def report(self, df: Any, synthetic: Any, held_out: Any = None) -> Report:
-        """How a synthetic table differs from the real one, as a few lines and a figure.
+        """Compares a synthetic table with the real one, in a few lines and a figure.
 
         Args:
             df: the table that the model was fitted to.
-            synthetic: a table of samples, of about as many rows.
-            held_out: rows that the model was not fitted to, which show how near to the table rows
-                are that are not copied from it.
+            synthetic: a table of samples, with about as many rows.
+            held_out: rows that the model was not fitted to. They show how near rows are to the
+                table if they are not copied from it.
 
         Raises:
-            ValueError: if a table has fewer than 3 rows, as the classifier has 3 folds, or its
-                columns are not those of `fit`.
+            ValueError: if a table has fewer than 3 rows, since the classifier has 3 folds, or has
+                other columns than the table of `fit`.
         """
         given = {"df": df, "synthetic": synthetic, "held_out": held_out}
         tables = {name: t if t is None else self._frame(t, True, name) for name, t in given.items()}
@@ -651,10 +654,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the model in one .safetensors file, which `ardist.load` reads as a network.
 
-        The file of a marginal holds the whole network, with what it learned of other columns.
+        The file of a marginal contains the whole network, which can sample the other columns, too.
 
         Args:
-            path: of the file. It replaces an existing one.
+            path: the path of the file. An existing file is replaced.
 
         Raises:
             ValueError: if the network cannot be described (see `ardist.save`).
@@ -669,10 +672,10 @@ class TableDensity(DensityMixin, BaseEstimator):  # type: ignore[misc]  # they h
     @classmethod
     @_on_cpu
     def load(cls, path: str | os.PathLike[str], *, classes: Sequence[type] = ()) -> "TableDensity":
-        """The model that `save` wrote. Nothing in the file is executed.
+        """Loads a model that `save` wrote. Nothing in the file is executed.
 
         Args:
-            path: of the file.
+            path: the path of the file.
             classes: your own networks or families that the file names.
 
         Raises:
@@ -716,7 +719,7 @@ def _regularization(num_rows: int) -> tuple[int, float, float]:
 
 
 def _evidence(data: Any) -> Any:
-    """Nothing is known, of one row, by default."""
+    """The evidence of a query; by default one row without known cells."""
     is_empty = data is None or (isinstance(data, Mapping) and not data)
     return pd.DataFrame(index=[0]) if is_empty else data
 
@@ -728,7 +731,7 @@ def _cells(values: Any, name: str) -> pd.Series:
 
 
 def _replace(cells: pd.Series | None, new: pd.Series, hole: np.ndarray) -> pd.Series:
-    """Cells with those of another series in their holes."""
+    """Cells whose holes are filled with the cells of another series."""
     if cells is None or hole.all():
         return new
     if cells.dtype == object and new.dtype.kind in "fmM":  # decimals and floats do not mix
@@ -737,7 +740,7 @@ def _replace(cells: pd.Series | None, new: pd.Series, hole: np.ndarray) -> pd.Se
     cells, values = cells.copy(), new[hole].to_numpy()
     try:
         cells[hole] = values
-    except (TypeError, ValueError):  # the dtype does not hold them, as categories of a few levels
+    except (TypeError, ValueError):  # the dtype cannot hold them, such as one of a few categories
         cells = cells.astype(object)
         cells[hole] = values
         if not isinstance(new.dtype, pd.CategoricalDtype):

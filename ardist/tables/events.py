@@ -18,11 +18,11 @@ from ardist.tables.schema import Schema
 
 @dataclass(frozen=True)
 class Events:
-    """The blocks of a row: for some columns whether the cell is missing, then the cell of each.
+    """The blocks of a row: flags of missing cells, for some columns, then the cell of each column.
 
     Attributes:
         schema: the columns.
-        has_flags: whether a block says that a cell is missing, for columns with missing cells.
+        has_flags: whether columns with missing cells have a block that says if the cell is missing.
         kept: the names of the columns that are read and written; cells of others are unknown.
     """
 
@@ -51,12 +51,12 @@ class Events:
 
     @cached_property
     def drawn(self) -> Factorization:
-        """The same, with the families by which blocks are drawn."""
+        """The factorization with the families from which blocks are drawn."""
         return self._with(column.drawn for column in self.schema.columns)
 
     @cached_property
     def listed(self) -> Factorization:
-        """The same, with families of values that are known."""
+        """The factorization with the families of listed values."""
         return self._with(column.listed for column in self.schema.columns)
 
     def _with(self, families: Iterable[Family]) -> Factorization:
@@ -64,10 +64,10 @@ class Events:
         return self.factorization.with_families([*flags, *families])
 
     def place(self, name: str) -> int:
-        """The place of a column that is kept among those of the schema.
+        """The place in the schema of a column that is kept.
 
         Raises:
-            ValueError: if there is none of this name.
+            ValueError: if no such column has this name.
         """
         if name not in self.kept:
             reason = self.schema.left_out.get(name) if isinstance(name, str) else None
@@ -89,12 +89,12 @@ class Events:
         return self.flagged.index(place) if place in self.flagged else None
 
     def encode(self, frame: pd.DataFrame, *, is_whole: bool) -> Tensor:
-        """The rows of a table, (rows, blocks), NaN where unknown.
+        """The rows of a table, (rows, blocks), NaN if unknown.
 
         Args:
             frame: a table, which may lack columns.
-            is_whole: whether a cell that is missing is known to be missing, and impossible cells
-                have a score. Otherwise cells are evidence.
+            is_whole: whether missing cells are known to be missing, and impossible cells have a
+                score. Otherwise cells are evidence.
 
         Raises:
             ValueError: if a cell is impossible in its column.
@@ -112,7 +112,7 @@ class Events:
         return torch.from_numpy(np.concatenate((flags, codes), 1)).float()
 
     def decode(self, rows: Tensor) -> pd.DataFrame:
-        """The table of rows, with missing cells where a flag says so."""
+        """The table of rows. A cell is missing if its flag says so."""
         values = rows.double().numpy()
         flags, codes = np.split(values, [len(self.flagged)], 1)
         codes[:, self.flagged] = np.where(flags > 0, math.nan, codes[:, self.flagged])

@@ -16,16 +16,16 @@ _ARRAYS = Tensor, np.ma.MaskedArray  # which pandas and scikit-learn do not read
 
 
 def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
-    """A table as a data frame whose columns have different names, all text.
+    """A table as a data frame whose column names are strings without duplicates.
 
     Args:
         data: a frame of pandas, a table of polars, pyarrow or another library with the Arrow
             interface, a dict of columns or of cells (one row), a list of dicts of cells, or an
             array (rows, columns), whose columns are named x0, x1, ...
-        name: how errors call it.
+        name: the name of the argument, for errors.
 
     Raises:
-        ValueError: if it is no table, or two columns have the same name.
+        ValueError: if the data are not a table, or two columns have the same name.
     """
     if isinstance(data, pd.DataFrame):
         frame = data
@@ -73,7 +73,7 @@ def as_frame(data: Any, name: str = "X") -> pd.DataFrame:
 
 
 def _plain(dtype: Any) -> Any:
-    """The dtype in place of one without a name that makes it again, or that cannot hold draws."""
+    """The dtype in place of one that its name does not restore or that cannot hold draws."""
     if isinstance(dtype, pd.SparseDtype):
         return dtype.subtype
     if isinstance(dtype, pd.DatetimeTZDtype) and "(" in str(dtype.tz):  # a zone of dateutil

@@ -13,7 +13,7 @@ from ardist.shapes import described
 from ardist.tables.columns import Column, Levels, Numbers, numbers_of, plain
 from ardist.tables.times import UNITS, as_dates, clock_of, seconds_of, unit_of
 
-# The kinds of columns, and what each is for.
+# The kinds of columns, and the cells that each kind is for.
 KINDS = {
     "bool": "True or False",
     "category": "levels without an order",
@@ -48,15 +48,15 @@ class LeftOut:
 
 
 def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
-    """The column for these cells, or why it is left out.
+    """The column for these cells, or the reason why it is left out.
 
     Args:
-        cells: of one column, with its name.
+        cells: the cells of one column, with its name.
         declared: a name of `KINDS`, a list of ordered levels, a column, or None.
 
     Raises:
         ValueError: if the cells are of mixed types, infinite, or look like numbers or dates that
-            were not read, or if they do not fit what is declared.
+            were not read, or if they do not fit the declaration.
     """
     name = str(cells.name)
     if isinstance(declared, Column):
@@ -89,7 +89,7 @@ def propose(cells: pd.Series, declared: Any = None) -> Column | LeftOut:
 
 
 def _warn_of_coarse(column: Column, present: pd.Series) -> None:
-    """Warns if numbers are so near to each other that the column does not tell them apart."""
+    """Warns if numbers are so close to each other that the column cannot tell them apart."""
     if column.kind not in ("discrete", "count", "real", "positive", "time", "duration"):
         return
     count, read = present.nunique(), len(np.unique(column.encode(present).astype(np.float32)))
@@ -108,7 +108,7 @@ def _warn_of_coarse(column: Column, present: pd.Series) -> None:
 
 
 def _kind_of(present: pd.Series, name: str) -> str | LeftOut:
-    """The kind that fits cells, of which none is missing, or why they are left out."""
+    """The kind that fits cells without missing ones, or the reason why they are left out."""
     dtype = present.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return "ordinal" if dtype.ordered else "category"
@@ -208,7 +208,7 @@ def _ordinal(cells: pd.Series, kind: str) -> Column:
 
 
 def _listed(cells: pd.Series, listed: list[Any]) -> Column:
-    """Ordered levels; a single one is no order."""
+    """A column of ordered levels, of which there are at least two."""
     levels = tuple(map(plain, listed))
     if len(set(levels)) < max(2, len(levels)) or pd.Series(listed).isna().any():
         raise ValueError(
@@ -269,9 +269,9 @@ def _about(cells: pd.Series, kind: str) -> tuple[str, str, str, float]:
 
 
 def _dtype(cells: pd.Series, kind: str) -> str:
-    """The dtype of cells that are written: the own one, but for numbers and dates as objects.
+    """The dtype in which cells are written: their own, except for numbers and dates as objects.
 
-    Numbers and dates that were categories have the dtype of the levels.
+    Numbers and dates in a categorical column have the dtype of its levels.
     """
     if isinstance(cells.dtype, pd.CategoricalDtype):
         is_level = kind in ("bool", "category", "ordinal")

@@ -12,34 +12,34 @@ from sklearn.neighbors import NearestNeighbors
 from ardist.tables.columns import Column, Levels, Numbers
 from ardist.tables.schema import Schema
 
-_ROWS = 5000  # of each table, at most, that the classifier and the nearest rows are computed of
+_ROWS = 5000  # of each table, at most, for pairs, the classifier and the nearest rows
 _FOLDS = 3  # of the cross-validation of the classifier
-_BINS = 10  # of numbers, in pairs
+_BINS = 10  # of numbers, for pairs
 _MOST_PLOTS = 16
 
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """How a synthetic table differs from the real one. It prints as a few lines.
+    """A comparison of a synthetic table with the real one. It prints as a few lines.
 
-    If the synthetic table has no missing cells, it is compared with cells missing as in rows of the
-    real table, apart from the marginals.
+    If the synthetic table has no missing cells, it gets missing cells as in random rows of the real
+    table for everything except the marginals.
 
     Attributes:
         marginals: for each column, the largest difference between the real and the synthetic
-            probability: of any set of values (total variation) for columns with finitely many
-            values, of an interval from -inf (Kolmogorov-Smirnov) for numbers. And the shares of
-            missing cells.
-        real_pairs: Cramer's V of each pair of columns in the real table, from 0 (independent) to
-            1, of numbers in tenths.
-        synthetic_pairs: the same of the synthetic table.
-        accuracy: of a gradient-boosted classifier that tells real rows from synthetic ones, by
-            cross-validation: 0.5 if it cannot.
+            probability of a set of values (total variation), or for numbers of an interval from
+            -inf (Kolmogorov-Smirnov), and the shares of missing cells.
+        real_pairs: Cramer's V of each pair of columns in the real table, from 0 (independent) to 1.
+            Numbers are binned by deciles.
+        synthetic_pairs: the same for the synthetic table, with the bins of the real table.
+        accuracy: the accuracy, by cross-validation, of a gradient-boosted classifier that tells
+            real rows from synthetic rows. It is 0.5 if the classifier cannot tell them apart.
         copies: the share of synthetic rows that are equal to a row of the real table.
-        held_out_copies: the same share of held-out rows, None without such rows. It shows how many
-            copies are chance.
-        nearer: the probability that a synthetic row is nearer to its nearest row of the real table
-            than a held-out row is: about 0.5 if the model copies nothing. None without such rows.
+        held_out_copies: the same share for held-out rows, None without such rows. It shows how many
+            copies to expect by chance.
+        nearer: the probability that a synthetic row is nearer to the real table than a held-out row
+            is, by the nearest row of the real table. It is about 0.5 if the model copies nothing,
+            and None without held-out rows.
 
     >>> import numpy as np, pandas as pd
     >>> from ardist.tables import TableDensity
@@ -112,7 +112,7 @@ class Report:
 def compare(
     schema: Schema, real: pd.DataFrame, synthetic: pd.DataFrame, held_out: pd.DataFrame | None
 ) -> Report:
-    """The report about tables with the columns of a schema."""
+    """The report on tables with the columns of a schema."""
     tables = [table for table in (real, synthetic, held_out) if table is not None]
     for name, table in zip(("df", "synthetic", "held_out"), tables, strict=False):
         if len(table) < _FOLDS:
@@ -161,7 +161,8 @@ def _some(codes: np.ndarray) -> np.ndarray:
 def _with_holes(codes: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Rows with missing cells as in random rows of the real table, unless they have their own.
 
-    Otherwise whole rows would identify each row of a model that integrates missing cells out.
+    Otherwise the classifier could recognize the rows of a model that integrates missing cells out
+    by their lack of missing cells.
     """
     if np.isnan(codes).any():
         return codes
@@ -170,7 +171,7 @@ def _with_holes(codes: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _difference(column: Column, real: np.ndarray, synthetic: np.ndarray) -> float:
-    """The distance of two samples of codes, without missing cells; NaN if one has no others."""
+    """The distance of two samples of codes without missing cells, NaN if a sample is empty."""
     real, synthetic = real[~np.isnan(real)], synthetic[~np.isnan(synthetic)]
     if not len(real) or not len(synthetic):
         return np.nan
@@ -220,7 +221,7 @@ def _cramers_v(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _points(schema: Schema, codes: np.ndarray) -> np.ndarray:
-    """Rows as points: a level or a missing cell in its own dimension, numbers in deviations."""
+    """Rows as points, with a dimension for each level and for missing cells; numbers are scaled."""
     parts = []
     for column, part in zip(schema.columns, codes.T, strict=True):
         parts.append(np.isnan(part)[:, None])

@@ -19,25 +19,25 @@ from ardist.shapes import described
 from ardist.tables.columns import Column, Levels, inward, plain
 from ardist.tables.events import Events
 
-_PASSES = 2**16  # of rows through a network in one batch, one for each block
-_DRAWN = 4096  # rows that are drawn at once, with a pass for each block after another
-_ROWS_OF_A_PATTERN = 16  # at least, if rows with other cells missing are drawn one after another
+_PASSES = 2**16  # in one batch, one for each row and block
+_DRAWN = 4096  # rows that are drawn at once, block after block
+_ROWS_OF_A_PATTERN = 16  # on average, at least, to draw one pattern of missing cells at a time
 _QUANTILES = 64  # among which the mode of numbers is searched
-_SEARCHED = 2048  # rows at once, whose quantiles then stay in the caches
+_SEARCHED = 2048  # rows at once, so that their quantiles stay in the processor's caches
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Answers of a network about rows (rows, blocks), whose unknown blocks are NaN."""
+    """Queries to a network about rows (rows, blocks), whose unknown blocks are NaN."""
 
     network: ConditionalNetwork
     events: Events
 
     @property
     def joint(self) -> AutoregressiveDistribution:
-        """The joint of all blocks.
+        """The joint distribution of all blocks.
 
-        Values outside of a support score -inf, as they may occur in another table.
+        Values outside the support score -inf, since other tables may contain them.
         """
         return self._joint(self.network.factorization)
 
@@ -52,13 +52,13 @@ class Rows:
 
     @torch.no_grad()
     def scores(self, rows: Tensor) -> np.ndarray:
-        """The nats of each block, (rows, blocks) float64; 0 where it is unknown."""
+        """The log-likelihood of each block in nats, (rows, blocks) float64; 0 if it is unknown."""
         check_unknown(self.network, rows)
         scores = [self.joint.log_prob_blocks(part) for part in self._batches(rows)]
         return torch.cat(scores).double().numpy()
 
     def params(self, rows: Tensor, blocks: Sequence[int]) -> dict[int, Tensor]:
-        """The parameters of some blocks, each given all that is known in a row."""
+        """The parameters of some blocks, each given the known blocks of its row."""
         parts = [self._params(part, blocks) for part in self._batches(rows)]
         return {block: torch.cat([part[block] for part in parts]) for block in blocks}
 
@@ -84,7 +84,7 @@ class Rows:
         return layout.gather_blocks("param", params, [block]).flatten(1)
 
     def fill(self, rows: Tensor, method: str) -> Tensor:
-        """Rows whose unknown cells are the median or the mode given all that is known."""
+        """Rows whose unknown cells are the median or the mode given the known cells."""
         start, holes, filled = len(self.events.flagged), rows.isnan(), rows.clone()
         blocks = holes.any(0)[start:].nonzero().flatten().add(start).tolist()
         for block, params in self.params(rows, blocks).items():
@@ -98,14 +98,14 @@ class Rows:
 
         Args:
             rows: (rows, blocks).
-            is_listed: whether no cells are missing, and all have values that are known.
+            is_listed: whether drawn cells have listed values, and are never missing.
         """
         joint = self._joint(self.events.listed if is_listed else self.events.drawn)
         count = 0 if is_listed else len(self.events.flagged)
         return torch.cat([self._draw(joint, part, count) for part in rows.split(_DRAWN)])
 
     def _draw(self, joint: AutoregressiveDistribution, rows: Tensor, count: int) -> Tensor:
-        """Rows whose unknown blocks are drawn, the first `count` of which are flags."""
+        """Rows whose unknown blocks are drawn. The first `count` blocks are flags."""
         last = torch.zeros(rows.shape, dtype=torch.bool)
         if count:
             flags = self._complete(joint, rows, last)[:, :count]
@@ -115,7 +115,7 @@ class Rows:
 
     @torch.no_grad()
     def _complete(self, joint: AutoregressiveDistribution, rows: Tensor, last: Tensor) -> Tensor:
-        """Rows whose unknown blocks are drawn; those that are `last` have no effect on others."""
+        """Rows whose unknown blocks are drawn. Those in `last` come last, and affect no others."""
         known = ~rows.isnan()
         values = torch.where(known, rows, joint.bound.placeholder)
         stage = torch.where(known, 0, 1 + last.long())
@@ -139,10 +139,14 @@ class Rows:
     def limited(self, row: Tensor, where: Mapping[str, Any], count: int, least: int) -> Tensor:
         """Rows (count, blocks) with the known blocks, and draws of the columns that are limited.
 
-        In a network of one order also of those before them, which draws could not follow.
+        If the network has one order, they also have draws of the columns before a limited column,
+        since later draws cannot condition on it without them.
 
         Args:
-            least: the number of particles, at least.
+            row: the known blocks.
+            where: limits by name.
+            count: the number of rows.
+            least: the least number of particles.
         """
         row, rules = self._rules(row, where)
         rows, blocks = row.repeat(count, 1), list(map(self.events.block, rules))
@@ -164,7 +168,7 @@ class Rows:
         return smc(p, Within(rules), count)
 
     def _rules(self, row: Tensor, where: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """The row, none of whose limited cells is missing, and what is allowed for unknown ones.
+        """The row, with flags that limited cells are not missing, and limits of unknown cells.
 
         Raises:
             ValueError: if a known cell is not within its limits.
@@ -189,10 +193,11 @@ class Rows:
 
 
 def _in_order(joint: AutoregressiveDistribution, stage: Tensor) -> AutoregressiveDistribution:
-    """The joint in which blocks of an earlier stage come first, and otherwise in its own order.
+    """The joint in an order by stages. Blocks of one stage keep their order.
 
     Args:
-        stage: of each block, (blocks) or (rows, blocks) int64.
+        joint: the distribution.
+        stage: the stage of each block, (blocks) or (rows, blocks) int64.
     """
     own = joint.factorization.ranks.flatten()
     ranks = (stage * own.shape[0] + own).argsort(-1).argsort(-1)
@@ -218,14 +223,14 @@ def _check_any_order(network: torch.nn.Module, purpose: str) -> None:
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The different rows of small integers (rows, n), and which of them each row is."""
+    """The distinct rows of small integers (rows, n), and the index of each row among them."""
     keys = rows.to(torch.uint8).numpy().view(f"V{rows.shape[1]}").ravel()
     _, first, owner = np.unique(keys, return_index=True, return_inverse=True)
     return rows[torch.from_numpy(first)], torch.from_numpy(owner)
 
 
 def _point_of(column: Column, params: Tensor, method: str) -> Tensor:
-    """The codes of the median or mode, (rows,), of values that are known."""
+    """The codes of the median or mode among listed values, (rows,)."""
     if method == "median" and column.is_ordered:
         return column.listed.icdf(params, torch.tensor(0.5))
     family, params = column.listed, params.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The columns of a table, and whole tables as events of a factorization."""
+"""The columns of a table, which encode whole tables as codes, and decode them."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -19,8 +19,8 @@ class Schema:
     """The columns of a table: how each is modeled, or why it is left out. It prints as a table.
 
     Attributes:
-        columns: those that are modeled.
-        left_out: the reasons by name of the other ones.
+        columns: the columns that are modeled.
+        left_out: the reasons why the other columns are left out, by name.
 
     >>> import pandas as pd
     >>> from ardist.tables import Schema
@@ -37,7 +37,7 @@ class Schema:
 
     @staticmethod
     def of(data: Any, declared: Mapping[str, Any] | None = None) -> "Schema":
-        """The schema of a table, as proposed from its cells.
+        """Proposes the schema of a table from its cells.
 
         Args:
             data: a table; see `TableDensity.fit`.
@@ -74,11 +74,11 @@ class Schema:
 
     @property
     def all_names(self) -> list[str]:
-        """The names of the columns that are modeled, then of those that are left out."""
+        """The names of the columns that are modeled, then of the columns that are left out."""
         return [*self.names, *self.left_out]
 
     def part(self, names: Collection[str]) -> "Schema":
-        """The schema of those columns that have one of these names."""
+        """The schema of the columns with these names."""
         columns = tuple(column for column in self.columns if column.name in names)
         return Schema(columns, {n: reason for n, reason in self.left_out.items() if n in names})
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 UNITS = {"date": 86_400.0, "time": 1.0, "duration": 1.0, "clock": 1.0}  # in seconds
 DAY = 86_400.0
-_MOST_NANOSECONDS = 2.0**22  # in seconds; of longer durations float64 has microseconds alone
+_MOST_NANOSECONDS = 2.0**22  # in seconds; float64 resolves longer durations to microseconds only
 _TEXT_OF = {"date": "%Y-%m-%d", "time": "%Y-%m-%d %H:%M:%S", "clock": "%H:%M"}
 _EXAMPLES = {
     "date": "dates such as 2024-12-31",
@@ -23,20 +23,21 @@ _CURES = {
     "clock": "",
 }
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(:([0-5]\d)(\.\d{1,6})?)?")
-_ZONE = re.compile(r":\d\d.*(Z|[-+]\d\d(:?\d\d)?)$")  # of a text of a time
+_ZONE = re.compile(r":\d\d.*(Z|[-+]\d\d(:?\d\d)?)$")  # in the text of a time
 
 
 def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray:
-    """Cells in seconds, float64: since 1970 in UTC, or midnight, or of a duration; NaN if missing.
+    """Cells in seconds, float64: since 1970 in UTC, since midnight, or of a duration; or NaN.
 
     Args:
-        cells: of a column.
-        name: of the column.
+        cells: the cells of a column. Missing cells give NaN.
+        name: the name of the column.
         kind: one of `UNITS`.
-        dtype: of the column, whose time zone is that of text without one.
+        dtype: the dtype of the column. Text without a time zone is in the time zone of the column.
 
     Raises:
-        ValueError: if a cell is none of this kind, or only one of cells and column has a zone.
+        ValueError: if a cell is not of this kind, or has a time zone and the column has none, or
+            has none, is not text, and the column has one.
     """
     if isinstance(cells.dtype, pd.CategoricalDtype):
         cells = cells.astype(object)
@@ -72,7 +73,7 @@ def seconds_of(cells: pd.Series, name: str, kind: str, dtype: str) -> np.ndarray
 
 
 def as_dates(cells: pd.Series) -> pd.Series:
-    """Dates, and text in the format of ISO 8601, in UTC; NaT for what is neither."""
+    """Dates, and text in the format of ISO 8601, in UTC; NaT for other cells."""
     return pd.to_datetime(cells, utc=True, format="ISO8601", errors="coerce")
 
 
@@ -91,9 +92,9 @@ def clock_of(cells: pd.Series) -> pd.Series:
 
 
 def _in_utc(cells: pd.Series, name: str, dtype: str) -> pd.Series:
-    """Moments in UTC without a zone; NaT for what is none.
+    """Moments in UTC, as a dtype without a zone; NaT for other cells.
 
-    In a column with a zone, text without one is local time, as pandas reads it.
+    In a column with a zone, text without a zone is local time, as pandas reads it.
     """
     moments = as_dates(cells).dt.tz_localize(None)
     if not dtype.startswith("datetime64"):
@@ -124,7 +125,7 @@ def _has_zone(cell: Any) -> bool:
 
 
 def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: float) -> pd.Series:
-    """The inverse of `seconds_of`, in a dtype; text has the precision of the unit."""
+    """The inverse of `seconds_of`, in a dtype. Text has the precision of the unit."""
     is_missing = ~np.isfinite(numbers)
     numbers = np.where(is_missing, 0, numbers)
     ends = (np.trunc(end / unit) * unit for end in _range_of(dtype))  # dates have no time
@@ -154,12 +155,12 @@ def from_seconds(numbers: np.ndarray, name: str, kind: str, dtype: str, unit: fl
 
 
 def unit_of(seconds: np.ndarray, kind: str) -> float:
-    """The unit of the numbers of a column, in seconds: minutes if all times of day are of these."""
+    """The unit of a column in seconds: 60 if all times of day are whole minutes."""
     return 60.0 if kind == "clock" and not (seconds % 60).any() else UNITS[kind]
 
 
 def _range_of(dtype: str) -> tuple[float, float]:
-    """The seconds, at least and at most, that a dtype holds."""
+    """The least and the largest number of seconds that a dtype holds."""
     has_offset = "," in dtype and "UTC" not in dtype
     least, most = (
         (-9_223_372_036.0, 9_223_372_036.0)
