@@ -22,6 +22,7 @@ from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
 from ardist.families.composed import Derived
+from ardist.families.guards import at_least_single
 from ardist.shapes import as_integer, check_type, described
 
 __all__ = ["Calibration", "Estimate", "calibration", "crps", "entropy", "kl_divergence"]
@@ -260,6 +261,7 @@ def _estimate(
     x = p.rsample((count,)) if pathwise else p.sample((count,))
     own = Conditionals(p, x)
     each, rest = shares(own, x)
+    each = each.to(at_least_single(each.dtype))  # in which they are added up
     total = each.sum(-1) if rest is None else each.sum(-1) + rest
     value = total.mean(0)
     variance = (total - value).detach().square().sum(0) / (count - 1)

@@ -521,6 +521,15 @@ def test_truth_values_and_integers_are_numbers(name):
     assert all(history.valid == histories[0].valid for history in histories)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_in_half_precision_are_added_up_in_float32(dtype):
+    """The sum over 128 rows is beyond the largest number of float16."""
+    net = networks.MADE(ad.Factorization(784, fam.Categorical(4)), hidden_features=4).to(dtype)
+    x = torch.randint(4, (256, 784), generator=torch.Generator().manual_seed(0))
+    history = fit(net, x, valid=x, lr=1e-6, max_epochs=1, progress=False)
+    assert history.train == pytest.approx(history.valid, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["Masked", "Transformer"])
 def test_missing_values_are_left_out(name):
     net, x, _ = table(name)

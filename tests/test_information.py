@@ -285,6 +285,16 @@ def test_formulas_have_the_digits_of_scores(family, of_p, of_q):
     torch.testing.assert_close(nats(torch.float32).double(), exact, rtol=1e-4, atol=1e-6)
 
 
+def test_estimates_in_half_precision_are_added_up_in_float32():
+    """The sum of the squared errors is beyond the largest number of float16."""
+    net = random_made(ad.Factorization(784, fam.Poisson()), hidden_features=4)
+    exact = entropy(net.condition(), 200)
+    found = entropy(net.half().condition(), 200)
+    error = math.hypot(found.standard_error, exact.standard_error)
+    assert abs(found.value - exact.value) < 6 * error
+    assert found.standard_error < 2 * exact.standard_error
+
+
 def test_states_that_are_cut_off_leave_the_gradient_finite():
     p, q = (condition(build("made", "top_k-2")) for _ in range(2))
     estimate = kl_divergence(p, q, 20)

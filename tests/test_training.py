@@ -230,3 +230,22 @@ def test_sets_in_order_are_prefixes(float64):
         expected = expected + scores[0, ~read].mean()  # 4 / (4 - size), and each size 1/4
     found = ad.training.masked_log_prob(p, x.expand(4000, 4), in_order=1.0)
     assert_mean(found, expected)
+
+
+@pytest.mark.parametrize("family", [fam.Bernoulli(), fam.Normal()], ids=str)
+def test_the_pseudo_likelihood_scores_each_block_given_all_others(family, float64):
+    net = networks.Masked(ad.Factorization(4, family), hidden_features=8, context_shape=(2,))
+    torch.nn.init.normal_(net.head.weight)
+    p = net.condition(torch.randn(3, 2))
+    x = p.sample((5,))
+    others = ~torch.eye(4, dtype=torch.bool)
+    expected = sum(p.given(x, mask).log_prob(x) for mask in others)
+    torch.testing.assert_close(ad.training.pseudo_log_prob(p, x), expected)
+
+
+def test_the_pseudo_likelihood_of_a_long_event_in_half_precision():
+    net = networks.Masked(ad.Factorization(784, fam.Categorical(4)), hidden_features=4)
+    x = torch.randint(4, (2, 784))
+    exact = ad.training.pseudo_log_prob(net.condition(), x)
+    found = ad.training.pseudo_log_prob(net.bfloat16().condition(), x)
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0)

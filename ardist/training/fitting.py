@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from ardist import shapes
 from ardist.bound_network import unwrap
 from ardist.distribution import AutoregressiveDistribution
+from ardist.families.guards import at_least_single
 from ardist.likelihood import LogLikelihood
 from ardist.networks.base import ConditionalNetwork
 from ardist.networks.constants import reference_of
@@ -452,7 +453,7 @@ class _Run:
             raise ValueError(
                 f"network: expected one log-probability for each row, {tuple(rows)}, got {got}"
             )
-        return result
+        return result.to(at_least_single(result.dtype))  # in which they are added up
 
     @torch.no_grad()
     def validate(self, model: nn.Module, held: Any) -> float:

@@ -142,12 +142,11 @@ def pseudo_log_prob(p: AutoregressiveDistribution, x: Tensor) -> Tensor:
 
 def _pseudo(batch: Batch, blocks: Tensor) -> Tensor:
     layout, rows = batch.layout, batch.num_rows
-    total = batch.bound.reference.new_zeros(rows)
-    each = torch.eye(layout.num_blocks, dtype=torch.bool, device=blocks.device)
-    for own in each:
+    each = []  # added up at once: in half precision a running sum of many would stop growing
+    for own in torch.eye(layout.num_blocks, dtype=torch.bool, device=blocks.device):
         params = batch.bound.forward(blocks, observed=(~own).expand(rows, -1))
-        total = total + layout.log_prob(params, blocks)[:, own].squeeze(-1)
-    return batch.unflatten(total)
+        each.append(layout.log_prob(params, blocks)[:, own])
+    return batch.unflatten(torch.cat(each, -1).sum(-1))
 
 
 def _check_any_set(p: AutoregressiveDistribution) -> None:
