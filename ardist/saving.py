@@ -46,7 +46,7 @@ def save(
 
     Raises:
         ValueError: if the folder does not exist, if a constructor argument cannot be described,
-            such as a lambda or a foreign module, or if the network has other tensors than its
+            such as a lambda or a module of another library, or if the network has other tensors than its
             constructor makes.
 
     >>> import tempfile, torch, ardist as ad

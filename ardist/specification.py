@@ -100,7 +100,7 @@ class Specified:
         `ardist.save` writes it into a file. It does not hold the weights of a network.
 
         Raises:
-            ValueError: if an argument cannot be described, such as a lambda or a foreign module.
+            ValueError: if an argument cannot be described, such as a lambda or a module of another library.
 
         >>> import ardist as ad
         >>> ad.Ordering.random(3).to_spec()
@@ -129,7 +129,7 @@ def _attributes(value: Any, maker: Callable[..., Any]) -> dict[str, Any]:
             raise ValueError(
                 f"to_spec: expected {type(value).__name__} to keep the argument {name!r} of its "
                 f"constructor as an attribute, got none of that name; a frozen dataclass keeps "
-                f"them, and a network of your own can make a foreign module in its constructor"
+                f"them, and a network of your own can make such a module in its constructor"
             )
         kept = getattr(value, held[0])
         found[name] = dict(kept) if parameter.kind is parameter.VAR_KEYWORD else kept

@@ -35,8 +35,8 @@ class HandGPT(nn.Module):
                 part.view(batch, length, self.heads, -1).transpose(1, 2)
                 for part in attend(self.norms[2 * i](x)).split(x.shape[-1], -1)
             )
-            heard = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + out(heard.transpose(1, 2).reshape(batch, length, -1))
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + out(attended.transpose(1, 2).reshape(batch, length, -1))
             x = x + self.down[i](F.gelu(self.up[i](self.norms[2 * i + 1](x))))
         logits: Tensor = self.head(self.norms[-1](x))
         return logits

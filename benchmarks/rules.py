@@ -21,7 +21,7 @@ def automaton(num_symbols: int, num_states: int = 16) -> rules.Automaton:
     return rules.Automaton(table.masked_fill(refused, -1), range(0, num_states, 2))
 
 
-def beside(
+def with_and_without(
     what: str,
     network: networks.ConditionalNetwork,
     named: dict[str, tuple[rules.Rule, float, float]],
@@ -95,7 +95,7 @@ def made_rules() -> Iterator[Case]:
         "Automaton of 16 states": (automaton(2), 3.0, 7.0),
         "End": (rules.End(1, pad=0), 1.5, 1.5),
     }
-    yield from beside("MADE, D=784 Bernoulli, hidden 512x512", net, named, (256, 64))
+    yield from with_and_without("MADE, D=784 Bernoulli, hidden 512x512", net, named, (256, 64))
     p = net.condition().with_rule(rules.Sum(392))
     yield (
         "the same: sample(64) under Sum(392)",
@@ -112,4 +112,4 @@ def gpt_rules() -> Iterator[Case]:
     fac = ad.Factorization(256, fam.Categorical(SYMBOLS))
     net = networks.Transformer(fac, dim=128, depth=4, heads=4, any_order=False)
     named = {"Automaton of 16 states": (automaton(SYMBOLS), 1.2, 1.2)}
-    yield from beside("Transformer, 256 x 65", net, named, (16, 16))
+    yield from with_and_without("Transformer, 256 x 65", net, named, (16, 16))

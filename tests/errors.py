@@ -1099,7 +1099,7 @@ FAMILIES = (
         cure="Name each spike once; without spikes use the family itself.",
     ),
     error(
-        "family: expected one of a single number that is no index, got Categorical(3)",
+        "family: expected a family of single numbers that are not indices, got Categorical(3)",
         lambda: fam.Hurdle((0.0,), fam.Categorical(3)),
         cause="Each category has a probability of its own already.",
         cure="Use the categorical family itself.",
@@ -1114,8 +1114,8 @@ FAMILIES = (
         cure="Use a family of one number with a CDF, such as a mixture of normals.",
     ),
     error(
-        "family: expected one that leaves no value without a probability, got "
-        "Tempered(TopK(Categorical(4), 2), 0.5); TopK of a Truncated family has the values inside",
+        "family: expected a family without TopK, got Tempered(TopK(Categorical(4), 2), 0.5); apply "
+        "TopK to the Truncated family instead",
         lambda: fam.Truncated(fam.Tempered(fam.TopK(fam.Categorical(4), 2), 0.5), 0, 2),
         cause="The states that `TopK` or `Nucleus` keeps may all be outside of the interval, which "
         "then has no distribution.",
@@ -2918,7 +2918,7 @@ FILES = (
     error(
         "to_spec: expected Foreign to keep the argument 'size' of its constructor as an attribute, "
         "got none of that name; a frozen dataclass keeps them, and a network of your own can make "
-        "a foreign module in its constructor",
+        "such a module in its constructor",
         lambda: ad.save(networks.Markov(FOUR, window=2, module=Foreign(2)), "markov.safetensors"),
         "to_spec: expected a value that JSON can hold as Markov.module, got a module Linear; a "
         "network of your own can make it in its constructor",

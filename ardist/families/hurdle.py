@@ -55,7 +55,7 @@ class Hurdle(Selecting):
         self.__post_init__()
         if family.event_shape or family.is_index:
             raise ValueError(
-                f"family: expected one of a single number that is no index, got {family}"
+                f"family: expected a family of single numbers that are not indices, got {family}"
             )
 
     def __repr__(self) -> str:

@@ -59,8 +59,8 @@ class Truncated(Derived):
         family, ends = self.family, self.family._ends
         if (chosen := _chosen_in(family)) is not None:
             raise ValueError(
-                f"family: expected one that leaves no value without a probability, got {family}; "
-                f"{type(chosen).__name__} of a Truncated family has the values inside"
+                f"family: expected a family without {type(chosen).__name__}, got {family}; apply "
+                f"{type(chosen).__name__} to the Truncated family instead"
             )
         is_counted = isinstance(family.support, constraints.integer_interval | _AtLeast)
         if family.event_shape or not family.has_cdf or ends.is_discrete != is_counted:

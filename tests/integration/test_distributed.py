@@ -212,8 +212,8 @@ def _run(rank, check, file, world, args):
         check(rank, *args)
     finally:
         torch.distributed.destroy_process_group()
-    # FSDP2 holds the group, so its threads still run, and they may crash an interpreter that shuts
-    # down beside them.
+    # FSDP2 keeps the group alive, so its threads still run. They may crash an interpreter that
+    # shuts down.
     os._exit(0)
 
 

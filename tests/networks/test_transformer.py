@@ -114,7 +114,7 @@ def test_a_sequence_to_cross_attend(own, float64):
     # The memory of a context is not repeated for its rows, and each row asks its own.
     alone = [net.condition(context[i]).log_prob(x[:, i]) for i in range(2)]
     torch.testing.assert_close(p.log_prob(x), torch.stack(alone, -1))
-    # Every entry of the sequence is heard, and where it stands matters.
+    # The result depends on every entry of the sequence and on its position.
     moved = net.condition(context.flip(1)).log_prob(x)
     assert ((moved - p.log_prob(x)).abs() > 1e-12).all()
 
