@@ -12,6 +12,7 @@ from torch import Tensor
 from ardist.conditionals import Conditionals, eval_mode
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families import Family
+from ardist.families.guards import at_least_single
 from ardist.shapes import check_data, check_type, described, is_sequence, lead_of, pyplot
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ def crps(draws: Tensor, x: Tensor) -> Tensor:
 def _pit(family: Family, params: Tensor, values: Tensor) -> Tensor:
     if not family.has_cdf:
         return params.new_full(params.shape[:-1], torch.nan)
+    # Half precision has few uniform numbers.
+    params = family._widened_params(params, at_least_single(params.dtype))
     pit = family.cdf(params, values)
     if family.support.is_discrete:
         pit = pit - torch.rand_like(pit) * family.mass(params, values)

@@ -295,6 +295,17 @@ def test_estimates_in_half_precision_are_added_up_in_float32():
     assert found.standard_error < 2 * exact.standard_error
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_reports_of_many_rows_in_half_precision(dtype):
+    families = [fam.Categorical(10), fam.Poisson(), fam.Poisson()]
+    p = random_made(ad.Factorization(3, families), hidden_features=4).to(dtype).condition()
+    torch.manual_seed(0)
+    x = p.sample((200_000,))
+    assert (calibration(p, x).p_value > 1e-4).all()
+    on_data, on_own = exposure_bias(p, x)
+    torch.testing.assert_close(on_data, on_own, rtol=0.2, atol=0)
+
+
 def test_states_that_are_cut_off_leave_the_gradient_finite():
     p, q = (condition(build("made", "top_k-2")) for _ in range(2))
     estimate = kl_divergence(p, q, 20)

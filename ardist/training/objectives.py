@@ -297,7 +297,8 @@ def exposure_bias(
     else:
         with p.bound.unwrapped.eval_mode(), truth.bound.unwrapped.eval_mode():
             found = [_divergences(truth, p, prefix) for prefix in (x, own)]
-    on_data, on_own = (each.reshape(-1, *fac.grid_shape).nanmean(0) for each in found)
+    rows = (each.reshape(-1, *fac.grid_shape) for each in found)
+    on_data, on_own = (each.to(at_least_single(each.dtype)).nanmean(0) for each in rows)
     return Exposure(on_data, on_own)
 
 
