@@ -84,6 +84,30 @@ def test_a_saved_score_is_infinite_outside_the_support(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_graphs_under_a_rule_leave_no_traces_in_the_network(tmp_path):
+    """The places of blocks, which rules keep, are tensors of no graph."""
+    limits = ad.rules.All(ad.rules.When("a", {1}, b=0.0), ad.rules.Within(c={0, 2}))
+    net = networks.MADE(
+        ad.Factorization.columns(
+            a=fam.Bernoulli(), b=fam.Bernoulli(), c=fam.Categorical(3), rule=limits
+        ),
+        hidden_features=8,
+    )
+    ad.export.write(net.eval(), tmp_path)
+    log_prob, start, step = (
+        torch.export.load(tmp_path / f"{name}.pt2").module()
+        for name in ("log_prob", "start", "step")
+    )
+    events, encodings, state = start(torch.zeros(50))
+    for position in range(3):
+        events, state = step(events, torch.tensor(position), encodings, state)
+    p = net.condition()
+    for x in (events, p.sample((50,))):
+        torch.testing.assert_close(log_prob(x), p.log_prob(x))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.parametrize(
     "factorization",
     [

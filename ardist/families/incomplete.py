@@ -18,6 +18,7 @@ from ardist.families.guards import widest
 from ardist.families.logs import both_logs, log_one_minus_exp
 from ardist.families.quadrature import quadrature
 from ardist.families.saddle import log_beta_density, log_gamma_density
+from ardist.shapes import is_recorded
 
 _FAR = 5.0  # deviations from the mode
 _MOST_GROWTH = 500.0  # its exponential is finite
@@ -34,7 +35,7 @@ def log_gammainc(a: Tensor, x: Tensor) -> Tails:
     below, above = torch.special.gammainc(a, x), torch.special.gammaincc(a, x)
     logs = both_logs(below, above)
     is_far = torch.minimum(below, above) < torch.finfo(x.dtype).tiny ** 0.9
-    if not bool(is_far.any()):
+    if not (is_recorded() or bool(is_far.any())):
         return logs
     each, sign = x.unsqueeze(-1), torch.where(x < a, -1.0, 1.0).unsqueeze(-1)
     far = _log_tails(
@@ -59,7 +60,7 @@ def log_betainc(a: Tensor, b: Tensor, x: Tensor, rest: Tensor) -> Tails:
     lifts_a, lifts_b = is_near & (a < 1), is_near & (b < 1)
     more, further = a + lifts_a, b + lifts_b
     tails, is_lifted = _log_beta_tails(more, further, x, rest), lifts_a | lifts_b
-    if not bool(is_lifted.any()):
+    if not (is_recorded() or bool(is_lifted.any())):
         return tails
     gained = torch.where(lifts_a, log_beta_density(a, b, x, rest).exp() / a, 0.0)
     lost = torch.where(lifts_b, log_beta_density(more, b, x, rest).exp() / b, 0.0)

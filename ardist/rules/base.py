@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 import torch
@@ -15,7 +15,7 @@ from ardist.families.base import states_of
 from ardist.families.restricted import Pinned, Restricted, restricted
 from ardist.layout import Layout
 from ardist.ordering import Ordering
-from ardist.shapes import described
+from ardist.shapes import constant, described
 from ardist.specification import Specified
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class At:
         """The number of blocks drawn after each block, (n,) or (rows, n) int64."""
         return self.total - 1 - self.positions
 
-    @cached_property
+    @constant
     def each(self) -> "list[At]":
         """The places of the blocks, one by one."""
         count = self.positions.shape[-1]

@@ -87,3 +87,18 @@ def test_families_truncated_far_beyond_their_mass_are_normalized(family, low, fl
     assert draws.min() >= low
     excess = (scores.exp() * (x - low)).sum() * width
     torch.testing.assert_close(draws.mean() - low, excess, rtol=0.1, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("tails", "near", "other"),
+    [
+        (log_gammainc, (5.0, 4.0), (5.0, 1e-80)),
+        (log_betainc, (5.0, 4.0, 0.5, 0.5), (0.01, 0.02, 0.7, 0.3)),
+    ],
+)
+def test_a_graph_holds_for_all_values(tails, near, other, float64):
+    """Also far from the mode, or for shapes below 1, if it was recorded elsewhere."""
+    near, other = (tuple(torch.tensor([x]) for x in given) for given in (near, other))
+    graph = torch.jit.trace(tails, near, check_trace=False)
+    torch.testing.assert_close(graph(*other), tails(*other))

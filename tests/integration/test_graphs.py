@@ -227,3 +227,17 @@ def test_a_first_call_under_a_mode_leaves_nothing_behind(network, factorization,
     expected = build(network, factorization).condition().log_prob(x).sum()
     assert torch.equal(score, expected)
     assert p.support.check(p.sample((2,))).all()
+
+
+def test_a_first_step_under_a_rule_leaves_nothing_behind():
+    """The places of the columns, which the rule has looked up, are tensors with values."""
+    limits = ad.rules.All(ad.rules.When("a", {1}, b=0.0), ad.rules.Within(c={0, 2}))
+    families = {"a": ad.families.Bernoulli(), "b": ad.families.Bernoulli()}
+    fac = ad.Factorization.columns({**families, "c": ad.families.Categorical(3)}, rule=limits)
+    net = random_made(fac, hidden_features=8).eval()
+    draw = ad.DrawStep(net)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        events, encodings, state = draw.start(3)
+        draw(events, torch.tensor(0), encodings, state)
+    p = net.condition()
+    assert p.log_prob(p.sample((3,))).isfinite().all()
