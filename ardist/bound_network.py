@@ -96,7 +96,7 @@ class BoundNetwork:
         return call_with_params(self.unwrapped, tensors, function, *args)
 
     def _moved_buffers(self) -> dict[str, Tensor]:
-        """The buffers as `network.to` makes them, if `params` are all of another kind."""
+        """The buffers in the dtype and on the device of `params`, if the network's own differ."""
         other = self.reference
         own = next(self.unwrapped.parameters(), other)
         if own.dtype == other.dtype and own.device == other.device:

@@ -166,7 +166,7 @@ register_kl(AutoregressiveDistribution, Distribution)(_exact_kl)
 
 
 def _conditional(family: Family, params: Tensor) -> Distribution:
-    """The conditional in the dtype of its scores, since formulas lose as many digits."""
+    """The conditional in the dtype of its scores, since formulas need the same precision."""
     inner = family
     while isinstance(inner, Derived) and not inner.needs_double:
         inner = inner._inner
@@ -203,7 +203,9 @@ def _divergence(
 def divergence_of_blocks(
     family: Family, params: Tensor, values: Tensor, other: Family, others: Tensor, same: Tensor
 ) -> Tensor:
-    """KL of conditionals, for `Conditionals.by_block`, or a NotImplementedError."""
+    """KL(p || q) of conditionals in closed form, for `Conditionals.by_block`; raises a
+    NotImplementedError if torch has none.
+    """
     nats = analytic_divergence(_conditional(family, params), _conditional(other, others))
     return nats.to(params.dtype)
 
