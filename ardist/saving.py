@@ -46,8 +46,8 @@ def save(
 
     Raises:
         ValueError: if the folder does not exist, if a constructor argument cannot be described,
-            such as a lambda or a module of another library, or if the network has other tensors than its
-            constructor makes.
+            such as a lambda or a module of another library, or if the network has other tensors
+            than its constructor makes.
 
     >>> import tempfile, torch, ardist as ad
     >>> path = f"{tempfile.mkdtemp()}/made.safetensors"
