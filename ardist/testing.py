@@ -394,7 +394,7 @@ def check_normalized(
 
     Raises:
         CheckError: if a total is not 1.
-        ValueError: if the event has too many points.
+        ValueError: if the event has too many points, or observed elements of continuous blocks.
 
     >>> import ardist as ad
     >>> net = ad.networks.MADE(ad.Factorization(3, ad.families.Bernoulli()), hidden_features=(8,))
@@ -412,6 +412,10 @@ def check_normalized(
     size = math.prod(values.shape[0] for values in nodes)
     if size > 2**22:
         raise ValueError(f"p: expected an event small enough to be enumerated, got {size} points")
+    if p.evidence is not None:
+        is_integrated = torch.stack([each.any() for each in log_weights])
+        if (fac.split(p.evidence[1]) & fac.layout.expand_to_elements(is_integrated)).any():
+            raise ValueError("p: expected no observed continuous elements, got some in p.given")
     total = torch.zeros(p.batch_shape, dtype=torch.float64, device=reference.device)
     dtype = fac.layout.dtype(reference.dtype)
     ones = (1,) * len(p.batch_shape)

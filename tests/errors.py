@@ -2874,6 +2874,14 @@ CHECKS = (
         cure="Check a smaller event with the same families.",
     ),
     error(
+        "p: expected no observed continuous elements, got some in p.given",
+        lambda: testing.check_normalized(
+            p(ad.Factorization(2, NORMAL)).given(torch.zeros(2), torch.tensor([True, False]))
+        ),
+        cause="An observed real number is a single point, over which nothing can be integrated.",
+        cure="Check the distribution before it is conditioned.",
+    ),
+    error(
         "log_prob under context 1 alone: differs by 1.5e+03",
         lambda: testing.check_shapes(
             Misaligned(BITS, context_shape=(1,)).condition(
