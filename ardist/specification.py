@@ -100,7 +100,8 @@ class Specified:
         `ardist.save` writes it into a file. It does not hold the weights of a network.
 
         Raises:
-            ValueError: if an argument cannot be described, such as a lambda or a module of another library.
+            ValueError: if an argument cannot be described, such as a lambda or a module of
+                another library.
 
         >>> import ardist as ad
         >>> ad.Ordering.random(3).to_spec()
