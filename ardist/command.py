@@ -60,8 +60,8 @@ def _parser() -> _Parser:
     fit.add_argument("table", type=Path)
     fit.add_argument("-o", "--output", type=Path, required=True, help="the file of the model")
     fit.add_argument("--missing", choices=("marginalize", "model"), default="marginalize")
-    fit.add_argument("--time-limit", type=float, metavar="SECONDS", help="of training at most")
-    fit.add_argument("--max-epochs", type=int, metavar="N", help="passes over the table at most")
+    fit.add_argument("--time-limit", type=float, metavar="SECONDS", help="maximum training time")
+    fit.add_argument("--max-epochs", type=int, metavar="N", help="maximum passes over the table")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("-q", "--quiet", action="store_true", help="show no progress")
     fit.set_defaults(run=_fit)
@@ -73,13 +73,13 @@ def _parser() -> _Parser:
     for command in (fit, describe):
         command.add_argument(
             *("-c", "--column"), action="append", default=[], metavar="NAME=KIND",
-            help=f"what a column is, in place of what is proposed: {', '.join(KINDS)}; or its "
+            help=f"the kind of a column, instead of the proposed one: {', '.join(KINDS)}; or its "
             f"levels in their order: NAME=low,mid,high",
         )  # fmt: skip
 
     sample = commands.add_parser("sample", help="draw synthetic rows")
     sample.add_argument("model", type=Path)
-    sample.add_argument("-n", "--rows", type=int, default=1000, help="their number (1000)")
+    sample.add_argument("-n", "--rows", type=int, default=1000, help="the number of rows (1000)")
     sample.add_argument(
         *("-g", "--given"), action="append", default=[], metavar="NAME=VALUE",
         help="a cell that all rows have",
@@ -90,14 +90,14 @@ def _parser() -> _Parser:
     score = commands.add_parser("score", help="the log-likelihood of each row in nats")
     score.add_argument("model", type=Path)
     score.add_argument("table", type=Path)
-    score.add_argument("--cells", action="store_true", help="of each cell given those to its left")
+    score.add_argument("--cells", action="store_true", help="score cells, given the cells before")
     score.set_defaults(run=_score)
 
     impute = commands.add_parser("impute", help="fill in missing cells")
     impute.add_argument("model", type=Path)
     impute.add_argument("table", type=Path)
     impute.add_argument("--method", choices=("median", "mode", "draw"), default="median")
-    impute.add_argument("--seed", type=int, default=0, help="of draws")
+    impute.add_argument("--seed", type=int, default=0, help="the seed of draws")
     impute.set_defaults(run=_impute)
 
     for command in (sample, score, impute):

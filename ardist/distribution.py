@@ -212,7 +212,7 @@ class AutoregressiveDistribution(dist.TorchDistribution):
         `sample_and_log_prob` to score draws.
 
         Args:
-            value: (*lead, *event_shape), where `lead` broadcasts with batch_shape.
+            value: (*lead, *event_shape). `lead` broadcasts with batch_shape.
         """
         return expand_to_batch(self._log_prob_blocks(value).sum(-1), self.batch_shape)
 

@@ -412,7 +412,7 @@ class Factorization(Specified):
 
         Raises:
             ValueError: if the factorization has no names, or a column is missing, is not numeric
-                or has another shape than the others.
+                or has another shape than the other columns.
         """
         return named_columns.pack(self._named(), self.layout, columns)
 

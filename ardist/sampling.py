@@ -252,7 +252,7 @@ def beam_search(p: AutoregressiveDistribution, width: int) -> tuple[Tensor, Tens
         the events, (found, *batch_shape, *event_shape), and their log_prob in nats, (found,
         *batch_shape), in descending order. The log_prob is in float32 if the network is in half
         precision. `found` is `width`, or the number of events of positive probability if that is
-        smaller. Rows of the batch with fewer events than others repeat their first event, with
+        smaller. Rows of the batch with fewer events than other rows repeat their first event, with
         log_prob -inf.
 
     Raises:

@@ -24,7 +24,7 @@ from ardist.specification import DTYPES, Reader, Writer
 
 FORMAT = 1  # of the metadata
 
-# Limits of what a file may ask for. `ardist.specification` bounds the numbers of a specification.
+# Limits on the requests of a file. `ardist.specification` bounds the numbers of a specification.
 MAX_HEADER = 2**24  # bytes
 MAX_BYTES = 2**26, 16  # allocated by constructors: a constant, and a factor of the file's bytes
 MAX_CALLS = 20_000, 200  # of torch in constructors: a constant, and a number per tensor and object
