@@ -80,7 +80,7 @@ def arrange(x: Tensor, order: Tensor, dim: int = 1) -> Tensor:
 
 
 def _for_entries(order: Tensor, x: Tensor) -> Tensor:
-    """Indices (rows, k) for `gather` and `scatter` of entries like those of x (..., ..., *rest)."""
+    """Indices (rows, k, *rest) for `gather` and `scatter` of entries of x (..., ..., *rest)."""
     rest = x.shape[2:]
     return order.reshape((*order.shape, *(1,) * len(rest))).expand((*order.shape, *rest))
 

@@ -2643,7 +2643,7 @@ TRAINING = (
         lambda: fit(optimizer=dict),
         "network: expected parameters that require gradients, got none",
         lambda: fit(made().requires_grad_(False)),
-        "network: expected parameters that can be trained, got those of a network that was made "
+        "network: expected parameters that can be trained, got a network that was made "
         "under torch.inference_mode",
         lambda: fit(torch.inference_mode()(made)()),
         cause="The optimizer is made from groups of parameters and a learning rate. A network that "
@@ -3185,12 +3185,12 @@ TABLES = (
         "column 'x': expected times of day such as 08:30 or 08:30:15, got '25:00' in 20 of "
         "40 cells",
         lambda: fit_table(["08:00", "25:00"] * 20, "clock"),
-        "column 'x': expected times without a zone, as those of fit, got "
+        "column 'x': expected times without a zone, as in fit, got "
         "'2024-01-01 00:00:00+00:00' with a zone; Series.dt.tz_localize(None) drops one",
         lambda: Schema.of(pd.DataFrame({"x": DAYS})).encode(
             pd.DataFrame({"x": DAYS.dt.tz_localize("UTC")})
         ),
-        "column 'x': expected times of zone UTC, as those of fit, got '2024-01-01 00:00:00' "
+        "column 'x': expected times of zone UTC, as in fit, got '2024-01-01 00:00:00' "
         "without a zone; Series.dt.tz_localize adds one",
         lambda: Schema.of(pd.DataFrame({"x": DAYS.dt.tz_localize("UTC")})).encode(
             pd.DataFrame({"x": DAYS})

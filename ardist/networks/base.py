@@ -94,7 +94,7 @@ class ConditionalNetwork(Specified, nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _signature_of(cls)  # not that of `__new__`
+        cls.__signature__ = _signature_of(cls)  # instead of the signature of `__new__`
 
     def __init__(
         self,

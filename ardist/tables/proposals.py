@@ -17,7 +17,7 @@ from ardist.tables.times import UNITS, as_dates, clock_of, seconds_of, unit_of
 KINDS = {
     "bool": "True or False",
     "category": "levels without an order",
-    "ordinal": "ordered levels, those of an ordered categorical dtype or a list of them",
+    "ordinal": "ordered levels: an ordered categorical dtype, or a list of the levels",
     "discrete": "numbers of which there are few",
     "count": "integers of which there are many",
     "real": "real numbers",

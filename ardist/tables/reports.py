@@ -74,7 +74,7 @@ class Report:
             copies += f", {self.held_out_copies:.2%} of the held-out rows"
         lines.append(copies)
         if self.nearer is not None:
-            lines.append(f"nearest rows: nearer than those of held-out rows in {self.nearer:.1%}")
+            lines.append(f"nearest rows: nearer than for held-out rows in {self.nearer:.1%}")
         return "\n".join(lines)
 
     def plot(self) -> Any:

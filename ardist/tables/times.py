@@ -108,7 +108,7 @@ def _in_utc(cells: pd.Series, name: str, dtype: str) -> pd.Series:
         wanted = "times without a zone" if zone is None else f"times of zone {zone}"
         cure = "tz_localize(None) drops one" if zone is None else "tz_localize adds one"
         raise ValueError(
-            f"column {name!r}: expected {wanted}, as those of fit, got {str(cells[odd].iloc[0])!r} "
+            f"column {name!r}: expected {wanted}, as in fit, got {str(cells[odd].iloc[0])!r} "
             f"{'without' if zone else 'with'} a zone; Series.dt.{cure}"
         )
     if zone is None:

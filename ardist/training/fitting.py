@@ -173,7 +173,7 @@ def fit(
     shapes.check_type(network, nn.Module, "network")
     if any(weight.is_inference() for weight in network.parameters()):
         raise ValueError(
-            "network: expected parameters that can be trained, got those of a network that was "
+            "network: expected parameters that can be trained, got a network that was "
             "made under torch.inference_mode"
         )
     device = reference_of(network).device

@@ -42,8 +42,8 @@ def masked_log_prob(
     The sizes t are uniform over 0, ..., T - 1, and spread evenly over the events, which lowers the
     variance of their mean.
 
-    Missing elements are neither read nor scored, and the orders are those of the other blocks. A
-    block that is missing in part is scored given all whole ones, by the marginal of its family.
+    Missing elements are neither read nor scored, and an order ranks only the other blocks. A
+    block that is missing in part is scored given all whole blocks, by the marginal of its family.
 
     Args:
         p: the distribution of a network that predicts from any set, such as `networks.Masked`.
