@@ -426,8 +426,8 @@ SIZES = (
         lambda: ad.Partition.from_labels([0.0, 1.0]),
         "ranks: expected integers, got torch.float32",
         lambda: ad.Ordering.from_ranks([0.5, 1.0]),
-        cause="Ranks and labels are integers, not floats or booleans.",
-        cure="Convert them to integers, for a tensor with `.long()`.",
+        cause="Ranks and labels must be integers, not floats or booleans.",
+        cure="Convert them to integers, for example with `tensor.long()`.",
     ),
 )
 
@@ -453,10 +453,10 @@ ARGUMENTS = (
         lambda: fit(seed=-(2**63)),
         "end: expected an integer, got True",
         lambda: ad.Factorization(3, fam.Categorical(3), end=True),
-        cause="An argument is not an integer, or not a sequence of integers, or a seed is not one "
-        "of 64 bits. A set is not accepted, since it has no order.",
+        cause="An argument is not an integer or a sequence of integers, or a seed does not fit "
+        "into 64 bits. A set is not accepted, since it has no order.",
         cure="Use an integer, or a list or tuple of integers. `()` is the shape of a scalar "
-        "event, and of no context.",
+        "event, and the shape of no context.",
     ),
     error(
         "sample_shape: expected a sequence of integers of at least 0, got 3",
@@ -467,8 +467,9 @@ ARGUMENTS = (
         lambda: p().rsample((2.0,)),
         "batch_shape: expected a sequence of integers of at least 0, got None",
         lambda: p().expand(None),
-        cause="A shape is a sequence, even if it has only one dimension.",
-        cure="Write `p.sample((3,))`.",
+        cause="The shape is not a sequence of integers of at least 0. A shape of one dimension is "
+        "also a sequence.",
+        cure="Pass a tuple of integers, as in `p.sample((3,))`.",
     ),
     error(
         "min_scale: expected a positive number, got -1.0",
@@ -549,9 +550,10 @@ ARGUMENTS = (
         "value: expected elements inside the support IndependentConstraint(Real(), 1), got "
         "[nan, nan]",
         lambda: p().marginal(torch.arange(4) < 2).log_prob(torch.full((2,), torch.nan)),
-        cause="The tensor is sparse or complex, it is on the device `meta` and has no data, or its "
-        "numbers are impossible.",
-        cure="Convert it to a dense, real tensor on the device of the network.",
+        cause="The tensor is sparse or complex, is on the device `meta` and has no data, or has "
+        "numbers outside the support.",
+        cure="Pass a dense, real tensor inside the support, on the device of the network. Build "
+        "networks on a device other than `meta`.",
     ),
 )
 
@@ -573,7 +575,7 @@ PARTITIONS = (
         "sizes: expected one for each block, got []",
         lambda: ad.Partition.split([]),
         cause="The partition has no dimension, size or slice.",
-        cure="Name at least one. Without a partition, each number is a block.",
+        cure="Pass at least one. Without a partition, each number is a block.",
     ),
     error(
         "partition: expected patches whose sides divide the first dimensions of the event shape "
@@ -668,8 +670,8 @@ FACTORIZATIONS = (
     error(
         "event_shape: a factorization is frozen; replace makes another one",
         lambda: setattr(FOUR, "event_shape", (5,)),
-        cause="An attribute of a factorization is set.",
-        cure="Make another one by `factorization.replace(event_shape=5)`.",
+        cause="Factorizations are immutable, so their attributes cannot be set.",
+        cure="Create a new factorization with `factorization.replace(event_shape=5)`.",
         kind=AttributeError,
     ),
     error(
@@ -679,8 +681,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(3, dist.Normal),
         "columns: expected a family for each name, got 3 for 'a'",
         lambda: ad.Factorization.columns(a=3),
-        cause="A family is the form of a conditional. A distribution, or a distribution class, is "
-        "not a family.",
+        cause="A distribution or a distribution class is not a family. A family maps parameters "
+        "to a distribution.",
         cure="Use a member of `ardist.families`, or make one, for example with "
         "`Parametric(dist.Gumbel)`.",
     ),
@@ -690,8 +692,8 @@ FACTORIZATIONS = (
         "families: expected Unreduced() to return a distribution of batch_shape (2,) and "
         "event_shape () for parameters (2, 1), got (2, 1) and ()",
         lambda: ad.Factorization(3, Unreduced()),
-        cause="Factorizations are compared and hashed by value, and a family returns one "
-        "conditional for each row of parameters.",
+        cause="The family is not hashable, or it does not return one conditional for each row of "
+        "parameters.",
         cure="Make the family a frozen dataclass, and index the last dimension of the parameters, "
         "as in `params[..., 0]`.",
     ),
@@ -762,7 +764,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(2, NORMAL).split(torch.zeros(3, 4)),
         "blocks: expected (*lead, 2), got (3, 4)",
         lambda: ad.Factorization(2, NORMAL).merge(torch.zeros(3, 4)),
-        cause="The last dimensions are not those of the event, or of its blocks.",
+        cause="The last dimensions differ from the shape of the event, or from the shape of its "
+        "blocks.",
         cure="Pass events of shape `(*lead, *event_shape)` to `split`. Pass blocks to `merge` in "
         "the form in which `split` returns them.",
     ),
@@ -782,7 +785,7 @@ FACTORIZATIONS = (
         ),
         "end: expected blocks of one index each, 0, ..., n - 1, got Hurdle((2.5,), Bernoulli())",
         lambda: ad.Factorization(3, fam.Hurdle((2.5,), fam.Bernoulli()), end=1),
-        cause="The end of a sequence is a symbol, so the families have to be distributions of "
+        cause="The end of a sequence is a symbol, so the families must be distributions of "
         "symbols.",
         cure="Use Categorical or Bernoulli families and scalar blocks.",
     ),
@@ -791,13 +794,13 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(3, fam.Categorical(3), end=3),
         "pad: expected one of 0, ..., 2, got -100",
         lambda: ad.Factorization(3, fam.Categorical(3), end=1, pad=-100),
-        cause="The symbol of the end, or of the padding, is not a state of the family.",
+        cause="The end symbol or the padding symbol is not a state of the family.",
         cure="Use one of its states. For a separate padding symbol, add a state to the family.",
     ),
     error(
         "pad: expected none without an end, got 1",
         lambda: ad.Factorization(3, fam.Categorical(3), pad=1),
-        cause="`pad` is the symbol after the end, and there is no `end`.",
+        cause="`pad` fills the blocks after `end`, and the factorization has no `end`.",
         cure="Pass `end` as well, or omit `pad`.",
     ),
     error(
@@ -806,8 +809,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(
             3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
         ),
-        cause="A block is sampled in the same step as an end, or does not depend on it. It could "
-        "not be padding after the end.",
+        cause="A block that is sampled in the same step as an end, or that does not depend on it, "
+        "could not be padding.",
         cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
     ),
 )
@@ -844,7 +847,7 @@ RULES = (
         lambda: rules.Automaton.walk([[0, 1], [1, 0]], start=2),
         "end: expected one of 0, ..., 1, got 2",
         lambda: rules.Automaton.regex("a*", "ab", end=2),
-        cause="An argument of a rule has another form than its docstring names.",
+        cause="An argument of the rule is invalid.",
         cure="Pass the numbers, names or sets that the message expects.",
     ),
     error(
@@ -856,9 +859,9 @@ RULES = (
         "rule: expected Allowing() to allow an Interval of two tensors (1, 1), got an Interval of "
         "[(), ()]",
         lambda: p(FOUR.replace(rule=Allowing(rules.Interval(0.0, 1.0)))).sample(),
-        cause="`allowed` of a rule of your own returns another shape than its docstring names.",
-        cure="Return (rows, n, num_states) bool for finite blocks, or an `Interval` of two (rows, "
-        "n) tensors for numbers.",
+        cause="The method `allowed` of your own rule returns a value of the wrong shape or type.",
+        cure="Return a bool tensor of shape (rows, n, num_states) for finite blocks, or an "
+        "`Interval` of two tensors of shape (rows, n) for numbers.",
     ),
     error(
         "rule: expected Allowing() to allow a value of block (0,) in step 0, got none after an "
@@ -876,24 +879,25 @@ RULES = (
             .condition()
             .sample()
         ),
-        cause="A rule of your own has a dead end: it allows a prefix that no event continues.",
-        cure="Allow only values that can be completed: `at.left` is the number of later blocks. "
-        "`ardist.sampling.smc` supports dead ends.",
+        cause="Your own rule has a dead end: it allows a prefix that no allowed event continues.",
+        cure="Allow only values that have an allowed continuation: `at.left` is the number of "
+        "later blocks. `ardist.sampling.smc` supports dead ends.",
     ),
     error(
         "biject_to, transform_to: no map from reals onto the events that follow Sum(total=1); "
         "there is one for rules.Within with intervals of continuous columns",
         lambda: torch.distributions.biject_to(FOUR.replace(rule=rules.Sum(1.0)).support),
-        cause="The values that a block may have depend on the blocks before it, or are points.",
-        cure="Use a guide that is itself under the rule, in place of autoguides or NUTS.",
+        cause="The allowed values of a block depend on earlier blocks, or they are isolated "
+        "points.",
+        cure="Use a guide whose distribution has the same rule, in place of autoguides or NUTS.",
         kind=NotImplementedError,
     ),
     error(
         "sample: torch.func.vmap does not support the steps of a draw, which write in place; give "
         "the context a leading dimension, or p.expand, to draw many at once",
         lambda: vmapped(p(BITS)),
-        cause="A draw inside of `torch.func.vmap`.",
-        cure="Rows of a context are drawn together: call `network.condition(contexts).sample()`.",
+        cause="`sample` was called inside `torch.func.vmap`.",
+        cure="Sample the rows of all contexts together: `network.condition(contexts).sample()`.",
         kind=NotImplementedError,
     ),
     error(
@@ -902,8 +906,8 @@ RULES = (
         lambda: torch.func.grad(lambda c: made(context_shape=(2,)).condition(c).rsample().sum())(
             torch.zeros(2)
         ),
-        cause="A draw with gradients inside of `torch.func.grad`, `jacrev` or the like.",
-        cure="Differentiate it by `torch.autograd.grad` or `backward`.",
+        cause="`rsample` was called inside `torch.func.grad`, `jacrev` or a similar transform.",
+        cure="Differentiate the sample with `torch.autograd.grad` or `backward`.",
         kind=NotImplementedError,
     ),
     error(
@@ -962,8 +966,9 @@ RULES = (
             names=("a", "b"),
             rule=rules.Within(a=(0, 1)),
         ),
-        cause="The rule needs blocks of another kind.",
-        cure="Use a family of the kind that the message names, or limit other columns.",
+        cause="The rule does not support blocks of this kind, or one of its numbers is not a "
+        "possible value.",
+        cure="Use the kind of family or number that the message names, or limit other columns.",
     ),
     error(
         "table: expected one next state for each of the 3 states of Categorical(3), got a "
@@ -971,10 +976,10 @@ RULES = (
         lambda: SYMBOLS.replace(rule=rules.Automaton([[0, 0]], {0})),
         "table: expected one for each of the 3 blocks, got 1",
         lambda: BITS.replace(rule=rules.Automaton([[[0, 0]]], {0})),
-        cause="The table of an automaton has a column for each state of a block, and, if it differs"
-        " by block, one table for each.",
-        cure="Make the table (states of the automaton, states of a block). -1 stands for no next "
-        "state.",
+        cause="The table does not have one column for each state of a block, or there is not one "
+        "table for each block.",
+        cure="Pass a table of shape (states of the automaton, states of a block). -1 stands for "
+        "no next state.",
     ),
     error(
         "rule: expected named columns, got a factorization without names; "
@@ -983,7 +988,7 @@ RULES = (
         "rule: expected names of columns among ['a', 'b'], got 'c'",
         lambda: COLUMNS.replace(rule=rules.Within(c=(0, 1))),
         cause="`Within` and `When` find blocks by their names.",
-        cure="Name the columns by `Factorization.columns`, and use these names.",
+        cure="Name the columns with `Factorization.columns`, and use these names.",
     ),
     error(
         "rule: expected the trigger column 'a' before column 'b', which has to depend on it, "
@@ -1000,11 +1005,10 @@ RULES = (
             ordering=ad.Ordering.from_graph([[0, 0, 0], [0, 0, 1], [1, 0, 0]]),
             rule=rules.When("a", {1}, b=0.0),
         ),
-        cause="The trigger of `When` decides what the other columns are, so it comes first. A "
-        "missing value of the trigger, or `given` without it, asks for an order in which it "
-        "comes later.",
-        cure="Put the trigger first in the ordering, and give its value where the others are "
-        "given.",
+        cause="The trigger of `When` must come before the columns that depend on it. If the "
+        "trigger is missing or not observed, the observed columns come before it.",
+        cure="Put the trigger first in the ordering, and observe it whenever you observe these "
+        "columns.",
     ),
     error(
         "rule: expected an order without ties, in which each block may depend on all that are"
@@ -1012,16 +1016,16 @@ RULES = (
         lambda: ad.Factorization(
             3, fam.Bernoulli(), ordering=ad.Ordering.from_ranks([0, 0, 1]), rule=rules.Sum(1)
         ),
-        cause="What the rule allows depends on all blocks before, so that two blocks cannot be "
-        "drawn in one step.",
+        cause="The allowed values of a block depend on all earlier blocks, so two blocks cannot "
+        "be sampled in one step.",
         cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
     ),
     error(
         "rule, end: expected one of them, got Distinct() and 1; rules.All(rule, "
         "rules.End(end, pad)) combines them",
         lambda: ad.Factorization(3, fam.Categorical(3), rule=rules.Distinct(), end=1),
-        cause="`end=` is short for the rule `End`, and there is another rule.",
-        cure="Combine them by `rules.All`.",
+        cause="`end=` is short for the rule `End`, and the factorization already has a rule.",
+        cure="Combine the two with `rules.All`.",
     ),
     error(
         "rule: expected rules that limit different blocks or are automata, got [Distinct(), "
@@ -1029,18 +1033,19 @@ RULES = (
         lambda: ad.Factorization(
             12, fam.Categorical(12), rule=rules.All(rules.Distinct(), rules.End(1))
         ),
-        cause="A prefix that each of the rules allows may have no continuation that all allow. "
-        "Automata are combined, other rules are not.",
-        cure="Use rules that limit different blocks or are automata, or draw from the distribution"
-        " conditioned on them by particles.",
+        cause="A prefix that each rule allows may have no continuation that all rules allow. Only "
+        "automata can be combined exactly.",
+        cure="Use automata or rules that limit different blocks, or condition on the rules with "
+        "`ardist.sampling.smc`.",
     ),
     error(
         "value: expected block (1,) to follow Sum(total=1), given the blocks drawn before it,"
         " got 1.0",
         lambda: p(ad.Factorization(3, fam.Bernoulli(), rule=rules.Sum(1))).log_prob(torch.ones(3)),
-        cause="The value is outside the support: a block is not among those that the rule allows.",
-        cure="Check events by `p.support.check(x)`. With `validate_args=False` such events score "
-        "-inf.",
+        cause="The rule does not allow the value of this block, so the event is outside the "
+        "support.",
+        cure="Check events with `p.support.check(x)`. With `validate_args=False`, the "
+        "log-probability of such events is -inf.",
     ),
 )
 
@@ -1080,8 +1085,9 @@ FAMILIES = (
     error(
         "interval_log_prob: VonMises() has no CDF",
         lambda: fam.VonMises().interval_log_prob(torch.zeros(2), 0.0, 1.0),
-        cause="The probability of an interval is a difference of the family's CDF.",
-        cure="Use a family of one number with a CDF, such as a mixture of normals.",
+        cause="The probability of an interval is the difference of two values of the CDF, and "
+        "`Rounded` also needs a continuous family.",
+        cure="Use a continuous family of one number with a CDF, such as a mixture of normals.",
         kind=NotImplementedError,
     ),
     error(
@@ -1095,13 +1101,13 @@ FAMILIES = (
         lambda: fam.Hurdle((), NORMAL),
         "points: expected at least one number, all finite and different, got (0.0, 0.0)",
         lambda: fam.Hurdle((0.0, 0.0), NORMAL),
-        cause="The points are where a column has spikes, such as an income of 0.",
-        cure="Name each spike once; without spikes use the family itself.",
+        cause="`points` are the values at which a column has spikes, such as an income of 0.",
+        cure="Name each spike once. Without spikes, use the family itself.",
     ),
     error(
         "family: expected a family of single numbers that are not indices, got Categorical(3)",
         lambda: fam.Hurdle((0.0,), fam.Categorical(3)),
-        cause="Each category has a probability of its own already.",
+        cause="Each category already has its own probability.",
         cure="Use the categorical family itself.",
     ),
     error(
@@ -1110,15 +1116,16 @@ FAMILIES = (
         "family: expected a CDF, and a single real number or integers from a least one on, got "
         "VonMises()",
         lambda: fam.Truncated(fam.VonMises(), 0.0, 1.0),
-        cause="The probability of an interval is a difference of the family's CDF.",
-        cure="Use a family of one number with a CDF, such as a mixture of normals.",
+        cause="The probability of an interval is the difference of two values of the CDF, and "
+        "`Rounded` also needs a continuous family.",
+        cure="Use a continuous family of one number with a CDF, such as a mixture of normals.",
     ),
     error(
         "family: expected a family without TopK, got Tempered(TopK(Categorical(4), 2), 0.5); apply "
         "TopK to the Truncated family instead",
         lambda: fam.Truncated(fam.Tempered(fam.TopK(fam.Categorical(4), 2), 0.5), 0, 2),
-        cause="The states that `TopK` or `Nucleus` keeps may all be outside of the interval, which "
-        "then has no distribution.",
+        cause="All states that `TopK` or `Nucleus` keeps may be outside the interval, which then "
+        "has no distribution.",
         cure="Truncate first: `TopK(Truncated(family, low, high), k)`.",
     ),
     error(
@@ -1133,7 +1140,7 @@ FAMILIES = (
         lambda: fam.Nucleus(fam.Bernoulli(), 0.0),
         "p: expected a probability in (0, 1], got 1.5",
         lambda: fam.Nucleus(fam.Bernoulli(), 1.5),
-        cause="`p` is the probability that is kept, and lies in (0, 1].",
+        cause="`p` is the probability mass that is kept, so it must be in (0, 1].",
         cure="Use a number above 0 and at most 1.",
     ),
     error(
@@ -1174,7 +1181,7 @@ FAMILIES = (
         "family: expected a continuous family, got Poisson()",
         lambda: fam.Transformed(fam.Poisson(), ExpTransform()),
         cause="Transforming a family needs a density, and this family is discrete.",
-        cure="Transform a continuous family. For counts use `Parametric`, or write a family.",
+        cure="Transform a continuous family. For counts, use `Parametric` or your own family.",
     ),
     error(
         "transforms: expected at least one transform, got none",
@@ -1217,7 +1224,8 @@ FAMILIES = (
         lambda: fam.Transformed(fam.Independent(fam.Exponential(), (2,)), flows.Householder(2)),
         cause="The support of the family is not the domain of the transform, and the transform "
         "does not map it to an interval.",
-        cure="Put a transform into that domain first, or use a family with that support.",
+        cure="First apply a transform whose values lie in that domain, or use a family with that "
+        "support.",
     ),
     error(
         "transforms: expected values of at least 1 dimensions for StickBreakingTransform(), got "
@@ -1230,10 +1238,10 @@ FAMILIES = (
         "transforms: expected AffineTransform(loc=0.0, scale=1.0) to map 2 values of Normal() "
         "to shape (2, 1, 1), got (1, 2)",
         lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(1, 1), 1.0)),
-        cause="The transform expects vectors, expects vectors of another length, or changes the "
-        "shape of the event.",
-        cure="Transform `Independent(family, shape)`, or make the transform for the shape of the "
-        "family.",
+        cause="The transform expects vectors or a different length, or it changes the shape of "
+        "the event.",
+        cure="Transform `Independent(family, shape)`, or create the transform for the event shape "
+        "of the family.",
     ),
     error(
         "transforms: expected a learned transform to be a torch.nn.Module, so that networks can "
@@ -1255,14 +1263,14 @@ FAMILIES = (
         "fixed= gives constants for the parameters that change it",
         lambda: fam.Parametric(dist.Pareto),
         cause="The support depends on the parameters, and a family has one fixed support.",
-        cure="Fix these parameters: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
+        cure="Make these parameters constant: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
     ),
     error(
         "fixed: expected a constant for the discrete total_count of Binomial, got none; "
         "fixed={'total_count': ...} gives it",
         lambda: fam.Parametric(dist.Binomial),
         cause="A network outputs real numbers, and this parameter is an integer.",
-        cure="Fix it: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
+        cure="Make it constant: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
     ),
     error(
         "shapes: expected the shape of logits of Categorical, which does not follow from "
@@ -1285,15 +1293,15 @@ FAMILIES = (
         "'temperature'; fixed= gives others",
         lambda: fam.Parametric(dist.RelaxedBernoulli),
         cause="The class has a required argument that is not in its `arg_constraints`.",
-        cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
+        cure="Pass the argument: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
     ),
     error(
         "links: expected a link for scale_tril of OMTMultivariateNormal, since torch has no "
         "transform to LowerTriangular(), got none; links={'scale_tril': ...} gives it",
         lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
-        cause="Real numbers are mapped to a parameter by a transform, and torch has none for its "
+        cause="A transform maps real numbers to the parameter, and torch has no transform to its "
         "constraint.",
-        cure="Pass a map as `links=`, or fix the parameter.",
+        cure="Pass a function in `links=`, or make the parameter constant with `fixed=`.",
     ),
     error(
         "fixed: expected to leave a parameter of Normal free, got constants for all of them",
@@ -1340,9 +1348,9 @@ FAMILIES = (
         "cdf, icdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it "
         "and log_prob(params, value) scores the value",
         lambda: fam.Dirichlet(2).icdf(torch.zeros(2), torch.ones(())),
-        cause="The family is sampled by rejection or from discrete states, not by a function of "
-        "noise and parameters.",
-        cure="Check `has_noise` or `is_reparameterized` first. `sample` works for all families.",
+        cause="The family has no CDF, or its samples are not a function of noise and parameters.",
+        cure="Check `has_noise`, `is_reparameterized` or `has_cdf` first. `sample` works for all "
+        "families.",
         kind=NotImplementedError,
     ),
 )
