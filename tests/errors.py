@@ -700,7 +700,7 @@ FACTORIZATIONS = (
     error(
         "block: expected one of 0, ..., 3, got 9",
         lambda: FOUR.block_name(9),
-        cause="The index is not that of a block.",
+        cause="No block has this index.",
         cure="Use an index in raster order of the grid.",
     ),
     error(
@@ -709,8 +709,8 @@ FACTORIZATIONS = (
         "columns: expected at least one column, got none",
         lambda: ad.Factorization.columns(),
         cause="The number of families differs from the number of blocks.",
-        cure="Use one family for all blocks, or one for each block. `Factorization.num_blocks` is "
-        "their number.",
+        cure="Use one family for all blocks, or one for each of the `Factorization.num_blocks` "
+        "blocks.",
     ),
     error(
         "families: Normal() is a distribution of shape (), but its block has shape (2,); "
@@ -718,7 +718,7 @@ FACTORIZATIONS = (
         lambda: ad.Factorization((3, 2), NORMAL, partition=ad.Partition.along(0)),
         "families: Dirichlet(2) is a distribution of shape (2,), but its block has shape ()",
         lambda: ad.Factorization(2, fam.Dirichlet(2)),
-        cause="The block has another shape than the events of its family.",
+        cause="The shape of the block differs from the event shape of its family.",
         cure="Wrap the family as the message says, use a family for vectors, or partition the "
         "event into scalars.",
     ),
@@ -726,7 +726,7 @@ FACTORIZATIONS = (
         "columns: this factorization has no names; Factorization.columns gives them",
         lambda: ad.Factorization(2, NORMAL).pack({}),
         cause="The factorization has no column names.",
-        cure="Make it with `Factorization.columns`, or index the tensor.",
+        cure="Build the factorization with `Factorization.columns`, or index the tensor.",
     ),
     error(
         "columns: expected ['a', 'b'], got ['a']",
@@ -1365,15 +1365,16 @@ NETWORKS = (
     error(
         "hidden_features: expected at least one layer, got ()",
         lambda: networks.Masked(FOUR, hidden_features=()),
-        cause="The network has no hidden layers, so no block could depend on another in a way that "
-        "depends on which blocks are observed.",
+        cause="The network has no hidden layers, so its predictions could not adapt to the set of "
+        "observed blocks.",
         cure="Add a hidden layer.",
     ),
     error(
         "factorization: expected blocks of one family, since a module has one form of output, got "
         "Factorization.columns(a=Bernoulli(), b=Normal())",
         lambda: networks.Masked.from_module(nn.Identity(), COLUMNS, mask=0),
-        cause="The module has the same form of output for all blocks.",
+        cause="The module returns outputs of the same form for all blocks, but the families of "
+        "the blocks differ.",
         cure="Use `networks.Masked(factorization, hidden_features=...)`.",
     ),
     error(
@@ -1387,10 +1388,10 @@ NETWORKS = (
             ).condition(),
             torch.zeros(3).long(),
         ),
-        cause="The estimate scores blocks given any set of the others. Other networks predict from "
-        "the earlier blocks only, and the blocks after an end depend on the order.",
-        cure="Use `networks.Masked`. For sequences with an end maximize `p.log_prob(x)`, as `fit` "
-        "does with `orderings=[network.factorization.ordering]`.",
+        cause="This estimate scores blocks given any set of other blocks. Networks such as MADE "
+        "predict only from earlier blocks, and the values that a rule allows depend on the order.",
+        cure="Use `networks.Masked`, without a rule. For sequences with an end, maximize "
+        "`p.log_prob(x)`, as `fit` does with `orderings=[network.factorization.ordering]`.",
     ),
     error(
         "hidden_features: expected a layer, or direct=True, got neither",
@@ -1412,15 +1413,16 @@ NETWORKS = (
         lambda: rnn(cell="elman"),
         "positions: expected one of ['learned', 'rotary'], got 'sine'",
         lambda: transformer(positions="sine"),
-        cause="There is no such cell, or no such kind of positions.",
-        cure="Use one of those that the message lists.",
+        cause="The cell or the kind of positions does not exist.",
+        cure="Use one of the names that the message lists.",
     ),
     error(
         "heads: expected the number of heads to divide dim 16, got 3",
         lambda: transformer(heads=3),
         "heads: expected twice the number of heads to divide dim 15, got 3",
         lambda: transformer(positions="rotary", dim=15, heads=3),
-        cause="Each head has the same share of `dim`. With rotary positions the share is even.",
+        cause="Each head gets an equal share of `dim`. With rotary positions, this share must be "
+        "even.",
         cure="Use a number of `heads` that divides `dim`, or half of `dim` with rotary positions.",
     ),
     error(
@@ -1430,8 +1432,8 @@ NETWORKS = (
         lambda: pixelcnn(kernel_size=1),
         "kernel_size: expected an integer of at least 2, got 1",
         lambda: wavenet(kernel_size=1),
-        cause="A window needs a center, so its size is odd. A causal window needs at least one "
-        "earlier step.",
+        cause="The window of PixelCNN needs a center, so its size is odd. The window of WaveNet "
+        "needs at least one earlier step.",
         cure="Use an odd number of at least 3 for PixelCNN, and a number of at least 2 for "
         "WaveNet.",
     ),
@@ -1459,8 +1461,7 @@ NETWORKS = (
         "factorization: FromModule needs blocks of one family, since it has one map for all "
         "blocks, got Bernoulli() for column 'a' and Normal() for column 'b'",
         lambda: networks.FromModule(nn.Identity(), COLUMNS),
-        cause="PixelCNN uses the same convolution at all positions, so all blocks need the same "
-        "family.",
+        cause="The network uses the same map at all positions, so all blocks need the same family.",
         cure="Use MADE, Unshared, RNN or Transformer if the families differ.",
     ),
     error(
@@ -1487,8 +1488,8 @@ NETWORKS = (
         "factorization: FromModule needs an order without ties, in which each block depends on all "
         "earlier blocks, got Ordering.from_ranks(0, 1, 1)",
         lambda: networks.FromModule(nn.Identity(), TIED),
-        cause="A network that reads block after block cannot sample two blocks in one step or "
-        "leave out a dependency.",
+        cause="A network that reads one block after another cannot sample two blocks in one step "
+        "or leave out a dependency.",
         cure="Use MADE, Unshared or Transformer for ties, and MADE or Unshared for graphs.",
     ),
     error(
@@ -1518,8 +1519,8 @@ OWN_NETWORKS = (
         lambda: networks.ConditionalNetwork(FOUR).condition().log_prob(torch.zeros(4)),
         "Wrong defines no hidden_states, which the default forward needs",
         lambda: Wrong(FOUR).hidden_states(torch.zeros(1, 4)),
-        cause="A subclass of `ConditionalNetwork` has neither `forward` nor `hidden_states`, or a "
-        "network without hidden states was asked for them.",
+        cause="A subclass of `ConditionalNetwork` defines neither `forward` nor `hidden_states`, "
+        "or the missing `hidden_states` was called.",
         cure="Define `forward(self, blocks, context=None, ranks=None)`, which returns the "
         "parameters, or `hidden_states` with the same arguments and a module `head`.",
         kind=NotImplementedError,
@@ -1582,10 +1583,11 @@ OWN_NETWORKS = (
             .condition()
             .log_prob(torch.zeros(3, dtype=torch.int64))
         ),
-        cause="The first input of the module, or the one in place of a block that is not observed, "
-        "is not valid. It is an index if blocks are symbols, and otherwise a number or vector.",
-        cure="Pass such a block. For symbols use one that does not occur in the data, if the "
-        "module has an embedding for it.",
+        cause="`start` (the first input of the module) or `mask` (the input for an unobserved "
+        "block) is not a valid input. It is an index if blocks are symbols, and otherwise a "
+        "number or vector.",
+        cure="Pass an input of the shape and dtype of a block. For symbols, use an index that "
+        "does not occur in the data, if the module has an embedding for it.",
     ),
     error(
         "module: expected outputs of shape (1, 3, 3), got (1, 3, 2)",
@@ -1600,15 +1602,16 @@ OWN_NETWORKS = (
         lambda: networks.Markov(FOUR, module=Wide()).condition().log_prob(torch.zeros(2, 4)),
         "modules: expected the module for column 'b' to return shape (2, 2) for 2 rows, got (2, 4)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(1, 4)}),
-        cause="The outputs of the module are not the parameters of one conditional for each step.",
-        cure="Add a last layer with `num_params` outputs, after the dimensions of batch and "
-        "length.",
+        cause="The outputs of the module do not have the shape of the parameters of one "
+        "conditional for each step.",
+        cure="Let the last layer return `num_params` numbers in the last dimension, for each row "
+        "and step.",
     ),
     error(
         "modules: expected a module for column 'b' that takes inputs of shape (rows, 1), got the "
         "error: mat1 and mat2 shapes cannot be multiplied (2x1 and 3x2)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(3, 2)}),
-        cause="The module of a factor receives all blocks on which its block depends. It was "
+        cause="The module of a factor receives all blocks on which its block depends, but was "
         "built for another number of inputs.",
         cure="Use the input width that the message names, plus the width of the context.",
     ),
@@ -1620,8 +1623,8 @@ OWN_NETWORKS = (
             .condition()
             .sample()
         ),
-        cause="Dropout or batch norm would be active while sampling, and the samples would not "
-        "follow the joint.",
+        cause="Dropout or batch norm would be active during sampling, so the samples would not "
+        "follow the joint distribution.",
         cure="Call `network.eval()` before sampling, and `network.train()` after it.",
     ),
     error(
@@ -1631,15 +1634,16 @@ OWN_NETWORKS = (
         lambda: fam.auto([1.0, float("inf")]),
         "column: expected finite numbers, or NaN for missing ones, got none",
         lambda: fam.auto([float("nan")]),
-        cause="The column has other values than numbers, or none.",
-        cure="`pandas.factorize` makes codes of texts. `TableDensity` also takes texts and dates.",
+        cause="The column contains text or infinity, or only missing values.",
+        cure="Encode text as integers with `pandas.factorize`, or use `TableDensity`, which also "
+        "supports text and dates.",
     ),
     error(
         "hidden_features, modules: expected at most one of the two, got both",
         lambda: networks.Unshared(FOUR, modules=[None] * 4, hidden_features=()),
         "hidden_features, module: expected at most one of the two, got both",
         lambda: networks.Markov(FOUR, hidden_features=4, module=nn.Identity()),
-        cause="The network builds the modules from `hidden_features`, or takes yours.",
+        cause="The network either builds the modules from `hidden_features` or takes yours.",
         cure="Pass either `hidden_features` or modules.",
     ),
     error(
@@ -1651,10 +1655,10 @@ OWN_NETWORKS = (
         lambda: networks.Unshared(FOUR, modules={"a": None}),
         "modules: expected a module or None for column 'a', got 3",
         lambda: networks.Unshared(COLUMNS, modules={"a": 3, "b": None}),
-        cause="The number of modules differs from the number of blocks, or an item is not a "
+        cause="The number or names of the modules differ from the blocks, or an item is not a "
         "module.",
-        cure="Pass one module for each block, or `None` for a block without dependencies. For "
-        "columns pass a dict by name.",
+        cure="Pass one module for each block, or `None` for a block without dependencies. Pass a "
+        "dict only for named columns.",
     ),
     error(
         "blocks: expected blocks of whole steps from the first, which end at 1, 2, 3, 4, ..., "
@@ -1713,8 +1717,8 @@ OTHER_FACTORIZATIONS = (
         lambda: ad.AutoregressiveDistribution(
             transformer(), factorization=ad.Factorization(7, fam.Bernoulli())
         ),
-        cause="The Transformer has a learned vector for each position, and this event has other "
-        "positions.",
+        cause="The Transformer has a learned vector for each position, and this event has "
+        "different positions.",
         cure="Build it with `positions='rotary'`, which support any length.",
     ),
     error(
@@ -1723,7 +1727,8 @@ OTHER_FACTORIZATIONS = (
         lambda: networks.Markov(FOUR, window=1).condition(
             factorization=ad.Factorization(5, NORMAL)
         ),
-        cause="The network reads the number of the step, and this event has others.",
+        cause="The network reads the number of the step, and this event has a different number of "
+        "steps.",
         cure="Build it with `stationary=True`, which supports any length.",
     ),
     error(
@@ -1738,7 +1743,7 @@ OTHER_FACTORIZATIONS = (
             positions="rotary", context_shape=(3, 2), context_kind="blocks"
         ).condition(torch.zeros(3, 2), factorization=ad.Factorization(5, fam.Bernoulli())),
         cause="The context has a vector for each block of the factorization of the network, and "
-        "this event has other blocks.",
+        "this event has different blocks.",
         cure="Build a network for this factorization, and load the weights into it: "
         "`other.load_state_dict(network.state_dict())`.",
     ),
@@ -1788,9 +1793,9 @@ OTHER_FACTORIZATIONS = (
         lambda: rnn().load_state_dict(
             rnn(ad.Factorization(4, NORMAL, ordering=ad.Ordering.reverse())).state_dict()
         ),
-        cause="The weights were saved from a network for another order, partition, family or "
+        cause="The weights were saved from a network with a different order, partition, family or "
         "option.",
-        cure="Load them into a network that was built like the saved one.",
+        cure="Load the weights into a network that was built like the saved network.",
     ),
 )
 
@@ -1803,7 +1808,8 @@ CONTEXTS = (
         "context: expected (N, 3) with an N that divides batch_size 5, got (2, 3)",
         lambda: testing.check_decoder(made(context_shape=(3,)), torch.zeros(2, 3), batch_size=5),
         cause="The rows of a draw cannot be divided evenly among the contexts.",
-        cure="Pass one context for each row, or a multiple of their number as the number of rows.",
+        cure="Pass one context for each row, or a number of rows that is a multiple of the number "
+        "of contexts.",
     ),
     error(
         "context: expected (*batch_shape, 3), got none; the network was built with "
@@ -1833,8 +1839,8 @@ CONTEXTS = (
         "context: expected (*batch_shape, 3), got (5,); torch.nn.functional.one_hot makes vectors "
         "of labels",
         lambda: made(context_shape=(3,)).condition(torch.zeros(5, dtype=torch.int64)),
-        cause="The last dimensions of the context are not `context_shape`.",
-        cure="Put the batch dimensions first.",
+        cause="The last dimensions of the context differ from `context_shape`.",
+        cure="Pass a context of shape `(*batch_shape, *context_shape)`.",
     ),
     error(
         "context: expected finite numbers, got NaN or infinity in 15 of 15",
@@ -1842,7 +1848,7 @@ CONTEXTS = (
         "context: expected finite numbers, got NaN or infinity in 1 of 3",
         lambda: made(context_shape=(3,)).condition(torch.tensor([0.0, torch.inf, 1.0])),
         cause="The context contains NaN or infinity, so the parameters would be NaN.",
-        cure="Replace missing features, and add a feature that says which were missing.",
+        cure="Replace missing features, and add a feature that marks the missing ones.",
     ),
     error(
         "context: expected a tensor on cpu, as the network, got meta",
@@ -1871,35 +1877,34 @@ CONTEXTS = (
     error(
         "network: expected one that ends with linear maps, such as MADE, got Wrong",
         lambda: Wrong(FOUR).start_at(torch.zeros(5, 4)),
-        cause="The last layer of a module from elsewhere is not known.",
-        cure="Call the last linear layer of your network `head`, or define `output_maps`.",
+        cause="`start_at` sets the last linear layer, and this network does not declare one.",
+        cure="Name the last linear layer of your network `head`, or define `output_maps`.",
     ),
     error(
         "x: expected at least one event, got (0, 4)",
         lambda: made().start_at(torch.zeros(0, 4)),
-        cause="Marginals of no data were asked for.",
+        cause="`x` has no events, so it has no marginals.",
         cure="Pass the training events.",
     ),
     error(
         "x: expected values inside the support, or NaN for missing ones, got 1 blocks outside",
         lambda: made(BITS).start_at(torch.tensor([[0.0, 1.0, 2.0]])),
-        cause="The data have values that the families cannot take.",
-        cure="Choose families with this support, or correct the data.",
+        cause="The data contains values outside the support of the families.",
+        cure="Choose families with the support of the data, or correct the data.",
     ),
     error(
         "chunk_size: expected none for MADE, which has no hidden states that give the parameters "
         "of some of the blocks, got 16",
         lambda: made().condition(chunk_size=16),
         cause="The network computes the parameters of all blocks together.",
-        cure="Leave `chunk_size` out, or use an `RNN`, a `Transformer`, a `WaveNet` or a "
-        "`PixelCNN`.",
+        cure="Omit `chunk_size`, or use an `RNN`, a `Transformer`, a `WaveNet` or a `PixelCNN`.",
     ),
     error(
         "chunk_size: expected none for a wrapped network, whose wrapper would not be called, got "
         "16; wrap LogLikelihood(network, chunk_size=...) instead",
         lambda: ad.AutoregressiveDistribution(nn.DataParallel(rnn()), chunk_size=16),
-        cause="Scores in chunks call parts of the network, which a wrapper such as DDP would not "
-        "see.",
+        cause="Scoring in chunks calls parts of the network directly and would bypass a wrapper "
+        "such as DDP.",
         cure="Wrap `LogLikelihood(network, chunk_size=...)`.",
     ),
     error(
@@ -1913,14 +1918,14 @@ CONTEXTS = (
         "several networks at once use torch.func.vmap, and in Pyro vectorize_particles=False "
         "or parallel=False",
         lambda: made().condition(params={"direct.weight": torch.zeros(3, 4, 4)}),
-        cause="A parameter has another shape than in the network. Often it contains those of "
-        "several networks.",
+        cause="A parameter differs in shape from the parameter of the network, often because it "
+        "contains the weights of several networks.",
         cure="Pass the parameters of one network. Use `torch.func.vmap` for several.",
     ),
     error(
         "nan_policy: expected one of ['raise', 'marginalize'], got 'omit'",
         lambda: ad.AutoregressiveDistribution(made(), nan_policy="omit"),
-        cause="Missing values can be refused or marginalized. There is no other policy.",
+        cause="Missing values either raise an error or are marginalized. There is no other policy.",
         cure="Use `'raise'` or `'marginalize'`.",
     ),
     error(
@@ -1941,9 +1946,10 @@ VALUES = (
         lambda: p(BITS).given(torch.zeros(3), [True, False, False]),
         "ordering: expected a tensor, got list",
         lambda: p(BITS).with_ordering([2, 1, 0]),
-        cause="A value, mask or ranks argument is not a tensor. An ordering is an `Ordering` or "
-        "ranks.",
-        cure="Convert it with `torch.as_tensor`, in the dtype of the network.",
+        cause="The value, mask or ranks are not a tensor. An ordering is an `Ordering` or a "
+        "tensor of ranks.",
+        cure="Convert it with `torch.as_tensor`: a value in the dtype of the network, a mask to "
+        "bool, ranks to int64.",
     ),
     error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (7, 3)",
@@ -1954,21 +1960,22 @@ VALUES = (
         lambda: information.calibration(p(), torch.zeros(5, 2)),
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (3,)",
         lambda: p().given(torch.zeros(3), torch.ones(4).bool()),
-        cause="The last dimensions of the value are not those of the event.",
+        cause="The last dimensions of the value differ from the event shape.",
         cure="Put sample and batch dimensions first: sample_shape + batch_shape + event_shape.",
     ),
     error(
         "draws: expected at least two in the first dimension, got (1, 4)",
         lambda: information.crps(torch.zeros(1, 4), torch.zeros(4)),
-        cause="The spread of a forecast is estimated from pairs of draws.",
-        cure="Pass `p.sample((1000,))`, with the draws in the first dimension.",
+        cause="The spread of a forecast is estimated from pairs of samples, so at least two are "
+        "needed.",
+        cure="Pass `p.sample((1000,))`, with the samples in the first dimension.",
     ),
     error(
         "draws, x: expected (num_draws, *shape) and a shape that broadcasts with it, got (9, 4) "
         "and (3,)",
         lambda: information.crps(torch.zeros(9, 4), torch.zeros(3)),
-        cause="The observed values are not those that the forecast is of.",
-        cure="Pass observed values of the shape of one draw.",
+        cause="The shape of the observed values differs from the shape of a sample.",
+        cure="Pass observed values with the shape of one sample.",
     ),
     error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (5,), got (3, 4)",
@@ -1993,8 +2000,8 @@ VALUES = (
         lambda: p(ad.Factorization.columns(a=NORMAL, b=fam.Gamma())).log_prob(
             torch.tensor([1.0, -1.0])
         ),
-        cause="A value is outside the support of its family, such as NaN, a category that does "
-        "not exist, a fraction for a bit, or a negative number for a scale.",
+        cause="A value is outside the support of its family, for example NaN, a category that "
+        "does not exist, a fraction for a bit, or a negative number for a scale.",
         cure="Clean the data, use a family with that support, or use `nan_policy='marginalize'` "
         "for missing values.",
     ),
@@ -2026,14 +2033,15 @@ CONDITIONING = (
         lambda: p(BITS).given(torch.zeros(3), torch.zeros(3)),
         "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).given(torch.zeros(3), torch.ones(2).bool()),
-        cause="A mask marks elements of the event with booleans.",
-        cure="Use a bool tensor whose last dimensions are `event_shape`.",
+        cause="The mask is not a bool tensor, or its last dimensions differ from the event shape.",
+        cure="Use a bool tensor whose last dimensions are `event_shape`, with True for each "
+        "chosen element.",
     ),
     error(
         "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (2,), got (5, 3)",
         lambda: p(BITS).expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
         cause="The masks do not broadcast with the batch of contexts.",
-        cure="Use one mask for all contexts, or one for each.",
+        cure="Use one mask for all contexts, or one mask for each context.",
     ),
     error(
         "mask: expected (3,) with an element to keep, got (3,) with 0",
@@ -2049,11 +2057,11 @@ CONDITIONING = (
         "Factorization((3,), Bernoulli()), got Factorization((3,), Bernoulli(), "
         "ordering=Ordering.from_ranks(1, 0, 2)); Masked and Transformer follow any order",
         lambda: p(BITS).marginal(torch.tensor([False, True, False])),
-        cause="An observed block depends on one that is not observed, so the conditional has no "
-        "closed form in this order. The network does not support an order in which the observed "
-        "blocks come first.",
-        cure="Observe a prefix of the order, build the network for an order that begins with the "
-        "observed blocks, or train a Transformer for any order.",
+        cause="A block under the mask depends on a block that is not, so the result has no closed "
+        "form in this order. The network does not support an order in which the blocks under the "
+        "mask come first.",
+        cure="Choose a prefix of the order, build the network for an order that begins with these "
+        "blocks, or train a Transformer for any order.",
     ),
     error(
         "mask: expected whole blocks if other blocks depend on them, got parts of block (0,), "
@@ -2070,7 +2078,7 @@ CONDITIONING = (
             .given(torch.zeros(2, 2), CUT)
             .marginal(torch.tensor([[False, False], [True, True]]))
         ),
-        cause="A block is observed in part, and later blocks depend on all of it.",
+        cause="A block is only partially under the mask, and later blocks depend on all of it.",
         cure="Observe whole blocks, or partition the event into scalars.",
     ),
     error(
@@ -2197,8 +2205,8 @@ SAMPLING = (
         lambda: sampling.greedy(dist.Normal(0.0, 1.0)),
         "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: sampling.smc(dist.Normal(0.0, 1.0), rules.Sum(1), 10),
-        cause="The samplers need the steps of an autoregressive joint, and other distributions "
-        "have none.",
+        cause="The samplers need the steps of an autoregressive joint, which other distributions "
+        "do not have.",
         cure="Pass the autoregressive distribution itself, not a wrapper such as `.to_event` or "
         "`.mask`.",
     ),
@@ -2209,25 +2217,26 @@ SAMPLING = (
         lambda: sampling.greedy(p()),
         "p: expected blocks with a finite set of states, got [Normal()]",
         lambda: sampling.without_replacement(p(), 2),
-        cause="Search compares the states of a block, and some blocks do not have a finite set of "
-        "states.",
-        cure="Search only if all families are finite and discrete. Otherwise sample and compare.",
+        cause="Search compares the states of each block, and some blocks do not have a finite set "
+        "of states.",
+        cure="Use search only if all families are finite and discrete. Otherwise, sample and "
+        "compare.",
     ),
     error(
         "rule: expected a Rule, got 1",
         lambda: sampling.smc(p(BITS), 1, 10),
         "threshold: expected one within [0, 1], got 2",
         lambda: sampling.smc(p(BITS), rules.Sum(1), 10, threshold=2),
-        cause="`smc` conditions on a rule of `ardist.rules`, and resamples if the effective sample "
-        "size is under a share of the particles.",
+        cause="`rule` is not a rule of `ardist.rules`, or `threshold`, a share of the particles, "
+        "is outside [0, 1].",
         cure="Use a rule, and a threshold from 0 (never resample) to 1.",
     ),
     error(
         "rule: expected intervals of Normal() that have a probability, got a number under "
         "Within(b=(1.0, 1.0)); p.given(value, mask) conditions on it",
         lambda: sampling.smc(p(COLUMNS), rules.Within(b=(1.0, 1.0)), 10),
-        cause="A continuous block is a given number with probability zero.",
-        cure="Condition on the number by `p.given(value, mask)`, and pass the result to `smc`.",
+        cause="A continuous block equals a given number with probability zero.",
+        cure="Condition on the number with `p.given(value, mask)`, and pass the result to `smc`.",
     ),
     error(
         "p: expected no block observed in part, got block (0,)",
@@ -2245,15 +2254,15 @@ SAMPLING = (
             rules.Within(a=(0, None)),
             10,
         ),
-        cause="The rows have orders of their own, so that a step has other blocks in each, and the "
-        "rule limits some of these and not others.",
-        cure="Use one order for all rows: call `smc` for each of the orders.",
+        cause="The rows have different orders, so one step samples different blocks in different "
+        "rows, and the rule limits only some of these blocks.",
+        cure="Use one order for all rows: call `smc` once for each order.",
     ),
     error(
         "p: expected families that draw from noise of their own, got [Gamma()]",
         lambda: sampling.fixed_point(p(ad.Factorization(2, fam.Gamma()))),
-        cause="Fixed-point iteration samples the noise first, and this family is sampled by "
-        "rejection.",
+        cause="Fixed-point iteration samples the noise first, but this family has no noise that "
+        "is independent of its parameters.",
         cure="Use `p.sample()` or `sampling.ancestral`.",
     ),
     error(
@@ -2279,7 +2288,7 @@ SAMPLING = (
         ),
         cause="Rows with different orders would take different numbers of steps, or have "
         "different families in one step.",
-        cure="Use `p.sample()`, or sample the rows of one order at a time.",
+        cure="Use `p.sample()`, or search the rows of one order at a time.",
     ),
 )
 
@@ -2297,15 +2306,15 @@ MIXTURES = (
         lambda: ad.OrderingMixture(transformer(), []),
         "orderings: expected a sequence that is not empty, got Ordering.raster()",
         lambda: ad.OrderingMixture(transformer(), ad.Ordering.raster()),
-        cause="The components are not a list or tuple, or the list is empty.",
-        cure="Pass a list or tuple with at least one component.",
+        cause="The components or orderings are not a list or tuple, or the list is empty.",
+        cure="Pass a list or tuple with at least one component or ordering.",
     ),
     error(
         "components[0]: expected a Distribution, got 3",
         lambda: ad.Mixture(dist.Categorical(torch.ones(1)), [3]),
         "orderings[1]: expected an Ordering, got 3",
         lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster(), 3]),
-        cause="An item of the list is not a distribution, or not an ordering.",
+        cause="An item of the list is not a distribution or not an ordering.",
         cure="Condition networks first: `network.condition(context)`. Pass orderings such as "
         "`Ordering.raster()`.",
     ),
@@ -2367,9 +2376,9 @@ MIXTURES = (
                 validate_args=False
             )
         ).given(torch.ones(2), torch.ones(2) > 0),
-        cause="The observed elements have probability zero under all components, so there is no "
-        "distribution given them.",
-        cure="Give elements that the rule allows, or check values with `validate_args=True`.",
+        cause="The observed elements have probability zero under all components, so the "
+        "conditional distribution does not exist.",
+        cure="Observe elements that the rule allows, or check values with `validate_args=True`.",
     ),
 )
 
@@ -2382,10 +2391,10 @@ INFORMATION = (
         "p.sample((1000,)), (p.log_prob(x) - q.log_prob(x)).mean(0) estimates it for others, such "
         "as a Mixture",
         lambda: information.kl_divergence(dist.Normal(0.0, 1.0), p()),
-        cause="The estimates need the blocks of an autoregressive joint, and other distributions, "
-        "mixtures and marginals among them, have none.",
-        cure="Pass an autoregressive distribution as the first argument, or take the mean over "
-        "draws. The second argument of `kl_divergence` can be any distribution.",
+        cause="The estimates need the blocks of an autoregressive joint, which other "
+        "distributions, including mixtures and marginals, do not have.",
+        cure="Pass an autoregressive distribution as the first argument, or average over samples, "
+        "as the message shows. The second argument of `kl_divergence` can be any distribution.",
     ),
     error(
         "num_samples: expected an integer of at least 2, got 1",
@@ -2408,8 +2417,7 @@ INFORMATION = (
         "q: expected the observed elements and values of p, got 0 observed elements in q and 1 "
         "in p, or other values; q.given(value, mask) observes them",
         lambda: information.kl_divergence(p(BITS).given(torch.zeros(3), FIRST), p(BITS)),
-        cause="An element is observed in only one of the two distributions, so the divergence "
-        "would be infinite.",
+        cause="The two distributions do not have the same observed elements with the same values.",
         cure="Call `given` on both, with the same value and mask.",
     ),
     error(
