@@ -2078,7 +2078,7 @@ CONDITIONING = (
             .given(torch.zeros(2, 2), CUT)
             .marginal(torch.tensor([[False, False], [True, True]]))
         ),
-        cause="A block is only partially under the mask, and later blocks depend on all of it.",
+        cause="A block is only partially observed, and later blocks depend on all of it.",
         cure="Observe whole blocks, or partition the event into scalars.",
     ),
     error(
@@ -2553,8 +2553,10 @@ TRAINING = (
         lambda: fit(x=data.DataLoader(Stream())),
         "valid: expected a batch at least, got none",
         lambda: fit(valid=data.DataLoader(Stream())),
-        cause="The data is not a tensor, or it is a Dataset next to a context.",
-        cure="Convert an array by `torch.as_tensor`. The items of a Dataset are `(x, context)`.",
+        cause="`x` or `valid` is not a tensor, a Dataset or a DataLoader, has no batches, or has "
+        "batches other than `x` or `(x, context)`.",
+        cure="Convert an array with `torch.as_tensor`. Let the items of a Dataset be `(x, "
+        "context)`, without a separate context.",
     ),
     error(
         "x: expected finite numbers, got NaN or infinity in 1 of 20",
@@ -2569,9 +2571,9 @@ TRAINING = (
         lambda: fit(x=with_number(torch.nan), nan_policy="marginalize"),
         "x: expected a number at least, got NaN in all 20",
         lambda: fit(networks.Masked(FOUR), torch.full((5, 4), torch.nan), nan_policy="marginalize"),
-        cause="The rows have infinite numbers, or NaN, which a network can only leave out if it "
-        "follows an order in which the missing blocks come last.",
-        cure="Remove these rows. If NaN is a missing value, train `networks.Masked` with "
+        cause="The data contains infinite numbers, or NaN that the network cannot marginalize. A "
+        "network with one order needs the missing blocks to come last.",
+        cure="Remove these rows. If NaN marks missing values, train `networks.Masked` with "
         '`nan_policy="marginalize"`.',
     ),
     error(
@@ -2584,8 +2586,8 @@ TRAINING = (
         "share of the rows, got one with a RandomSampler",
         lambda: fit_in_two_processes(valid=data.DataLoader(ROWS, shuffle=True)),
         cause="The processes of `torchrun` cannot share the rows evenly.",
-        cure="Pass tensors or a Dataset, which `fit` shares, or use "
-        "`DataLoader(data, sampler=DistributedSampler(data))`.",
+        cure="Use a `batch_size` that is a multiple of the number of processes. Pass tensors, a "
+        "Dataset or `DataLoader(data, sampler=DistributedSampler(data))`.",
     ),
     error(
         "x: expected (N, 4), got (4,)",
@@ -2596,16 +2598,17 @@ TRAINING = (
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(1, 3)),
         "context: expected (N, 3), got (5, 1, 3)",
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(5, 1, 3)),
-        cause="The first dimension of the data is not that of the rows.",
-        cure="Stack events along the first dimension. Stack contexts in the same way.",
+        cause="`x` or `context` has the wrong number of dimensions, or the two have different "
+        "numbers of rows.",
+        cure="Pass `x` of shape `(N, *event_shape)` and `context` of shape `(N, *context_shape)`.",
     ),
     error(
         "context: expected data, got a result with a graph, of which fit would need a new one in "
         "each step; context.detach() has none",
         lambda: fit(made(context_shape=(3,)), context=torch.nn.Linear(3, 3)(torch.zeros(5, 3))),
-        cause="The rows or contexts were computed by a network whose gradients torch records.",
-        cure="To train this network too, put it and the conditional network into a module, and "
-        "let `forward` call both. Otherwise detach the result.",
+        cause="The data was computed by a network that records gradients.",
+        cure="To train this network as well, put both networks into a module whose `forward` "
+        "calls both. Otherwise, detach the result.",
     ),
     error(
         "valid: expected a share in [0, 1), a set or (x, context), got 1.0",
@@ -2617,15 +2620,16 @@ TRAINING = (
         lambda: fit(x=torch.zeros(1, 4), valid=0.1),
         "valid: expected rows to validate on, or None, since a DataLoader cannot be split, got 0.1",
         lambda: fit(x=data.DataLoader(ROWS), valid=0.1),
-        cause="No rows would be left to train on, a DataLoader cannot be split, or the rows have "
-        "no contexts.",
-        cure="Use `valid=0.1`, or pass the rows to validate on: `x`, or `(x, context)`.",
+        cause="No rows would be left to train on, a DataLoader cannot be split, or the validation "
+        "rows have no contexts.",
+        cure="Pass the rows to validate on: `x`, or `(x, context)`. A share such as `valid=0.1` "
+        "works for tensors and Datasets with enough rows.",
     ),
     error(
         "max_epochs: expected a number, since neither time_limit nor patience in validation ends "
         "the training, got None",
         lambda: fit(max_epochs=None),
-        cause="Training would not end.",
+        cause="No argument limits the training, so it would not end.",
         cure="Pass `max_epochs`, `time_limit`, or `valid` with `patience`.",
     ),
     error(
@@ -2633,7 +2637,7 @@ TRAINING = (
         "got 0.9",
         fit_sharded,
         cause="The weights of a network that `fully_shard` has sharded cannot be averaged.",
-        cure="Leave `average=` out, or train by DDP.",
+        cure="Omit `average=`, or train with DDP.",
     ),
     error(
         'orderings: expected "row", "batch" or Orderings, got \'random\'',
@@ -2646,9 +2650,10 @@ TRAINING = (
         "orderings: expected None, since MADE was built for Factorization((4,), Normal()), got "
         "'row'; networks.Masked and Transformer follow any order",
         lambda: fit(orderings="row"),
-        cause="The orders to train on are unknown, or the network does not follow them, or "
-        "`in_order` would have no effect.",
-        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`, with a network for any order.',
+        cause="`orderings` is invalid or not supported by the network, or `in_order` would have "
+        "no effect.",
+        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`, with a network that supports any '
+        "order.",
     ),
     error(
         "optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW is, "
@@ -2662,10 +2667,10 @@ TRAINING = (
         "network: expected parameters that can be trained, got those of a network that was made "
         "under torch.inference_mode",
         lambda: fit(torch.inference_mode()(made)()),
-        cause="The optimizer is made from groups of parameters and a learning rate. A network that "
-        "was made under `torch.inference_mode` has no gradients.",
-        cure="Use a class of `torch.optim` that takes groups of parameters, or `functools.partial` "
-        "of it, and a network that is not frozen and was made outside of `torch.inference_mode`.",
+        cause="`optimizer` cannot be called with parameter groups and a learning rate, or the "
+        "network has no parameters that can be trained.",
+        cure="Use a class of `torch.optim`, or a `functools.partial` of one. Build the network "
+        "outside `torch.inference_mode`, and do not freeze all of it.",
     ),
     error(
         "network: expected one log-probability for each row, (5,), got ()",
@@ -2676,10 +2681,10 @@ TRAINING = (
         lambda: fit(Frozen()),
         "network: expected a forward that takes the tensors of a batch, 2, got Nothing.forward(x)",
         lambda: fit(Nothing(), context=torch.zeros(5, 3)),
-        cause="The module does not return a number for each row of the batch, to which its "
-        "parameters contribute, or does not take the tensors of a batch.",
-        cure="Return the log-probabilities as a tensor, before the mean over the batch, from a "
-        "`forward` that takes `x`, and the context if there is one.",
+        cause="The module does not take the tensors of a batch, or does not return one "
+        "differentiable log-probability for each row.",
+        cure="Define `forward(x)`, or `forward(x, context)` if there is a context, and return the "
+        "log-probabilities as a tensor, before the mean over the batch.",
     ),
     error(
         "network: expected finite log-probabilities of x, got a mean of -inf in epoch 1; a smaller "
@@ -2701,15 +2706,15 @@ TRAINING = (
         lambda: fit(checkpoint="missing/run.pt"),
         "checkpoint: expected a path, got 3",
         lambda: fit(checkpoint=3),
-        cause="The file was written by a run with other options or other data, so that a resumed "
-        "run would be neither of them.",
-        cure="Use the same options and data, another file, or `resume=False`.",
+        cause="The file is not a checkpoint of a run with these options, data and network, or "
+        "`checkpoint` is not a valid path.",
+        cure="Use the same options, data and network, another path, or `resume=False`.",
     ),
     error(
         "callbacks: expected a sequence of callables, got [3]",
         lambda: fit(callbacks=[3]),
-        cause="The callbacks cannot be called.",
-        cure="Pass functions of a `History`.",
+        cause="`callbacks` is not a sequence of callables.",
+        cure="Pass a list of functions that take a `History`.",
     ),
     error(
         "probability: expected one within [0, 1], got 1.5",
@@ -2729,9 +2734,9 @@ TRAINING = (
         "truth: expected one over Factorization((3,), Bernoulli()), got Factorization((4,), "
         "Normal())",
         lambda: training.exposure_bias(p(BITS), torch.zeros(2, 3), truth=p()),
-        cause="The true distribution has other events or another order, so its steps do not "
-        "correspond to those of `p`.",
-        cure="Define it with the factorization of `p`.",
+        cause="The true distribution has different events or a different order, so its steps do "
+        "not correspond to the steps of `p`.",
+        cure="Define the true distribution with the factorization of `p`.",
     ),
 )
 
@@ -2770,7 +2775,7 @@ TRANSFORMS = (
         lambda: transforms.Rosenblatt(p(ad.Factorization(2, fam.VonMises()))),
         cause="Each block is mapped to a uniform number by its CDF. Vectors and some families "
         "have no CDF.",
-        cure="Partition the event into scalars, with families that have `has_cdf`.",
+        cure="Partition the event into scalars, with families whose `has_cdf` is True.",
     ),
     error(
         "p: expected no observed blocks, which have no uniform transform",
@@ -2782,7 +2787,7 @@ TRANSFORMS = (
         "u: expected numbers within [0, 1], got 1.5",
         lambda: transforms.Rosenblatt(p(BITS)).inv(torch.full((3,), 1.5)),
         cause="The inverse takes uniform numbers, and a CDF is never outside [0, 1].",
-        cure="Use numbers of [0, 1], such as `torch.rand`.",
+        cure="Use numbers in [0, 1], such as `torch.rand` returns.",
     ),
     error(
         "log_abs_det_jacobian: no bijection of draws of [Bernoulli()]",
@@ -2824,8 +2829,8 @@ PYRO = (
     error(
         "family: expected one of a number on the real line with rsample, got Gamma()",
         lambda: guides.AutoAutoregressive(subsampled, fam.Gamma()),
-        cause="The latent vector of the guide is real-valued and needs gradients. This family has "
-        "another support, or no `rsample`.",
+        cause="The latent vector of the guide is real-valued and needs gradients, but this family "
+        "has a different support or no `rsample`.",
         cure="Use Normal, StudentT, a spline, or a mixture of these.",
     ),
     error(
@@ -2858,8 +2863,8 @@ CHECKS = (
         "on which they may not depend; an inclusive module needs shift=True",
         lambda: networks.FromModule(nn.Embedding(3, 3), SYMBOLS, shift=False, check=True),
         cause="Your network lets a block depend on itself or on later blocks.",
-        cure="Find the connection between the two blocks in the message. A module whose outputs "
-        "include the current input needs `FromModule(shift=True)`.",
+        cure="Find the connection between the two blocks that the message names. A module whose "
+        "outputs include the current input needs `FromModule(shift=True)`.",
         kind=testing.CheckError,
     ),
     error(
@@ -2869,8 +2874,8 @@ CHECKS = (
         "decoder.step at step 0: expected parameters of shape (6, 1, 2), got (6, 1, 1)",
         lambda: testing.check_decoder(Off(lambda params: params[..., :1])),
         cause="Your decoder and your `forward` return different parameters.",
-        cure="Compare them at the step in the message. Check the cache, the positions and the "
-        "order of the rows.",
+        cure="Compare them at the step that the message names. Check the cache, the positions and "
+        "the order of the rows.",
         kind=testing.CheckError,
     ),
     error(
@@ -2895,7 +2900,7 @@ CHECKS = (
             p(ad.Factorization(2, NORMAL)).given(torch.zeros(2), torch.tensor([True, False]))
         ),
         cause="An observed real number is a single point, over which nothing can be integrated.",
-        cure="Check the distribution before it is conditioned.",
+        cure="Check the distribution before you call `given`.",
     ),
     error(
         "log_prob under context 1 alone: differs by 1.5e+03",
@@ -2905,7 +2910,7 @@ CHECKS = (
             )
         ),
         cause="The network gives a row the context of another row.",
-        cure="Row i of `blocks` has the context i % N of N contexts: repeat contexts with "
+        cure="Row i of `blocks` has the context i % N of N contexts, so repeat contexts with "
         "`repeat`, not with `repeat_interleave`.",
         kind=testing.CheckError,
     ),
@@ -2919,8 +2924,8 @@ CHECKS = (
                 log_prob_blocks=torch.ones_like,
             )
         ),
-        cause="A distribution does not follow torch's rules for shapes, or its numbers depend on "
-        "the shape.",
+        cause="The distribution does not follow torch's rules for shapes, or its results depend "
+        "on the shape.",
         cure="Check the method at the start of the message.",
         kind=testing.CheckError,
     ),
@@ -2934,9 +2939,9 @@ FILES = (
         "to_spec: expected a value that JSON can hold as Parametric.links['scale'], got "
         "of_one_name.<locals>.<lambda>; functions and classes need a name of their own",
         lambda: fam.Parametric(dist.Normal, links=of_one_name()).to_spec(),
-        cause="A file holds the names of functions and classes, and these have no name, or share "
-        "one.",
-        cure="Define the function by `def`, with a name of its own, and pass it to `ad.load` by "
+        cause="A file stores functions and classes by name. This function has no name, or shares "
+        "its name with another function.",
+        cure="Define the function with `def` and a unique name, and pass it to `ad.load` in "
         "`classes=`.",
     ),
     error(
@@ -2954,10 +2959,11 @@ FILES = (
         lambda: fam.Parametric(
             dist.Gamma, fixed={"rate": torch.ones((), requires_grad=True)}
         ).to_spec(),
-        cause="A specification holds the arguments of constructors, and not a module or a learned "
-        "tensor that was made outside of them.",
+        cause="A specification stores the arguments of constructors. It cannot store a module or "
+        "a learned tensor, or an argument that is not an attribute.",
         cure="Write a subclass of `networks.ConditionalNetwork` that makes the module in its "
-        "constructor, and pass it to `ad.load` by `classes=`. Or save the `state_dict` alone.",
+        "constructor, and pass the subclass to `ad.load` in `classes=`. Or save only the "
+        "`state_dict`.",
     ),
     error(
         "network: expected the tensors that the constructor of MADE makes, got another "
@@ -2967,9 +2973,10 @@ FILES = (
         "path: expected the tensors that the constructor of MADE makes, got another 'more'; "
         "changes after construction, such as weight_norm, belong in the constructor",
         lambda: loaded(lambda spec, tensors, texts: tensors.update(more=torch.zeros(0))),
-        cause="The network was changed after its construction, or the file was changed.",
-        cure="Remove a parametrization before saving, or make it in the constructor of a network "
-        "of your own.",
+        cause="The network was changed after its construction, or the file was changed after it "
+        "was saved.",
+        cure="Remove the change, such as a parametrization, before saving, or apply it in the "
+        "constructor of your own network.",
     ),
     error(
         "folder: expected a path, got 3",
@@ -2988,17 +2995,17 @@ FILES = (
         lambda: ad.save(
             made(), f"{tempfile.mkdtemp()}/made.safetensors", metadata={"columns": "x" * 17 * 2**20}
         ),
-        cause="An argument of `ad.save` or `ad.load` is invalid.",
-        cure="Pass what the message names.",
+        cause="An argument of `ad.save`, `ad.load` or `ad.export.write` is invalid.",
+        cure="Pass an argument that the message expects.",
     ),
     error(
         "path: expected names of ardist, torch, Pyro and classes=, got 'Plain'",
         lambda: loaded(lambda spec, tensors, texts: {"class": "Plain", "args": {}}),
         "path: expected names of ardist, torch, Pyro and classes=, got 'os.system'",
         lambda: with_arguments(activation={"name": "os.system"}),
-        cause="The network has a class or a function that is not part of ardist. A file cannot "
-        "name any other code than that which you pass.",
-        cure="Pass it: `ad.load(path, classes=[Plain])`.",
+        cause="The file names a class or function outside ardist, torch and Pyro. `ad.load` uses "
+        "such code only if you pass it.",
+        cure="If the class or function is yours, pass it: `ad.load(path, classes=[Plain])`.",
     ),
     error(
         "path: expected format 1, got 2, which ardist 9.0 wrote; a newer ardist reads it",
@@ -3021,8 +3028,8 @@ FILES = (
         lambda: ad.load(with_bytes(saved().read_bytes()[:-1])),
         "path: made.safetensors is damaged: its checksum does not match its content",
         lambda: ad.load(with_bytes(saved().read_bytes()[:-1] + b"x")),
-        cause="The file is of another kind, or was changed after it was written.",
-        cure="Copy or download it again.",
+        cause="The file is of another kind, or it was changed or damaged after it was written.",
+        cure="Copy or download the file again, or read it with the library that wrote it.",
     ),
     error(
         "path: expected a specification, got {'activation': 'relu'}",
@@ -3053,8 +3060,9 @@ FILES = (
         lambda: with_arguments(hidden_features=[2**20, 2**20]),
         "path: the tensors do not fit the specification: Expecting value: line 1 column 1 (char 0)",
         lambda: loaded(lambda spec, tensors, texts: tensors["_extra_state"].fill_(0)),
-        cause="A file was changed by hand, or asks for more than a network with its tensors needs.",
-        cure="Do not use it.",
+        cause="The file was changed by hand, or its specification needs more memory than a "
+        "network with its tensors.",
+        cure="Do not use this file. Save the network again.",
     ),
 )
 
@@ -3122,10 +3130,10 @@ TABLES = (
         lambda: TableDensity().fit({"age": [1, 2], "job": ["cook"]}),
         "X: expected different names of columns, got ['age'] twice",
         lambda: TableDensity().fit(pd.DataFrame([[1, 2]], columns=["age", "age"])),
-        cause="The argument is no table: the name of a file, columns of different "
-        "lengths, or two columns of one name.",
-        cure="Read a file by `pandas.read_csv` or `pandas.read_parquet`, and give each "
-        "column a name of its own.",
+        cause="The argument is not a data frame, a dict of columns or a two-dimensional array, or "
+        "its columns differ in length or share a name.",
+        cure="Read a file with `pandas.read_csv` or `pandas.read_parquet`. Give all columns the "
+        "same length and different names.",
     ),
     error(
         "X: expected at least one column, got 0 feature(s)",
@@ -3134,10 +3142,10 @@ TABLES = (
         lambda: fit_table([1.0]),
         "X: expected a column that can be modeled, got {'x': 'it is declared so'}",
         lambda: fit_table([1, 2], "left out"),
-        cause="A density needs at least two rows and a column whose cells are neither "
-        "all missing nor an identifier.",
-        cure="Check how the table was read. `columns=` declares the kind of a column "
-        "that would be left out.",
+        cause="A table needs at least two rows, and at least one column that is neither empty, an "
+        "identifier nor declared as left out.",
+        cure="Check how the table was read. Use `columns=` to declare the kind of a column that "
+        "would be left out.",
     ),
     error(
         "column 'x': expected cells of one type, numbers, text, bools or dates, got int, "
@@ -3171,10 +3179,10 @@ TABLES = (
         "pandas.to_datetime with format= reads others, and columns={'x': 'category'} "
         "takes them as text",
         lambda: fit_table(["31.12.2024", "01.02.2024"] * 20),
-        cause="Cells of one column have several types, are infinite, or are text that "
-        "looks like numbers or dates which were not read.",
-        cure="Read the table with the options that the message names, replace infinities "
-        "by NaN, or declare the column a category.",
+        cause="The cells of a column have several types, are infinite, too large or too small, or "
+        "are text that looks like numbers or dates.",
+        cure="Read the table with the options that the message names, rescale the column, replace "
+        "infinities with NaN, or declare the column a category.",
     ),
     error(
         "column 'x': expected numbers, got 'one'",
@@ -3220,9 +3228,10 @@ TABLES = (
         lambda: fit_table(["S", "XL"] * 20, ["S", "M", "L"]),
         "column 'x': expected numbers above 0, got -1.5",
         lambda: fit_table([1.0, 2.0] * 20, "positive").sample(given={"x": -1.5}),
-        cause="A cell does not fit the kind of its column, which was declared or found by `fit`, "
-        "or evidence is a number that no row can have.",
-        cure="Correct the cell, set it to a missing value, or declare another kind in `columns=`.",
+        cause="A cell does not fit the kind of its column, which you declared or `fit` chose, or "
+        "a given value is impossible.",
+        cure="Correct or convert the cell, mark it as missing, or declare another kind in "
+        "`columns=`.",
     ),
     error(
         "columns: expected a dict of kinds by name, got ['real']",
@@ -3243,8 +3252,8 @@ TABLES = (
         "columns: expected at least two different levels of 'job', none of them missing, got "
         "['cook', 'nurse', None]",
         lambda: TableDensity(columns={"job": ["cook", "nurse", None]}).fit(PEOPLE),
-        cause="`columns` is a dict by name, of kinds or of lists of ordered levels.",
-        cure="Print `Schema.of(table)` for the names and the proposed kinds.",
+        cause="`columns` does not map names of columns to kinds or to lists of ordered levels.",
+        cure="Print `ardist.tables.Schema.of(table)` to see the names and the proposed kinds.",
     ),
     error(
         "network: expected 'masked' or a callable from a factorization to a network, got "
@@ -3266,13 +3275,12 @@ TABLES = (
         "network: expected one that follows any order, such as 'masked', to integrate out missing "
         "cells, or columns that a marginal lacks, before others, got MADE",
         lambda: TableDensity(MADE).fit(PEOPLE.assign(job=[None, "cook", "nurse", "cook"] * 10)),
-        cause="The argument `network` is a name other than the default or makes no "
-        "network, or one of other columns or of another order, in double precision or on a GPU, "
-        "or a network with one order is asked for "
-        "a column given later ones, or without earlier ones. It trains on rows without missing "
-        "cells, also under `missing='model'`, where the value of a missing cell is integrated out.",
-        cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default, or "
-        "train on the rows without missing cells, `table.dropna()`.",
+        cause="`network` is an unknown name, or it does not return a float32 network on the CPU "
+        "for the factorization that it receives. Or the network supports only one order, and the "
+        "query or the missing cells need another.",
+        cure="Use the default, or `partial(networks.Transformer, dim=64, depth=3, heads=4)`. For "
+        "a network with one order, train on `table.dropna()`, and condition only on earlier "
+        "columns.",
     ),
     error(
         "X has 2 features, but TableDensity is expecting 3 features as input",
@@ -3293,9 +3301,9 @@ TABLES = (
         "df: expected the columns ['job', 'age', 'size'], got none named ['size']; "
         "df.assign(size=None) adds missing cells, and marginal(columns) needs no others",
         lambda: table_model().report(PEOPLE, PEOPLE),
-        cause="The columns of the table are not those of `fit`.",
-        cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, "
-        "...) accept tables that lack columns, and scores accept them from `marginal`.",
+        cause="The columns of the table differ from the columns that `fit` saw.",
+        cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, ...) accept "
+        "tables that lack columns. To score such a table, use `marginal`.",
     ),
     error(
         "column: expected one with finitely many values, got 'age', of kind real; "
@@ -3348,10 +3356,11 @@ TABLES = (
         lambda: table_model().report(*[PEOPLE.assign(size=1.5)[:n] for n in (9, 2)]),
         "given: expected one row with where=, got 40",
         lambda: table_model().sample(where={"size": [2]}, given=PEOPLE),
-        cause="The query does not fit the kind of the column, or its values or "
-        "probabilities are invalid.",
-        cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for "
-        "categories, and lists of values.",
+        cause="The query does not fit the kind of the column, or one of its values, limits or "
+        "numbers of rows is invalid.",
+        cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for categories, "
+        "and lists of values. In `where=`, pass `(low, high)` for numbers and a list for "
+        "categories.",
     ),
     error(
         "path: expected a file that TableDensity.save wrote, got a network without "
@@ -3365,8 +3374,8 @@ TABLES = (
         "path: expected a network of the columns in model.safetensors, got one of "
         "('job', 'age', 'size')",
         lambda: load_table(json.dumps(OTHER_COLUMNS)),
-        cause="The file was written by `ardist.save`, not by `TableDensity.save`, or it "
-        "was changed.",
+        cause="The file was written by `ardist.save`, not by `TableDensity.save`, or it was "
+        "changed.",
         cure="Use `ardist.load` for a network, or save the model again.",
     ),
 )
@@ -3382,7 +3391,7 @@ COMMAND = (
         "--given: expected a value, got age=",
         lambda: commanded("sample a.safetensors -g age="),
         cause="An argument of the command `ardist` is invalid.",
-        cure="`ardist --help` and `ardist fit --help` list the arguments.",
+        cure="Run `ardist --help` or `ardist fit --help` for the list of arguments.",
     ),
     error(
         "people.csv: expected a table, got No columns to parse from file",
@@ -3401,8 +3410,8 @@ COMMAND = (
         "people.csv: expected a file that ardist.save wrote, got people.csv; torch.load reads "
         "files of torch.save",
         lambda: commanded("sample people.csv", "age"),
-        cause="A file is not a table, or not a model.",
-        cure="Open the file to see what it holds.",
+        cause="The file is not a table separated by commas, or not a model.",
+        cure="Open the file to check its content. Convert other tables with pandas.",
     ),
 )
 
@@ -3427,15 +3436,17 @@ PATTERNS = (
         lambda: rules.Automaton.regex(1, "ab"),
         "symbols: expected a sequence of strings of at least one character, got ['a', '']",
         lambda: rules.Automaton.regex("a", ["a", ""]),
-        cause="A pattern is a text, and each symbol stands for at least one character.",
-        cure="Give a symbol that is not part of the texts, such as an end, a name of its own.",
+        cause="The pattern is not a string, or a symbol has no character.",
+        cure="Pass a string as the pattern, and a name of at least one character for each symbol, "
+        "including symbols such as the end.",
     ),
     error(
         "pattern: expected a regular expression, got '(a': missing ), unterminated subpattern at "
         "position 0",
         lambda: rules.Automaton.regex("(a", "ab"),
         cause="Python's `re` cannot read the pattern.",
-        cure="Correct it at that position. `re.escape` escapes a text that has special characters.",
+        cure="Correct the pattern at the position that the message names. `re.escape` escapes "
+        "special characters.",
     ),
     error(
         "pattern: expected none with a back-reference, since no automaton can count what a group "
@@ -3450,23 +3461,22 @@ PATTERNS = (
         "pattern: expected none with a possessive repetition, since it depends on how a matcher "
         "searches, and not only on the sequence, got 'a*+b'",
         lambda: rules.Automaton.regex("a*+b", "ab"),
-        cause="An automaton of finitely many states decides whether a sequence matches, and this "
-        "part of the pattern cannot be decided so.",
-        cure="Write the pattern without it: leave anchors out, use greedy repetition, and list the "
+        cause="The automaton does not support this part of the pattern.",
+        cure="Rewrite the pattern without it: omit anchors, use greedy repetition, and list the "
         "alternatives of a back-reference.",
     ),
     error(
         "pattern: expected one whose automaton has at most 4096 states, got '(a|b)*a(a|b){12}'",
         lambda: rules.Automaton.regex("(a|b)*a(a|b){12}", "ab"),
-        cause="The automaton has to remember more than it can. Long counted repetitions after an "
-        "alternative multiply its states.",
+        cause="The automaton of this pattern has too many states. Long counted repetitions after "
+        "an alternative multiply them.",
         cure="Use smaller numbers of repetitions.",
     ),
     error(
         "pattern: expected one that some sequence of the symbols matches, got 'c'",
         lambda: rules.Automaton.regex("c", "ab"),
-        cause="The pattern asks for characters that no symbol has.",
-        cure="Add the symbols, or use others in the pattern.",
+        cause="The pattern requires characters that no symbol has.",
+        cure="Add the missing symbols, or change the pattern.",
     ),
 )
 
