@@ -517,8 +517,7 @@ ARGUMENTS = (
         lambda: information.calibration(p(), torch.zeros(9, 4)).plot(3),
         "given: expected a value and a mask, got a tensor of shape (4,), torch.float32 on cpu",
         lambda: sampling.ancestral(p(), given=torch.zeros(4)),
-        cause="An argument has the wrong class, for example the name of an object in place of the "
-        "object.",
+        cause="An argument has the wrong class, for example a string in place of an object.",
         cure="Use an object of the class that the message names.",
     ),
     error(
@@ -619,7 +618,7 @@ ORDERINGS = (
         lambda: ad.Factorization((2, 2), NORMAL, ordering=ad.Ordering.from_ranks([0, 1, 2, 3])),
         "ordering: expected one over the 9 blocks of the grid (3, 3), got one over 4",
         lambda: ad.Ordering.permutation([1, 0, 2, 3]).plot((3, 3)),
-        cause="The ordering was made for another number of blocks, or for another grid.",
+        cause="The ordering was made for a different number of blocks or a different grid.",
         cure="Make the ordering for `Factorization.grid_shape`. The grid has one cell for each "
         "block, and a block can contain many numbers.",
     ),
@@ -661,7 +660,7 @@ ORDERINGS = (
     error(
         "ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got 'raster'",
         lambda: ad.Factorization(2, NORMAL, ordering="raster"),
-        cause="The argument is a name or ranks in place of an `ardist.Ordering`.",
+        cause="The argument is a string or ranks, not an `ardist.Ordering`.",
         cure="Use `Ordering.raster()`, or `Ordering.from_ranks(ranks)`.",
     ),
 )
@@ -733,8 +732,8 @@ FACTORIZATIONS = (
         lambda: COLUMNS.pack({"a": torch.zeros(2)}),
         "columns: expected a dict or a frame, got None",
         lambda: COLUMNS.pack(None),
-        cause="A column is missing, or the factorization does not have it.",
-        cure="Use exactly the columns of `Factorization.names`.",
+        cause="A column is missing or unknown, or the columns are not in a dict or data frame.",
+        cure="Pass a dict or data frame with exactly the columns of `Factorization.names`.",
     ),
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
@@ -1471,8 +1470,8 @@ NETWORKS = (
         "factorization: Transformer needs transitive dependencies, since a token reads the hidden "
         "states of those it depends on, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
         lambda: transformer(ad.Factorization(3, NORMAL, ordering=CHAIN)),
-        cause="Layers pass on what earlier layers have read, so a block would also depend on the "
-        "ancestors of its parents.",
+        cause="Each layer passes on the blocks that earlier layers have read, so a block would "
+        "also depend on the ancestors of its parents.",
         cure="Use MADE or Unshared, which support any graph, or add the missing edges.",
     ),
     error(
@@ -1543,8 +1542,8 @@ OWN_NETWORKS = (
         "network: expected evaluation mode, since a recorded step cannot switch dropout off, got "
         "a MADE in training mode; call network.eval()",
         lambda: ad.DrawStep(made()),
-        cause="`DrawStep` and `export.write` record the network as it is, and it is in training "
-        "mode.",
+        cause="`DrawStep` and `export.write` record the network in its current mode, which is "
+        "training mode.",
         cure="Call `network.eval()` first.",
     ),
     error(
@@ -1635,8 +1634,8 @@ OWN_NETWORKS = (
         "column: expected finite numbers, or NaN for missing ones, got none",
         lambda: fam.auto([float("nan")]),
         cause="The column contains text or infinity, or only missing values.",
-        cure="Encode text as integers with `pandas.factorize`, or use `TableDensity`, which also "
-        "supports text and dates.",
+        cure="Replace infinity with NaN, and encode text with `pandas.factorize`, or use "
+        "`TableDensity`, which also supports text and dates.",
     ),
     error(
         "hidden_features, modules: expected at most one of the two, got both",
@@ -1719,7 +1718,7 @@ OTHER_FACTORIZATIONS = (
         ),
         cause="The Transformer has a learned vector for each position, and this event has "
         "different positions.",
-        cure="Build it with `positions='rotary'`, which support any length.",
+        cure="Build the network with `positions='rotary'`, which supports any length.",
     ),
     error(
         "factorization: Markov with stationary=False was built for Factorization((4,), Normal()), "
@@ -1729,7 +1728,7 @@ OTHER_FACTORIZATIONS = (
         ),
         cause="The network reads the number of the step, and this event has a different number of "
         "steps.",
-        cure="Build it with `stationary=True`, which supports any length.",
+        cure="Build the network with `stationary=True`, which supports any length.",
     ),
     error(
         "factorization: RNN with context_kind='blocks' was built for Factorization((4,), "
@@ -1752,8 +1751,8 @@ OTHER_FACTORIZATIONS = (
         "got Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 1, 1))",
         lambda: transformer().condition().with_ordering(ad.Ordering.from_ranks([0, 1, 1])),
         cause="The Transformer was built without ties and samples one block per step.",
-        cure="Build it for a factorization with ties. It then supports orders with and without "
-        "ties.",
+        cure="Build the network for a factorization with ties. It then supports orders with and "
+        "without ties.",
     ),
     error(
         "factorization: Transformer takes another order as ranks, which cannot express a graph, "
@@ -1807,7 +1806,7 @@ CONTEXTS = (
         lambda: made(context_shape=(3,)).decoder(4, torch.zeros(0, 3)),
         "context: expected (N, 3) with an N that divides batch_size 5, got (2, 3)",
         lambda: testing.check_decoder(made(context_shape=(3,)), torch.zeros(2, 3), batch_size=5),
-        cause="The rows of a draw cannot be divided evenly among the contexts.",
+        cause="The rows of a sample cannot be divided evenly among the contexts.",
         cure="Pass one context for each row, or a number of rows that is a multiple of the number "
         "of contexts.",
     ),
@@ -2116,8 +2115,8 @@ CONDITIONING = (
             .condition(nan_policy="marginalize")
             .log_prob(torch.tensor([[torch.nan, 1.0]]))
         ),
-        cause="The inner network supports any order. It would score the part in a different order "
-        "from the one in which it samples.",
+        cause="The inner network supports any order, so it would score this part in one order and "
+        "sample it in another.",
         cure="Keep whole blocks, or the elements that come first in the inner order.",
     ),
     error(
@@ -2142,9 +2141,9 @@ GRADIENTS = (
         "rsample: no gradients through draws of [Bernoulli()]; has_rsample_(True) asks for "
         "gradients of the other blocks",
         lambda: p(BITS).rsample(),
-        cause="Samples of a discrete family, or of one without a differentiable CDF, have no "
+        cause="Samples of a discrete family, or of a family without a differentiable CDF, have no "
         "gradient.",
-        cure="Use `Relaxed` or the score function. `has_rsample_(True)` returns the gradients of "
+        cure="Use `Relaxed` or the score function. `has_rsample_(True)` enables gradients through "
         "the other blocks.",
         kind=NotImplementedError,
     ),
@@ -2155,8 +2154,7 @@ GRADIENTS = (
             .given(torch.zeros(1, 3), FIRST.unsqueeze(0))
             .rsample()
         ),
-        cause="The unobserved part of a block that is observed in part is sampled without "
-        "gradients.",
+        cause="The unobserved part of a partially observed block is sampled without gradients.",
         cure="Observe whole blocks.",
         kind=NotImplementedError,
     ),
@@ -2241,7 +2239,7 @@ SAMPLING = (
     error(
         "p: expected no block observed in part, got block (0,)",
         lambda: sampling.smc(cut(), rules.Automaton.walk(torch.ones(4, 4)), 10),
-        cause="`smc` weighs whole blocks, and some elements of this one are observed.",
+        cause="`smc` weights whole blocks, and this block is only partially observed.",
         cure="Observe the whole block, or partition the event into smaller blocks.",
     ),
     error(
@@ -2268,8 +2266,8 @@ SAMPLING = (
     error(
         "p: expected no block observed in part, since such draws have no noise, got block (0,)",
         lambda: sampling.fixed_point(cut()),
-        cause="The unobserved part of a block that is observed in part is not a function of "
-        "separate noise.",
+        cause="The unobserved part of a partially observed block is not a function of separate "
+        "noise.",
         cure="Observe whole blocks, or use `sampling.ancestral`.",
     ),
     error(
@@ -2400,7 +2398,7 @@ INFORMATION = (
         "num_samples: expected an integer of at least 2, got 1",
         lambda: information.entropy(p(), 1),
         cause="A standard error needs at least two samples.",
-        cure="Use at least 2.",
+        cure="Use at least two samples.",
     ),
     error(
         "q: expected the event_shape (4,) of p, got ()",
@@ -3011,7 +3009,7 @@ FILES = (
         "path: expected format 1, got 2, which ardist 9.0 wrote; a newer ardist reads it",
         lambda: with_texts(ardist_format="2", ardist_version="9.0"),
         cause="A newer version of ardist wrote the file.",
-        cure="Install that version.",
+        cure="Install that version or a newer one.",
     ),
     error(
         "path: expected a file that ardist.save wrote, got made.safetensors; torch.load reads "
