@@ -1612,7 +1612,7 @@ OWN_NETWORKS = (
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(3, 2)}),
         cause="The module of a factor receives all blocks on which its block depends, but was "
         "built for another number of inputs.",
-        cure="Use the input width that the message names, plus the width of the context.",
+        cure="Use the input width that the message names, which includes the width of the context.",
     ),
     error(
         "module: expected no active dropout or batch norm in draws, got Dropout at '1'; call "
@@ -1773,7 +1773,7 @@ OTHER_FACTORIZATIONS = (
         "ranks: MADE draws all rows in one order, got (2, 4)",
         lambda: made().decoder(2, ranks=torch.arange(4).expand(2, 4)),
         cause="The network uses one order for all rows.",
-        cure="Use one order at a time, or use a Transformer.",
+        cure="Use one order at a time, or use Masked or Transformer.",
     ),
     error(
         "ranks: expected one order for all rows, since the blocks differ in family, got (2, 2)",
@@ -2376,7 +2376,7 @@ MIXTURES = (
         ).given(torch.ones(2), torch.ones(2) > 0),
         cause="The observed elements have probability zero under all components, so the "
         "conditional distribution does not exist.",
-        cure="Observe elements that the rule allows, or check values with `validate_args=True`.",
+        cure="Observe values that at least one component can have.",
     ),
 )
 
@@ -2742,7 +2742,8 @@ TRANSFORMS = (
     error(
         "network: expected families whose draws are bijections of real noise, got [Bernoulli()]",
         lambda: transforms.AutoregressiveTransform(made(BITS)),
-        cause="A flow needs families that are bijections of real noise. Discrete families are not.",
+        cause="A flow needs families that are bijections of real noise. Discrete families, "
+        "mixtures and Gamma are not.",
         cure="Use location-scale families, transforms of them, or splines.",
     ),
     error(
