@@ -426,8 +426,8 @@ SIZES = (
         lambda: ad.Partition.from_labels([0.0, 1.0]),
         "ranks: expected integers, got torch.float32",
         lambda: ad.Ordering.from_ranks([0.5, 1.0]),
-        cause="Ranks and labels are integers, not floats or booleans.",
-        cure="Convert them to integers, for a tensor with `.long()`.",
+        cause="Ranks and labels must be integers, not floats or booleans.",
+        cure="Convert them to integers, for example with `tensor.long()`.",
     ),
 )
 
@@ -453,10 +453,10 @@ ARGUMENTS = (
         lambda: fit(seed=-(2**63)),
         "end: expected an integer, got True",
         lambda: ad.Factorization(3, fam.Categorical(3), end=True),
-        cause="An argument is not an integer, or not a sequence of integers, or a seed is not one "
-        "of 64 bits. A set is not accepted, since it has no order.",
+        cause="An argument is not an integer or a sequence of integers, or a seed does not fit "
+        "into 64 bits. A set is not accepted, since it has no order.",
         cure="Use an integer, or a list or tuple of integers. `()` is the shape of a scalar "
-        "event, and of no context.",
+        "event, and the shape of no context.",
     ),
     error(
         "sample_shape: expected a sequence of integers of at least 0, got 3",
@@ -467,8 +467,9 @@ ARGUMENTS = (
         lambda: p().rsample((2.0,)),
         "batch_shape: expected a sequence of integers of at least 0, got None",
         lambda: p().expand(None),
-        cause="A shape is a sequence, even if it has only one dimension.",
-        cure="Write `p.sample((3,))`.",
+        cause="The shape is not a sequence of integers of at least 0. A shape of one dimension is "
+        "also a sequence.",
+        cure="Pass a tuple of integers, as in `p.sample((3,))`.",
     ),
     error(
         "min_scale: expected a positive number, got -1.0",
@@ -516,8 +517,7 @@ ARGUMENTS = (
         lambda: information.calibration(p(), torch.zeros(9, 4)).plot(3),
         "given: expected a value and a mask, got a tensor of shape (4,), torch.float32 on cpu",
         lambda: sampling.ancestral(p(), given=torch.zeros(4)),
-        cause="An argument has the wrong class, for example the name of an object in place of the "
-        "object.",
+        cause="An argument has the wrong class, for example a string in place of an object.",
         cure="Use an object of the class that the message names.",
     ),
     error(
@@ -549,9 +549,10 @@ ARGUMENTS = (
         "value: expected elements inside the support IndependentConstraint(Real(), 1), got "
         "[nan, nan]",
         lambda: p().marginal(torch.arange(4) < 2).log_prob(torch.full((2,), torch.nan)),
-        cause="The tensor is sparse or complex, it is on the device `meta` and has no data, or its "
-        "numbers are impossible.",
-        cure="Convert it to a dense, real tensor on the device of the network.",
+        cause="The tensor is sparse or complex, is on the device `meta` and has no data, or has "
+        "numbers outside the support.",
+        cure="Pass a dense, real tensor inside the support, on the device of the network. Build "
+        "networks on a device other than `meta`.",
     ),
 )
 
@@ -573,7 +574,7 @@ PARTITIONS = (
         "sizes: expected one for each block, got []",
         lambda: ad.Partition.split([]),
         cause="The partition has no dimension, size or slice.",
-        cure="Name at least one. Without a partition, each number is a block.",
+        cure="Pass at least one. Without a partition, each number is a block.",
     ),
     error(
         "partition: expected patches whose sides divide the first dimensions of the event shape "
@@ -617,7 +618,7 @@ ORDERINGS = (
         lambda: ad.Factorization((2, 2), NORMAL, ordering=ad.Ordering.from_ranks([0, 1, 2, 3])),
         "ordering: expected one over the 9 blocks of the grid (3, 3), got one over 4",
         lambda: ad.Ordering.permutation([1, 0, 2, 3]).plot((3, 3)),
-        cause="The ordering was made for another number of blocks, or for another grid.",
+        cause="The ordering was made for a different number of blocks or a different grid.",
         cure="Make the ordering for `Factorization.grid_shape`. The grid has one cell for each "
         "block, and a block can contain many numbers.",
     ),
@@ -659,7 +660,7 @@ ORDERINGS = (
     error(
         "ordering: expected an Ordering, such as Ordering.permutation([1, 0]), got 'raster'",
         lambda: ad.Factorization(2, NORMAL, ordering="raster"),
-        cause="The argument is a name or ranks in place of an `ardist.Ordering`.",
+        cause="The argument is a string or ranks, not an `ardist.Ordering`.",
         cure="Use `Ordering.raster()`, or `Ordering.from_ranks(ranks)`.",
     ),
 )
@@ -668,8 +669,8 @@ FACTORIZATIONS = (
     error(
         "event_shape: a factorization is frozen; replace makes another one",
         lambda: setattr(FOUR, "event_shape", (5,)),
-        cause="An attribute of a factorization is set.",
-        cure="Make another one by `factorization.replace(event_shape=5)`.",
+        cause="Factorizations are immutable, so their attributes cannot be set.",
+        cure="Create a new factorization with `factorization.replace(event_shape=5)`.",
         kind=AttributeError,
     ),
     error(
@@ -679,8 +680,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(3, dist.Normal),
         "columns: expected a family for each name, got 3 for 'a'",
         lambda: ad.Factorization.columns(a=3),
-        cause="A family is the form of a conditional. A distribution, or a distribution class, is "
-        "not a family.",
+        cause="A distribution or a distribution class is not a family. A family maps parameters "
+        "to a distribution.",
         cure="Use a member of `ardist.families`, or make one, for example with "
         "`Parametric(dist.Gumbel)`.",
     ),
@@ -690,15 +691,15 @@ FACTORIZATIONS = (
         "families: expected Unreduced() to return a distribution of batch_shape (2,) and "
         "event_shape () for parameters (2, 1), got (2, 1) and ()",
         lambda: ad.Factorization(3, Unreduced()),
-        cause="Factorizations are compared and hashed by value, and a family returns one "
-        "conditional for each row of parameters.",
+        cause="The family is not hashable, or it does not return one conditional for each row of "
+        "parameters.",
         cure="Make the family a frozen dataclass, and index the last dimension of the parameters, "
         "as in `params[..., 0]`.",
     ),
     error(
         "block: expected one of 0, ..., 3, got 9",
         lambda: FOUR.block_name(9),
-        cause="The index is not that of a block.",
+        cause="No block has this index.",
         cure="Use an index in raster order of the grid.",
     ),
     error(
@@ -707,8 +708,8 @@ FACTORIZATIONS = (
         "columns: expected at least one column, got none",
         lambda: ad.Factorization.columns(),
         cause="The number of families differs from the number of blocks.",
-        cure="Use one family for all blocks, or one for each block. `Factorization.num_blocks` is "
-        "their number.",
+        cure="Use one family for all blocks, or one for each of the `Factorization.num_blocks` "
+        "blocks.",
     ),
     error(
         "families: Normal() is a distribution of shape (), but its block has shape (2,); "
@@ -716,7 +717,7 @@ FACTORIZATIONS = (
         lambda: ad.Factorization((3, 2), NORMAL, partition=ad.Partition.along(0)),
         "families: Dirichlet(2) is a distribution of shape (2,), but its block has shape ()",
         lambda: ad.Factorization(2, fam.Dirichlet(2)),
-        cause="The block has another shape than the events of its family.",
+        cause="The shape of the block differs from the event shape of its family.",
         cure="Wrap the family as the message says, use a family for vectors, or partition the "
         "event into scalars.",
     ),
@@ -724,15 +725,15 @@ FACTORIZATIONS = (
         "columns: this factorization has no names; Factorization.columns gives them",
         lambda: ad.Factorization(2, NORMAL).pack({}),
         cause="The factorization has no column names.",
-        cure="Make it with `Factorization.columns`, or index the tensor.",
+        cure="Build the factorization with `Factorization.columns`, or index the tensor.",
     ),
     error(
         "columns: expected ['a', 'b'], got ['a']",
         lambda: COLUMNS.pack({"a": torch.zeros(2)}),
         "columns: expected a dict or a frame, got None",
         lambda: COLUMNS.pack(None),
-        cause="A column is missing, or the factorization does not have it.",
-        cure="Use exactly the columns of `Factorization.names`.",
+        cause="A column is missing or unknown, or the columns are not in a dict or data frame.",
+        cure="Pass a dict or data frame with exactly the columns of `Factorization.names`.",
     ),
     error(
         "columns: expected numbers in 'a', categories as 0, 1, ..., got Rome, Oslo",
@@ -762,7 +763,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(2, NORMAL).split(torch.zeros(3, 4)),
         "blocks: expected (*lead, 2), got (3, 4)",
         lambda: ad.Factorization(2, NORMAL).merge(torch.zeros(3, 4)),
-        cause="The last dimensions are not those of the event, or of its blocks.",
+        cause="The last dimensions differ from the shape of the event, or from the shape of its "
+        "blocks.",
         cure="Pass events of shape `(*lead, *event_shape)` to `split`. Pass blocks to `merge` in "
         "the form in which `split` returns them.",
     ),
@@ -782,7 +784,7 @@ FACTORIZATIONS = (
         ),
         "end: expected blocks of one index each, 0, ..., n - 1, got Hurdle((2.5,), Bernoulli())",
         lambda: ad.Factorization(3, fam.Hurdle((2.5,), fam.Bernoulli()), end=1),
-        cause="The end of a sequence is a symbol, so the families have to be distributions of "
+        cause="The end of a sequence is a symbol, so the families must be distributions of "
         "symbols.",
         cure="Use Categorical or Bernoulli families and scalar blocks.",
     ),
@@ -791,13 +793,13 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(3, fam.Categorical(3), end=3),
         "pad: expected one of 0, ..., 2, got -100",
         lambda: ad.Factorization(3, fam.Categorical(3), end=1, pad=-100),
-        cause="The symbol of the end, or of the padding, is not a state of the family.",
+        cause="The end symbol or the padding symbol is not a state of the family.",
         cure="Use one of its states. For a separate padding symbol, add a state to the family.",
     ),
     error(
         "pad: expected none without an end, got 1",
         lambda: ad.Factorization(3, fam.Categorical(3), pad=1),
-        cause="`pad` is the symbol after the end, and there is no `end`.",
+        cause="`pad` fills the blocks after `end`, and the factorization has no `end`.",
         cure="Pass `end` as well, or omit `pad`.",
     ),
     error(
@@ -806,8 +808,8 @@ FACTORIZATIONS = (
         lambda: ad.Factorization(
             3, fam.Categorical(3), end=1, ordering=ad.Ordering.from_ranks([0, 0, 1])
         ),
-        cause="A block is sampled in the same step as an end, or does not depend on it. It could "
-        "not be padding after the end.",
+        cause="A block that is sampled in the same step as an end, or that does not depend on it, "
+        "could not be padding.",
         cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
     ),
 )
@@ -844,7 +846,7 @@ RULES = (
         lambda: rules.Automaton.walk([[0, 1], [1, 0]], start=2),
         "end: expected one of 0, ..., 1, got 2",
         lambda: rules.Automaton.regex("a*", "ab", end=2),
-        cause="An argument of a rule has another form than its docstring names.",
+        cause="An argument of the rule is invalid.",
         cure="Pass the numbers, names or sets that the message expects.",
     ),
     error(
@@ -856,9 +858,9 @@ RULES = (
         "rule: expected Allowing() to allow an Interval of two tensors (1, 1), got an Interval of "
         "[(), ()]",
         lambda: p(FOUR.replace(rule=Allowing(rules.Interval(0.0, 1.0)))).sample(),
-        cause="`allowed` of a rule of your own returns another shape than its docstring names.",
-        cure="Return (rows, n, num_states) bool for finite blocks, or an `Interval` of two (rows, "
-        "n) tensors for numbers.",
+        cause="The method `allowed` of your own rule returns a value of the wrong shape or type.",
+        cure="Return a bool tensor of shape (rows, n, num_states) for finite blocks, or an "
+        "`Interval` of two tensors of shape (rows, n) for numbers.",
     ),
     error(
         "rule: expected Allowing() to allow a value of block (0,) in step 0, got none after an "
@@ -876,24 +878,25 @@ RULES = (
             .condition()
             .sample()
         ),
-        cause="A rule of your own has a dead end: it allows a prefix that no event continues.",
-        cure="Allow only values that can be completed: `at.left` is the number of later blocks. "
-        "`ardist.sampling.smc` supports dead ends.",
+        cause="Your own rule has a dead end: it allows a prefix that no allowed event continues.",
+        cure="Allow only values that have an allowed continuation: `at.left` is the number of "
+        "later blocks. `ardist.sampling.smc` supports dead ends.",
     ),
     error(
         "biject_to, transform_to: no map from reals onto the events that follow Sum(total=1); "
         "there is one for rules.Within with intervals of continuous columns",
         lambda: torch.distributions.biject_to(FOUR.replace(rule=rules.Sum(1.0)).support),
-        cause="The values that a block may have depend on the blocks before it, or are points.",
-        cure="Use a guide that is itself under the rule, in place of autoguides or NUTS.",
+        cause="The allowed values of a block depend on earlier blocks, or they are isolated "
+        "points.",
+        cure="Use a guide whose distribution has the same rule, in place of autoguides or NUTS.",
         kind=NotImplementedError,
     ),
     error(
         "sample: torch.func.vmap does not support the steps of a draw, which write in place; give "
         "the context a leading dimension, or p.expand, to draw many at once",
         lambda: vmapped(p(BITS)),
-        cause="A draw inside of `torch.func.vmap`.",
-        cure="Rows of a context are drawn together: call `network.condition(contexts).sample()`.",
+        cause="`sample` was called inside `torch.func.vmap`.",
+        cure="Sample the rows of all contexts together: `network.condition(contexts).sample()`.",
         kind=NotImplementedError,
     ),
     error(
@@ -902,8 +905,8 @@ RULES = (
         lambda: torch.func.grad(lambda c: made(context_shape=(2,)).condition(c).rsample().sum())(
             torch.zeros(2)
         ),
-        cause="A draw with gradients inside of `torch.func.grad`, `jacrev` or the like.",
-        cure="Differentiate it by `torch.autograd.grad` or `backward`.",
+        cause="`rsample` was called inside `torch.func.grad`, `jacrev` or a similar transform.",
+        cure="Differentiate the sample with `torch.autograd.grad` or `backward`.",
         kind=NotImplementedError,
     ),
     error(
@@ -962,8 +965,9 @@ RULES = (
             names=("a", "b"),
             rule=rules.Within(a=(0, 1)),
         ),
-        cause="The rule needs blocks of another kind.",
-        cure="Use a family of the kind that the message names, or limit other columns.",
+        cause="The rule does not support blocks of this kind, or one of its numbers is not a "
+        "possible value.",
+        cure="Use the kind of family or number that the message names, or limit other columns.",
     ),
     error(
         "table: expected one next state for each of the 3 states of Categorical(3), got a "
@@ -971,10 +975,10 @@ RULES = (
         lambda: SYMBOLS.replace(rule=rules.Automaton([[0, 0]], {0})),
         "table: expected one for each of the 3 blocks, got 1",
         lambda: BITS.replace(rule=rules.Automaton([[[0, 0]]], {0})),
-        cause="The table of an automaton has a column for each state of a block, and, if it differs"
-        " by block, one table for each.",
-        cure="Make the table (states of the automaton, states of a block). -1 stands for no next "
-        "state.",
+        cause="The table does not have one column for each state of a block, or there is not one "
+        "table for each block.",
+        cure="Pass a table of shape (states of the automaton, states of a block). -1 stands for "
+        "no next state.",
     ),
     error(
         "rule: expected named columns, got a factorization without names; "
@@ -983,7 +987,7 @@ RULES = (
         "rule: expected names of columns among ['a', 'b'], got 'c'",
         lambda: COLUMNS.replace(rule=rules.Within(c=(0, 1))),
         cause="`Within` and `When` find blocks by their names.",
-        cure="Name the columns by `Factorization.columns`, and use these names.",
+        cure="Name the columns with `Factorization.columns`, and use these names.",
     ),
     error(
         "rule: expected the trigger column 'a' before column 'b', which has to depend on it, "
@@ -1000,11 +1004,10 @@ RULES = (
             ordering=ad.Ordering.from_graph([[0, 0, 0], [0, 0, 1], [1, 0, 0]]),
             rule=rules.When("a", {1}, b=0.0),
         ),
-        cause="The trigger of `When` decides what the other columns are, so it comes first. A "
-        "missing value of the trigger, or `given` without it, asks for an order in which it "
-        "comes later.",
-        cure="Put the trigger first in the ordering, and give its value where the others are "
-        "given.",
+        cause="The trigger of `When` must come before the columns that depend on it. If the "
+        "trigger is missing or not observed, the observed columns come before it.",
+        cure="Put the trigger first in the ordering, and observe it whenever you observe these "
+        "columns.",
     ),
     error(
         "rule: expected an order without ties, in which each block may depend on all that are"
@@ -1012,16 +1015,16 @@ RULES = (
         lambda: ad.Factorization(
             3, fam.Bernoulli(), ordering=ad.Ordering.from_ranks([0, 0, 1]), rule=rules.Sum(1)
         ),
-        cause="What the rule allows depends on all blocks before, so that two blocks cannot be "
-        "drawn in one step.",
+        cause="The allowed values of a block depend on all earlier blocks, so two blocks cannot "
+        "be sampled in one step.",
         cure="Use an ordering without ties. A graph needs all edges from earlier to later blocks.",
     ),
     error(
         "rule, end: expected one of them, got Distinct() and 1; rules.All(rule, "
         "rules.End(end, pad)) combines them",
         lambda: ad.Factorization(3, fam.Categorical(3), rule=rules.Distinct(), end=1),
-        cause="`end=` is short for the rule `End`, and there is another rule.",
-        cure="Combine them by `rules.All`.",
+        cause="`end=` is short for the rule `End`, and the factorization already has a rule.",
+        cure="Combine the two with `rules.All`.",
     ),
     error(
         "rule: expected rules that limit different blocks or are automata, got [Distinct(), "
@@ -1029,18 +1032,19 @@ RULES = (
         lambda: ad.Factorization(
             12, fam.Categorical(12), rule=rules.All(rules.Distinct(), rules.End(1))
         ),
-        cause="A prefix that each of the rules allows may have no continuation that all allow. "
-        "Automata are combined, other rules are not.",
-        cure="Use rules that limit different blocks or are automata, or draw from the distribution"
-        " conditioned on them by particles.",
+        cause="A prefix that each rule allows may have no continuation that all rules allow. Only "
+        "automata can be combined exactly.",
+        cure="Use automata or rules that limit different blocks, or condition on the rules with "
+        "`ardist.sampling.smc`.",
     ),
     error(
         "value: expected block (1,) to follow Sum(total=1), given the blocks drawn before it,"
         " got 1.0",
         lambda: p(ad.Factorization(3, fam.Bernoulli(), rule=rules.Sum(1))).log_prob(torch.ones(3)),
-        cause="The value is outside the support: a block is not among those that the rule allows.",
-        cure="Check events by `p.support.check(x)`. With `validate_args=False` such events score "
-        "-inf.",
+        cause="The rule does not allow the value of this block, so the event is outside the "
+        "support.",
+        cure="Check events with `p.support.check(x)`. With `validate_args=False`, the "
+        "log-probability of such events is -inf.",
     ),
 )
 
@@ -1080,8 +1084,9 @@ FAMILIES = (
     error(
         "interval_log_prob: VonMises() has no CDF",
         lambda: fam.VonMises().interval_log_prob(torch.zeros(2), 0.0, 1.0),
-        cause="The probability of an interval is a difference of the family's CDF.",
-        cure="Use a family of one number with a CDF, such as a mixture of normals.",
+        cause="The probability of an interval is the difference of two values of the CDF, and "
+        "`Rounded` also needs a continuous family.",
+        cure="Use a continuous family of one number with a CDF, such as a mixture of normals.",
         kind=NotImplementedError,
     ),
     error(
@@ -1095,13 +1100,13 @@ FAMILIES = (
         lambda: fam.Hurdle((), NORMAL),
         "points: expected at least one number, all finite and different, got (0.0, 0.0)",
         lambda: fam.Hurdle((0.0, 0.0), NORMAL),
-        cause="The points are where a column has spikes, such as an income of 0.",
-        cure="Name each spike once; without spikes use the family itself.",
+        cause="`points` are the values at which a column has spikes, such as an income of 0.",
+        cure="Name each spike once. Without spikes, use the family itself.",
     ),
     error(
         "family: expected a family of single numbers that are not indices, got Categorical(3)",
         lambda: fam.Hurdle((0.0,), fam.Categorical(3)),
-        cause="Each category has a probability of its own already.",
+        cause="Each category already has its own probability.",
         cure="Use the categorical family itself.",
     ),
     error(
@@ -1110,15 +1115,16 @@ FAMILIES = (
         "family: expected a CDF, and a single real number or integers from a least one on, got "
         "VonMises()",
         lambda: fam.Truncated(fam.VonMises(), 0.0, 1.0),
-        cause="The probability of an interval is a difference of the family's CDF.",
-        cure="Use a family of one number with a CDF, such as a mixture of normals.",
+        cause="The probability of an interval is the difference of two values of the CDF, and "
+        "`Rounded` also needs a continuous family.",
+        cure="Use a continuous family of one number with a CDF, such as a mixture of normals.",
     ),
     error(
         "family: expected a family without TopK, got Tempered(TopK(Categorical(4), 2), 0.5); apply "
         "TopK to the Truncated family instead",
         lambda: fam.Truncated(fam.Tempered(fam.TopK(fam.Categorical(4), 2), 0.5), 0, 2),
-        cause="The states that `TopK` or `Nucleus` keeps may all be outside of the interval, which "
-        "then has no distribution.",
+        cause="All states that `TopK` or `Nucleus` keeps may be outside the interval, which then "
+        "has no distribution.",
         cure="Truncate first: `TopK(Truncated(family, low, high), k)`.",
     ),
     error(
@@ -1133,7 +1139,7 @@ FAMILIES = (
         lambda: fam.Nucleus(fam.Bernoulli(), 0.0),
         "p: expected a probability in (0, 1], got 1.5",
         lambda: fam.Nucleus(fam.Bernoulli(), 1.5),
-        cause="`p` is the probability that is kept, and lies in (0, 1].",
+        cause="`p` is the probability mass that is kept, so it must be in (0, 1].",
         cure="Use a number above 0 and at most 1.",
     ),
     error(
@@ -1174,7 +1180,7 @@ FAMILIES = (
         "family: expected a continuous family, got Poisson()",
         lambda: fam.Transformed(fam.Poisson(), ExpTransform()),
         cause="Transforming a family needs a density, and this family is discrete.",
-        cure="Transform a continuous family. For counts use `Parametric`, or write a family.",
+        cure="Transform a continuous family. For counts, use `Parametric` or your own family.",
     ),
     error(
         "transforms: expected at least one transform, got none",
@@ -1217,7 +1223,8 @@ FAMILIES = (
         lambda: fam.Transformed(fam.Independent(fam.Exponential(), (2,)), flows.Householder(2)),
         cause="The support of the family is not the domain of the transform, and the transform "
         "does not map it to an interval.",
-        cure="Put a transform into that domain first, or use a family with that support.",
+        cure="First apply a transform whose values lie in that domain, or use a family with that "
+        "support.",
     ),
     error(
         "transforms: expected values of at least 1 dimensions for StickBreakingTransform(), got "
@@ -1230,10 +1237,10 @@ FAMILIES = (
         "transforms: expected AffineTransform(loc=0.0, scale=1.0) to map 2 values of Normal() "
         "to shape (2, 1, 1), got (1, 2)",
         lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(1, 1), 1.0)),
-        cause="The transform expects vectors, expects vectors of another length, or changes the "
-        "shape of the event.",
-        cure="Transform `Independent(family, shape)`, or make the transform for the shape of the "
-        "family.",
+        cause="The transform expects vectors or a different length, or it changes the shape of "
+        "the event.",
+        cure="Transform `Independent(family, shape)`, or create the transform for the event shape "
+        "of the family.",
     ),
     error(
         "transforms: expected a learned transform to be a torch.nn.Module, so that networks can "
@@ -1255,14 +1262,14 @@ FAMILIES = (
         "fixed= gives constants for the parameters that change it",
         lambda: fam.Parametric(dist.Pareto),
         cause="The support depends on the parameters, and a family has one fixed support.",
-        cure="Fix these parameters: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
+        cure="Make these parameters constant: `Parametric(dist.Pareto, fixed={'scale': 1.0})`.",
     ),
     error(
         "fixed: expected a constant for the discrete total_count of Binomial, got none; "
         "fixed={'total_count': ...} gives it",
         lambda: fam.Parametric(dist.Binomial),
         cause="A network outputs real numbers, and this parameter is an integer.",
-        cure="Fix it: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
+        cure="Make it constant: `Parametric(dist.Binomial, fixed={'total_count': 10})`.",
     ),
     error(
         "shapes: expected the shape of logits of Categorical, which does not follow from "
@@ -1285,15 +1292,15 @@ FAMILIES = (
         "'temperature'; fixed= gives others",
         lambda: fam.Parametric(dist.RelaxedBernoulli),
         cause="The class has a required argument that is not in its `arg_constraints`.",
-        cure="Fix it: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
+        cure="Pass the argument: `Parametric(dist.RelaxedBernoulli, fixed={'temperature': 0.5})`.",
     ),
     error(
         "links: expected a link for scale_tril of OMTMultivariateNormal, since torch has no "
         "transform to LowerTriangular(), got none; links={'scale_tril': ...} gives it",
         lambda: fam.Parametric(dist.OMTMultivariateNormal, event_shape=(2,)),
-        cause="Real numbers are mapped to a parameter by a transform, and torch has none for its "
+        cause="A transform maps real numbers to the parameter, and torch has no transform to its "
         "constraint.",
-        cure="Pass a map as `links=`, or fix the parameter.",
+        cure="Pass a function in `links=`, or make the parameter constant with `fixed=`.",
     ),
     error(
         "fixed: expected to leave a parameter of Normal free, got constants for all of them",
@@ -1340,9 +1347,9 @@ FAMILIES = (
         "cdf, icdf: Dirichlet(2) has neither a CDF nor an inverse; sample(params) draws from it "
         "and log_prob(params, value) scores the value",
         lambda: fam.Dirichlet(2).icdf(torch.zeros(2), torch.ones(())),
-        cause="The family is sampled by rejection or from discrete states, not by a function of "
-        "noise and parameters.",
-        cure="Check `has_noise` or `is_reparameterized` first. `sample` works for all families.",
+        cause="The family has no CDF, or its samples are not a function of noise and parameters.",
+        cure="Check `has_noise`, `is_reparameterized` or `has_cdf` first. `sample` works for all "
+        "families.",
         kind=NotImplementedError,
     ),
 )
@@ -1357,15 +1364,16 @@ NETWORKS = (
     error(
         "hidden_features: expected at least one layer, got ()",
         lambda: networks.Masked(FOUR, hidden_features=()),
-        cause="The network has no hidden layers, so no block could depend on another in a way that "
-        "depends on which blocks are observed.",
+        cause="The network has no hidden layers, so its predictions could not adapt to the set of "
+        "observed blocks.",
         cure="Add a hidden layer.",
     ),
     error(
         "factorization: expected blocks of one family, since a module has one form of output, got "
         "Factorization.columns(a=Bernoulli(), b=Normal())",
         lambda: networks.Masked.from_module(nn.Identity(), COLUMNS, mask=0),
-        cause="The module has the same form of output for all blocks.",
+        cause="The module returns outputs of the same form for all blocks, but the families of "
+        "the blocks differ.",
         cure="Use `networks.Masked(factorization, hidden_features=...)`.",
     ),
     error(
@@ -1379,10 +1387,10 @@ NETWORKS = (
             ).condition(),
             torch.zeros(3).long(),
         ),
-        cause="The estimate scores blocks given any set of the others. Other networks predict from "
-        "the earlier blocks only, and the blocks after an end depend on the order.",
-        cure="Use `networks.Masked`. For sequences with an end maximize `p.log_prob(x)`, as `fit` "
-        "does with `orderings=[network.factorization.ordering]`.",
+        cause="This estimate scores blocks given any set of other blocks. Networks such as MADE "
+        "predict only from earlier blocks, and the values that a rule allows depend on the order.",
+        cure="Use `networks.Masked`, without a rule. For sequences with an end, maximize "
+        "`p.log_prob(x)`, as `fit` does with `orderings=[network.factorization.ordering]`.",
     ),
     error(
         "hidden_features: expected a layer, or direct=True, got neither",
@@ -1404,15 +1412,16 @@ NETWORKS = (
         lambda: rnn(cell="elman"),
         "positions: expected one of ['learned', 'rotary'], got 'sine'",
         lambda: transformer(positions="sine"),
-        cause="There is no such cell, or no such kind of positions.",
-        cure="Use one of those that the message lists.",
+        cause="The cell or the kind of positions does not exist.",
+        cure="Use one of the names that the message lists.",
     ),
     error(
         "heads: expected the number of heads to divide dim 16, got 3",
         lambda: transformer(heads=3),
         "heads: expected twice the number of heads to divide dim 15, got 3",
         lambda: transformer(positions="rotary", dim=15, heads=3),
-        cause="Each head has the same share of `dim`. With rotary positions the share is even.",
+        cause="Each head gets an equal share of `dim`. With rotary positions, this share must be "
+        "even.",
         cure="Use a number of `heads` that divides `dim`, or half of `dim` with rotary positions.",
     ),
     error(
@@ -1422,8 +1431,8 @@ NETWORKS = (
         lambda: pixelcnn(kernel_size=1),
         "kernel_size: expected an integer of at least 2, got 1",
         lambda: wavenet(kernel_size=1),
-        cause="A window needs a center, so its size is odd. A causal window needs at least one "
-        "earlier step.",
+        cause="The window of PixelCNN needs a center, so its size is odd. The window of WaveNet "
+        "needs at least one earlier step.",
         cure="Use an odd number of at least 3 for PixelCNN, and a number of at least 2 for "
         "WaveNet.",
     ),
@@ -1451,8 +1460,7 @@ NETWORKS = (
         "factorization: FromModule needs blocks of one family, since it has one map for all "
         "blocks, got Bernoulli() for column 'a' and Normal() for column 'b'",
         lambda: networks.FromModule(nn.Identity(), COLUMNS),
-        cause="PixelCNN uses the same convolution at all positions, so all blocks need the same "
-        "family.",
+        cause="The network uses the same map at all positions, so all blocks need the same family.",
         cure="Use MADE, Unshared, RNN or Transformer if the families differ.",
     ),
     error(
@@ -1462,8 +1470,8 @@ NETWORKS = (
         "factorization: Transformer needs transitive dependencies, since a token reads the hidden "
         "states of those it depends on, got Ordering.from_graph(0, 0, 0, 1, 0, 0, 0, 1, ...)",
         lambda: transformer(ad.Factorization(3, NORMAL, ordering=CHAIN)),
-        cause="Layers pass on what earlier layers have read, so a block would also depend on the "
-        "ancestors of its parents.",
+        cause="Each layer passes on the blocks that earlier layers have read, so a block would "
+        "also depend on the ancestors of its parents.",
         cure="Use MADE or Unshared, which support any graph, or add the missing edges.",
     ),
     error(
@@ -1479,8 +1487,8 @@ NETWORKS = (
         "factorization: FromModule needs an order without ties, in which each block depends on all "
         "earlier blocks, got Ordering.from_ranks(0, 1, 1)",
         lambda: networks.FromModule(nn.Identity(), TIED),
-        cause="A network that reads block after block cannot sample two blocks in one step or "
-        "leave out a dependency.",
+        cause="A network that reads one block after another cannot sample two blocks in one step "
+        "or leave out a dependency.",
         cure="Use MADE, Unshared or Transformer for ties, and MADE or Unshared for graphs.",
     ),
     error(
@@ -1510,8 +1518,8 @@ OWN_NETWORKS = (
         lambda: networks.ConditionalNetwork(FOUR).condition().log_prob(torch.zeros(4)),
         "Wrong defines no hidden_states, which the default forward needs",
         lambda: Wrong(FOUR).hidden_states(torch.zeros(1, 4)),
-        cause="A subclass of `ConditionalNetwork` has neither `forward` nor `hidden_states`, or a "
-        "network without hidden states was asked for them.",
+        cause="A subclass of `ConditionalNetwork` defines neither `forward` nor `hidden_states`, "
+        "or the missing `hidden_states` was called.",
         cure="Define `forward(self, blocks, context=None, ranks=None)`, which returns the "
         "parameters, or `hidden_states` with the same arguments and a module `head`.",
         kind=NotImplementedError,
@@ -1534,8 +1542,8 @@ OWN_NETWORKS = (
         "network: expected evaluation mode, since a recorded step cannot switch dropout off, got "
         "a MADE in training mode; call network.eval()",
         lambda: ad.DrawStep(made()),
-        cause="`DrawStep` and `export.write` record the network as it is, and it is in training "
-        "mode.",
+        cause="`DrawStep` and `export.write` record the network in its current mode, which is "
+        "training mode.",
         cure="Call `network.eval()` first.",
     ),
     error(
@@ -1574,10 +1582,11 @@ OWN_NETWORKS = (
             .condition()
             .log_prob(torch.zeros(3, dtype=torch.int64))
         ),
-        cause="The first input of the module, or the one in place of a block that is not observed, "
-        "is not valid. It is an index if blocks are symbols, and otherwise a number or vector.",
-        cure="Pass such a block. For symbols use one that does not occur in the data, if the "
-        "module has an embedding for it.",
+        cause="`start` (the first input of the module) or `mask` (the input for an unobserved "
+        "block) is not a valid input. It is an index if blocks are symbols, and otherwise a "
+        "number or vector.",
+        cure="Pass an input of the shape and dtype of a block. For symbols, use an index that "
+        "does not occur in the data, if the module has an embedding for it.",
     ),
     error(
         "module: expected outputs of shape (1, 3, 3), got (1, 3, 2)",
@@ -1592,17 +1601,18 @@ OWN_NETWORKS = (
         lambda: networks.Markov(FOUR, module=Wide()).condition().log_prob(torch.zeros(2, 4)),
         "modules: expected the module for column 'b' to return shape (2, 2) for 2 rows, got (2, 4)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(1, 4)}),
-        cause="The outputs of the module are not the parameters of one conditional for each step.",
-        cure="Add a last layer with `num_params` outputs, after the dimensions of batch and "
-        "length.",
+        cause="The outputs of the module do not have the shape of the parameters of one "
+        "conditional for each step.",
+        cure="Let the last layer return `num_params` numbers in the last dimension, for each row "
+        "and step.",
     ),
     error(
         "modules: expected a module for column 'b' that takes inputs of shape (rows, 1), got the "
         "error: mat1 and mat2 shapes cannot be multiplied (2x1 and 3x2)",
         lambda: networks.Unshared(COLUMNS, modules={"a": None, "b": nn.Linear(3, 2)}),
-        cause="The module of a factor receives all blocks on which its block depends. It was "
+        cause="The module of a factor receives all blocks on which its block depends, but was "
         "built for another number of inputs.",
-        cure="Use the input width that the message names, plus the width of the context.",
+        cure="Use the input width that the message names, which includes the width of the context.",
     ),
     error(
         "module: expected no active dropout or batch norm in draws, got Dropout at '1'; call "
@@ -1612,8 +1622,8 @@ OWN_NETWORKS = (
             .condition()
             .sample()
         ),
-        cause="Dropout or batch norm would be active while sampling, and the samples would not "
-        "follow the joint.",
+        cause="Dropout or batch norm would be active during sampling, so the samples would not "
+        "follow the joint distribution.",
         cure="Call `network.eval()` before sampling, and `network.train()` after it.",
     ),
     error(
@@ -1623,15 +1633,16 @@ OWN_NETWORKS = (
         lambda: fam.auto([1.0, float("inf")]),
         "column: expected finite numbers, or NaN for missing ones, got none",
         lambda: fam.auto([float("nan")]),
-        cause="The column has other values than numbers, or none.",
-        cure="`pandas.factorize` makes codes of texts. `TableDensity` also takes texts and dates.",
+        cause="The column contains text or infinity, or only missing values.",
+        cure="Replace infinity with NaN, and encode text with `pandas.factorize`, or use "
+        "`TableDensity`, which also supports text and dates.",
     ),
     error(
         "hidden_features, modules: expected at most one of the two, got both",
         lambda: networks.Unshared(FOUR, modules=[None] * 4, hidden_features=()),
         "hidden_features, module: expected at most one of the two, got both",
         lambda: networks.Markov(FOUR, hidden_features=4, module=nn.Identity()),
-        cause="The network builds the modules from `hidden_features`, or takes yours.",
+        cause="The network either builds the modules from `hidden_features` or takes yours.",
         cure="Pass either `hidden_features` or modules.",
     ),
     error(
@@ -1643,10 +1654,10 @@ OWN_NETWORKS = (
         lambda: networks.Unshared(FOUR, modules={"a": None}),
         "modules: expected a module or None for column 'a', got 3",
         lambda: networks.Unshared(COLUMNS, modules={"a": 3, "b": None}),
-        cause="The number of modules differs from the number of blocks, or an item is not a "
+        cause="The number or names of the modules differ from the blocks, or an item is not a "
         "module.",
-        cure="Pass one module for each block, or `None` for a block without dependencies. For "
-        "columns pass a dict by name.",
+        cure="Pass one module for each block, or `None` for a block without dependencies. Pass a "
+        "dict only for named columns.",
     ),
     error(
         "blocks: expected blocks of whole steps from the first, which end at 1, 2, 3, 4, ..., "
@@ -1705,9 +1716,9 @@ OTHER_FACTORIZATIONS = (
         lambda: ad.AutoregressiveDistribution(
             transformer(), factorization=ad.Factorization(7, fam.Bernoulli())
         ),
-        cause="The Transformer has a learned vector for each position, and this event has other "
-        "positions.",
-        cure="Build it with `positions='rotary'`, which support any length.",
+        cause="The Transformer has a learned vector for each position, and this event has "
+        "different positions.",
+        cure="Build the network with `positions='rotary'`, which supports any length.",
     ),
     error(
         "factorization: Markov with stationary=False was built for Factorization((4,), Normal()), "
@@ -1715,8 +1726,9 @@ OTHER_FACTORIZATIONS = (
         lambda: networks.Markov(FOUR, window=1).condition(
             factorization=ad.Factorization(5, NORMAL)
         ),
-        cause="The network reads the number of the step, and this event has others.",
-        cure="Build it with `stationary=True`, which supports any length.",
+        cause="The network reads the number of the step, and this event has a different number of "
+        "steps.",
+        cure="Build the network with `stationary=True`, which supports any length.",
     ),
     error(
         "factorization: RNN with context_kind='blocks' was built for Factorization((4,), "
@@ -1730,7 +1742,7 @@ OTHER_FACTORIZATIONS = (
             positions="rotary", context_shape=(3, 2), context_kind="blocks"
         ).condition(torch.zeros(3, 2), factorization=ad.Factorization(5, fam.Bernoulli())),
         cause="The context has a vector for each block of the factorization of the network, and "
-        "this event has other blocks.",
+        "this event has different blocks.",
         cure="Build a network for this factorization, and load the weights into it: "
         "`other.load_state_dict(network.state_dict())`.",
     ),
@@ -1739,8 +1751,8 @@ OTHER_FACTORIZATIONS = (
         "got Factorization((3,), Bernoulli(), ordering=Ordering.from_ranks(0, 1, 1))",
         lambda: transformer().condition().with_ordering(ad.Ordering.from_ranks([0, 1, 1])),
         cause="The Transformer was built without ties and samples one block per step.",
-        cure="Build it for a factorization with ties. It then supports orders with and without "
-        "ties.",
+        cure="Build the network for a factorization with ties. It then supports orders with and "
+        "without ties.",
     ),
     error(
         "factorization: Transformer takes another order as ranks, which cannot express a graph, "
@@ -1761,7 +1773,7 @@ OTHER_FACTORIZATIONS = (
         "ranks: MADE draws all rows in one order, got (2, 4)",
         lambda: made().decoder(2, ranks=torch.arange(4).expand(2, 4)),
         cause="The network uses one order for all rows.",
-        cure="Use one order at a time, or use a Transformer.",
+        cure="Use one order at a time, or use Masked or Transformer.",
     ),
     error(
         "ranks: expected one order for all rows, since the blocks differ in family, got (2, 2)",
@@ -1780,9 +1792,9 @@ OTHER_FACTORIZATIONS = (
         lambda: rnn().load_state_dict(
             rnn(ad.Factorization(4, NORMAL, ordering=ad.Ordering.reverse())).state_dict()
         ),
-        cause="The weights were saved from a network for another order, partition, family or "
+        cause="The weights were saved from a network with a different order, partition, family or "
         "option.",
-        cure="Load them into a network that was built like the saved one.",
+        cure="Load the weights into a network that was built like the saved network.",
     ),
 )
 
@@ -1794,8 +1806,9 @@ CONTEXTS = (
         lambda: made(context_shape=(3,)).decoder(4, torch.zeros(0, 3)),
         "context: expected (N, 3) with an N that divides batch_size 5, got (2, 3)",
         lambda: testing.check_decoder(made(context_shape=(3,)), torch.zeros(2, 3), batch_size=5),
-        cause="The rows of a draw cannot be divided evenly among the contexts.",
-        cure="Pass one context for each row, or a multiple of their number as the number of rows.",
+        cause="The rows of a sample cannot be divided evenly among the contexts.",
+        cure="Pass one context for each row, or a number of rows that is a multiple of the number "
+        "of contexts.",
     ),
     error(
         "context: expected (*batch_shape, 3), got none; the network was built with "
@@ -1825,8 +1838,8 @@ CONTEXTS = (
         "context: expected (*batch_shape, 3), got (5,); torch.nn.functional.one_hot makes vectors "
         "of labels",
         lambda: made(context_shape=(3,)).condition(torch.zeros(5, dtype=torch.int64)),
-        cause="The last dimensions of the context are not `context_shape`.",
-        cure="Put the batch dimensions first.",
+        cause="The last dimensions of the context differ from `context_shape`.",
+        cure="Pass a context of shape `(*batch_shape, *context_shape)`.",
     ),
     error(
         "context: expected finite numbers, got NaN or infinity in 15 of 15",
@@ -1834,7 +1847,7 @@ CONTEXTS = (
         "context: expected finite numbers, got NaN or infinity in 1 of 3",
         lambda: made(context_shape=(3,)).condition(torch.tensor([0.0, torch.inf, 1.0])),
         cause="The context contains NaN or infinity, so the parameters would be NaN.",
-        cure="Replace missing features, and add a feature that says which were missing.",
+        cure="Replace missing features, and add a feature that marks the missing ones.",
     ),
     error(
         "context: expected a tensor on cpu, as the network, got meta",
@@ -1863,35 +1876,34 @@ CONTEXTS = (
     error(
         "network: expected one that ends with linear maps, such as MADE, got Wrong",
         lambda: Wrong(FOUR).start_at(torch.zeros(5, 4)),
-        cause="The last layer of a module from elsewhere is not known.",
-        cure="Call the last linear layer of your network `head`, or define `output_maps`.",
+        cause="`start_at` sets the last linear layer, and this network does not declare one.",
+        cure="Name the last linear layer of your network `head`, or define `output_maps`.",
     ),
     error(
         "x: expected at least one event, got (0, 4)",
         lambda: made().start_at(torch.zeros(0, 4)),
-        cause="Marginals of no data were asked for.",
+        cause="`x` has no events, so it has no marginals.",
         cure="Pass the training events.",
     ),
     error(
         "x: expected values inside the support, or NaN for missing ones, got 1 blocks outside",
         lambda: made(BITS).start_at(torch.tensor([[0.0, 1.0, 2.0]])),
-        cause="The data have values that the families cannot take.",
-        cure="Choose families with this support, or correct the data.",
+        cause="The data contains values outside the support of the families.",
+        cure="Choose families with the support of the data, or correct the data.",
     ),
     error(
         "chunk_size: expected none for MADE, which has no hidden states that give the parameters "
         "of some of the blocks, got 16",
         lambda: made().condition(chunk_size=16),
         cause="The network computes the parameters of all blocks together.",
-        cure="Leave `chunk_size` out, or use an `RNN`, a `Transformer`, a `WaveNet` or a "
-        "`PixelCNN`.",
+        cure="Omit `chunk_size`, or use an `RNN`, a `Transformer`, a `WaveNet` or a `PixelCNN`.",
     ),
     error(
         "chunk_size: expected none for a wrapped network, whose wrapper would not be called, got "
         "16; wrap LogLikelihood(network, chunk_size=...) instead",
         lambda: ad.AutoregressiveDistribution(nn.DataParallel(rnn()), chunk_size=16),
-        cause="Scores in chunks call parts of the network, which a wrapper such as DDP would not "
-        "see.",
+        cause="Scoring in chunks calls parts of the network directly and would bypass a wrapper "
+        "such as DDP.",
         cure="Wrap `LogLikelihood(network, chunk_size=...)`.",
     ),
     error(
@@ -1905,14 +1917,14 @@ CONTEXTS = (
         "several networks at once use torch.func.vmap, and in Pyro vectorize_particles=False "
         "or parallel=False",
         lambda: made().condition(params={"direct.weight": torch.zeros(3, 4, 4)}),
-        cause="A parameter has another shape than in the network. Often it contains those of "
-        "several networks.",
+        cause="A parameter differs in shape from the parameter of the network, often because it "
+        "contains the weights of several networks.",
         cure="Pass the parameters of one network. Use `torch.func.vmap` for several.",
     ),
     error(
         "nan_policy: expected one of ['raise', 'marginalize'], got 'omit'",
         lambda: ad.AutoregressiveDistribution(made(), nan_policy="omit"),
-        cause="Missing values can be refused or marginalized. There is no other policy.",
+        cause="Missing values either raise an error or are marginalized. There is no other policy.",
         cure="Use `'raise'` or `'marginalize'`.",
     ),
     error(
@@ -1933,9 +1945,10 @@ VALUES = (
         lambda: p(BITS).given(torch.zeros(3), [True, False, False]),
         "ordering: expected a tensor, got list",
         lambda: p(BITS).with_ordering([2, 1, 0]),
-        cause="A value, mask or ranks argument is not a tensor. An ordering is an `Ordering` or "
-        "ranks.",
-        cure="Convert it with `torch.as_tensor`, in the dtype of the network.",
+        cause="The value, mask or ranks are not a tensor. An ordering is an `Ordering` or a "
+        "tensor of ranks.",
+        cure="Convert it with `torch.as_tensor`: a value in the dtype of the network, a mask to "
+        "bool, ranks to int64.",
     ),
     error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (7, 3)",
@@ -1946,21 +1959,22 @@ VALUES = (
         lambda: information.calibration(p(), torch.zeros(5, 2)),
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (), got (3,)",
         lambda: p().given(torch.zeros(3), torch.ones(4).bool()),
-        cause="The last dimensions of the value are not those of the event.",
+        cause="The last dimensions of the value differ from the event shape.",
         cure="Put sample and batch dimensions first: sample_shape + batch_shape + event_shape.",
     ),
     error(
         "draws: expected at least two in the first dimension, got (1, 4)",
         lambda: information.crps(torch.zeros(1, 4), torch.zeros(4)),
-        cause="The spread of a forecast is estimated from pairs of draws.",
-        cure="Pass `p.sample((1000,))`, with the draws in the first dimension.",
+        cause="The spread of a forecast is estimated from pairs of samples, so at least two are "
+        "needed.",
+        cure="Pass `p.sample((1000,))`, with the samples in the first dimension.",
     ),
     error(
         "draws, x: expected (num_draws, *shape) and a shape that broadcasts with it, got (9, 4) "
         "and (3,)",
         lambda: information.crps(torch.zeros(9, 4), torch.zeros(3)),
-        cause="The observed values are not those that the forecast is of.",
-        cure="Pass observed values of the shape of one draw.",
+        cause="The shape of the observed values differs from the shape of a sample.",
+        cure="Pass observed values with the shape of one sample.",
     ),
     error(
         "value: expected (*lead, 4) whose lead broadcasts with batch_shape (5,), got (3, 4)",
@@ -1985,8 +1999,8 @@ VALUES = (
         lambda: p(ad.Factorization.columns(a=NORMAL, b=fam.Gamma())).log_prob(
             torch.tensor([1.0, -1.0])
         ),
-        cause="A value is outside the support of its family, such as NaN, a category that does "
-        "not exist, a fraction for a bit, or a negative number for a scale.",
+        cause="A value is outside the support of its family, for example NaN, a category that "
+        "does not exist, a fraction for a bit, or a negative number for a scale.",
         cure="Clean the data, use a family with that support, or use `nan_policy='marginalize'` "
         "for missing values.",
     ),
@@ -2018,14 +2032,15 @@ CONDITIONING = (
         lambda: p(BITS).given(torch.zeros(3), torch.zeros(3)),
         "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (), got (2,)",
         lambda: p(BITS).given(torch.zeros(3), torch.ones(2).bool()),
-        cause="A mask marks elements of the event with booleans.",
-        cure="Use a bool tensor whose last dimensions are `event_shape`.",
+        cause="The mask is not a bool tensor, or its last dimensions differ from the event shape.",
+        cure="Use a bool tensor whose last dimensions are `event_shape`, with True for each "
+        "chosen element.",
     ),
     error(
         "mask: expected (*lead, 3) whose lead broadcasts with batch_shape (2,), got (5, 3)",
         lambda: p(BITS).expand((2,)).given(torch.zeros(3), torch.ones(5, 3).bool()),
         cause="The masks do not broadcast with the batch of contexts.",
-        cure="Use one mask for all contexts, or one for each.",
+        cure="Use one mask for all contexts, or one mask for each context.",
     ),
     error(
         "mask: expected (3,) with an element to keep, got (3,) with 0",
@@ -2041,11 +2056,11 @@ CONDITIONING = (
         "Factorization((3,), Bernoulli()), got Factorization((3,), Bernoulli(), "
         "ordering=Ordering.from_ranks(1, 0, 2)); Masked and Transformer follow any order",
         lambda: p(BITS).marginal(torch.tensor([False, True, False])),
-        cause="An observed block depends on one that is not observed, so the conditional has no "
-        "closed form in this order. The network does not support an order in which the observed "
-        "blocks come first.",
-        cure="Observe a prefix of the order, build the network for an order that begins with the "
-        "observed blocks, or train a Transformer for any order.",
+        cause="A block under the mask depends on a block that is not, so the result has no closed "
+        "form in this order. The network does not support an order in which the blocks under the "
+        "mask come first.",
+        cure="Choose a prefix of the order, build the network for an order that begins with these "
+        "blocks, or train a Transformer for any order.",
     ),
     error(
         "mask: expected whole blocks if other blocks depend on them, got parts of block (0,), "
@@ -2062,7 +2077,7 @@ CONDITIONING = (
             .given(torch.zeros(2, 2), CUT)
             .marginal(torch.tensor([[False, False], [True, True]]))
         ),
-        cause="A block is observed in part, and later blocks depend on all of it.",
+        cause="A block is only partially observed, and later blocks depend on all of it.",
         cure="Observe whole blocks, or partition the event into scalars.",
     ),
     error(
@@ -2100,8 +2115,8 @@ CONDITIONING = (
             .condition(nan_policy="marginalize")
             .log_prob(torch.tensor([[torch.nan, 1.0]]))
         ),
-        cause="The inner network supports any order. It would score the part in a different order "
-        "from the one in which it samples.",
+        cause="The inner network supports any order, so it would score this part in one order and "
+        "sample it in another.",
         cure="Keep whole blocks, or the elements that come first in the inner order.",
     ),
     error(
@@ -2126,9 +2141,9 @@ GRADIENTS = (
         "rsample: no gradients through draws of [Bernoulli()]; has_rsample_(True) asks for "
         "gradients of the other blocks",
         lambda: p(BITS).rsample(),
-        cause="Samples of a discrete family, or of one without a differentiable CDF, have no "
+        cause="Samples of a discrete family, or of a family without a differentiable CDF, have no "
         "gradient.",
-        cure="Use `Relaxed` or the score function. `has_rsample_(True)` returns the gradients of "
+        cure="Use `Relaxed` or the score function. `has_rsample_(True)` enables gradients through "
         "the other blocks.",
         kind=NotImplementedError,
     ),
@@ -2139,8 +2154,7 @@ GRADIENTS = (
             .given(torch.zeros(1, 3), FIRST.unsqueeze(0))
             .rsample()
         ),
-        cause="The unobserved part of a block that is observed in part is sampled without "
-        "gradients.",
+        cause="The unobserved part of a partially observed block is sampled without gradients.",
         cure="Observe whole blocks.",
         kind=NotImplementedError,
     ),
@@ -2189,8 +2203,8 @@ SAMPLING = (
         lambda: sampling.greedy(dist.Normal(0.0, 1.0)),
         "p: expected an AutoregressiveDistribution, got Normal(loc: 0.0, scale: 1.0)",
         lambda: sampling.smc(dist.Normal(0.0, 1.0), rules.Sum(1), 10),
-        cause="The samplers need the steps of an autoregressive joint, and other distributions "
-        "have none.",
+        cause="The samplers need the steps of an autoregressive joint, which other distributions "
+        "do not have.",
         cure="Pass the autoregressive distribution itself, not a wrapper such as `.to_event` or "
         "`.mask`.",
     ),
@@ -2201,30 +2215,31 @@ SAMPLING = (
         lambda: sampling.greedy(p()),
         "p: expected blocks with a finite set of states, got [Normal()]",
         lambda: sampling.without_replacement(p(), 2),
-        cause="Search compares the states of a block, and some blocks do not have a finite set of "
-        "states.",
-        cure="Search only if all families are finite and discrete. Otherwise sample and compare.",
+        cause="Search compares the states of each block, and some blocks do not have a finite set "
+        "of states.",
+        cure="Use search only if all families are finite and discrete. Otherwise, sample and "
+        "compare.",
     ),
     error(
         "rule: expected a Rule, got 1",
         lambda: sampling.smc(p(BITS), 1, 10),
         "threshold: expected one within [0, 1], got 2",
         lambda: sampling.smc(p(BITS), rules.Sum(1), 10, threshold=2),
-        cause="`smc` conditions on a rule of `ardist.rules`, and resamples if the effective sample "
-        "size is under a share of the particles.",
+        cause="`rule` is not a rule of `ardist.rules`, or `threshold`, a share of the particles, "
+        "is outside [0, 1].",
         cure="Use a rule, and a threshold from 0 (never resample) to 1.",
     ),
     error(
         "rule: expected intervals of Normal() that have a probability, got a number under "
         "Within(b=(1.0, 1.0)); p.given(value, mask) conditions on it",
         lambda: sampling.smc(p(COLUMNS), rules.Within(b=(1.0, 1.0)), 10),
-        cause="A continuous block is a given number with probability zero.",
-        cure="Condition on the number by `p.given(value, mask)`, and pass the result to `smc`.",
+        cause="A continuous block equals a given number with probability zero.",
+        cure="Condition on the number with `p.given(value, mask)`, and pass the result to `smc`.",
     ),
     error(
         "p: expected no block observed in part, got block (0,)",
         lambda: sampling.smc(cut(), rules.Automaton.walk(torch.ones(4, 4)), 10),
-        cause="`smc` weighs whole blocks, and some elements of this one are observed.",
+        cause="`smc` weights whole blocks, and this block is only partially observed.",
         cure="Observe the whole block, or partition the event into smaller blocks.",
     ),
     error(
@@ -2237,22 +2252,22 @@ SAMPLING = (
             rules.Within(a=(0, None)),
             10,
         ),
-        cause="The rows have orders of their own, so that a step has other blocks in each, and the "
-        "rule limits some of these and not others.",
-        cure="Use one order for all rows: call `smc` for each of the orders.",
+        cause="The rows have different orders, so one step samples different blocks in different "
+        "rows, and the rule limits only some of these blocks.",
+        cure="Use one order for all rows: call `smc` once for each order.",
     ),
     error(
         "p: expected families that draw from noise of their own, got [Gamma()]",
         lambda: sampling.fixed_point(p(ad.Factorization(2, fam.Gamma()))),
-        cause="Fixed-point iteration samples the noise first, and this family is sampled by "
-        "rejection.",
+        cause="Fixed-point iteration samples the noise first, but this family has no noise that "
+        "is independent of its parameters.",
         cure="Use `p.sample()` or `sampling.ancestral`.",
     ),
     error(
         "p: expected no block observed in part, since such draws have no noise, got block (0,)",
         lambda: sampling.fixed_point(cut()),
-        cause="The unobserved part of a block that is observed in part is not a function of "
-        "separate noise.",
+        cause="The unobserved part of a partially observed block is not a function of separate "
+        "noise.",
         cure="Observe whole blocks, or use `sampling.ancestral`.",
     ),
     error(
@@ -2271,7 +2286,7 @@ SAMPLING = (
         ),
         cause="Rows with different orders would take different numbers of steps, or have "
         "different families in one step.",
-        cure="Use `p.sample()`, or sample the rows of one order at a time.",
+        cure="Use `p.sample()`, or search the rows of one order at a time.",
     ),
 )
 
@@ -2289,15 +2304,15 @@ MIXTURES = (
         lambda: ad.OrderingMixture(transformer(), []),
         "orderings: expected a sequence that is not empty, got Ordering.raster()",
         lambda: ad.OrderingMixture(transformer(), ad.Ordering.raster()),
-        cause="The components are not a list or tuple, or the list is empty.",
-        cure="Pass a list or tuple with at least one component.",
+        cause="The components or orderings are not a list or tuple, or the list is empty.",
+        cure="Pass a list or tuple with at least one component or ordering.",
     ),
     error(
         "components[0]: expected a Distribution, got 3",
         lambda: ad.Mixture(dist.Categorical(torch.ones(1)), [3]),
         "orderings[1]: expected an Ordering, got 3",
         lambda: ad.OrderingMixture(transformer(), [ad.Ordering.raster(), 3]),
-        cause="An item of the list is not a distribution, or not an ordering.",
+        cause="An item of the list is not a distribution or not an ordering.",
         cure="Condition networks first: `network.condition(context)`. Pass orderings such as "
         "`Ordering.raster()`.",
     ),
@@ -2359,9 +2374,9 @@ MIXTURES = (
                 validate_args=False
             )
         ).given(torch.ones(2), torch.ones(2) > 0),
-        cause="The observed elements have probability zero under all components, so there is no "
-        "distribution given them.",
-        cure="Give elements that the rule allows, or check values with `validate_args=True`.",
+        cause="The observed elements have probability zero under all components, so the "
+        "conditional distribution does not exist.",
+        cure="Observe values that at least one component can have.",
     ),
 )
 
@@ -2374,16 +2389,16 @@ INFORMATION = (
         "p.sample((1000,)), (p.log_prob(x) - q.log_prob(x)).mean(0) estimates it for others, such "
         "as a Mixture",
         lambda: information.kl_divergence(dist.Normal(0.0, 1.0), p()),
-        cause="The estimates need the blocks of an autoregressive joint, and other distributions, "
-        "mixtures and marginals among them, have none.",
-        cure="Pass an autoregressive distribution as the first argument, or take the mean over "
-        "draws. The second argument of `kl_divergence` can be any distribution.",
+        cause="The estimates need the blocks of an autoregressive joint, which other "
+        "distributions, including mixtures and marginals, do not have.",
+        cure="Pass an autoregressive distribution as the first argument, or average over samples, "
+        "as the message shows. The second argument of `kl_divergence` can be any distribution.",
     ),
     error(
         "num_samples: expected an integer of at least 2, got 1",
         lambda: information.entropy(p(), 1),
         cause="A standard error needs at least two samples.",
-        cure="Use at least 2.",
+        cure="Use at least two samples.",
     ),
     error(
         "q: expected the event_shape (4,) of p, got ()",
@@ -2400,8 +2415,7 @@ INFORMATION = (
         "q: expected the observed elements and values of p, got 0 observed elements in q and 1 "
         "in p, or other values; q.given(value, mask) observes them",
         lambda: information.kl_divergence(p(BITS).given(torch.zeros(3), FIRST), p(BITS)),
-        cause="An element is observed in only one of the two distributions, so the divergence "
-        "would be infinite.",
+        cause="The two distributions do not have the same observed elements with the same values.",
         cure="Call `given` on both, with the same value and mask.",
     ),
     error(
@@ -2537,8 +2551,10 @@ TRAINING = (
         lambda: fit(x=data.DataLoader(Stream())),
         "valid: expected a batch at least, got none",
         lambda: fit(valid=data.DataLoader(Stream())),
-        cause="The data is not a tensor, or it is a Dataset next to a context.",
-        cure="Convert an array by `torch.as_tensor`. The items of a Dataset are `(x, context)`.",
+        cause="`x` or `valid` is not a tensor, a Dataset or a DataLoader, has no batches, or has "
+        "batches other than `x` or `(x, context)`.",
+        cure="Convert an array with `torch.as_tensor`. Let the items of a Dataset be `(x, "
+        "context)`, without a separate context.",
     ),
     error(
         "x: expected finite numbers, got NaN or infinity in 1 of 20",
@@ -2553,9 +2569,9 @@ TRAINING = (
         lambda: fit(x=with_number(torch.nan), nan_policy="marginalize"),
         "x: expected a number at least, got NaN in all 20",
         lambda: fit(networks.Masked(FOUR), torch.full((5, 4), torch.nan), nan_policy="marginalize"),
-        cause="The rows have infinite numbers, or NaN, which a network can only leave out if it "
-        "follows an order in which the missing blocks come last.",
-        cure="Remove these rows. If NaN is a missing value, train `networks.Masked` with "
+        cause="The data contains infinite numbers, or NaN that the network cannot marginalize. A "
+        "network with one order needs the missing blocks to come last.",
+        cure="Remove these rows. If NaN marks missing values, train `networks.Masked` with "
         '`nan_policy="marginalize"`.',
     ),
     error(
@@ -2568,8 +2584,8 @@ TRAINING = (
         "share of the rows, got one with a RandomSampler",
         lambda: fit_in_two_processes(valid=data.DataLoader(ROWS, shuffle=True)),
         cause="The processes of `torchrun` cannot share the rows evenly.",
-        cure="Pass tensors or a Dataset, which `fit` shares, or use "
-        "`DataLoader(data, sampler=DistributedSampler(data))`.",
+        cure="Use a `batch_size` that is a multiple of the number of processes. Pass tensors, a "
+        "Dataset or `DataLoader(data, sampler=DistributedSampler(data))`.",
     ),
     error(
         "x: expected (N, 4), got (4,)",
@@ -2580,16 +2596,17 @@ TRAINING = (
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(1, 3)),
         "context: expected (N, 3), got (5, 1, 3)",
         lambda: fit(made(context_shape=(3,)), context=torch.zeros(5, 1, 3)),
-        cause="The first dimension of the data is not that of the rows.",
-        cure="Stack events along the first dimension. Stack contexts in the same way.",
+        cause="`x` or `context` has the wrong number of dimensions, or the two have different "
+        "numbers of rows.",
+        cure="Pass `x` of shape `(N, *event_shape)` and `context` of shape `(N, *context_shape)`.",
     ),
     error(
         "context: expected data, got a result with a graph, of which fit would need a new one in "
         "each step; context.detach() has none",
         lambda: fit(made(context_shape=(3,)), context=torch.nn.Linear(3, 3)(torch.zeros(5, 3))),
-        cause="The rows or contexts were computed by a network whose gradients torch records.",
-        cure="To train this network too, put it and the conditional network into a module, and "
-        "let `forward` call both. Otherwise detach the result.",
+        cause="The data was computed by a network that records gradients.",
+        cure="To train this network as well, put both networks into a module whose `forward` "
+        "calls both. Otherwise, detach the result.",
     ),
     error(
         "valid: expected a share in [0, 1), a set or (x, context), got 1.0",
@@ -2601,15 +2618,16 @@ TRAINING = (
         lambda: fit(x=torch.zeros(1, 4), valid=0.1),
         "valid: expected rows to validate on, or None, since a DataLoader cannot be split, got 0.1",
         lambda: fit(x=data.DataLoader(ROWS), valid=0.1),
-        cause="No rows would be left to train on, a DataLoader cannot be split, or the rows have "
-        "no contexts.",
-        cure="Use `valid=0.1`, or pass the rows to validate on: `x`, or `(x, context)`.",
+        cause="No rows would be left to train on, a DataLoader cannot be split, or the validation "
+        "rows have no contexts.",
+        cure="Pass the rows to validate on: `x`, or `(x, context)`. A share such as `valid=0.1` "
+        "works for tensors and Datasets with enough rows.",
     ),
     error(
         "max_epochs: expected a number, since neither time_limit nor patience in validation ends "
         "the training, got None",
         lambda: fit(max_epochs=None),
-        cause="Training would not end.",
+        cause="No argument limits the training, so it would not end.",
         cure="Pass `max_epochs`, `time_limit`, or `valid` with `patience`.",
     ),
     error(
@@ -2617,7 +2635,7 @@ TRAINING = (
         "got 0.9",
         fit_sharded,
         cause="The weights of a network that `fully_shard` has sharded cannot be averaged.",
-        cure="Leave `average=` out, or train by DDP.",
+        cure="Omit `average=`, or train with DDP.",
     ),
     error(
         'orderings: expected "row", "batch" or Orderings, got \'random\'',
@@ -2630,9 +2648,10 @@ TRAINING = (
         "orderings: expected None, since MADE was built for Factorization((4,), Normal()), got "
         "'row'; networks.Masked and Transformer follow any order",
         lambda: fit(orderings="row"),
-        cause="The orders to train on are unknown, or the network does not follow them, or "
-        "`in_order` would have no effect.",
-        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`, with a network for any order.',
+        cause="`orderings` is invalid or not supported by the network, or `in_order` would have "
+        "no effect.",
+        cure='Use `"row"`, `"batch"` or a list of `ad.Ordering`, with a network that supports any '
+        "order.",
     ),
     error(
         "optimizer: expected to be called with parameter groups and lr=, as torch.optim.AdamW is, "
@@ -2646,10 +2665,10 @@ TRAINING = (
         "network: expected parameters that can be trained, got a network that was made "
         "under torch.inference_mode",
         lambda: fit(torch.inference_mode()(made)()),
-        cause="The optimizer is made from groups of parameters and a learning rate. A network that "
-        "was made under `torch.inference_mode` has no gradients.",
-        cure="Use a class of `torch.optim` that takes groups of parameters, or `functools.partial` "
-        "of it, and a network that is not frozen and was made outside of `torch.inference_mode`.",
+        cause="`optimizer` cannot be called with parameter groups and a learning rate, or the "
+        "network has no parameters that can be trained.",
+        cure="Use a class of `torch.optim`, or a `functools.partial` of one. Build the network "
+        "outside `torch.inference_mode`, and do not freeze all of it.",
     ),
     error(
         "network: expected one log-probability for each row, (5,), got ()",
@@ -2660,10 +2679,10 @@ TRAINING = (
         lambda: fit(Frozen()),
         "network: expected a forward that takes the tensors of a batch, 2, got Nothing.forward(x)",
         lambda: fit(Nothing(), context=torch.zeros(5, 3)),
-        cause="The module does not return a number for each row of the batch, to which its "
-        "parameters contribute, or does not take the tensors of a batch.",
-        cure="Return the log-probabilities as a tensor, before the mean over the batch, from a "
-        "`forward` that takes `x`, and the context if there is one.",
+        cause="The module does not take the tensors of a batch, or does not return one "
+        "differentiable log-probability for each row.",
+        cure="Define `forward(x)`, or `forward(x, context)` if there is a context, and return the "
+        "log-probabilities as a tensor, before the mean over the batch.",
     ),
     error(
         "network: expected finite log-probabilities of x, got a mean of -inf in epoch 1; a smaller "
@@ -2685,15 +2704,15 @@ TRAINING = (
         lambda: fit(checkpoint="missing/run.pt"),
         "checkpoint: expected a path, got 3",
         lambda: fit(checkpoint=3),
-        cause="The file was written by a run with other options or other data, so that a resumed "
-        "run would be neither of them.",
-        cure="Use the same options and data, another file, or `resume=False`.",
+        cause="The file is not a checkpoint of a run with these options, data and network, or "
+        "`checkpoint` is not a valid path.",
+        cure="Use the same options, data and network, another path, or `resume=False`.",
     ),
     error(
         "callbacks: expected a sequence of callables, got [3]",
         lambda: fit(callbacks=[3]),
-        cause="The callbacks cannot be called.",
-        cure="Pass functions of a `History`.",
+        cause="`callbacks` is not a sequence of callables.",
+        cure="Pass a list of functions that take a `History`.",
     ),
     error(
         "probability: expected one within [0, 1], got 1.5",
@@ -2713,9 +2732,9 @@ TRAINING = (
         "truth: expected one over Factorization((3,), Bernoulli()), got Factorization((4,), "
         "Normal())",
         lambda: training.exposure_bias(p(BITS), torch.zeros(2, 3), truth=p()),
-        cause="The true distribution has other events or another order, so its steps do not "
-        "correspond to those of `p`.",
-        cure="Define it with the factorization of `p`.",
+        cause="The true distribution has different events or a different order, so its steps do "
+        "not correspond to the steps of `p`.",
+        cure="Define the true distribution with the factorization of `p`.",
     ),
 )
 
@@ -2723,7 +2742,8 @@ TRANSFORMS = (
     error(
         "network: expected families whose draws are bijections of real noise, got [Bernoulli()]",
         lambda: transforms.AutoregressiveTransform(made(BITS)),
-        cause="A flow needs families that are bijections of real noise. Discrete families are not.",
+        cause="A flow needs families that are bijections of real noise. Discrete families, "
+        "mixtures and Gamma are not.",
         cure="Use location-scale families, transforms of them, or splines.",
     ),
     error(
@@ -2754,7 +2774,7 @@ TRANSFORMS = (
         lambda: transforms.Rosenblatt(p(ad.Factorization(2, fam.VonMises()))),
         cause="Each block is mapped to a uniform number by its CDF. Vectors and some families "
         "have no CDF.",
-        cure="Partition the event into scalars, with families that have `has_cdf`.",
+        cure="Partition the event into scalars, with families whose `has_cdf` is True.",
     ),
     error(
         "p: expected no observed blocks, which have no uniform transform",
@@ -2766,7 +2786,7 @@ TRANSFORMS = (
         "u: expected numbers within [0, 1], got 1.5",
         lambda: transforms.Rosenblatt(p(BITS)).inv(torch.full((3,), 1.5)),
         cause="The inverse takes uniform numbers, and a CDF is never outside [0, 1].",
-        cure="Use numbers of [0, 1], such as `torch.rand`.",
+        cure="Use numbers in [0, 1], such as `torch.rand` returns.",
     ),
     error(
         "log_abs_det_jacobian: no bijection of draws of [Bernoulli()]",
@@ -2808,8 +2828,8 @@ PYRO = (
     error(
         "family: expected one of a number on the real line with rsample, got Gamma()",
         lambda: guides.AutoAutoregressive(subsampled, fam.Gamma()),
-        cause="The latent vector of the guide is real-valued and needs gradients. This family has "
-        "another support, or no `rsample`.",
+        cause="The latent vector of the guide is real-valued and needs gradients, but this family "
+        "has a different support or no `rsample`.",
         cure="Use Normal, StudentT, a spline, or a mixture of these.",
     ),
     error(
@@ -2842,8 +2862,8 @@ CHECKS = (
         "on which they may not depend; an inclusive module needs shift=True",
         lambda: networks.FromModule(nn.Embedding(3, 3), SYMBOLS, shift=False, check=True),
         cause="Your network lets a block depend on itself or on later blocks.",
-        cure="Find the connection between the two blocks in the message. A module whose outputs "
-        "include the current input needs `FromModule(shift=True)`.",
+        cure="Find the connection between the two blocks that the message names. A module whose "
+        "outputs include the current input needs `FromModule(shift=True)`.",
         kind=testing.CheckError,
     ),
     error(
@@ -2853,8 +2873,8 @@ CHECKS = (
         "decoder.step at step 0: expected parameters of shape (6, 1, 2), got (6, 1, 1)",
         lambda: testing.check_decoder(Off(lambda params: params[..., :1])),
         cause="Your decoder and your `forward` return different parameters.",
-        cure="Compare them at the step in the message. Check the cache, the positions and the "
-        "order of the rows.",
+        cure="Compare them at the step that the message names. Check the cache, the positions and "
+        "the order of the rows.",
         kind=testing.CheckError,
     ),
     error(
@@ -2879,7 +2899,7 @@ CHECKS = (
             p(ad.Factorization(2, NORMAL)).given(torch.zeros(2), torch.tensor([True, False]))
         ),
         cause="An observed real number is a single point, over which nothing can be integrated.",
-        cure="Check the distribution before it is conditioned.",
+        cure="Check the distribution before you call `given`.",
     ),
     error(
         "log_prob under context 1 alone: differs by 1.5e+03",
@@ -2889,7 +2909,7 @@ CHECKS = (
             )
         ),
         cause="The network gives a row the context of another row.",
-        cure="Row i of `blocks` has the context i % N of N contexts: repeat contexts with "
+        cure="Row i of `blocks` has the context i % N of N contexts, so repeat contexts with "
         "`repeat`, not with `repeat_interleave`.",
         kind=testing.CheckError,
     ),
@@ -2903,8 +2923,8 @@ CHECKS = (
                 log_prob_blocks=torch.ones_like,
             )
         ),
-        cause="A distribution does not follow torch's rules for shapes, or its numbers depend on "
-        "the shape.",
+        cause="The distribution does not follow torch's rules for shapes, or its results depend "
+        "on the shape.",
         cure="Check the method at the start of the message.",
         kind=testing.CheckError,
     ),
@@ -2918,9 +2938,9 @@ FILES = (
         "to_spec: expected a value that JSON can hold as Parametric.links['scale'], got "
         "of_one_name.<locals>.<lambda>; functions and classes need a name of their own",
         lambda: fam.Parametric(dist.Normal, links=of_one_name()).to_spec(),
-        cause="A file holds the names of functions and classes, and these have no name, or share "
-        "one.",
-        cure="Define the function by `def`, with a name of its own, and pass it to `ad.load` by "
+        cause="A file stores functions and classes by name. This function has no name, or shares "
+        "its name with another function.",
+        cure="Define the function with `def` and a unique name, and pass it to `ad.load` in "
         "`classes=`.",
     ),
     error(
@@ -2938,10 +2958,11 @@ FILES = (
         lambda: fam.Parametric(
             dist.Gamma, fixed={"rate": torch.ones((), requires_grad=True)}
         ).to_spec(),
-        cause="A specification holds the arguments of constructors, and not a module or a learned "
-        "tensor that was made outside of them.",
+        cause="A specification stores the arguments of constructors. It cannot store a module or "
+        "a learned tensor, or an argument that is not an attribute.",
         cure="Write a subclass of `networks.ConditionalNetwork` that makes the module in its "
-        "constructor, and pass it to `ad.load` by `classes=`. Or save the `state_dict` alone.",
+        "constructor, and pass the subclass to `ad.load` in `classes=`. Or save only the "
+        "`state_dict`.",
     ),
     error(
         "network: expected the tensors that the constructor of MADE makes, got another "
@@ -2951,9 +2972,10 @@ FILES = (
         "path: expected the tensors that the constructor of MADE makes, got another 'more'; "
         "changes after construction, such as weight_norm, belong in the constructor",
         lambda: loaded(lambda spec, tensors, texts: tensors.update(more=torch.zeros(0))),
-        cause="The network was changed after its construction, or the file was changed.",
-        cure="Remove a parametrization before saving, or make it in the constructor of a network "
-        "of your own.",
+        cause="The network was changed after its construction, or the file was changed after it "
+        "was saved.",
+        cure="Remove the change, such as a parametrization, before saving, or apply it in the "
+        "constructor of your own network.",
     ),
     error(
         "folder: expected a path, got 3",
@@ -2972,23 +2994,23 @@ FILES = (
         lambda: ad.save(
             made(), f"{tempfile.mkdtemp()}/made.safetensors", metadata={"columns": "x" * 17 * 2**20}
         ),
-        cause="An argument of `ad.save` or `ad.load` is invalid.",
-        cure="Pass what the message names.",
+        cause="An argument of `ad.save`, `ad.load` or `ad.export.write` is invalid.",
+        cure="Pass an argument that the message expects.",
     ),
     error(
         "path: expected names of ardist, torch, Pyro and classes=, got 'Plain'",
         lambda: loaded(lambda spec, tensors, texts: {"class": "Plain", "args": {}}),
         "path: expected names of ardist, torch, Pyro and classes=, got 'os.system'",
         lambda: with_arguments(activation={"name": "os.system"}),
-        cause="The network has a class or a function that is not part of ardist. A file cannot "
-        "name any other code than that which you pass.",
-        cure="Pass it: `ad.load(path, classes=[Plain])`.",
+        cause="The file names a class or function outside ardist, torch and Pyro. `ad.load` uses "
+        "such code only if you pass it.",
+        cure="If the class or function is yours, pass it: `ad.load(path, classes=[Plain])`.",
     ),
     error(
         "path: expected format 1, got 2, which ardist 9.0 wrote; a newer ardist reads it",
         lambda: with_texts(ardist_format="2", ardist_version="9.0"),
         cause="A newer version of ardist wrote the file.",
-        cure="Install that version.",
+        cure="Install that version or a newer one.",
     ),
     error(
         "path: expected a file that ardist.save wrote, got made.safetensors; torch.load reads "
@@ -3005,8 +3027,8 @@ FILES = (
         lambda: ad.load(with_bytes(saved().read_bytes()[:-1])),
         "path: made.safetensors is damaged: its checksum does not match its content",
         lambda: ad.load(with_bytes(saved().read_bytes()[:-1] + b"x")),
-        cause="The file is of another kind, or was changed after it was written.",
-        cure="Copy or download it again.",
+        cause="The file is of another kind, or it was changed or damaged after it was written.",
+        cure="Copy or download the file again, or read it with the library that wrote it.",
     ),
     error(
         "path: expected a specification, got {'activation': 'relu'}",
@@ -3037,8 +3059,9 @@ FILES = (
         lambda: with_arguments(hidden_features=[2**20, 2**20]),
         "path: the tensors do not fit the specification: Expecting value: line 1 column 1 (char 0)",
         lambda: loaded(lambda spec, tensors, texts: tensors["_extra_state"].fill_(0)),
-        cause="A file was changed by hand, or asks for more than a network with its tensors needs.",
-        cure="Do not use it.",
+        cause="The file was changed by hand, or its specification needs more memory than a "
+        "network with its tensors.",
+        cure="Do not use this file. Save the network again.",
     ),
 )
 
@@ -3106,10 +3129,10 @@ TABLES = (
         lambda: TableDensity().fit({"age": [1, 2], "job": ["cook"]}),
         "X: expected different names of columns, got ['age'] twice",
         lambda: TableDensity().fit(pd.DataFrame([[1, 2]], columns=["age", "age"])),
-        cause="The argument is no table: the name of a file, columns of different "
-        "lengths, or two columns of one name.",
-        cure="Read a file by `pandas.read_csv` or `pandas.read_parquet`, and give each "
-        "column a name of its own.",
+        cause="The argument is not a data frame, a dict of columns or a two-dimensional array, or "
+        "its columns differ in length or share a name.",
+        cure="Read a file with `pandas.read_csv` or `pandas.read_parquet`. Give all columns the "
+        "same length and different names.",
     ),
     error(
         "X: expected at least one column, got 0 feature(s)",
@@ -3118,10 +3141,10 @@ TABLES = (
         lambda: fit_table([1.0]),
         "X: expected a column that can be modeled, got {'x': 'it is declared so'}",
         lambda: fit_table([1, 2], "left out"),
-        cause="A density needs at least two rows and a column whose cells are neither "
-        "all missing nor an identifier.",
-        cure="Check how the table was read. `columns=` declares the kind of a column "
-        "that would be left out.",
+        cause="A table needs at least two rows, and at least one column that is neither empty, an "
+        "identifier nor declared as left out.",
+        cure="Check how the table was read. Use `columns=` to declare the kind of a column that "
+        "would be left out.",
     ),
     error(
         "column 'x': expected cells of one type, numbers, text, bools or dates, got int, "
@@ -3155,10 +3178,10 @@ TABLES = (
         "pandas.to_datetime with format= reads others, and columns={'x': 'category'} "
         "takes them as text",
         lambda: fit_table(["31.12.2024", "01.02.2024"] * 20),
-        cause="Cells of one column have several types, are infinite, or are text that "
-        "looks like numbers or dates which were not read.",
-        cure="Read the table with the options that the message names, replace infinities "
-        "by NaN, or declare the column a category.",
+        cause="The cells of a column have several types, are infinite, too large or too small, or "
+        "are text that looks like numbers or dates.",
+        cure="Read the table with the options that the message names, rescale the column, replace "
+        "infinities with NaN, or declare the column a category.",
     ),
     error(
         "column 'x': expected numbers, got 'one'",
@@ -3204,9 +3227,10 @@ TABLES = (
         lambda: fit_table(["S", "XL"] * 20, ["S", "M", "L"]),
         "column 'x': expected numbers above 0, got -1.5",
         lambda: fit_table([1.0, 2.0] * 20, "positive").sample(given={"x": -1.5}),
-        cause="A cell does not fit the kind of its column, which was declared or found by `fit`, "
-        "or evidence is a number that no row can have.",
-        cure="Correct the cell, set it to a missing value, or declare another kind in `columns=`.",
+        cause="A cell does not fit the kind of its column, which you declared or `fit` chose, or "
+        "a given value is impossible.",
+        cure="Correct or convert the cell, mark it as missing, or declare another kind in "
+        "`columns=`.",
     ),
     error(
         "columns: expected a dict of kinds by name, got ['real']",
@@ -3227,8 +3251,8 @@ TABLES = (
         "columns: expected at least two different levels of 'job', none of them missing, got "
         "['cook', 'nurse', None]",
         lambda: TableDensity(columns={"job": ["cook", "nurse", None]}).fit(PEOPLE),
-        cause="`columns` is a dict by name, of kinds or of lists of ordered levels.",
-        cure="Print `Schema.of(table)` for the names and the proposed kinds.",
+        cause="`columns` does not map names of columns to kinds or to lists of ordered levels.",
+        cure="Print `ardist.tables.Schema.of(table)` to see the names and the proposed kinds.",
     ),
     error(
         "network: expected 'masked' or a callable from a factorization to a network, got "
@@ -3250,13 +3274,12 @@ TABLES = (
         "network: expected one that follows any order, such as 'masked', to integrate out missing "
         "cells, or columns that a marginal lacks, before others, got MADE",
         lambda: TableDensity(MADE).fit(PEOPLE.assign(job=[None, "cook", "nurse", "cook"] * 10)),
-        cause="The argument `network` is a name other than the default or makes no "
-        "network, or one of other columns or of another order, in double precision or on a GPU, "
-        "or a network with one order is asked for "
-        "a column given later ones, or without earlier ones. It trains on rows without missing "
-        "cells, also under `missing='model'`, where the value of a missing cell is integrated out.",
-        cure="Use `partial(networks.Transformer, dim=64, depth=3, heads=4)`, or the default, or "
-        "train on the rows without missing cells, `table.dropna()`.",
+        cause="`network` is an unknown name, or it does not return a float32 network on the CPU "
+        "for the factorization that it receives. Or the network supports only one order, and the "
+        "query or the missing cells need another.",
+        cure="Use the default, or `partial(networks.Transformer, dim=64, depth=3, heads=4)`. For "
+        "a network with one order, train on `table.dropna()`, and condition only on earlier "
+        "columns.",
     ),
     error(
         "X has 2 features, but TableDensity is expecting 3 features as input",
@@ -3277,9 +3300,9 @@ TABLES = (
         "df: expected the columns ['job', 'age', 'size'], got none named ['size']; "
         "df.assign(size=None) adds missing cells, and marginal(columns) needs no others",
         lambda: table_model().report(PEOPLE, PEOPLE),
-        cause="The columns of the table are not those of `fit`.",
-        cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, "
-        "...) accept tables that lack columns, and scores accept them from `marginal`.",
+        cause="The columns of the table differ from the columns that `fit` saw.",
+        cure="Rename or drop columns. Queries (`predict_proba`, `quantile`, `impute`, ...) accept "
+        "tables that lack columns. To score such a table, use `marginal`.",
     ),
     error(
         "column: expected one with finitely many values, got 'age', of kind real; "
@@ -3332,10 +3355,11 @@ TABLES = (
         lambda: table_model().report(*[PEOPLE.assign(size=1.5)[:n] for n in (9, 2)]),
         "given: expected one row with where=, got 40",
         lambda: table_model().sample(where={"size": [2]}, given=PEOPLE),
-        cause="The query does not fit the kind of the column, or its values or "
-        "probabilities are invalid.",
-        cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for "
-        "categories, and lists of values.",
+        cause="The query does not fit the kind of the column, or one of its values, limits or "
+        "numbers of rows is invalid.",
+        cure="Use `density`, `cdf` and `quantile` for numbers, `predict_proba` for categories, "
+        "and lists of values. In `where=`, pass `(low, high)` for numbers and a list for "
+        "categories.",
     ),
     error(
         "path: expected a file that TableDensity.save wrote, got a network without "
@@ -3349,8 +3373,8 @@ TABLES = (
         "path: expected a network of the columns in model.safetensors, got one of "
         "('job', 'age', 'size')",
         lambda: load_table(json.dumps(OTHER_COLUMNS)),
-        cause="The file was written by `ardist.save`, not by `TableDensity.save`, or it "
-        "was changed.",
+        cause="The file was written by `ardist.save`, not by `TableDensity.save`, or it was "
+        "changed.",
         cure="Use `ardist.load` for a network, or save the model again.",
     ),
 )
@@ -3366,7 +3390,7 @@ COMMAND = (
         "--given: expected a value, got age=",
         lambda: commanded("sample a.safetensors -g age="),
         cause="An argument of the command `ardist` is invalid.",
-        cure="`ardist --help` and `ardist fit --help` list the arguments.",
+        cure="Run `ardist --help` or `ardist fit --help` for the list of arguments.",
     ),
     error(
         "people.csv: expected a table, got No columns to parse from file",
@@ -3385,8 +3409,8 @@ COMMAND = (
         "people.csv: expected a file that ardist.save wrote, got people.csv; torch.load reads "
         "files of torch.save",
         lambda: commanded("sample people.csv", "age"),
-        cause="A file is not a table, or not a model.",
-        cure="Open the file to see what it holds.",
+        cause="The file is not a table separated by commas, or not a model.",
+        cure="Open the file to check its content. Convert other tables with pandas.",
     ),
 )
 
@@ -3411,15 +3435,17 @@ PATTERNS = (
         lambda: rules.Automaton.regex(1, "ab"),
         "symbols: expected a sequence of strings of at least one character, got ['a', '']",
         lambda: rules.Automaton.regex("a", ["a", ""]),
-        cause="A pattern is a text, and each symbol stands for at least one character.",
-        cure="Give a symbol that is not part of the texts, such as an end, a name of its own.",
+        cause="The pattern is not a string, or a symbol has no character.",
+        cure="Pass a string as the pattern, and a name of at least one character for each symbol, "
+        "including symbols such as the end.",
     ),
     error(
         "pattern: expected a regular expression, got '(a': missing ), unterminated subpattern at "
         "position 0",
         lambda: rules.Automaton.regex("(a", "ab"),
         cause="Python's `re` cannot read the pattern.",
-        cure="Correct it at that position. `re.escape` escapes a text that has special characters.",
+        cure="Correct the pattern at the position that the message names. `re.escape` escapes "
+        "special characters.",
     ),
     error(
         "pattern: expected none with a back-reference, since no automaton can count what a group "
@@ -3434,23 +3460,22 @@ PATTERNS = (
         "pattern: expected none with a possessive repetition, since it depends on how a matcher "
         "searches, and not only on the sequence, got 'a*+b'",
         lambda: rules.Automaton.regex("a*+b", "ab"),
-        cause="An automaton of finitely many states decides whether a sequence matches, and this "
-        "part of the pattern cannot be decided so.",
-        cure="Write the pattern without it: leave anchors out, use greedy repetition, and list the "
+        cause="The automaton does not support this part of the pattern.",
+        cure="Rewrite the pattern without it: omit anchors, use greedy repetition, and list the "
         "alternatives of a back-reference.",
     ),
     error(
         "pattern: expected one whose automaton has at most 4096 states, got '(a|b)*a(a|b){12}'",
         lambda: rules.Automaton.regex("(a|b)*a(a|b){12}", "ab"),
-        cause="The automaton has to remember more than it can. Long counted repetitions after an "
-        "alternative multiply its states.",
+        cause="The automaton of this pattern has too many states. Long counted repetitions after "
+        "an alternative multiply them.",
         cure="Use smaller numbers of repetitions.",
     ),
     error(
         "pattern: expected one that some sequence of the symbols matches, got 'c'",
         lambda: rules.Automaton.regex("c", "ab"),
-        cause="The pattern asks for characters that no symbol has.",
-        cure="Add the symbols, or use others in the pattern.",
+        cause="The pattern requires characters that no symbol has.",
+        cure="Add the missing symbols, or change the pattern.",
     ),
 )
 
