@@ -279,7 +279,7 @@ def context_batch(network: Any, context: Tensor | None) -> Size:
         )
     if context.shape[-len(shape) :] != shape:
         labels = context.dtype == torch.int64
-        hint = "; torch.nn.functional.one_hot makes vectors of labels" if labels else ""
+        hint = "; torch.nn.functional.one_hot(labels).float() makes vectors" if labels else ""
         raise ValueError(
             f"context: expected (*batch_shape, {spelled(shape)}), got {tuple(context.shape)}{hint}"
         )

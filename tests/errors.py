@@ -1228,9 +1228,9 @@ FAMILIES = (
     ),
     error(
         "transforms: expected values of at least 1 dimensions for StickBreakingTransform(), got "
-        "those of Normal() with shape (); Independent(family, shape) makes blocks of numbers",
+        "values of Normal() with shape (); Independent(family, shape) makes blocks of numbers",
         lambda: fam.Transformed(NORMAL, StickBreakingTransform()),
-        "transforms: expected transforms of values of shape (), as those of Normal(), got "
+        "transforms: expected transforms of values of shape (), as Normal() has, got "
         "AffineTransform(loc=<(3,)>, scale=1.0), which raises: The size of tensor a (3) must "
         "match the size of tensor b (2) at non-singleton dimension 0",
         lambda: fam.Transformed(NORMAL, AffineTransform(torch.zeros(3), 1.0)),
@@ -1835,8 +1835,8 @@ CONTEXTS = (
     error(
         "context: expected (*batch_shape, 3), got (5, 2)",
         lambda: bound(5, 2),
-        "context: expected (*batch_shape, 3), got (5,); torch.nn.functional.one_hot makes vectors "
-        "of labels",
+        "context: expected (*batch_shape, 3), got (5,); "
+        "torch.nn.functional.one_hot(labels).float() makes vectors",
         lambda: made(context_shape=(3,)).condition(torch.zeros(5, dtype=torch.int64)),
         cause="The last dimensions of the context differ from `context_shape`.",
         cure="Pass a context of shape `(*batch_shape, *context_shape)`.",

@@ -77,7 +77,7 @@ class Transformed(Derived):
             if transform.domain.event_dim > len(shape):
                 raise ValueError(
                     f"transforms: expected values of at least {transform.domain.event_dim} "
-                    f"dimensions for {transform!r}, got those of {family} with shape "
+                    f"dimensions for {transform!r}, got values of {family} with shape "
                     f"{tuple(shape)}; Independent(family, shape) makes blocks of numbers"
                 )
             support, shape = _image(support, transform, family), transform.forward_shape(shape)
@@ -100,7 +100,7 @@ class Transformed(Derived):
             except RuntimeError as error:
                 raise ValueError(
                     f"transforms: expected transforms of values of shape "
-                    f"{tuple(self.family.event_shape)}, as those of {self.family}, got "
+                    f"{tuple(self.family.event_shape)}, as {self.family} has, got "
                     f"{self._spelled()}, which raises: {error}"
                 ) from error
             if found != (rows, *self.event_shape):
