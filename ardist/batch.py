@@ -112,6 +112,16 @@ class Batch:
         """The parameters that the network computes, without the limits of a rule."""
         return self.bound.forward(self.readable(blocks), self.ranks, sweep=sweep)
 
+    @property
+    def reads_sets(self) -> bool:
+        """Whether one pass gives a step of the rows' own orders, and all steps take one each."""
+        return self.ranks is not None and self.bound.unwrapped.has_masks
+
+    def step_forward(self, blocks: Tensor, step: int) -> Tensor:
+        """The parameters of all blocks by one pass. Those of the blocks of the step are right."""
+        observed = self.ranks < step if self.ranks is not None and self.reads_sets else None
+        return self.bound.forward(self.readable(blocks), self.ranks, observed)
+
     def readable(self, blocks: Tensor) -> Tensor:
         """The blocks as a network reads them: without constants outside of supports."""
         if self.restriction is None:

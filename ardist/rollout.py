@@ -249,7 +249,7 @@ class Rollout:
         self.source = batch.source
         """The order of the conditionals that blocks are drawn from, see `Step.source`."""
         self._reference = batch.bound.reference
-        self._decoder, self._windows, self._follow = decoder, windows or whole, follow
+        self._decoder, self._follow = decoder, follow
         self._pieces: list[Tensor] = []
         self._raster: Tensor | None = None  # the blocks, if whole passes draw them
         self._rows: Tensor | None = None  # of the decoder, if `select` has changed them
@@ -262,6 +262,8 @@ class Rollout:
         self._evidence = batch.evidence
         is_ragged = self.order.is_ragged or torch._C._is_tracing()
         self._is_whole = whole or (decoder is None and is_ragged)
+        # If a step takes one pass, a guess of a window takes as many as all steps.
+        self._windows = whole or (windows and not (self._is_whole and batch.reads_sets))
         self.num_prefilled = 0
         """The number of first steps that are observed in all rows and skipped."""
         if batch.evidence is not None and not self._is_whole:
@@ -380,7 +382,8 @@ class Rollout:
             now = left & layout.expand_to_elements(ranks == index)
             if not now.any():
                 continue
-            step = Step(self, (index, index + 1), layouts, batch.plain_forward(self._raster))
+            params = batch.step_forward(self._raster, index)
+            step = Step(self, (index, index + 1), layouts, params)
             yield step
             self._raster = torch.where(now, _accepted(step.drawn), self._raster)
 

@@ -14,6 +14,8 @@ from ardist.families.logs import both_logs, log_between, log_sum_exp
 from ardist.families.quantiles import of_counts, of_reals, of_states
 from ardist.shapes import gather_last, lead_of
 
+_MOST_ATTEMPTS = 32  # of draws within an interval, before the CDF is inverted
+
 
 @guard
 class Cumulative:
@@ -106,6 +108,30 @@ class Cumulative:
         if self.support.is_discrete:
             return of_counts(cdf, uniform)
         return of_reals(cdf, self._inside_of(low, high, uniform), uniform)
+
+    def _sample_between(
+        self: Any,
+        params: Tensor,
+        low: Tensor | float,
+        high: Tensor | float,
+        invert: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Draws of the values in an interval, without gradients.
+
+        Draws of the family that are in the interval have this distribution, and are far cheaper
+        than a search for a quantile. Draws that are not are repeated, and in the end inverted.
+
+        Args:
+            invert: draws from the same distribution, for the parameters at a mask (...).
+        """
+        draws = self.sample(params)
+        for attempt in range(_MOST_ATTEMPTS):
+            outside = ~((low <= draws) & (draws <= high))
+            if not outside.any():
+                break
+            is_last = attempt + 1 == _MOST_ATTEMPTS
+            draws[outside] = invert(outside) if is_last else self.sample(params[outside])
+        return draws
 
     def _inside_of(
         self: Any, low: Tensor | float, high: Tensor | float, reference: Tensor

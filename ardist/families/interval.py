@@ -179,8 +179,15 @@ class Truncated(Derived):
         return below, inner.interval_log_prob(params, after, high) - mass
 
     def sample(self, params: Tensor) -> Tensor:
-        with torch.no_grad():
+        def invert(params: Tensor) -> Tensor:
             return self.icdf(params, uniform_noise(torch.empty_like(params[..., 0])))
+
+        with torch.no_grad():
+            if self._ordered_states() is not None or not is_readable(params):
+                return invert(params)
+            return self.family._sample_between(
+                params, *self._inner_ends, lambda rows: invert(params[rows])
+            )
 
 
 @dataclass(frozen=True, repr=False)

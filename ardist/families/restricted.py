@@ -512,8 +512,15 @@ class Limited(Restricted):
         return self.icdf(params, noise)
 
     def sample(self, params: Tensor) -> Tensor:
-        with torch.no_grad():
+        def invert(params: Tensor) -> Tensor:
             return self.icdf(params, self._noise_for(params))
+
+        with torch.no_grad():
+            if not is_readable(params):
+                return invert(params)
+            inner, low, high, is_one = self._split(params)
+            draws = self.family._sample_between(inner, low, high, lambda rows: invert(params[rows]))
+            return torch.where(is_one, params[..., -1].to(draws), draws)
 
     def pathwise(self, params: Tensor, value: Tensor, noise: Tensor | None = None) -> Tensor:
         *_, is_one = self._split(params)

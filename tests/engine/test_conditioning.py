@@ -268,6 +268,17 @@ def test_an_order_for_each_row_of_a_network_without_a_decoder(family, float64):
         p.network.decoder(2, ranks=torch.zeros(2, 4, dtype=torch.int64))
 
 
+def test_a_step_takes_one_pass_of_rows_whose_orders_have_ties():
+    net = networks.Masked(ad.Factorization(6, fam.Bernoulli()), hidden_features=8)
+    ranks, sets = torch.tensor([[0, 0, 1, 2, 2, 3], [2, 1, 0, 0, 1, 3]]), []
+    net.predict = lambda *given, own=net.predict: sets.append(given[1]) or own(*given)
+    x = net.condition().with_ordering(ranks).sample()
+    assert x.shape == (2, 6)
+    assert [len(observed) for observed in sets] == [2] * 4
+    for step, observed in enumerate(sets):
+        assert torch.equal(observed, ranks < step)
+
+
 def test_a_decoder_that_drops_the_orders_of_rows_is_found():
     class Drops(Linear):
         def make_decoder(self, factorization, batch_size, context, ranks):
