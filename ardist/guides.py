@@ -12,7 +12,7 @@ from pyro.infer.autoguide import AutoContinuous, init_to_median
 from pyro.infer.inspect import get_dependencies
 from pyro.nn import PyroParam
 from torch import Tensor, nn
-from torch.distributions import AffineTransform, biject_to
+from torch.distributions import AffineTransform, Transform, biject_to
 
 from ardist.distribution import AutoregressiveDistribution
 from ardist.factorization import Factorization
@@ -225,11 +225,21 @@ class AutoAutoregressive(AutoContinuous):
         draws = self.get_posterior(*args, **kwargs).sample((_NUM_DRAWS,))
         levels = levels.to(draws)
         result: dict[str, list[Tensor]] = {}
-        for latent in draws.quantile(levels, 0):
-            for site, unconstrained in self._unpack_latent(latent):  # type: ignore[no-untyped-call]
-                value = biject_to(site["fn"].support)(unconstrained)
+        for latents in zip(draws.quantile(levels, 0), draws.quantile(1 - levels, 0), strict=True):
+            upward, downward = map(self._unpack_latent, latents)
+            for (site, direct), (_, mirrored) in zip(upward, downward, strict=True):
+                transform = biject_to(site["fn"].support)
+                value = transform(mirrored if _is_decreasing(transform) else direct)
                 result.setdefault(site["name"], []).append(value)
         return {name: torch.stack(values) for name, values in result.items()}
+
+
+def _is_decreasing(transform: Transform) -> bool:
+    """Whether a transform is elementwise and decreasing, as to a support with an upper end only."""
+    try:
+        return bool((torch.as_tensor(transform.sign) < 0).all())
+    except NotImplementedError:  # it is not elementwise
+        return False
 
 
 def _combines_slices(factor: Any, plate: Any, latents: Sequence[Any]) -> bool:

@@ -22,6 +22,7 @@ from pyro.infer.autoguide import AutoGuideList, AutoNormal, init_to_value
 from pyro.infer.reparam import NeuTraReparam
 from table import random_made
 from torch.autograd.functional import hessian, jacobian
+from torch.distributions import constraints
 
 import ardist as ad
 from ardist import families as fam
@@ -301,8 +302,13 @@ def test_the_default_width_grows_with_the_sets_of_dependencies():
 # Pyro's contract of guides.
 
 
+class Below(dist.Normal):
+    support = constraints.less_than(1.0)
+
+
 def constrained():
     a = pyro.sample("a", dist.HalfNormal(1.0))
+    pyro.sample("below", Below(-9.0, 1.0))
     pyro.sample("b", dist.Beta(2.0, a + 1.0))
     corr = pyro.sample("corr", dist.LKJCholesky(3, a + 1.0))
     with pyro.plate("p", 2):
@@ -325,6 +331,7 @@ def test_constrained_latents(ordering):
         }
         assert all(fn.support.check(values[name]).all() for name, fn in sites.items())
     assert low["a"] < middle["a"] < high["a"]
+    assert low["below"] < middle["below"] < high["below"]
     drawn = Predictive(constrained, guide=guide, num_samples=5)()
     assert drawn["d"].shape == (5, 2, 4)
 
