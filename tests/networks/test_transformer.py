@@ -161,12 +161,3 @@ def test_states_leave_out_what_the_network_is_free_in():
         build(ad.Factorization(4, fam.Bernoulli()), **rotary).load_state_dict(
             build(short, **rotary).state_dict()
         )
-
-
-def test_decoders_never_drop_out():
-    net = build(TOTAL, dropout=0.5).train()
-    ad.testing.check_decoder(net)
-    first = [net.decoder(2).step(None) for _ in range(2)]
-    assert torch.equal(*first)
-    blocks = torch.randint(3, (2, 6))
-    assert not torch.equal(net(blocks), net(blocks))

@@ -71,16 +71,6 @@ def test_a_vector_for_each_block_goes_to_it_and_to_later_ones():
         assert not moved[block + 1 :].any()  # which are drawn before
 
 
-def test_drops_out_in_training_alone():
-    net = small(12, dropout=0.5)
-    x = torch.randint(4, (2, 12))
-    assert not torch.equal(net(x), net(x))
-    decoder = net.decoder(2)
-    found = decoder.prefill(x[:, :4])
-    assert net.training
-    torch.testing.assert_close(found, net.eval()(x)[:, 4:5])
-
-
 def test_weights_of_other_dilations_are_refused():
     with pytest.raises(ValueError, match=r"dilations is \[1, 2, 4, 1, 2\], here \[1, 2, 1, 2, 1\]"):
         small(9, max_dilation=2).load_state_dict(small(9).state_dict())
