@@ -733,17 +733,14 @@ class AutoregressiveDistribution(dist.TorchDistribution):
             follows: whether to check also that the value follows the rule.
         """
         self.check_value(value, name)
-        layout = self.factorization.layout
+        fac, layout = self.factorization, self.factorization.layout
         dtype = layout.dtype(self.bound.reference.dtype)
         if not layout.is_index:  # floats may be indices, as the check below finds
             value = value.to(dtype)
         if self._validate_args and value.numel():  # torch's checks of vectors fail on no values
-            if follows:
-                inside = self._inside(value)
-            else:
-                inside = self.factorization.conditionals.inside(self.factorization.split(value))
+            inside = self._inside(value) if follows else fac.conditionals.inside(fac.split(value))
             if mask is not None and not holds(inside):
-                untouched = self.factorization.layout.count(self.factorization.split(mask)) == 0
+                untouched = layout.count(fac.split(mask)) == 0
                 inside = inside | untouched.to(inside.device) | self._possible(value, mask)
             if not holds(inside):
                 self._explain(value, inside, name)

@@ -64,12 +64,6 @@ class Permutation:
             return x.index_copy(1, order, values)
         return x.scatter(1, _for_entries(repeat_rows(order, x.shape[0]), values), values)
 
-    def select(self, rows: Tensor) -> "Permutation":
-        """The orders of these rows."""
-        if self.order is None or self.inverse is None or self.order.dim() == 1:
-            return self
-        return Permutation(self.order.index_select(0, rows), self.inverse.index_select(0, rows))
-
 
 def arrange(x: Tensor, order: Tensor, dim: int = 1) -> Tensor:
     """The entries of x along `dim` by their indices, (k,) or, for dimension 1, (rows, k)."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from os import PathLike
 from typing import Any
 
@@ -105,8 +105,8 @@ def write(network: nn.Module, folder: str | PathLike[str]) -> None:
 def _elements(factorization: Factorization) -> list[list[int]]:
     """The flat indices of the elements that each step draws."""
     elements = factorization.blocks.elements.tolist()
-    ends = accumulate(factorization.layout.sizes["value"], initial=0)
-    each = [elements[start:stop] for start, stop in pairwise(ends)]
+    ends = pairwise(factorization.layout.ends_of("value"))
+    each = [elements[start:stop] for start, stop in ends]
     return [[at for block in blocks for at in each[block]] for blocks in factorization.steps]
 
 

@@ -113,10 +113,14 @@ class Layout:
         """The layout of some of the blocks, with values of the same dtype."""
         return Layout([self.families[block] for block in blocks], self.flat, self.is_index)
 
+    def ends_of(self, kind: str) -> list[int]:
+        """For each t, the number of entries of a kind, a key of `sizes`, in the first t blocks."""
+        return [0, *accumulate(self.sizes[kind])]
+
     def columns(self, kind: str, blocks: Sequence[int]) -> list[int]:
         """The flat positions of the entries of some blocks; `kind` is a key of `sizes`."""
-        starts = [0, *accumulate(self.sizes[kind])]
-        return [at for block in blocks for at in range(starts[block], starts[block + 1])]
+        ends = self.ends_of(kind)
+        return [at for block in blocks for at in range(ends[block], ends[block + 1])]
 
     def block(self, kind: str, rows: Tensor, number: int) -> Tensor:
         """The values or parameters of one block, (N, n), from a tensor (N, ...) of all blocks."""

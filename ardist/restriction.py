@@ -273,7 +273,7 @@ class Restriction:
         if not self.layout.flat:
             return self._log_mass(0, params, limits)
         members = at.blocks.tolist()
-        own, pieces = self._params_of(params, members), self._pieces(limits, members)
+        own, pieces = self._split("param", params, members), self._pieces(limits, members)
         each = [
             self._log_mass(block, part, piece)
             for block, part, (_, piece) in zip(members, own, pieces, strict=True)
@@ -306,16 +306,16 @@ class Restriction:
             form = self._forms[0]
             return params if form is None else form.restrict(params, limits)
         members = (at or self._raster_places).blocks.tolist()
-        own, each = self._params_of(params, members), list[Tensor]()
+        own, each = self._split("param", params, members), list[Tensor]()
         for (form, piece), part in zip(self._pieces(limits, members), own, strict=True):
             each.append(part if form is None else form.restrict(part, piece))
         return torch.cat(each, -1)
 
-    def _params_of(self, params: Tensor, members: Sequence[int]) -> Sequence[Tensor]:
-        """The parameters of each block, (rows, num_params), from one tensor for these blocks."""
-        if not self._plain.flat:
-            return params.unbind(-2)
-        return params.split([self._plain.sizes["param"][block] for block in members], -1)
+    def _split(self, kind: str, rows: Tensor, members: Sequence[int]) -> Sequence[Tensor]:
+        """The values or parameters of each block, (rows, n), from one tensor for these blocks."""
+        if kind == "param" and not self._plain.flat:
+            return rows.unbind(-2)
+        return rows.split([self._plain.sizes[kind][block] for block in members], -1)
 
     def correct(self, blocks: Tensor, before: State, at: At) -> Tensor:
         """Draws without limits, moved to allowed values, if the rule `corrects`: (rows, ...).
@@ -328,8 +328,8 @@ class Restriction:
         if not self.layout.flat:
             form = self._forms[0]
             return blocks if form is None else form.correct(blocks, self._rule_allows(before, at))
-        sizes = [self._plain.sizes["value"][block] for block in at.blocks.tolist()]
-        pieces = zip(self._allowed(before, at), blocks.split(sizes, -1), strict=True)
+        values = self._split("value", blocks, at.blocks.tolist())
+        pieces = zip(self._allowed(before, at), values, strict=True)
         return torch.cat(
             [v if form is None else form.correct(v, allowed) for (form, allowed), v in pieces], -1
         )
@@ -388,9 +388,8 @@ class Restriction:
                 return number(states, values)
             return values if values.dim() == 2 else values.flatten(2)[..., 0]
         members = at.blocks.tolist()
-        sizes = [self._plain.sizes["value"][block] for block in members]
         each = list[Tensor]()
-        for block, piece in zip(members, values.split(sizes, -1), strict=True):
+        for block, piece in zip(members, self._split("value", values, members), strict=True):
             states = self._numbers[block]
             if states is None:
                 each.append(piece[:, 0])

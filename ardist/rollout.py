@@ -62,7 +62,7 @@ class Step:
         evaluate: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._rollout, self._evaluate = rollout, evaluate
-        self.index, self.stop = span
+        self.index, self.stop = self._span = span
         self.layout, self.source = layouts
         self._plain = params
         self._before = rollout.before(None, *span) if evaluate is None else None
@@ -80,10 +80,8 @@ class Step:
         """The parameters of `layout`; in a window, before any guess of its blocks."""
         if self._params is not None:
             return self._params
-        span = self.index, self.stop
-        return self._rollout.restricted(
-            self._plain, self._rollout.limits(self._before, *span), *span
-        )
+        limits = self._rollout.limits(self._before, *self._span)
+        return self._rollout.restricted(self._plain, limits, *self._span)
 
     @property
     def is_window(self) -> bool:
@@ -94,11 +92,11 @@ class Step:
     def evidence(self) -> tuple[Tensor, Tensor] | None:
         """Values and a mask of the blocks, if some are observed in part."""
         rollout = self._rollout
-        return rollout.evidence_of(self.index, self.stop) if rollout.is_partial else None
+        return rollout.evidence_of(*self._span) if rollout.is_partial else None
 
     def accept(self, blocks: Tensor) -> Tensor:
         """Takes the blocks of the step, and returns them with observed values put in."""
-        rollout, span = self._rollout, (self.index, self.stop)
+        rollout, span = self._rollout, self._span
         self.drawn = rollout.clamp(blocks, *span)
         if rollout.may_reach_dead_end:
             before = rollout.before(self.drawn, *span) if self.is_window else self._before
@@ -124,7 +122,7 @@ class Step:
         if self.source is self.layout:
             return update(self.source, self.params)
         drawn = update(self.source, self._plain)
-        return self._rollout.corrected(drawn, self._before, self.index, self.stop)
+        return self._rollout.corrected(drawn, self._before, *self._span)
 
     def solve(self, update: Update, tol: float | None = None) -> tuple[Tensor, int]:
         """The fixed point of a window: `update` maps the parameters given these blocks to the same
@@ -142,7 +140,7 @@ class Step:
         Returns:
             the blocks, and the number of passes.
         """
-        rollout, span = self._rollout, (self.index, self.stop)
+        rollout, span = self._rollout, self._span
         restriction = rollout.restriction
 
         def drawn(params: Tensor, before: State) -> Tensor:
@@ -183,7 +181,7 @@ class Step:
         family, layout = self.layout.families[number], self.layout
         params = layout.block("param", self.params, number)
         log_prob = state_logits_of(family, params).to(dtype).log_softmax(-1)
-        evidence = self._rollout.evidence_of(self.index, self.stop)
+        evidence = self._rollout.evidence_of(*self._span)
         if evidence is None:
             return log_prob
         observed, mask = (

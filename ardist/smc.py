@@ -205,12 +205,10 @@ class _Sampler:
     def run(self) -> Particles:
         rollout = self.rollout
         steps = iter(rollout)
-        for index in range(rollout.num_prefilled):
-            self.follow(index, rollout.order.part(rollout.drawn, index, index + 1))
+        self.follow_drawn(0, rollout.num_prefilled)
         for step in steps:
             self.follow(step.index, step.accept(self.draw(step)))
-        for index in range(rollout.num_taken, rollout.num_steps):
-            self.follow(index, rollout.order.part(rollout.drawn, index, index + 1))
+        self.follow_drawn(rollout.num_taken, rollout.num_steps)
         if self.batch.evidence is not None or rollout.num_taken < rollout.num_steps:
             self.drop_outside(rollout.drawn)
         self.measure()
@@ -250,6 +248,12 @@ class _Sampler:
         potential = self.restriction.rule.log_potential(self.state, at)
         if potential is not None:
             self.weigh(potential)
+
+    def follow_drawn(self, start: int, stop: int) -> None:
+        """Follows the steps from `start` to `stop`, whose blocks the rollout has."""
+        rollout = self.rollout
+        for index in range(start, stop):
+            self.follow(index, rollout.order.part(rollout.drawn, index, index + 1))
 
     def drop_outside(self, blocks: Tensor) -> None:
         """Gives a weight of zero to rows in which observed or certain blocks break the rule."""

@@ -290,18 +290,11 @@ def check_decoder(
     if tolerance is None:
         tolerance = 1e-10 if reference.dtype == torch.float64 else 1e-5
     tolerance = as_tolerance(tolerance, "tolerance")
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        raw = torch.randn(
-            batch_size, *layout.param_shape, dtype=reference.dtype, device=reference.device
-        )
-        with torch.no_grad():
-            blocks = layout.sample(raw)
-            params = net(blocks, context, ranks)
-            rows = torch.randint(batch_size, (batch_size + 1,), device=reference.device)
-    finally:
-        torch.set_rng_state(generator_state)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        blocks = layout.sample(reference.new_empty(batch_size, *layout.param_shape).normal_())
+        params = net(blocks, context, ranks)
+        rows = torch.randint(batch_size, (batch_size + 1,), device=reference.device)
     make = partial(net.decoder, batch_size, context, **options)
     _compare(make, fac, blocks, params, rows, tolerance)
     orders = torch.stack([torch.arange(fac.num_blocks).roll(row) for row in range(batch_size)])

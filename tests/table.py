@@ -220,6 +220,8 @@ def _of(network: Callable[..., nn.Module], **options: object) -> Callable[..., n
 class TinyGPT(nn.Module):
     """A causal module for blocks of any kind. Its outputs depend on the input at their position."""
 
+    is_causal = True
+
     def __init__(self, fac: ad.Factorization, context_shape: tuple[int, ...] = ()):
         super().__init__()
         family = fac.layout.families[0]
@@ -235,32 +237,17 @@ class TinyGPT(nn.Module):
         if context is not None:
             x = x + self.context(context).unsqueeze(1)
         q, k, v = self.attend(x).chunk(3, -1)
-        return self.mix(x + F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        return self.mix(x + F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal))
 
 
 def _foreign(fac: ad.Factorization, context_shape: tuple[int, ...] = ()) -> nn.Module:
     return networks.FromModule(TinyGPT(fac, context_shape), fac, context_shape=context_shape)
 
 
-class TinyBERT(nn.Module):
+class TinyBERT(TinyGPT):
     """A bidirectional module, for blocks of any kind."""
 
-    def __init__(self, fac: ad.Factorization, context_shape: tuple[int, ...] = ()):
-        super().__init__()
-        family = fac.layout.families[0]
-        self.embed = nn.Linear(max(1, family.event_shape.numel()), 16)
-        self.position = nn.Parameter(torch.randn(fac.num_blocks, 16))
-        self.attend = nn.Linear(16, 48)
-        self.mix = nn.Sequential(nn.Linear(16, 48), nn.GELU(), nn.Linear(48, family.num_params))
-        self.context = nn.Linear(3, 16) if context_shape else None
-
-    def forward(self, blocks, context=None):
-        values = blocks.reshape(*blocks.shape[:2], -1).to(self.position.dtype).asinh()
-        x = self.embed(values) + self.position
-        if context is not None:
-            x = x + self.context(context).unsqueeze(1)
-        q, k, v = self.attend(x).chunk(3, -1)
-        return self.mix(x + F.scaled_dot_product_attention(q, k, v))
+    is_causal = False
 
 
 def _masked_module(fac: ad.Factorization, context_shape: tuple[int, ...] = ()) -> nn.Module:

@@ -183,19 +183,8 @@ class AsItIs(Derived):
 class Bits(Restricted):
     """`States` of a Bernoulli: its log odds are infinite if only one state is allowed."""
 
-    @property
-    def num_params(self) -> int:
-        return 1
-
-    @property
-    def limit_size(self) -> int:
-        return 2
-
+    limit_size = _num_states = 2
     limits = States.limits
-
-    @property
-    def _num_states(self) -> int:
-        return 2
 
     def correct(self, value: Tensor, allowed: Any) -> Tensor:
         if allowed is None:

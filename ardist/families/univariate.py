@@ -661,6 +661,7 @@ class VonMises(Family):
     """
 
     num_params = 2
+    num_features = 2
     support = constraints.interval(-math.pi, math.pi)
     needs_double = True
 
@@ -672,10 +673,6 @@ class VonMises(Family):
         loc, concentration = params[..., 0], Positive(1e-3)(params[..., 1])
         away = concentration * ((value - loc) / 2).sin().square()
         return -2 * away - _log_i0e(concentration) - math.log(2 * math.pi)
-
-    @property
-    def num_features(self) -> int:
-        return 2
 
     def features(self, value: Tensor) -> Tensor:
         value = value.clamp(-math.pi, math.pi)

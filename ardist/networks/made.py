@@ -17,7 +17,7 @@ from ardist.networks.constants import reference_of
 from ardist.networks.masking import MaskedLinear, PerceptronMasks, VisibleSets
 from ardist.networks.sizes import hidden_layers
 from ardist.pathwise import Sweep
-from ardist.rows import add_to_rows, repeat_rows
+from ardist.rows import add_to_rows, repeat_rows, select_rows
 from ardist.shapes import as_callable, as_flag, as_probability, as_size, constant, described
 
 _UNITS_AT_ONCE = 128  # units of the widest layer in one window
@@ -332,8 +332,8 @@ class _MADEDecoder(Decoder):
     def select(self, rows: Tensor) -> None:
         self.batch_size, self._current = rows.shape[0], None
         self.states = [state.index_select(1, rows) for state in self.states]
-        self.biases = [_select_rows(bias, rows) for bias in self.biases]
-        self.output_bias = _select_rows(self.output_bias, rows)
+        self.biases = [select_rows(bias, rows, 1) for bias in self.biases]
+        self.output_bias = select_rows(self.output_bias, rows, 1)
 
     def window(self, num_steps: int) -> "_MADEWindow":
         self.num_taken, self._current = self.num_taken + num_steps, None
@@ -519,8 +519,3 @@ def _as_params(units: Tensor, layout: Layout) -> Tensor:
     if layout.flat:
         return units.T
     return units.view(layout.num_blocks, -1, units.shape[-1]).permute(2, 0, 1)
-
-
-def _select_rows(units: Tensor, rows: Tensor) -> Tensor:
-    """Selects rows of a tensor (units, rows). A tensor (units, 1) is for all rows, and stays."""
-    return units if units.shape[1] == 1 else units.index_select(1, rows)

@@ -1,7 +1,7 @@
 """A multilayer perceptron that predicts every block from any set of the others."""
 
 from collections.abc import Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import chain, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -95,8 +95,7 @@ class Masked(AnySet):
             raise ValueError("hidden_features: expected at least one layer, got ()")
         self.residual = as_flag(residual, "residual")
         self.dropout = as_probability(dropout, "dropout")
-        self._feature_ends = [0, *accumulate(layout.sizes["feature"])]
-        self._param_ends = [0, *accumulate(layout.sizes["param"])]
+        self._feature_ends, self._param_ends = layout.ends_of("feature"), layout.ends_of("param")
         # A row for each feature, and one for each block, which marks it as observed.
         self.features_in = nn.Parameter(torch.empty(self._feature_ends[-1], widths[0]))
         self.observed_in = nn.Parameter(torch.empty(layout.num_blocks, widths[0]))

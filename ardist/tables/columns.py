@@ -129,6 +129,32 @@ class Column(ABC):
     def describe(self) -> str:
         """The values that are modeled, in a few words."""
 
+    def _cell(self, value: Any) -> pd.Series:
+        return pd.Series([scalar(value)], name=self.name)
+
+    def _disordered(self, given: Any) -> ValueError:
+        return ValueError(f"where: expected two ends in order for {self.name!r}, got {given}")
+
+    def _as_cells(self, numbers: np.ndarray) -> pd.Series:
+        """Numbers in the dtype of the column, missing where they are NaN."""
+        cells = pd.Series(numbers, name=self.name)
+        if pd.api.types.is_string_dtype(self.dtype):
+            text = cells.map(partial(np.format_float_positional, trim="-"), na_action="ignore")
+            return text.astype(object).astype(self.dtype)
+        if found := _INTEGERS.search(self.dtype):
+            if np.isinf(numbers).any():
+                return cells  # since no integer dtype holds infinity
+            cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
+        return cells.astype(self._holding(np.isnan(numbers)))
+
+    def _holding(self, is_missing: np.ndarray) -> str:
+        """The dtype of the column, or a nullable one if it cannot hold missing cells."""
+        if is_missing.any() and self.dtype.startswith(("int", "uint")):
+            return self.dtype.replace("i", "I").replace("uI", "UI")
+        if is_missing.any() and self.dtype == "bool":
+            return "boolean"
+        return self.dtype
+
 
 @dataclass(frozen=True)
 class Levels(Column):
@@ -274,13 +300,13 @@ class Levels(Column):
             return codes
         first, last = 0.0, len(self.levels) - 1.0
         low, high = (
-            None if end is None else float(self.floor(_cell(self, end))[0]) for end in given
+            None if end is None else float(self.floor(self._cell(end))[0]) for end in given
         )
         is_odd = any(end is not None and math.isnan(end) for end in (low, high))
         if is_odd or (low is not None and high is not None and low > high):
-            raise _disordered(self, given)
+            raise self._disordered(given)
         if low is not None:  # the first level that is not below the end
-            first = low + (self.locate(_cell(self, given[0]))[0] != low)
+            first = low + (self.locate(self._cell(given[0]))[0] != low)
         last = last if high is None else min(high, last)
         if first > last:
             raise ValueError(
@@ -294,12 +320,12 @@ class Levels(Column):
         is_missing = np.isnan(codes) | (codes >= len(values))  # as are levels that are not written
         indices = np.where(is_missing, -1, codes).astype(int)
         if self.kind == "discrete":
-            return _as_cells(self, np.array([*values, math.nan])[indices])
+            return self._as_cells(np.array([*values, math.nan])[indices])
         if self.dtype == "category":
             cells: Any = pd.Categorical.from_codes(indices, values, ordered=self.kind == "ordinal")
             return pd.Series(cells, name=self.name)
         cells = np.array([*values, None], dtype=object)[indices]
-        return pd.Series(cells, name=self.name, dtype=object).astype(_holding(self, is_missing))
+        return pd.Series(cells, name=self.name, dtype=object).astype(self._holding(is_missing))
 
     def describe(self) -> str:
         if self.kind == "bool":
@@ -393,11 +419,11 @@ class Numbers(NumberForm, Column):
                 f"values"
             )
         low, high = (
-            end + self.origin if cell is None else float(self._numbers(_cell(self, cell))[0])
+            end + self.origin if cell is None else float(self._numbers(self._cell(cell))[0])
             for cell, end in zip(given, self.ends, strict=True)
         )
         if not low <= high:
-            raise _disordered(self, given)
+            raise self._disordered(given)
         ends = self._ends_of(low, high)
         if not self._has_mass(*inward(*ends)):
             near = "; draws have 7 digits next to the median" if self._has_mass(*ends) else ""
@@ -454,7 +480,7 @@ class Numbers(NumberForm, Column):
     def _as_cells(self, numbers: np.ndarray) -> pd.Series:
         if self.kind in UNITS:
             return from_seconds(numbers * self.unit, self.name, self.kind, self.dtype, self.unit)
-        return _as_cells(self, numbers)
+        return super()._as_cells(numbers)
 
     def describe(self) -> str:
         text = _range(self.low, self.high)
@@ -497,14 +523,6 @@ def _short(level: Any) -> str:
     """A level as one line of text of at most 40 characters."""
     text = " ".join(str(level).split())
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _cell(column: Column, value: Any) -> pd.Series:
-    return pd.Series([scalar(value)], name=column.name)
-
-
-def _disordered(column: Column, given: Any) -> ValueError:
-    return ValueError(f"where: expected two ends in order for {column.name!r}, got {given}")
 
 
 def numbers_of(cells: pd.Series, name: str) -> np.ndarray:
@@ -557,25 +575,3 @@ def plain(level: Any) -> bool | int | float | str:
     """A level as Python's bool, integer, float or text."""
     level = level.item() if isinstance(level, np.generic) else scalar(level)
     return level if isinstance(level, bool | int | float | str) else str(level)
-
-
-def _as_cells(column: Column, numbers: np.ndarray) -> pd.Series:
-    """Numbers in the dtype of a column, missing where they are NaN."""
-    cells = pd.Series(numbers, name=column.name)
-    if pd.api.types.is_string_dtype(column.dtype):
-        text = cells.map(partial(np.format_float_positional, trim="-"), na_action="ignore")
-        return text.astype(object).astype(column.dtype)
-    if found := _INTEGERS.search(column.dtype):
-        if np.isinf(numbers).any():
-            return cells  # since no integer dtype holds infinity
-        cells = cells.clip(*_range_of(bool(found[1]), int(found[2])))
-    return cells.astype(_holding(column, np.isnan(numbers)))
-
-
-def _holding(column: Column, is_missing: np.ndarray) -> str:
-    """The dtype of the column, or a nullable one if it cannot hold missing cells."""
-    if is_missing.any() and column.dtype.startswith(("int", "uint")):
-        return column.dtype.replace("i", "I").replace("uI", "UI")
-    if is_missing.any() and column.dtype == "bool":
-        return "boolean"
-    return column.dtype

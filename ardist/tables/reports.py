@@ -133,7 +133,7 @@ def compare(
             },
         }
     )
-    edges = [_edges(column, codes[0][:, place]) for place, column in enumerate(schema.columns)]
+    edges = [_edges(column, real_codes) for column, real_codes, _ in cells.values()]
     pairs = [_pairs(schema, part, edges) for part in few[:2]]
     points = [_points(schema, part) for part in few]
     distances = [_nearest(_points(schema, codes[0]), part) for part in points[1:]]

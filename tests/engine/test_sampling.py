@@ -478,10 +478,14 @@ def test_passes_and_tolerance():
 
 
 def test_dropout_is_off_and_nothing_keeps_a_graph():
-    net = random_made(ad.Factorization(6, fam.Normal()), hidden_features=16)
-    torch.manual_seed(0)
-    x, _ = fixed_point(net.condition(), (3,))
-    assert not x.requires_grad
+    net = random_made(ad.Factorization(6, fam.Normal()), hidden_features=16, dropout=0.5)
+    found = []
+    for mode in (True, False):
+        net.train(mode)
+        torch.manual_seed(0)
+        found.append(fixed_point(net.condition(), (3,))[0])
+    assert torch.equal(*found)
+    assert not found[0].requires_grad
 
 
 def test_rows_in_orders_of_their_own_take_few_passes():

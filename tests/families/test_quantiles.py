@@ -86,11 +86,15 @@ def test_cdfs_are_scipys(family, spread, float64):
         assert result.shape == (3,)
 
 
+@pytest.fixture(params=[torch.float32, torch.float64], ids=str)
+def dtype(request):
+    """A dtype, which is the default one during the test."""
+    torch.set_default_dtype(request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("family", CONTINUOUS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_cdf_and_its_inverse_undo_each_other(family, dtype, request):
-    if dtype == torch.float64:
-        request.getfixturevalue("float64")
+def test_a_cdf_and_its_inverse_undo_each_other(family, dtype):
     assert family.has_cdf
     params = torch.randn(500, family.num_params, dtype=dtype)
     uniform = 0.01 + 0.98 * torch.rand(500, dtype=dtype)
@@ -122,10 +126,7 @@ def test_the_slopes_of_a_cdf_are_right(family, float64):
 
 
 @pytest.mark.parametrize("family", DISCRETE, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_discrete_cdf_is_a_sum_and_its_inverse_the_first_value_to_reach(family, dtype, request):
-    if dtype == torch.float64:
-        request.getfixturevalue("float64")
+def test_a_discrete_cdf_is_a_sum_and_its_inverse_the_first_value_to_reach(family, dtype):
     assert family.has_cdf
     params = torch.randn(200, family.num_params, dtype=dtype)
     states = family.enumerate_support()

@@ -124,17 +124,6 @@ def test_a_map_of_contexts_tells_of_the_pixel_and_of_those_before_it(ordering):
     assert torch.equal(seen, net.factorization.dependencies | torch.eye(20, dtype=torch.bool))
 
 
-def test_decoders_never_drop_out():
-    net = _net("snake", 3, (1, 1), dropout=0.5)
-    x = torch.randn(2, 20)
-    expected = net.eval()(x)
-    assert not torch.equal(net.train()(x), expected)
-    steps = net.factorization.steps
-    prefix = x[:, [block for step in steps[:7] for block in step]]
-    torch.testing.assert_close(net.decoder(2).step(None), expected[:, steps[0]])
-    torch.testing.assert_close(net.decoder(2).prefill(prefix), expected[:, steps[7]])
-
-
 def test_an_ensemble_runs_under_vmap():
     members = [_net("random", 3, (1, 1)) for _ in range(2)]
     torch.nn.init.normal_(members[1].body.layers[0].weight)

@@ -56,31 +56,6 @@ def test_rings_are_overwritten_in_time(options, kind, length):
                 torch.testing.assert_close(found, params[rows, step : step + 1])
 
 
-def test_a_vector_for_each_block_goes_to_it_and_to_later_ones():
-    fac = ad.Factorization(6, fam.Normal(), ordering=ad.Ordering.reverse())
-    net = WaveNet(fac, channels=8, depth=3, context_shape=(6, 2), context_kind="blocks").double()
-    context = torch.randn(2, 6, 2, dtype=torch.float64)
-    ad.testing.check_decoder(net, context)
-    x = torch.randn(2, 6, dtype=torch.float64)
-    for block in range(6):
-        other = context.clone()
-        other[:, block] += 1
-        with torch.no_grad():
-            moved = (net(x, context) != net(x, other)).flatten(2).any(-1).any(0)
-        assert moved[block]
-        assert not moved[block + 1 :].any()  # which are drawn before
-
-
-def test_drops_out_in_training_alone():
-    net = small(12, dropout=0.5)
-    x = torch.randint(4, (2, 12))
-    assert not torch.equal(net(x), net(x))
-    decoder = net.decoder(2)
-    found = decoder.prefill(x[:, :4])
-    assert net.training
-    torch.testing.assert_close(found, net.eval()(x)[:, 4:5])
-
-
 def test_weights_of_other_dilations_are_refused():
     with pytest.raises(ValueError, match=r"dilations is \[1, 2, 4, 1, 2\], here \[1, 2, 1, 2, 1\]"):
         small(9, max_dilation=2).load_state_dict(small(9).state_dict())
