@@ -136,12 +136,7 @@ def kl_divergence(
             f"q: expected a batch_shape that broadcasts with {tuple(p.batch_shape)}, "
             f"got {tuple(q.batch_shape)}"
         ) from error
-    if not _observe_the_same(p, q):
-        raise ValueError(
-            f"q: expected the observed elements and values of p, got {_num_observed(q)} observed "
-            f"elements in q and {_num_observed(p)} in p, or other values; q.given(value, mask) "
-            f"observes them"
-        )
+    check_evidence(p, q, "q")
     with eval_mode(p, q):
         if _is_summed(p, num_samples):
             return _sum(p, lambda x, log_prob: log_prob - q.log_prob(x))
@@ -320,6 +315,16 @@ def _is_one_chain(p: AutoregressiveDistribution, q: AutoregressiveDistribution) 
     else:
         depends = q.ranks.cpu().unsqueeze(-1) > q.ranks.cpu().unsqueeze(-2)
     return not bool((depends & (ranks.unsqueeze(-2) > ranks.unsqueeze(-1))).any())
+
+
+def check_evidence(p: AutoregressiveDistribution, q: Distribution, name: str) -> None:
+    """Raises a `ValueError` unless the distribution q, an argument, observes what p observes."""
+    if not _observe_the_same(p, q):
+        raise ValueError(
+            f"{name}: expected the observed elements and values of p, got {_num_observed(q)} "
+            f"observed elements in {name} and {_num_observed(p)} in p, or other values; "
+            f"{name}.given(value, mask) observes them"
+        )
 
 
 def _observe_the_same(p: AutoregressiveDistribution, q: Distribution) -> bool:

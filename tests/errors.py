@@ -1252,9 +1252,11 @@ FAMILIES = (
     error(
         "cls: expected a distribution class, got <class 'int'>",
         lambda: fam.Parametric(int),
-        "cls: expected a distribution class whose arg_constraints is a dict, got Uniform",
+        "cls: expected a distribution class whose arg_constraints is a dict, got a property "
+        "in Uniform",
         lambda: fam.Parametric(dist.Uniform),
-        cause="The class does not declare its parameters, or they depend on the instance.",
+        cause="The class does not declare the constraints of its parameters, or they depend on "
+        "others, as in `Uniform`. Its support does too, and a family has one fixed support.",
         cure="Use a distribution class of torch or Pyro with a dict `arg_constraints`.",
     ),
     error(
@@ -2735,6 +2737,16 @@ TRAINING = (
         cause="The true distribution has different events or a different order, so its steps do "
         "not correspond to the steps of `p`.",
         cure="Define the true distribution with the factorization of `p`.",
+    ),
+    error(
+        "truth: expected the observed elements and values of p, got 0 observed elements in truth "
+        "and 1 in p, or other values; truth.given(value, mask) observes them",
+        lambda: training.exposure_bias(
+            p(BITS).given(torch.zeros(3), FIRST), torch.zeros(2, 3), truth=p(BITS)
+        ),
+        cause="Only one of the two distributions is conditioned on some element, or they are on "
+        "different values. A divergence of their conditionals is infinite.",
+        cure="Call `given` on both, with the same value and mask.",
     ),
 )
 

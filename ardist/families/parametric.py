@@ -224,8 +224,8 @@ def _free_parameters(cls: type[Distribution], fixed: Mapping[str, Any]) -> dict[
     declared = getattr(cls, "arg_constraints", None)
     if not isinstance(declared, dict):
         raise ValueError(
-            f"cls: expected a distribution class whose arg_constraints is a dict, got "
-            f"{cls.__name__}"
+            f"cls: expected a distribution class whose arg_constraints is a dict, got a "
+            f"{type(declared).__name__} in {cls.__name__}"
         )
     unknown = set(fixed) - arguments
     if unknown:

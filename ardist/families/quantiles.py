@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ardist.shapes import is_vmapped
+
 Function = Callable[[Tensor], Tensor]
 
 
@@ -22,17 +24,19 @@ def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
     """The smallest integer whose CDF is above 0 and reaches the uniform: (...).
 
     The search doubles the bounds, then bisects. It also ends if no number of the dtype lies
-    between the bounds.
+    between the bounds. In a graph, which has no loops, and under
+    vmap it bisects all numbers of the dtype, at more evaluations of the CDF.
     """
     most = torch.finfo(uniform.dtype).max / 4
+    uniform = uniform.clamp(min=torch.finfo(uniform.dtype).tiny)  # reached where the CDF is above 0
+    if torch.compiler.is_exporting() or is_vmapped():
+        return of_reals(lambda value: cdf(value.floor()), (-most, most), uniform)
     lower, upper = torch.full_like(uniform, -1.0), torch.zeros_like(uniform)
-    reached = cdf(lower)
-    above = (reached > 0) & (reached >= uniform)
+    above = cdf(lower) >= uniform
     while bool(above.any()):
         upper = torch.where(above, lower, upper)
         lower = torch.where(above, (2 * lower).clamp(min=-most), lower)
-        reached = cdf(lower)
-        above = (reached > 0) & (reached >= uniform) & (lower > -most)
+        above = (cdf(lower) >= uniform) & (lower > -most)
     below = (cdf(upper) < uniform) & (upper < most)
     while bool(below.any()):
         lower = torch.where(below, upper, lower)

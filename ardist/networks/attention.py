@@ -98,15 +98,15 @@ class Cache:
 
     def attend(self, queries: Tensor) -> Tensor:
         """Attention of one query a row, (rows, heads, 1, size), to all: (rows, heads * size)."""
-        rows, _, _, size = queries.shape
+        rows, heads, _, size = queries.shape
         if not self._by_products:
             keys, values = self.buffer.narrow(3, 0, self.length)
-            return F.scaled_dot_product_attention(queries, keys, values).reshape(rows, -1)
+            return F.scaled_dot_product_attention(queries, keys, values).flatten(1)
         places = self._keys.shape[2]
         mask = self._masks.narrow(2, places - self.length, places)
         queries = queries.reshape(-1, 1, size)
         scores = torch.baddbmm(mask, queries, self._keys, alpha=size**-0.5)
-        return torch.bmm(scores.softmax(-1), self._values).view(rows, -1)
+        return torch.bmm(scores.softmax(-1), self._values).view(rows, heads * size)
 
     def select(self, rows: Tensor) -> "Cache":
         return Cache(self.buffer.index_select(1, rows), self.most, self.length)
@@ -176,7 +176,7 @@ class AttentionLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rows: int,
+        shape: torch.Size,
         part: Part,
         num_keys: int,
         given: State | Tensor | None,
@@ -186,7 +186,7 @@ class AttentionLayer(nn.Module):
 
         Args:
             x: the tokens, (rows * L, dim).
-            rows: the number of rows.
+            shape: the shape of the tokens, (rows, L, dim).
             part: gives the rotations and the mask.
             num_keys: the number of tokens, at the start of each row, that have keys.
             given: the state in a draw. Otherwise the encoded sequence of the context, (N, S, dim),
@@ -198,11 +198,10 @@ class AttentionLayer(nn.Module):
         else:
             weights, cache = self.weights(), None
             memory = None if given is None else self.project_memory(given)
-        heads = self.heads
+        (rows, length, dim), heads = shape, self.heads
         parts = _linear(_norm(x, weights["attend_norm"]), weights["attend"])  # (rows * L, 3 * dim)
-        parts = parts.view(rows, -1, 3, heads, x.shape[1] // heads).permute(2, 0, 3, 1, 4)
+        parts = parts.view(rows, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
         queries, keys, values = parts.unbind(0)  # (rows, heads, L, size)
-        length = queries.shape[2]
         if num_keys < length:
             keys, values = keys[:, :, :num_keys], values[:, :, :num_keys]
         if part.query_rotations is not None and part.key_rotations is not None:
@@ -218,7 +217,7 @@ class AttentionLayer(nn.Module):
         x = x + drop(_linear(attended, weights["attend_out"]), dropout)
         if memory is not None:
             queries = _linear(_norm(x, weights["cross_norm"]), weights["cross"])
-            attended = _cross(self._split(queries.view(rows, length, -1)), memory)
+            attended = _cross(self._split(queries.view(shape)), memory)
             x = x + drop(_linear(_join(attended), weights["cross_out"]), dropout)
         inner = F.gelu(_linear(_norm(x, weights["mlp_norm"]), weights["mlp"]))
         return x + drop(_linear(inner, weights["mlp_out"]), dropout)

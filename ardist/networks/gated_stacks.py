@@ -213,7 +213,7 @@ class _Incremental:
             views = []
             for layer, block in enumerate(self._blocks):
                 _, residue, last = self._place(layer, column)
-                taps = self._left[layer][:, residue, last - block.behind : last + 1].view(rows, -1)
+                taps = self._left[layer][:, residue, last - block.behind : last + 1].flatten(1)
                 target = inputs[layer + 1][column] if layer + 1 < len(inputs) else self._result
                 views.append((self._rest[layer][:, column], taps, inputs[layer][column], target))
             self._columns.append(views)

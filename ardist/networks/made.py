@@ -518,4 +518,5 @@ def _as_params(units: Tensor, layout: Layout) -> Tensor:
     """From outputs (units, rows) to parameters (rows, *param_shape)."""
     if layout.flat:
         return units.T
-    return units.view(layout.num_blocks, -1, units.shape[-1]).permute(2, 0, 1)
+    size = units.shape[0] // layout.num_blocks
+    return units.view(layout.num_blocks, size, units.shape[1]).permute(2, 0, 1)

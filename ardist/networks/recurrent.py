@@ -353,7 +353,7 @@ class _RNNDecoder(Decoder):
         """Sets the states, (states, layers, rows, size), and makes views and buffers."""
         size = self._network.hidden_size
         # A copy, since steps write in place and the states may be a view of the parameter.
-        self._all_hidden = states[0].permute(1, 0, 2).reshape(states.shape[2], -1).clone()
+        self._all_hidden = states[0].permute(1, 0, 2).flatten(1).clone()
         self._inputs = [  # the input and the state of each layer; the first has its state alone
             self._all_hidden[:, size * max(layer - 1, 0) : size * (layer + 1)]
             for layer in range(self._network.num_layers)

@@ -298,15 +298,15 @@ class Transformer(ConditionalNetwork):
             tokens = torch.cat((tokens, queries), 1)
         is_draw = isinstance(given[0], State)
         dropout = self.dropout if self.training and not is_draw else 0.0
-        rows, length, dim = tokens.shape
-        x = drop(tokens.reshape(-1, dim), dropout)
+        shape = tokens.shape
+        x = drop(tokens.flatten(0, 1), dropout)
         for layer, own in zip(self.attention_layers, given, strict=True):
-            args = (x, rows, part, num_keys, own, dropout)
+            args = (x, shape, part, num_keys, own, dropout)
             if is_draw:  # without the hooks of FSDP, which would free the weights of the draw
                 x = layer.forward(*args)  # (rows * length, dim)
             else:
                 x = recomputed(layer, layer, *args) if self.checkpoint_layers else layer(*args)
-        hidden = x.view(rows, length, dim)
+        hidden = x.view(shape)
         hidden = hidden if part.queries is None else hidden[:, num_keys:]
         return self.norm(hidden)
 

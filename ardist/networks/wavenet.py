@@ -367,7 +367,8 @@ class _Cache:
         self._context = None if is_shared else context
         self._bias = self._scaled_bias(context if is_shared else None)
         num_contexts = 1 if context is None else context.shape[1]
-        self._grouped = self._partial.unflatten(1, (-1, num_contexts))
+        repeats = rows // max(num_contexts, 1)  # there may be no rows
+        self._grouped = self._partial.unflatten(1, (repeats, num_contexts))
 
     def _scaled_bias(self, context: Tensor | None) -> Tensor:
         """The bias with the context, doubled for the signal: (1 or t, 1, 1 or N, 2 * channels)."""

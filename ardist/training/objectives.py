@@ -14,7 +14,7 @@ from ardist.batch import Batch
 from ardist.conditionals import Conditionals
 from ardist.distribution import AutoregressiveDistribution
 from ardist.families.guards import at_least_single
-from ardist.information import divergence_of_blocks
+from ardist.information import check_evidence, divergence_of_blocks
 from ardist.rollout import Rollout
 from ardist.shapes import as_positive, as_share, check_type, expand_to_batch, lead_of
 
@@ -267,7 +267,7 @@ def exposure_bias(
         num_samples: number of draws of p for each of its contexts.
 
     Raises:
-        ValueError: if the truth has another event or order.
+        ValueError: if the truth has another event or order, or different elements are observed.
         NotImplementedError: if torch has no KL divergence of the conditionals.
 
     >>> import torch, ardist as ad
@@ -284,6 +284,7 @@ def exposure_bias(
         if not same or bool((_ranks(truth) != _ranks(p)).any()):
             raise ValueError(f"truth: expected one over {fac}, got {other}")
         p = p.expand(torch.broadcast_shapes(p.batch_shape, truth.batch_shape))
+        check_evidence(p, truth, "truth")
     p.check_value(x, "x")
     if not x.isnan().any():  # NaN may be a missing element
         x = p.checked(x, "x")

@@ -7,7 +7,9 @@ from scipy import stats
 from table import FAMILIES
 from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform
 
+import ardist as ad
 from ardist import families as fam
+from ardist.families.quantiles import of_counts
 from ardist.families.restricted import Limited
 
 DISCRETE = [
@@ -144,6 +146,19 @@ def test_a_discrete_cdf_is_a_sum_and_its_inverse_the_first_value_to_reach(family
     assert (family.cdf(params, value) >= uniform - tolerance).all()
     assert (family.cdf(params, value - 1) < uniform + tolerance).all()
     assert family.log_prob(params, value).isfinite().all()
+
+
+def test_a_search_among_counts_is_the_same_in_graphs():
+    """As of a step of `Truncated` counts, which takes much longer to record."""
+
+    class Search(torch.nn.Module):
+        def forward(self, uniform):
+            return of_counts(lambda value: 1 - 0.9 ** (value + 1).clamp(min=0), uniform)
+
+    search, uniform = Search(), torch.cat((torch.tensor([0.0, 1e-30, 1.0]), torch.rand(100)))
+    recorded = ad.export.record(search, (torch.rand(5),)).module()
+    for function in (recorded, torch.func.vmap(search)):
+        assert torch.equal(function(uniform), search(uniform))
 
 
 def test_values_without_probability_are_never_reached():

@@ -341,6 +341,17 @@ def test_the_printed_network_shows_factorization_and_sizes(network):
 NO_OUTPUT_MAPS = ("plain", "foreign", "masked-module")  # modules of which no last layer is known
 
 
+@pytest.mark.parametrize("context_shape", [(), CONTEXT], ids=["alone", "context"])
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name not in NO_OUTPUT_MAPS])
+def test_a_decoder_goes_on_without_rows(network, context_shape):
+    net = build(network, "image-raster", context_shape)
+    decoder = net.decoder(2, torch.randn(2, *CONTEXT) if context_shape else None)
+    params = decoder.step(None)
+    decoder.select(torch.empty(0, dtype=torch.int64))
+    for _ in range(2):
+        assert decoder.step(torch.zeros(0, 1)).shape == (0, *params.shape[1:])
+
+
 @pytest.mark.parametrize("network", [name for name in NETWORKS if name not in NO_OUTPUT_MAPS])
 def test_conditionals_start_as_the_marginals_of_data(network):
     factorization = "bernoulli-raster" if network != "pixelcnn" else "image-raster"
