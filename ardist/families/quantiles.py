@@ -24,8 +24,8 @@ def of_counts(cdf: Function, uniform: Tensor) -> Tensor:
     """The smallest integer whose CDF is above 0 and reaches the uniform: (...).
 
     The search doubles the bounds, then bisects. It also ends if no number of the dtype lies
-    between the bounds. In a graph, which has no loops, and under
-    vmap it bisects all numbers of the dtype, at more evaluations of the CDF.
+    between the bounds. In a graph, which has no loops, and under vmap it bisects all numbers of the
+    dtype, at more evaluations of the CDF.
     """
     most = torch.finfo(uniform.dtype).max / 4
     uniform = uniform.clamp(min=torch.finfo(uniform.dtype).tiny)  # reached where the CDF is above 0
