@@ -155,6 +155,15 @@ def test_draws_with_their_scores():
     assert torch.equal(score, p.log_prob(x))
 
 
+def test_rsample_comes_without_dropout():
+    net = plain(dropout=0.5)
+    torch.manual_seed(1)
+    moved = net.condition().rsample((3,))
+    assert net.training
+    torch.manual_seed(1)
+    assert torch.equal(net.eval().condition().rsample((3,)), moved)
+
+
 @pytest.mark.parametrize("network", list(NETWORKS))
 def test_sampling_changes_no_module(network):
     net = build(network, "bernoulli-raster")

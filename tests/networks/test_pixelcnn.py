@@ -127,3 +127,21 @@ def test_colours_of_a_pixel_are_one_block():
     x = p.sample((2,))
     assert x.shape == (2, 5, 4, 3)
     assert p.log_prob_blocks(x).shape == (2, 5, 4)
+
+
+def test_dropout_is_for_training_alone():
+    net = ad.networks.PixelCNN(IMAGE, channels=8, depth=2, dropout=0.5)
+    x = torch.rand(3, 42).round()
+    assert not torch.equal(net(x), net(x))
+    first = net.decoder(3).step(None)
+    assert torch.equal(first, net.decoder(3).step(None))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+    torch.testing.assert_close(first, net(x)[:, :1])
+
+
+def test_weights_of_another_order_are_refused():
+    net = ad.networks.PixelCNN(IMAGE, channels=8, depth=2)
+    other = ad.networks.PixelCNN(IMAGE.with_ordering(ad.Ordering.reverse()), channels=8, depth=2)
+    with pytest.raises(ValueError, match="ordering"):
+        other.load_state_dict(net.state_dict())

@@ -119,6 +119,18 @@ def test_a_sequence_to_cross_attend(own, float64):
     assert ((moved - p.log_prob(x)).abs() > 1e-12).all()
 
 
+def test_a_vector_for_each_block_reaches_that_block():
+    net = build(TOTAL, context_shape=(2, 3, 4), context_kind="blocks").double()
+    context = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    ad.testing.check_decoder(net, context)
+    blocks = torch.randint(3, (1, 6))
+    changed = context[:1].clone()
+    changed[0, 0, 2] += 1  # the third block: it and what comes after it
+    difference = (net(blocks, changed) - net(blocks, context[:1])).abs().sum(-1)[0]
+    assert (difference[:2] == 0).all()
+    assert (difference[2:] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("any_order", "ordering"),
     [
@@ -149,3 +161,12 @@ def test_states_leave_out_what_the_network_is_free_in():
         build(ad.Factorization(4, fam.Bernoulli()), **rotary).load_state_dict(
             build(short, **rotary).state_dict()
         )
+
+
+def test_decoders_never_drop_out():
+    net = build(TOTAL, dropout=0.5).train()
+    ad.testing.check_decoder(net)
+    first = [net.decoder(2).step(None) for _ in range(2)]
+    assert torch.equal(*first)
+    blocks = torch.randint(3, (2, 6))
+    assert not torch.equal(net(blocks), net(blocks))
